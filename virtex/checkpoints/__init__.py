@@ -1,0 +1,1 @@
+"""Checkpoints of any known format, opened safely and proven complete."""
