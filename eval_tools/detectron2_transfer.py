@@ -1,0 +1,107 @@
+#!/usr/bin/env python3
+"""Transfer a pretrained backbone to COCO, LVIS or PASCAL VOC detection with Detectron2.
+
+examples:
+  # COCO instance segmentation (Mask R-CNN R50-FPN, 2x), on all GPUs there are
+  python eval_tools/detectron2_transfer.py --checkpoint moco_v2_800ep.pth.tar --task coco \\
+      --data-root datasets --output-dir output/moco_v2/coco
+
+  # the 1x schedule; LVIS v1; PASCAL VOC
+  python eval_tools/detectron2_transfer.py --checkpoint FILE --task coco --protocol 1x
+  python eval_tools/detectron2_transfer.py --checkpoint FILE --task lvis
+  python eval_tools/detectron2_transfer.py --checkpoint FILE --task voc
+
+  # torchvision's supervised ResNet-50, a random one, a file on the web
+  ... --checkpoint torchvision://resnet50
+  ... --checkpoint 'random:resnet50?seed=0'
+  ... --checkpoint https://example.org/model.pth
+
+  # two machines of 8 GPUs, started on each; or torchrun
+  ... --num-gpus 8 --num-machines 2 --machine-rank 0 --dist-url tcp://HOST:PORT
+  torchrun --nproc-per-node 8 eval_tools/detectron2_transfer.py ...
+
+  # minutes on a CPU, on the built-in toy data
+  python eval_tools/make_toy_data.py datasets/toy
+  python eval_tools/detectron2_transfer.py --checkpoint 'random:resnet18' --task coco \\
+      --protocol toy --data-root datasets/toy --output-dir output/toy --num-gpus 0
+
+  # any Detectron2 YAML (a file, or a name in its model zoo), any setting
+  ... --config COCO-Detection/retinanet_R_50_FPN_1x.yaml SOLVER.BASE_LR 0.005
+
+OUTPUT_DIR then holds result.json (the score, the protocol, every departure from it, the
+checkpoint's hash, what was verified), gallery/, model_final.pth, log.txt, metrics.json,
+tensorboard events and the detections. Exit status: 0 done, 2 something to mend, said in
+one sentence.
+"""
+
+import argparse
+
+from virtex.tool import add_checkpoint_arguments, run_tool, tool_parser
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = tool_parser(__doc__)
+    parser.add_argument(
+        "--checkpoint", required=True, help="file, URL, torchvision://NAME or random:NAME?seed=N"
+    )
+    add_checkpoint_arguments(parser)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--task", choices=("coco", "lvis", "voc"), help="a packaged task")
+    what.add_argument("--config", metavar="YAML", help="any other Detectron2 config")
+    parser.add_argument(
+        "--protocol",
+        metavar="NAME",
+        help="of the task; coco: 2x (default), 1x, toy; lvis: 2x (default), imagenet-init, toy; "
+        "voc: 24k (default), toy",
+    )
+    parser.add_argument(
+        "--data-root", default="datasets", metavar="DIR", help="holds coco/, lvis/, VOC2007/, …"
+    )
+    parser.add_argument("--output-dir", default="output/detectron2_transfer", metavar="DIR")
+    parser.add_argument("--seed", type=non_negative, default=0, metavar="N", help="default: 0")
+    folder = parser.add_mutually_exclusive_group()
+    folder.add_argument("--resume", action="store_true", help="continue the run in --output-dir")
+    folder.add_argument("--overwrite", action="store_true", help="replace the run there")
+    parser.add_argument(
+        "--eval-only", action="store_true", help="score the run's newest checkpoint, or --weights"
+    )
+    parser.add_argument(
+        "--weights", metavar="FILE", help="with --eval-only: another trained detector"
+    )
+    parser.add_argument(
+        "--skip-bad-images",
+        action="store_true",
+        help="train on without images that cannot be read (each is named in the log)",
+    )
+    machines = parser.add_argument_group("machines")
+    machines.add_argument(
+        "--num-gpus", type=non_negative, metavar="N", help="on this machine; 0: CPU (default: all)"
+    )
+    machines.add_argument("--num-machines", type=int, default=1, metavar="N")
+    machines.add_argument("--machine-rank", type=int, default=0, metavar="N", help="of this one")
+    machines.add_argument("--dist-url", default="auto", metavar="URL", help="tcp://HOST:PORT")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY VALUE", help="settings, as SOLVER.BASE_LR 0.01"
+    )
+    return parser
+
+
+def non_negative(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def main(args: argparse.Namespace) -> int:
+    if args.protocol and args.config:
+        build_parser().error("--protocol belongs to --task, not to --config")
+    if args.weights and not args.eval_only:
+        build_parser().error("--weights belongs to --eval-only")
+    from virtex.detectron.transfer import main as transfer
+
+    return transfer(args)
+
+
+if __name__ == "__main__":
+    run_tool(main, build_parser())

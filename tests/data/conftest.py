@@ -1,0 +1,16 @@
+"""One small set of toy data, written once for all tests that read it."""
+
+from pathlib import Path
+
+import pytest
+
+from virtex.data.toy import write_toy_data
+
+TRAIN, VAL = 100, 24
+
+
+@pytest.fixture(scope="session")
+def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("toy") / "data"
+    write_toy_data(root, seed=0, train_images=TRAIN, val_images=VAL)
+    return root

@@ -1,0 +1,120 @@
+"""What comes at which iteration depends on the seed alone."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.data.samplers import TrainingSampler
+
+from virtex.detectron.datasets import register_detection_sets
+from virtex.detectron.loading import ResumableBatches, training_batches, training_samples
+from virtex.detectron.protocols import packaged_protocol
+from virtex.detectron.settings import build_settings
+from virtex.errors import UserError
+
+
+@pytest.fixture
+def cfg(toy):
+    register_detection_sets(toy)
+    settings = build_settings(packaged_protocol("coco", "toy"), [], 1, "cpu")
+    settings.cfg.SEED = 3
+    return settings.cfg
+
+
+def take(cfg, samples, count, **arguments):
+    return list(itertools.islice(training_batches(cfg, samples, **arguments), count))
+
+
+def assert_same(first, second):
+    for one, other in zip(first, second, strict=True):
+        for a, b in zip(one, other, strict=True):
+            assert a["file_name"] == b["file_name"]
+            assert torch.equal(a["image"], b["image"])
+            assert torch.equal(a["instances"].gt_boxes.tensor, b["instances"].gt_boxes.tensor)
+
+
+def test_a_resumed_stream_goes_on_where_the_first_stopped(cfg):
+    samples = training_samples(cfg)
+    assert_same(take(cfg, samples, 9)[5:], take(cfg, samples, 4, start=5))
+
+
+def test_the_number_of_workers_does_not_matter(cfg):
+    samples = training_samples(cfg)
+    assert_same(
+        take(cfg, samples, 3, num_workers=0),
+        take(cfg, samples, 3, num_workers=2),
+    )
+
+
+def test_another_seed_gives_another_stream(cfg):
+    samples = training_samples(cfg)
+    first = [s["file_name"] for batch in take(cfg, samples, 3) for s in batch]
+    cfg.SEED = 4
+    assert first != [s["file_name"] for batch in take(cfg, samples, 3) for s in batch]
+
+
+def test_each_epoch_augments_anew(cfg):
+    samples = training_samples(cfg)[:4]
+    shapes = {
+        tuple(sample["image"].shape)
+        for batch in take(cfg, samples, 12, num_workers=0)
+        for sample in batch
+        if sample["image_id"] == samples[0]["image_id"]
+    }
+    assert len(shapes) > 1
+
+
+def test_the_model_draws_the_same_numbers_after_a_resume(cfg):
+    samples = training_samples(cfg)
+    draws = []
+    for _ in training_batches(cfg, samples):
+        draws.append(torch.rand(1).item())
+        if len(draws) == 5:
+            break
+    next(training_batches(cfg, samples, start=4))
+    assert torch.rand(1).item() == draws[4]
+    assert len(set(draws)) == 5
+
+
+def test_wide_and_high_images_do_not_share_a_batch():
+    wide = [bool(i % 3) for i in range(30)]
+    batches = ResumableBatches(TrainingSampler(30, seed=0), wide, batch_size=4, start=0)
+    for batch in itertools.islice(batches, 20):
+        assert len({wide[index] for _, index in batch}) == 1
+        assert len(batch) == 4
+
+
+def test_an_epoch_has_each_image_once():
+    batches = ResumableBatches(TrainingSampler(12, seed=0), None, batch_size=4, start=0)
+    indices = [index for batch in itertools.islice(batches, 3) for _, index in batch]
+    assert sorted(indices) == list(range(12))
+
+
+@pytest.fixture
+def one_broken(cfg, tmp_path):
+    samples = training_samples(cfg)
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(Path(samples[2]["file_name"]).read_bytes()[:500])
+    samples[2] = {**samples[2], "file_name": str(broken)}
+    return samples
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_does_not_decode_is_named(cfg, one_broken, workers):
+    with pytest.raises(UserError, match=r"broken\.jpg cannot be read.*--skip-bad-images"):
+        take(cfg, one_broken, 20, num_workers=workers)
+
+
+def test_training_goes_on_without_it_when_asked(cfg, one_broken):
+    batches = take(cfg, one_broken, 12, skip_bad_images=True)
+    names = {sample["file_name"] for batch in batches for sample in batch}
+    assert len(batches) == 12
+    assert not any(name.endswith("broken.jpg") for name in names)
+
+
+def test_an_image_of_another_size_than_annotated_is_named(cfg):
+    samples = training_samples(cfg)
+    samples = [{**s, "width": s["width"] + 1} for s in samples]
+    with pytest.raises(UserError, match="another size than its annotation"):
+        take(cfg, samples, 1, num_workers=0)

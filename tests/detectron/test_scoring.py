@@ -1,0 +1,85 @@
+"""The fast scorer and the reference give the same numbers, to the last digit."""
+
+import json
+import math
+import random
+
+import numpy as np
+import pycocotools.mask
+import pytest
+
+from virtex.detectron.scoring import LVIS_METRICS, old_numpy_names, score_detections
+
+FILES = {"coco": "coco/annotations/instances_val2017.json", "lvis": "lvis/lvis_v1_val.json"}
+
+
+def imperfect_detections(path, per_object, seed=0):
+    """Jittered boxes and box-shaped masks, some of a wrong class."""
+    rng = random.Random(seed)
+    content = json.loads(path.read_text())
+    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+    classes = [category["id"] for category in content["categories"]]
+    rows = []
+    for annotation in content["annotations"]:
+        for _ in range(per_object):
+            x, y, w, h = (v + rng.gauss(0, 2) for v in annotation["bbox"])
+            x, y, w, h = max(x, 0), max(y, 0), max(w, 2), max(h, 2)
+            mask = np.zeros(sizes[annotation["image_id"]], np.uint8, order="F")
+            mask[int(y) : int(y + h), int(x) : int(x + w)] = 1
+            encoded = pycocotools.mask.encode(mask)
+            right = rng.random() < 0.8
+            rows.append(
+                {
+                    "image_id": annotation["image_id"],
+                    "category_id": annotation["category_id"] if right else rng.choice(classes),
+                    "bbox": [x, y, w, h],
+                    "score": rng.random(),
+                    "segmentation": {**encoded, "counts": encoded["counts"].decode()},
+                }
+            )
+    return rows
+
+
+@pytest.mark.parametrize(("style", "per_object"), [("coco", 3), ("coco", 60), ("lvis", 150)])
+def test_scorers_agree(toy, style, per_object):
+    path = toy / FILES[style]
+    rows = imperfect_detections(path, per_object)
+    fast, reference = (
+        score_detections(path, rows, ["bbox", "segm"], style, scorer)
+        for scorer in ("hotcoco", "reference")
+    )
+    assert fast.keys() == reference.keys()
+    for name in fast:
+        both_undefined = math.isnan(fast[name]) and math.isnan(reference[name])
+        assert both_undefined or fast[name] == pytest.approx(reference[name], abs=1e-9), name
+    assert 1 < fast["bbox/AP"] < 99
+
+
+def test_lvis_is_scored_by_the_reference_under_numpy_2(toy):
+    rows = imperfect_detections(toy / FILES["lvis"], 1)
+    scores = score_detections(toy / FILES["lvis"], rows, ["bbox"], "lvis", "reference")
+    assert set(scores) == {f"bbox/{name}" for name in LVIS_METRICS}
+    assert scores["bbox/AP"] > 1
+
+
+def test_the_old_numpy_name_is_gone_afterwards():
+    before = vars(np).get("float")
+    with old_numpy_names():
+        assert np.float is float
+    assert vars(np).get("float") is before
+
+
+@pytest.mark.parametrize("style", ["coco", "lvis"])
+def test_no_detection_scores_zero(toy, style):
+    assert score_detections(toy / FILES[style], [], ["bbox"], style)["bbox/AP"] == 0
+
+
+def test_perfect_detections_score_100(toy):
+    path = toy / FILES["coco"]
+    content = json.loads(path.read_text())
+    rows = [
+        {k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 0.9}
+        for a in content["annotations"]
+        if not a["iscrowd"]
+    ]
+    assert score_detections(path, rows, ["bbox"], "coco")["bbox/AP"] == pytest.approx(100)

@@ -1,0 +1,155 @@
+"""A protocol becomes the settings of a run, and every departure from it is accounted for."""
+
+import pytest
+
+from virtex.detectron.protocols import PROTOCOLS, packaged_protocol, protocol_from_config
+from virtex.detectron.settings import build_settings, get_key, load_config
+from virtex.errors import UserError
+
+ALL = [protocol for named in PROTOCOLS.values() for protocol in named.values()]
+
+
+def settings(task="coco", name=None, overrides=(), world_size=8, device="cuda"):
+    return build_settings(packaged_protocol(task, name), list(overrides), world_size, device)
+
+
+@pytest.mark.parametrize("protocol", ALL, ids=lambda p: f"{p.task}-{p.name}")
+def test_every_packaged_protocol_follows_the_shared_rules(protocol):
+    cfg = load_config(protocol)
+    assert cfg.INPUT.FORMAT == "RGB"
+    assert cfg.MODEL.PIXEL_STD == [58.395, 57.12, 57.375]
+    assert cfg.MODEL.RESNETS.STRIDE_IN_1X1 is False
+    assert cfg.MODEL.BACKBONE.FREEZE_AT == 0
+    assert cfg.TEST.PRECISE_BN.ENABLED
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "iterations", "steps", "classes"),
+    [
+        ("coco", "2x", 180000, [120000, 160000], 80),
+        ("coco", "1x", 90000, [60000, 80000], 80),
+        ("lvis", "2x", 180000, [120000, 160000], 1203),
+        ("voc", "24k", 24000, [18000, 22000], 20),
+    ],
+)
+def test_schedules_are_the_published_ones(task, name, iterations, steps, classes):
+    run = settings(task, name)
+    assert run.departures() == []
+    solver = run.cfg.SOLVER
+    assert (16, 0.02, iterations) == (solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER)
+    assert list(solver.STEPS) == steps
+    assert classes == run.cfg.MODEL.ROI_HEADS.NUM_CLASSES
+
+
+def test_lvis_samples_rare_classes_more_often_and_keeps_300_detections():
+    cfg = settings("lvis").cfg
+    assert cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler"
+    assert cfg.DATALOADER.REPEAT_THRESHOLD == 0.001
+    assert cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST == 1e-4
+    assert cfg.TEST.DETECTIONS_PER_IMAGE == 300
+
+
+def test_imagenet_init_freezes_norms():
+    cfg = settings("lvis", "imagenet-init").cfg
+    assert (cfg.MODEL.RESNETS.NORM, cfg.MODEL.FPN.NORM) == ("FrozenBN", "")
+
+
+def test_one_gpu_scales_batch_rate_and_schedule_and_says_so():
+    run = settings(world_size=1)
+    solver = run.cfg.SOLVER
+    assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER) == (2, 0.0025, 1440000)
+    assert list(solver.STEPS) == [960000, 1280000]
+    assert solver.WARMUP_ITERS == 8000
+    assert {d.key for d in run.departures() if d.why == "scaled"} == {
+        "SOLVER.BASE_LR",
+        "SOLVER.IMS_PER_BATCH",
+        "SOLVER.MAX_ITER",
+        "SOLVER.STEPS",
+        "SOLVER.WARMUP_ITERS",
+    }
+    assert any("learning rate 0.0025 instead of 0.02" in sentence for sentence in run.said)
+
+
+def test_a_full_batch_on_one_gpu_needs_no_scaling():
+    run = settings(world_size=1, overrides=["SOLVER.IMS_PER_BATCH", "16"])
+    assert run.cfg.SOLVER.MAX_ITER == 180000
+    assert run.departures() == []
+
+
+def test_what_the_user_sets_is_not_scaled():
+    run = settings(world_size=1, overrides=["SOLVER.MAX_ITER", "50"])
+    assert (run.cfg.SOLVER.MAX_ITER, run.cfg.SOLVER.BASE_LR) == (50, 0.0025)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    with pytest.raises(UserError, match="3 processes cannot share evenly"):
+        settings(world_size=3, overrides=["SOLVER.IMS_PER_BATCH", "16"])
+
+
+def test_sync_bn_is_plain_in_one_process_and_no_departure():
+    run = settings(world_size=1, device="cpu", overrides=["SOLVER.IMS_PER_BATCH", "16"])
+    assert (run.cfg.MODEL.RESNETS.NORM, run.cfg.MODEL.FPN.NORM) == ("BN", "BN")
+    assert run.departures() == []
+
+
+def test_another_norm_asked_for_is_a_departure():
+    run = settings(overrides=["MODEL.RESNETS.NORM", "BN"])
+    assert [d.key for d in run.departures()] == ["MODEL.RESNETS.NORM"]
+
+
+def test_an_unknown_key_names_the_nearest():
+    with pytest.raises(
+        UserError, match=r"no setting SOLVER\.BASELR; the nearest is SOLVER\.BASE_LR"
+    ):
+        settings(overrides=["SOLVER.BASELR", "0.1"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["SOLVER.BASE_LR"], "pairs KEY VALUE"),
+        (["SOLVER.MAX_ITER", "many"], r"SOLVER\.MAX_ITER cannot be 'many'"),
+        (["SOLVER.AMP.ENABLED", "True"], "needs a GPU"),
+    ],
+)
+def test_a_wrong_override_is_refused(overrides, message):
+    with pytest.raises(UserError, match=message):
+        settings(world_size=1, device="cpu", overrides=overrides)
+
+
+def test_an_unknown_protocol_names_the_known_ones():
+    with pytest.raises(UserError, match="it has 2x, 1x, toy"):
+        packaged_protocol("coco", "3x")
+
+
+def test_a_yaml_of_ones_own_is_versioned_by_its_text(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("SOLVER:\n  MAX_ITER: 7\n")
+    first = protocol_from_config(str(path))
+    path.write_text("SOLVER:\n  MAX_ITER: 8\n")
+    second = protocol_from_config(str(path))
+    assert first.name == second.name == "mine"
+    assert first.version != second.version
+
+
+def test_a_config_of_detectron2s_zoo_is_found_by_name():
+    name = "COCO-Detection/retinanet_R_50_FPN_1x.yaml"
+    assert load_config(protocol_from_config(name)).MODEL.META_ARCHITECTURE == "RetinaNet"
+
+
+def test_an_unknown_config_names_the_nearest():
+    with pytest.raises(UserError, match=r"nearest in Detectron2's zoo is COCO-Detection/retinanet"):
+        protocol_from_config("COCO-Detection/retinanet_R50_FPN_1x.yaml")
+
+
+@pytest.mark.parametrize("text", ["SOLVER: [", "SOLVER:\n  NO_SUCH: 1\n"])
+def test_a_broken_yaml_is_named(tmp_path, text):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"broken\.yaml is not a Detectron2 config"):
+        settings_of = protocol_from_config(str(path))
+        build_settings(settings_of, [], 1, "cpu")
+
+
+def test_get_key_gives_none_for_no_such_key():
+    assert get_key(settings().cfg, "MODEL.NOTHING.HERE") is None

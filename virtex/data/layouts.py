@@ -1,0 +1,327 @@
+"""What each task needs on disk, checked before anything is computed.
+
+``LAYOUTS`` is the whole truth: a row is one path below the data root. The checks of file
+contents name the first offence, because a broken annotation file otherwise shows as a
+KeyError deep inside a library, or as a score that is silently wrong.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from virtex.errors import UserError
+
+TOY_HINT = "a toy version of every data set is written by: python eval_tools/make_toy_data.py OUT"
+
+
+@dataclass(frozen=True)
+class Need:
+    """One path a task needs, relative to the data root.
+
+    ``kind`` is "file", "folder" (with something in it) or "class folders" (a folder with
+    sub-folders, one a class).
+    """
+
+    path: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All a task needs, and where the real data come from."""
+
+    needs: tuple[Need, ...]
+    source: str
+
+
+COCO_IMAGES = (Need("coco/train2017", "folder"), Need("coco/val2017", "folder"))
+COCO_INSTANCES = (
+    Need("coco/annotations/instances_train2017.json", "file"),
+    Need("coco/annotations/instances_val2017.json", "file"),
+)
+COCO_CAPTIONS = (
+    Need("coco/annotations/captions_train2017.json", "file"),
+    Need("coco/annotations/captions_val2017.json", "file"),
+)
+VOC2007 = (
+    Need("VOC2007/Annotations", "folder"),
+    Need("VOC2007/JPEGImages", "folder"),
+    Need("VOC2007/ImageSets/Main/trainval.txt", "file"),
+    Need("VOC2007/ImageSets/Main/test.txt", "file"),
+)
+VOC2012 = (
+    Need("VOC2012/Annotations", "folder"),
+    Need("VOC2012/JPEGImages", "folder"),
+    Need("VOC2012/ImageSets/Main/trainval.txt", "file"),
+)
+COCO_SOURCE = "COCO 2017 images and annotations: https://cocodataset.org/#download"
+VOC_SOURCE = "Pascal VOC, the VOC2007 and VOC2012 folders of its VOCdevkit: http://host.robots.ox.ac.uk/pascal/VOC/"
+
+LAYOUTS: dict[str, Layout] = {
+    "coco": Layout(COCO_IMAGES + COCO_INSTANCES, COCO_SOURCE),
+    "lvis": Layout(
+        (
+            *COCO_IMAGES,
+            Need("lvis/lvis_v1_train.json", "file"),
+            Need("lvis/lvis_v1_val.json", "file"),
+        ),
+        "LVIS v1 annotations: https://www.lvisdataset.org/dataset; "
+        "their images are COCO's, of which LVIS val uses some from train2017",
+    ),
+    "voc": Layout(VOC2007 + VOC2012, VOC_SOURCE),
+    "voc07_svm": Layout(VOC2007, VOC_SOURCE),
+    "imagenet": Layout(
+        (Need("imagenet/train", "class folders"), Need("imagenet/val", "class folders")),
+        "ImageNet (ILSVRC 2012): https://image-net.org/download; "
+        "move the images of val into class folders as in train",
+    ),
+    "inaturalist": Layout(
+        (
+            Need("inaturalist/train_val2018", "folder"),
+            Need("inaturalist/annotations/train2018.json", "file"),
+            Need("inaturalist/annotations/val2018.json", "file"),
+        ),
+        "iNaturalist 2018: https://github.com/visipedia/inat_comp/tree/master/2018",
+    ),
+    "captioning": Layout(COCO_IMAGES + COCO_CAPTIONS, COCO_SOURCE),
+    "pretraining": Layout(COCO_IMAGES + COCO_CAPTIONS, COCO_SOURCE),
+    "multilabel_pretraining": Layout(COCO_IMAGES + COCO_INSTANCES, COCO_SOURCE),
+}
+
+
+def missing_paths(data_root: str | Path, task: str) -> list[str]:
+    """Paths below ``data_root`` that ``task`` needs and cannot use, in the table's order.
+
+    Each is joined with the root as it was given. A folder with nothing in it counts as missing.
+    Raises UserError for a task that is not in ``LAYOUTS``.
+    """
+    return [str(Path(data_root, need.path)) for need, _ in _problems(data_root, task)]
+
+
+def require_layout(data_root: str | Path, task: str) -> None:
+    """Raise UserError that lists every missing path, unless ``task`` has all it needs."""
+    problems = _problems(data_root, task)
+    if not problems:
+        return
+    lines = [f"  {Path(data_root, need.path)}  ({problem})" for need, problem in problems]
+    needed = ", ".join(need.path for need in LAYOUTS[task].needs)
+    raise UserError(
+        f"the data root {data_root} lacks what task {task} needs:\n"
+        + "\n".join(lines)
+        + f"\nThe data root must hold {needed}."
+        + f"\nReal data: {LAYOUTS[task].source}."
+        + f"\nTo try without: {TOY_HINT}"
+    )
+
+
+def _problems(data_root: str | Path, task: str) -> list[tuple[Need, str]]:
+    if task not in LAYOUTS:
+        raise UserError(f"there is no task {task!r}; the tasks are {', '.join(LAYOUTS)}")
+    found = (
+        (need, _problem(Path(data_root, need.path), need.kind)) for need in LAYOUTS[task].needs
+    )
+    return [(need, problem) for need, problem in found if problem]
+
+
+def _problem(path: Path, kind: str) -> str | None:
+    """What is wrong with ``path`` in a few words, or None."""
+    if not os.path.lexists(path):
+        return f"no such {'file' if kind == 'file' else 'folder'}"
+    if not path.exists():
+        return "a link to nothing"
+    if kind == "file":
+        return None if path.is_file() else "a folder, where a file is needed"
+    if not path.is_dir():
+        return "a file, where a folder is needed"
+    try:
+        with os.scandir(path) as entries:
+            if kind == "folder":
+                return None if next(entries, None) else "an empty folder"
+            return None if any(entry.is_dir() for entry in entries) else "without class folders"
+    except PermissionError:
+        return "a folder you may not read"
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """The content of a JSON file; ``what`` says in words what it should be.
+
+    Raises UserError with file, line and column if it is not there or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; it should be {what}. {TOY_HINT}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({what}): {error.strerror or error}") from error
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path} is not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}; "
+            f"it should be {what}: download or write it again"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not text (byte {error.start} is not UTF-8); "
+            f"it should be {what} in JSON: unpack, download or write it again"
+        ) from error
+    except RecursionError as error:
+        raise UserError(f"{path} is nested too deeply to be {what}") from error
+
+
+# Contents ----------------------------------------------------------------------------------------
+
+Check = tuple[str, Callable[[Any], bool], str]  # a field, what holds for it, in words
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) is int
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _is_length(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_box(value: Any) -> bool:
+    return (
+        type(value) is list
+        and len(value) == 4
+        and all(type(number) in (int, float) and isfinite(number) for number in value)
+        and value[2] >= 0
+        and value[3] >= 0
+    )
+
+
+def _is_id_list(value: Any) -> bool:
+    return type(value) is list and all(type(number) is int for number in value)
+
+
+def _is_lvis_url(value: Any) -> bool:
+    return isinstance(value, str) and all(value.split("/")[-2:]) and "/" in value
+
+
+ID: Check = ("id", _is_id, "a whole number")
+SIZE: tuple[Check, ...] = (
+    ("height", _is_length, "a whole number of pixels above 0"),
+    ("width", _is_length, "a whole number of pixels above 0"),
+)
+NAME: Check = ("name", _is_name, "a name")
+ANNOTATION: tuple[Check, ...] = (
+    ID,
+    ("image_id", _is_id, "a whole number"),
+    ("category_id", _is_id, "a whole number"),
+    ("bbox", _is_box, "4 finite numbers x, y, width, height, the last two not negative"),
+)
+COCO_FIELDS: dict[str, tuple[Check, ...]] = {
+    "categories": (ID, NAME),
+    "images": (ID, ("file_name", _is_name, "a file name"), *SIZE),
+    "annotations": ANNOTATION,
+}
+LVIS_FIELDS: dict[str, tuple[Check, ...]] = {
+    "categories": (
+        ID,
+        NAME,
+        ("frequency", lambda value: value in ("r", "c", "f"), '"r", "c" or "f"'),
+    ),
+    "images": (
+        ID,
+        *SIZE,
+        ("coco_url", _is_lvis_url, "an address that ends in <folder>/<file>.jpg"),
+        ("neg_category_ids", _is_id_list, "a list of category ids"),
+        ("not_exhaustive_category_ids", _is_id_list, "a list of category ids"),
+    ),
+    "annotations": ANNOTATION,
+}
+
+
+def check_coco_json(content: Any, path: str | Path) -> None:
+    """Raise UserError for the first thing that keeps ``content`` from being COCO instances.
+
+    ``content`` is what ``read_json`` returned for ``path``. It must be an object with the lists
+    images (id, file_name, height, width), annotations (id, image_id, category_id, bbox) and
+    categories (id, name); ids are unique, and an annotation's image and category exist.
+    """
+    _check_fields(content, path, COCO_FIELDS, "COCO instances")
+    _check_references(content, path)
+
+
+def check_lvis_json(content: Any, path: str | Path) -> None:
+    """Raise UserError for the first thing that keeps ``content`` from being LVIS v1.
+
+    As ``check_coco_json``, but an image has coco_url (whose last two parts are its folder and
+    file), neg_category_ids and not_exhaustive_category_ids, and a category has a frequency.
+    """
+    _check_fields(content, path, LVIS_FIELDS, "LVIS v1 annotations")
+    _check_references(content, path)
+    categories = {category["id"] for category in content["categories"]}
+    for index, image in enumerate(content["images"]):
+        for field in ("neg_category_ids", "not_exhaustive_category_ids"):
+            for number in image[field]:
+                if number not in categories:
+                    raise UserError(
+                        f"{path}: {_where('images', index, image)}: {field} names category "
+                        f"{number}, which is not in categories"
+                    )
+
+
+def _check_fields(
+    content: Any, path: str | Path, fields: dict[str, tuple[Check, ...]], what: str
+) -> None:
+    """Every item of every list has its fields, of the right kind, and an id of its own."""
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path} holds {_describe(content)} at its top, but {what} are a JSON object "
+            "with the lists images, annotations and categories"
+        )
+    for key, checks in fields.items():
+        items = content.get(key)
+        if not isinstance(items, list):
+            found = f"holds {_describe(items)}" if key in content else "is not there"
+            raise UserError(f"{path}: {key} {found}, but {what} need a list there")
+        seen: set[int] = set()
+        for index, item in enumerate(items):
+            if not isinstance(item, dict):
+                raise UserError(f"{path}: {key}[{index}] must be an object, not {_describe(item)}")
+            for field, holds, expected in checks:
+                if field not in item:
+                    raise UserError(f"{path}: {_where(key, index, item)} has no {field}")
+                if not holds(item[field]):
+                    raise UserError(
+                        f"{path}: {_where(key, index, item)}: {field} must be {expected}, "
+                        f"not {_describe(item[field])}"
+                    )
+            if item["id"] in seen:
+                raise UserError(f"{path}: {_where(key, index, item)} has an id that is used twice")
+            seen.add(item["id"])
+
+
+def _check_references(content: dict, path: str | Path) -> None:
+    """Every annotation is of an image and of a category that exist."""
+    images = {image["id"] for image in content["images"]}
+    categories = {category["id"] for category in content["categories"]}
+    for index, annotation in enumerate(content["annotations"]):
+        for field, known, key in (
+            ("image_id", images, "images"),
+            ("category_id", categories, "categories"),
+        ):
+            if annotation[field] not in known:
+                raise UserError(
+                    f"{path}: {_where('annotations', index, annotation)}: {field} "
+                    f"{annotation[field]} is not in {key}"
+                )
+
+
+def _where(key: str, index: int, item: dict) -> str:
+    return f"{key}[{index}] (id {item['id']})" if _is_id(item.get("id")) else f"{key}[{index}]"
+
+
+def _describe(value: Any) -> str:
+    """A value as JSON, cut short."""
+    text = json.dumps(value, default=repr)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,124 @@
+"""Toy pictures in the layouts of ImageNet and iNaturalist 2018: one object an image."""
+
+import hashlib
+from collections.abc import Iterable
+from itertools import product
+
+import numpy as np
+
+from virtex.data.toy.drawing import draw
+from virtex.data.toy.plan import LICENSES, Plan, info_block, jpeg_bytes, write_file, write_json
+from virtex.data.toy.world import (
+    COLOURS,
+    SHAPE_FAMILY,
+    SHAPES,
+    TEXTURES,
+    picture_rng,
+    sample_single,
+)
+
+# ImageNet: five shapes in four textures, of any colour.
+IMAGENET_CLASSES = list(product(("circle", "square", "triangle", "star", "heart"), TEXTURES))
+
+
+def _species() -> list[dict[str, str]]:
+    """iNaturalist's classes: three a shape, told apart by colour or by texture alone."""
+    colours, found = list(COLOURS), []
+    for number, shape in enumerate(SHAPES):
+        usual, other = colours[3 * number % 8], colours[(3 * number + 1) % 8]
+        for colour, texture in ((usual, "plain"), (usual, "dotted"), (other, "plain")):
+            found.append({"shape": shape, "colour": colour, "texture": texture})
+    return found
+
+
+INATURALIST_SPECIES = _species()
+
+
+def write_imagenet(plan: Plan) -> None:
+    """One folder a class under train and val, one object an image, classes of equal size."""
+    number = 0
+    for split, count in (("train", plan.train_images), ("val", plan.val_images)):
+        for index in range(count):
+            label = index % len(IMAGENET_CLASSES)
+            shape, texture = IMAGENET_CLASSES[label]
+            wnid = f"n{90000001 + label:08d}"
+            number += 1
+            name = f"{wnid}_{index}" if split == "train" else f"ILSVRC2012_val_{index + 1:08d}"
+            image = _single(plan, f"imagenet/{split}", index, {"shape": shape, "texture": texture})
+            path = plan.out / "imagenet" / split / wnid / f"{name}.JPEG"
+            write_file(path, jpeg_bytes(image))
+            plan.tick()
+
+
+def write_inaturalist(plan: Plan) -> None:
+    """iNaturalist 2018: train with a long tail, val with classes of equal size."""
+    classes = len(INATURALIST_SPECIES)
+    categories = [
+        {
+            "id": number,
+            "name": f"{words['texture']} {words['colour']} {words['shape']}",
+            "supercategory": SHAPE_FAMILY[words["shape"]].capitalize(),
+        }
+        for number, words in enumerate(INATURALIST_SPECIES)
+    ]
+    labels = {
+        "train": np.repeat(np.arange(classes), long_tail(plan.train_images, classes)).tolist(),
+        "val": sorted(index % classes for index in range(plan.val_images)),
+    }
+    first_id = 0
+    for split, ranks in labels.items():
+        # which class is how frequent has nothing to do with its id; 7 is coprime to their number
+        chosen = [categories[rank * 7 % classes] for rank in ranks]
+        images = _write_inaturalist_images(plan, split, chosen, first_id)
+        content = {
+            "info": info_block("iNaturalist 2018", 2018),
+            "images": images,
+            "licenses": LICENSES,
+            "annotations": [
+                {"id": image["id"], "image_id": image["id"], "category_id": category["id"]}
+                for image, category in zip(images, chosen, strict=True)
+            ],
+            "categories": categories,
+        }
+        write_json(plan.out / "inaturalist" / "annotations" / f"{split}2018.json", content)
+        first_id += len(images)
+
+
+def long_tail(total: int, classes: int) -> np.ndarray:
+    """``total`` images over ``classes``, most frequent first: one each, the rest as 1/rank."""
+    ranks = np.arange(1, classes + 1)
+    if total <= classes:
+        return (ranks <= total).astype(int)
+    counts = 1 + np.floor((total - classes) / ranks / (1 / ranks).sum()).astype(int)
+    counts[: total - counts.sum()] += 1
+    return counts
+
+
+def _write_inaturalist_images(
+    plan: Plan, split: str, chosen: Iterable[dict], first_id: int
+) -> list[dict]:
+    images = []
+    for index, category in enumerate(chosen):
+        words = INATURALIST_SPECIES[category["id"]]
+        pixels = _single(plan, f"inaturalist/{split}", index, words)
+        content = jpeg_bytes(pixels)
+        stem = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        name = f"train_val2018/{category['supercategory']}/{category['id']}/{stem}.jpg"
+        write_file(plan.out / "inaturalist" / name, content)
+        images.append(
+            {
+                "license": 1,
+                "file_name": name,
+                "rights_holder": "virtex.data.toy",
+                "height": pixels.shape[0],
+                "id": first_id + index,
+                "width": pixels.shape[1],
+            }
+        )
+        plan.tick()
+    return images
+
+
+def _single(plan: Plan, split: str, index: int, wanted: dict[str, str]) -> np.ndarray:
+    rng = picture_rng(plan.seed, split, index)
+    return draw(sample_single(rng, wanted), rng).image

@@ -1,0 +1,153 @@
+"""Write the whole toy world into a folder, once: a marker tells finished from unfinished."""
+
+import json
+import shutil
+from pathlib import Path
+
+from tqdm import tqdm
+
+from virtex.data.toy.classification import write_imagenet, write_inaturalist
+from virtex.data.toy.coco import write_coco_and_lvis
+from virtex.data.toy.plan import Plan, write_json
+from virtex.data.toy.voc import write_voc
+from virtex.errors import UserError
+
+VERSION = 1  # raised whenever the same seed and sizes give other files
+MARKER = "toy.json"  # written last
+UNFINISHED = "toy.unfinished.json"  # there while files are being written
+LAYOUTS = ("coco", "lvis", "VOC2007", "VOC2012", "imagenet", "inaturalist")
+WRITERS = (write_coco_and_lvis, write_voc, write_imagenet, write_inaturalist)
+
+
+def write_toy_data(
+    out: Path,
+    seed: int = 0,
+    train_images: int = 240,
+    val_images: int = 60,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> dict[str, int]:
+    """Write toy COCO, LVIS, VOC, ImageNet and iNaturalist data, so that ``out`` is a data root.
+
+    COCO (shared with LVIS), ImageNet and iNaturalist each get ``train_images`` and
+    ``val_images``; VOC2007 and VOC2012 share ``train_images``, and VOC2007 test gets
+    ``val_images``. The same seed and sizes give the same bytes; where ``out`` holds them
+    already, nothing is done. ``overwrite`` replaces toy data, finished or not, and nothing else.
+
+    Returns the number of files of each layout. Raises UserError if ``out`` holds something
+    else or cannot be written, or if a number makes no sense.
+    """
+    out = Path(out)
+    if seed < 0:
+        raise UserError(f"the seed must not be negative, but is {seed}")
+    if train_images < 2 or val_images < 1:
+        raise UserError(
+            "toy data needs at least 2 training images and 1 validation image, "
+            f"not {train_images} and {val_images}"
+        )
+    settings = _settings(seed, train_images, val_images)
+    try:
+        if not overwrite and has_toy_data(out, seed, train_images, val_images):
+            return _read_marker(out)["files"]
+        _claim(out, settings, overwrite)
+        total = 4 * (train_images + val_images)
+        with tqdm(total=total, unit="image", disable=None if progress else True) as bar:
+            plan = Plan(out, seed, train_images, val_images, tick=bar.update)
+            for write in WRITERS:
+                write(plan)
+        files = _count_files(out)
+        write_json(out / UNFINISHED, {**settings, "files": files})
+        (out / UNFINISHED).replace(out / MARKER)
+    except OSError as error:
+        raise UserError(
+            f"cannot write toy data to {out}: {error.strerror or error}"
+            f"{f' ({error.filename})' if error.filename else ''}; "
+            "choose a folder you may write to, with room on its disk"
+        ) from error
+    return files
+
+
+def has_toy_data(out: Path, seed: int, train_images: int, val_images: int) -> bool:
+    """Whether ``out`` holds finished toy data of this seed and these sizes, no file lost."""
+    found = _read_marker(Path(out))
+    return found is not None and found == {
+        **_settings(seed, train_images, val_images),
+        "files": _count_files(Path(out)),
+    }
+
+
+def _count_files(out: Path) -> dict[str, int]:
+    return {layout: sum(path.is_file() for path in (out / layout).rglob("*")) for layout in LAYOUTS}
+
+
+def _settings(seed: int, train_images: int, val_images: int) -> dict[str, int]:
+    return {
+        "toy_version": VERSION,
+        "seed": seed,
+        "train_images": train_images,
+        "val_images": val_images,
+    }
+
+
+def _read_marker(out: Path) -> dict | None:
+    """The finished marker's content, or None where there is none that can be read."""
+    try:
+        content = json.loads((out / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) and "files" in content else None
+
+
+def _claim(out: Path, settings: dict[str, int], overwrite: bool) -> None:
+    """Make ``out`` an empty folder that carries the unfinished marker, or say why not."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; toy data needs a folder")
+    out.mkdir(parents=True, exist_ok=True)
+    ours = (out / MARKER).is_file() or (out / UNFINISHED).is_file()
+    if any(out.iterdir()):
+        if not ours:
+            raise UserError(
+                f"{out} is not empty and carries no {MARKER}, so nothing in it is touched; "
+                "choose a new folder, or empty this one yourself"
+            )
+        if not overwrite:
+            raise UserError(_why_not_again(out, settings))
+        _remove(out)
+    try:
+        with (out / UNFINISHED).open("x", encoding="utf-8") as file:
+            json.dump(settings, file)
+    except FileExistsError as error:
+        raise UserError(f"another process has begun to write toy data to {out}") from error
+
+
+def _why_not_again(out: Path, settings: dict[str, int]) -> str:
+    found = _read_marker(out)
+    if found is None:
+        return (
+            f"{out} holds toy data that were never finished, or that another process is writing "
+            "right now; if none is, write them afresh with --overwrite"
+        )
+    found.pop("files")
+    if found == settings:
+        return (
+            f"{out} holds these toy data, but files were added or deleted since they were "
+            "written; write them afresh with --overwrite"
+        )
+    known = ", ".join(f"{key} {value}" for key, value in found.items())
+    return (
+        f"{out} already holds other toy data ({known}); "
+        "choose a new folder, or replace them with --overwrite"
+    )
+
+
+def _remove(out: Path) -> None:
+    """Delete the layouts and the markers; anything else in the folder stays.
+
+    The finished marker goes first: an interrupted removal must not look finished.
+    """
+    if (out / MARKER).is_file():
+        (out / MARKER).replace(out / UNFINISHED)
+    for layout in LAYOUTS:
+        if (out / layout).exists():
+            shutil.rmtree(out / layout)
+    (out / UNFINISHED).unlink()

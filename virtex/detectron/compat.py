@@ -1,0 +1,85 @@
+"""What Detectron2 v0.5 trips over today, each line with its reason; inactive from 0.6 on."""
+
+import builtins
+import importlib.metadata
+import importlib.util
+import sys
+import types
+import warnings
+
+
+def version() -> str | None:
+    """The installed detectron2's version, or None. Does not import it."""
+    if importlib.util.find_spec("detectron2") is None:
+        return None
+    try:
+        return importlib.metadata.version("detectron2")
+    except importlib.metadata.PackageNotFoundError:
+        return None  # an unusual installation: taken for a current one
+
+
+def prepare() -> None:
+    """Supply what v0.5 expects of its libraries. Call before anything imports detectron2."""
+    # every Detectron2 scripts a function at import; torch 2.14 warns that this will go
+    warnings.filterwarnings("ignore", r".*torch\.jit\.script", FutureWarning)
+    if (version() or "").startswith("0.5"):
+        supply_pillow_names()
+        supply_numpy_names()
+        supply_pkg_resources()
+        supply_compiled_module()
+        ignore_old_idioms()
+
+
+def supply_pillow_names() -> None:
+    from PIL import Image
+
+    if not hasattr(Image, "LINEAR"):  # data/transforms/transform.py; removed in Pillow 10
+        Image.LINEAR = Image.Resampling.BILINEAR
+
+
+def supply_numpy_names() -> None:
+    import numpy as np
+
+    # structures, evaluation and utils.visualizer use them; removed in numpy 1.24
+    for name in ("str", "int", "float", "bool", "object"):
+        if name not in vars(np):
+            setattr(np, name, getattr(builtins, name))
+
+
+def supply_pkg_resources() -> None:
+    """model_zoo.py finds its configs through it; setuptools 81 and later lack it."""
+    if importlib.util.find_spec("pkg_resources") is not None:
+        return
+    from importlib.resources import files
+
+    stand_in = types.ModuleType("pkg_resources")
+    stand_in.resource_filename = lambda package, name: str(files(package) / name)
+    sys.modules["pkg_resources"] = stand_in
+
+
+def supply_compiled_module() -> None:
+    """Four modules import ``_C`` when they are imported, though nothing here calls it:
+    evaluation/fast_eval_api.py, layers/deform_conv.py, layers/rotated_boxes.py and
+    layers/roi_align_rotated.py.
+    """
+    if importlib.util.find_spec("detectron2._C") is None:
+        sys.modules["detectron2._C"] = NotCompiled("detectron2._C")
+
+
+class NotCompiled(types.ModuleType):
+    """Stands in for detectron2's compiled code and says so when it is used."""
+
+    def __getattr__(self, name: str):
+        if name.startswith("__"):  # what the import system itself asks of a module
+            raise AttributeError(name)
+        raise RuntimeError(
+            f"detectron2's compiled function {name} is needed, but this installation has "
+            "none: install the official repository with a compiler (deformable convolutions "
+            "and rotated boxes need it)"
+        )
+
+
+def ignore_old_idioms() -> None:
+    """torch warns of these at each image: structures/boxes.py, modeling/anchor_generator.py."""
+    warnings.filterwarnings("ignore", r"Creating a tensor from a list of numpy", UserWarning)
+    warnings.filterwarnings("ignore", r"torch\.meshgrid", UserWarning)

@@ -1,0 +1,52 @@
+"""Region heads that Detectron2 lacks: res5 of any depth, and with one more norm after it."""
+
+from detectron2.config import CfgNode
+from detectron2.layers import get_norm
+from detectron2.modeling import ROI_HEADS_REGISTRY
+from detectron2.modeling.backbone.resnet import BasicBlock, ResNet
+from detectron2.modeling.roi_heads import Res5ROIHeads
+from torch import nn
+
+BASIC_RES5_BLOCKS = {18: 2, 34: 3}
+
+
+def build_res5(cfg: CfgNode) -> tuple[nn.Sequential, int]:
+    """The res5 stage that works on regions, and its number of output channels.
+
+    Detectron2 builds bottleneck blocks alone; ResNet-18 and 34 have basic ones.
+    """
+    if cfg.MODEL.RESNETS.DEPTH not in BASIC_RES5_BLOCKS:
+        return Res5ROIHeads._build_res5_block(cfg)
+    count = BASIC_RES5_BLOCKS[cfg.MODEL.RESNETS.DEPTH]
+    channels = cfg.MODEL.RESNETS.RES2_OUT_CHANNELS * 8
+    blocks = ResNet.make_stage(
+        BasicBlock,
+        count,
+        stride_per_block=[2] + [1] * (count - 1),
+        in_channels=channels // 2,
+        out_channels=channels,
+        norm=cfg.MODEL.RESNETS.NORM,
+    )
+    return nn.Sequential(*blocks), channels
+
+
+@ROI_HEADS_REGISTRY.register()
+class AnyDepthRes5ROIHeads(Res5ROIHeads):
+    """Detectron2's C4 head, with the basic blocks of ResNet-18 and 34 too."""
+
+    @classmethod
+    def _build_res5_block(cls, cfg: CfgNode) -> tuple[nn.Sequential, int]:
+        return build_res5(cfg)
+
+
+@ROI_HEADS_REGISTRY.register()
+class Res5ROIHeadsExtraNorm(Res5ROIHeads):
+    """The C4 head with one more norm layer after res5, which MoCo's VOC protocol adds since
+    res5 of a self-supervised network has no calibrated scale (arXiv 1911.05722, A.2).
+    """
+
+    @classmethod
+    def _build_res5_block(cls, cfg: CfgNode) -> tuple[nn.Sequential, int]:
+        res5, channels = build_res5(cfg)
+        res5.add_module("norm", get_norm(cfg.MODEL.RESNETS.NORM, channels))
+        return res5, channels

@@ -1,0 +1,109 @@
+"""The packaged detection protocols: a task, a YAML file, a metric, the size of its data.
+
+A number is comparable to another only under the same protocol without departures. The
+numbers behind each protocol are VirTex's (arXiv 2006.06666, appendix A) and MoCo's.
+"""
+
+import difflib
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import virtex
+from virtex.errors import UserError
+
+CONFIG_FOLDER = Path(virtex.__file__).parent / "detectron_configs"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a task is trained and scored.
+
+    Attributes:
+        task: ``coco``, ``lvis``, ``voc``, or the data set's name for a YAML of one's own.
+        name: what the record calls it.
+        version: raised when the meaning of its numbers changes.
+        config: the YAML file.
+        images: data set -> number of images of the real data; another number is a departure.
+        primary_metric: the metric that ranks.
+    """
+
+    task: str
+    name: str
+    version: str
+    config: Path
+    images: dict[str, int] = field(default_factory=dict)
+    primary_metric: str = "bbox/AP"
+
+
+def packaged(task: str, name: str, images: dict[str, int] | None = None) -> Protocol:
+    return Protocol(task, name, "1", CONFIG_FOLDER / f"{name}.yaml", images or {})
+
+
+COCO_IMAGES = {"coco_2017_train": 118287, "coco_2017_val": 5000}
+LVIS_IMAGES = {"lvis_v1_train": 100170, "lvis_v1_val": 19809}
+VOC_IMAGES = {"voc_2007_trainval": 5011, "voc_2012_trainval": 11540, "voc_2007_test": 4952}
+
+# task -> short name -> protocol; the first of a task is its default
+PROTOCOLS: dict[str, dict[str, Protocol]] = {
+    "coco": {
+        "2x": packaged("coco", "coco_mask_rcnn_R_50_FPN_2x", COCO_IMAGES),
+        "1x": packaged("coco", "coco_mask_rcnn_R_50_FPN_1x", COCO_IMAGES),
+        "toy": packaged("coco", "toy/coco"),
+    },
+    "lvis": {
+        "2x": packaged("lvis", "lvis_mask_rcnn_R_50_FPN_2x", LVIS_IMAGES),
+        "imagenet-init": packaged("lvis", "lvis_mask_rcnn_R_50_FPN_2x_imagenet_init", LVIS_IMAGES),
+        "toy": packaged("lvis", "toy/lvis"),
+    },
+    "voc": {
+        "24k": packaged("voc", "voc_faster_rcnn_R_50_C4_24k", VOC_IMAGES),
+        "toy": packaged("voc", "toy/voc"),
+    },
+}
+
+
+def packaged_protocol(task: str, name: str | None = None) -> Protocol:
+    """The protocol of a task by its short name; the task's default for None.
+
+    Raises:
+        UserError: the task has no protocol of that name.
+    """
+    named = PROTOCOLS[task]
+    if name is None:
+        return next(iter(named.values()))
+    if name not in named:
+        raise UserError(f"task {task} has no protocol {name!r}; it has {', '.join(named)}")
+    return named[name]
+
+
+def protocol_from_config(config: str) -> Protocol:
+    """The protocol that a Detectron2 YAML file defines: a path, or a name in Detectron2's zoo.
+
+    A file that is one of the packaged protocols is that protocol. Any other is named after
+    the file, and versioned by a hash of its text, so that an edited file is another protocol.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    path = Path(config)
+    if not path.is_file():
+        path = find_in_detectron2_zoo(config)
+    for protocol in (p for named in PROTOCOLS.values() for p in named.values()):
+        if protocol.config.resolve() == path.resolve():
+            return protocol
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    return Protocol("custom", path.stem, digest, path)
+
+
+def find_in_detectron2_zoo(name: str) -> Path:
+    """The YAML file of Detectron2's own model zoo, as ``COCO-Detection/….yaml``."""
+    import detectron2
+
+    folder = Path(detectron2.__file__).parent / "model_zoo" / "configs"
+    if (folder / name).is_file():
+        return folder / name
+    names = [str(path.relative_to(folder)) for path in folder.glob("**/*.yaml")]
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"; the nearest in Detectron2's zoo is {near[0]}" if near else ""
+    raise UserError(f"there is no config file {name}{hint}")

@@ -1,0 +1,75 @@
+"""The output folder of a run: one run a folder, nothing overwritten by accident."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from virtex.errors import UserError
+from virtex.results import RECORD_NAME, write_json
+
+IDENTITY = "run.json"
+GALLERY = "gallery"
+RUN_FILES = (
+    *(IDENTITY, RECORD_NAME, "config.yaml", "metrics.json", "last_checkpoint"),
+    *("model_*.pth", "log.txt*", "events.out.tfevents.*", "detections_*.json", GALLERY),
+)
+
+
+def run_files(folder: Path) -> list[Path]:
+    """What a run has left in this folder."""
+    return sorted(path for pattern in RUN_FILES for path in folder.glob(pattern))
+
+
+def claim(folder: Path, resume: bool, overwrite: bool) -> None:
+    """Check that a run may use this folder. Writes and deletes nothing.
+
+    Raises:
+        UserError: it is a file, or holds a run and neither flag is given.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output-dir {folder} is a file; name a folder")
+    found = run_files(folder)
+    if found and not (resume or overwrite):
+        raise UserError(
+            f"{folder} holds another run ({found[0].name}, …); give --resume to continue it, "
+            "--overwrite to replace it, or another --output-dir"
+        )
+
+
+def clear(folder: Path) -> None:
+    """Delete what a run has left, and nothing else."""
+    for path in run_files(folder):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def check_same_run(folder: Path, identity: dict[str, Any]) -> None:
+    """A run is resumed with the checkpoint, protocol, settings and seed it was started with.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    path = folder / IDENTITY
+    if not path.is_file():
+        if run_files(folder):
+            raise UserError(f"{folder} holds a run without {IDENTITY}; it cannot be resumed")
+        return
+    try:
+        started = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is broken ({error}); start anew with --overwrite") from error
+    for key, value in identity.items():
+        if started.get(key) != value:
+            raise UserError(
+                f"{folder} was started with {key} {brief(started.get(key))}, not {brief(value)}; "
+                "resume it with what it was started with, or give another --output-dir"
+            )
+
+
+def brief(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+def write_identity(folder: Path, identity: dict[str, Any]) -> None:
+    write_json(folder / IDENTITY, identity)

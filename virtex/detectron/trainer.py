@@ -1,0 +1,238 @@
+"""Training with Detectron2's own loop, optimizer, schedule and hooks; resumed exactly."""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, TrainerBase, hooks
+from detectron2.modeling import build_model
+from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.utils import comm
+from detectron2.utils.events import (
+    CommonMetricPrinter,
+    EventStorage,
+    JSONWriter,
+    TensorboardXWriter,
+)
+from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from virtex.detectron.checkpointing import Checkpoints, SaveCheckpoints, bare
+from virtex.detectron.loading import training_batches
+from virtex.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+WRITE_PERIOD = 20  # iterations, as in Detectron2
+Metrics = dict[str, float | None]
+
+
+def build_detector(cfg: CfgNode) -> nn.Module:
+    """The detector that ``cfg`` describes, on its device, randomly initialised.
+
+    Raises:
+        UserError: the config does not fit together.
+    """
+    try:
+        return build_model(cfg)
+    except (AssertionError, KeyError, ValueError) as error:
+        raise UserError(f"Detectron2 cannot build this config: {error}") from error
+
+
+class Trainer(TrainerBase):
+    """Detectron2's training loop on one config.
+
+    Attributes:
+        model: the detector (wrapped for several processes).
+        checkpoints: what can be saved and resumed.
+        start_iter, max_iter: the range of iterations to run.
+    """
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        model: nn.Module,
+        samples: list[dict[str, Any]],
+        skip_bad_images: bool = False,
+        evaluate: Callable[[], Metrics] | None = None,
+        saved_with: dict[str, Any] | None = None,
+    ):
+        """
+        Args:
+            model: a detector whose backbone holds the checkpoint already.
+            samples: Detectron2's dicts of the training images.
+            evaluate: called every ``TEST.EVAL_PERIOD`` iterations, where that is set.
+            saved_with: plain values to store in every checkpoint.
+        """
+        super().__init__()
+        self.cfg, self.samples, self.skip_bad_images = cfg, samples, skip_bad_images
+        self.model = distribute(model.train())
+        self.optimizer = build_optimizer(cfg, model)
+        self.scheduler = build_lr_scheduler(cfg, self.optimizer)
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        # data comes with train(); SimpleTrainer opens its loader at once
+        self.stepper = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(
+            self.model, (), self.optimizer
+        )
+        self.stopwatch = Stopwatch()
+        state = {
+            "optimizer": self.optimizer,
+            "scheduler": self.scheduler,
+            "stopwatch": self.stopwatch,
+        }
+        if cfg.SOLVER.AMP.ENABLED:
+            state["grad_scaler"] = self.stepper.grad_scaler
+        folder = Path(cfg.OUTPUT_DIR)
+        self.checkpoints = Checkpoints(folder, self.model, state)
+        self.start_iter = 0
+        self.register_hooks(
+            [
+                hooks.IterationTimer(),
+                hooks.LRScheduler(self.optimizer, self.scheduler),
+                PreciseBatchNorm(),
+                SaveCheckpoints(
+                    self.checkpoints, cfg.SOLVER.CHECKPOINT_PERIOD, dict(saved_with or {})
+                ),
+                EvaluatePeriodically(evaluate) if evaluate else None,
+            ]
+        )
+        if comm.is_main_process():
+            self.register_hooks([hooks.PeriodicWriter(self.writers(), WRITE_PERIOD)])
+
+    def writers(self) -> list[Any]:
+        """ETA and losses to the log, everything to metrics.json and tensorboard."""
+        folder = self.cfg.OUTPUT_DIR
+        return [
+            CommonMetricPrinter(self.max_iter),
+            JSONWriter(str(Path(folder) / "metrics.json")),
+            TensorboardXWriter(folder),
+        ]
+
+    def resume(self) -> int:
+        """Continue from the newest checkpoint, if there is one. Returns the iteration."""
+        self.start_iter = self.checkpoints.resume()
+        if comm.is_main_process():
+            forget_after(Path(self.cfg.OUTPUT_DIR) / "metrics.json", self.start_iter)
+        return self.start_iter
+
+    def train(self) -> None:
+        """Run from ``start_iter`` to ``max_iter``.
+
+        Raises:
+            UserError: an image cannot be read, or the loss is not finite.
+        """
+        if self.start_iter >= self.max_iter:
+            return
+        self.stepper._data_loader_iter = training_batches(
+            self.cfg, self.samples, self.start_iter, self.skip_bad_images
+        )
+        with EventStorage(self.start_iter) as self.storage:
+            self.stopwatch.start()
+            self.before_train()
+            try:
+                for iteration in range(self.start_iter, self.max_iter):
+                    self.iter = iteration
+                    self.before_step()
+                    self.run_step()
+                    self.after_step()
+            finally:
+                self.after_train()
+                self.stopwatch.stop()
+
+    def run_step(self) -> None:
+        self.stepper.iter = self.iter
+        try:
+            self.stepper.run_step()
+        except FloatingPointError as error:
+            raise UserError(
+                f"the loss is not finite at iteration {self.iter}; lower SOLVER.BASE_LR or "
+                "lengthen SOLVER.WARMUP_ITERS; the last checkpoint is intact"
+            ) from error
+
+
+class Stopwatch:
+    """Seconds spent in training, over all the sessions of a resumed run."""
+
+    def __init__(self) -> None:
+        self.before, self.started = 0.0, None
+
+    def start(self) -> None:
+        self.started = time.perf_counter()
+
+    def stop(self) -> None:
+        self.before, self.started = self.seconds(), None
+
+    def seconds(self) -> float:
+        return self.before + (time.perf_counter() - self.started if self.started else 0.0)
+
+    def state_dict(self) -> dict[str, float]:
+        return {"seconds": self.seconds()}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.before = state["seconds"]
+
+
+def distribute(model: nn.Module) -> nn.Module:
+    """Wrap for several processes, each with its GPU or on the CPU; alone, nothing changes."""
+    if comm.get_world_size() == 1:
+        return model
+    on_gpu = next(model.parameters()).is_cuda
+    return DistributedDataParallel(
+        model, device_ids=[torch.cuda.current_device()] if on_gpu else None, broadcast_buffers=False
+    )
+
+
+class PreciseBatchNorm(HookBase):
+    """Replace running statistics by true averages before each evaluation and at the end.
+
+    Detectron2's hook keeps one data stream open across evaluations, which a resumed run
+    cannot reproduce; this one opens the same stream of its own each time.
+    """
+
+    def after_step(self) -> None:
+        cfg, done = self.trainer.cfg, self.trainer.iter + 1
+        period = cfg.TEST.EVAL_PERIOD
+        due = done == self.trainer.max_iter or (period > 0 and done % period == 0)
+        if not due or not cfg.TEST.PRECISE_BN.ENABLED or not get_bn_modules(self.trainer.model):
+            return
+        logger.info("PreciseBN: %d iterations", cfg.TEST.PRECISE_BN.NUM_ITER)
+        batches = training_batches(
+            cfg, self.trainer.samples, skip_bad_images=self.trainer.skip_bad_images, stream=1
+        )
+        with EventStorage():  # what the model would log here is of no interest
+            update_bn_stats(self.trainer.model, batches, cfg.TEST.PRECISE_BN.NUM_ITER)
+
+
+class EvaluatePeriodically(HookBase):
+    """Score every ``TEST.EVAL_PERIOD`` iterations; the last iteration is scored by the run."""
+
+    def __init__(self, evaluate: Callable[[], Metrics]):
+        self.evaluate = evaluate
+
+    def after_step(self) -> None:
+        period, done = self.trainer.cfg.TEST.EVAL_PERIOD, self.trainer.iter + 1
+        if period > 0 and done % period == 0 and done != self.trainer.max_iter:
+            metrics = self.evaluate()
+            numbers = {key: value for key, value in metrics.items() if value is not None}
+            self.trainer.storage.put_scalars(**numbers, smoothing_hint=False)
+            bare(self.trainer.model).train()
+
+
+def forget_after(metrics_file: Path, iteration: int) -> None:
+    """Drop lines of metrics.json from ``iteration`` on, which a resumed run writes again."""
+    if not metrics_file.is_file():
+        return
+    kept = []
+    for line in metrics_file.read_text().splitlines(keepends=True):
+        try:
+            if json.loads(line)["iteration"] < iteration:
+                kept.append(line)
+        except (ValueError, KeyError):
+            break  # a torn last line of a killed run
+    metrics_file.write_text("".join(kept))

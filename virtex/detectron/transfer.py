@@ -1,0 +1,197 @@
+"""The main job: a pretrained backbone into a detector, trained, scored and recorded."""
+
+import argparse
+import json
+import logging
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from tabulate import tabulate
+
+from virtex.checkpoints.backbone import Backbone
+from virtex.detectron import run_folder
+from virtex.detectron.checkpointing import last_checkpoint, load_detector
+from virtex.detectron.datasets import DETECTION_SETS
+from virtex.detectron.evaluation import evaluate
+from virtex.detectron.gallery import write_gallery
+from virtex.detectron.launch import launch
+from virtex.detectron.run import Run, prepare
+from virtex.detectron.trainer import Trainer
+from virtex.errors import UserError
+from virtex.results import RECORD_NAME, Departure, Result, environment
+
+logger = logging.getLogger("virtex.transfer")
+LOGGERS = ("fvcore", "detectron2", "virtex")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run what the command line asks for, in as many processes as it asks for.
+
+    Returns:
+        the exit status.
+
+    Raises:
+        UserError: something the user must mend; nothing is written then.
+    """
+    run_folder.claim(Path(args.output_dir), args.resume or args.eval_only, args.overwrite)
+    return launch(transfer, args)
+
+
+def transfer(args: argparse.Namespace) -> None:
+    """One process of the job: prepare, train, evaluate, record."""
+    started = time.perf_counter()
+    rank = comm.get_rank()
+    for name in LOGGERS:
+        setup_logger(distributed_rank=rank, name=name)
+    run = prepare(args)
+    folder = Path(args.output_dir)
+    if not args.overwrite:
+        run_folder.check_same_run(folder, run.identity())
+    if args.resume and not args.eval_only and (folder / RECORD_NAME).is_file():
+        logger.info("this run is finished: %s", folder / RECORD_NAME)
+        return
+    open_folder(run, folder, args.overwrite)
+    for sentence in run.settings.said:
+        logger.warning(sentence)
+    log_departures(run.departures())
+    timing = {"prepare_seconds": time.perf_counter() - started}
+    extra = []
+    if args.eval_only:
+        extra = load_trained(run, folder, args.weights)
+    else:
+        timing |= train(run, args)
+    finish(run, folder, timing, extra)
+
+
+def open_folder(run: Run, folder: Path, overwrite: bool) -> None:
+    """From here on the run writes: identity, configuration, log."""
+    if comm.is_main_process():
+        if overwrite:
+            run_folder.clear(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            run_folder.write_identity(folder, run.identity())
+            (folder / "config.yaml").write_text(run.cfg.dump())
+        except OSError as error:
+            raise UserError(f"--output-dir {folder} cannot be written: {error}") from error
+    comm.synchronize()
+    for name in LOGGERS:
+        add_log_file(logging.getLogger(name), folder)
+    logger.info("Environment: %s", json.dumps(environment(), indent=1))
+    logger.info("Backbone: %s", json.dumps(run.backbone.record(), indent=1))
+    logger.info("Verified: %s", json.dumps(run.verification))
+
+
+def add_log_file(target: logging.Logger, folder: Path) -> None:
+    """Log to ``folder/log.txt`` too, each process to its own file, as Detectron2 does."""
+    rank = comm.get_rank()
+    path = folder / ("log.txt" if rank == 0 else f"log.txt.rank{rank}")
+    for handler in [h for h in target.handlers if isinstance(h, logging.FileHandler)]:
+        target.removeHandler(handler)
+        handler.close()
+    handler = logging.FileHandler(path)
+    handler.setFormatter(
+        logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", "%m/%d %H:%M:%S")
+    )
+    target.addHandler(handler)
+
+
+def train(run: Run, args: argparse.Namespace) -> dict[str, float]:
+    """Train to the end, from the newest checkpoint with ``--resume``. Returns the timing."""
+    trainer = Trainer(
+        run.cfg,
+        run.detector,
+        run.train,
+        skip_bad_images=args.skip_bad_images,
+        evaluate=lambda: evaluate(run.cfg, run.detector, run.test, None),
+        saved_with={"virtex_backbone": saved_input(run.backbone)},
+    )
+    if args.resume:
+        logger.info("starting at iteration %d", trainer.resume())
+    trainer.train()
+    seconds = trainer.stopwatch.seconds()
+    images = run.cfg.SOLVER.IMS_PER_BATCH * trainer.max_iter
+    return {"train_seconds": seconds, "train_images_per_second": images / max(seconds, 1e-9)}
+
+
+def saved_input(backbone: Backbone) -> dict[str, Any]:
+    """What a detector's tensors do not tell about its backbone, kept in each checkpoint."""
+    return {"input": asdict(backbone.input), "stride_in_1x1": backbone.arch.stride_in_1x1}
+
+
+def load_trained(run: Run, folder: Path, weights: str | None) -> list[Departure]:
+    """Fill the detector with trained weights; returns departures if training is unfinished.
+
+    Raises:
+        UserError: there are none, or they are of another detector.
+    """
+    path = Path(weights) if weights else last_checkpoint(folder)
+    if path is None:
+        raise UserError(f"{folder} holds no checkpoint to evaluate; train first, or use --weights")
+    load_detector(run.detector, path)
+    logger.info("evaluating %s", path)
+    if weights:
+        return [Departure("weights", "trained by this run", path.name, "override")]
+    done = torch.load(path, map_location="cpu", weights_only=True)["iteration"] + 1
+    wanted = run.cfg.SOLVER.MAX_ITER
+    return [] if done == wanted else [Departure("iterations trained", wanted, done, "override")]
+
+
+def finish(run: Run, folder: Path, timing: dict[str, float], extra: list[Departure]) -> None:
+    """Score, draw the gallery, write the record and print where everything is."""
+    start = time.perf_counter()
+    metrics = evaluate(run.cfg, run.detector, run.test, folder)
+    seconds = time.perf_counter() - start
+    if not comm.is_main_process():
+        return
+    images = sum(len(samples) for samples in run.test.values())
+    timing |= {"evaluate_seconds": seconds, "evaluate_images_per_second": images / seconds}
+    for name, samples in run.test.items():
+        write_gallery(run.cfg, run.detector, name, samples, folder / run_folder.GALLERY)
+    result = build_result(run, metrics, timing, extra)
+    path = result.write(folder)
+    print_summary(result, folder, path)
+
+
+def build_result(
+    run: Run, metrics: dict[str, float], timing: dict[str, float], extra: list[Departure]
+) -> Result:
+    entry = DETECTION_SETS.get(run.cfg.DATASETS.TEST[0])
+    return Result(
+        task=entry.task if entry else run.protocol.task,
+        protocol={"name": run.protocol.name, "version": run.protocol.version},
+        departures=run.departures() + extra,
+        metrics=metrics,
+        primary_metric=next(m for m in metrics if m.endswith(run.protocol.primary_metric)),
+        model=run.backbone.record(),
+        seed=run.cfg.SEED,
+        timing={name: round(value, 3) for name, value in timing.items()},
+        data=run.data,
+        verification=run.verification,
+        notes=run.settings.said,
+    )
+
+
+def log_departures(departures: list[Departure]) -> None:
+    """Say at the start how this run differs from its protocol."""
+    if departures:
+        rows = [(d.key, d.protocol, d.run, d.why) for d in departures]
+        table = tabulate(rows, headers=["setting", "protocol", "this run", "why"])
+        logger.warning("This run departs from its protocol:\n%s", table)
+
+
+def print_summary(result: Result, folder: Path, record: Path) -> None:
+    """The table of scores, and where everything is."""
+    print(f"\n{result.model['name']}: {result.task}, protocol {result.protocol['name']}")
+    kinds = sorted({name.rpartition("/")[0] for name in result.metrics})
+    names = list(dict.fromkeys(name.rpartition("/")[2] for name in result.metrics))
+    rows = [[kind, *(result.metrics.get(f"{kind}/{name}") for name in names)] for kind in kinds]
+    print(tabulate(rows, headers=["", *names], floatfmt=".2f"))
+    print(f"departures from the protocol: {len(result.departures)}")
+    print(f"gallery: {folder / run_folder.GALLERY}")
+    print(f"record:  {record}", flush=True)

@@ -1,0 +1,166 @@
+"""The result record: what every evaluation leaves behind, so that its number can be believed."""
+
+import json
+import math
+import os
+import platform
+import subprocess
+import tempfile
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import virtex
+
+SCHEMA_VERSION = 1
+RECORD_NAME = "result.json"
+
+
+@dataclass(frozen=True)
+class Departure:
+    """One setting that differs from the packaged protocol.
+
+    Attributes:
+        key: the setting, as ``SOLVER.MAX_ITER``.
+        protocol: its value under the protocol.
+        run: its value in this run.
+        why: ``"override"``, ``"scaled"`` (with the batch) or ``"data"``.
+    """
+
+    key: str
+    protocol: Any
+    run: Any
+    why: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """One evaluation of one backbone on one task (JSON types only).
+
+    Attributes:
+        task: ``coco``, ``lvis``, ``voc``, …
+        protocol: name and version of the packaged protocol.
+        departures: every setting that differs from it; empty for a full run.
+        metrics: ``"bbox/AP"`` -> value in percent; None where it is not defined.
+        primary_metric: the key of ``metrics`` that ranks.
+        model: ``Backbone.record()``.
+        seed: the run's seed.
+        timing: seconds by phase, images per second.
+        data: data set name -> its size and the hash of its annotations.
+        verification: what was proven about the loaded weights.
+    """
+
+    task: str
+    protocol: dict[str, str]
+    departures: list[Departure]
+    metrics: dict[str, float | None]
+    primary_metric: str
+    model: dict[str, Any]
+    seed: int
+    timing: dict[str, float]
+    higher_is_better: bool = True
+    data: dict[str, Any] = field(default_factory=dict)
+    verification: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def record(self) -> dict[str, Any]:
+        """The JSON object that is written."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "task": self.task,
+            "protocol": {**self.protocol, "departures": [asdict(d) for d in self.departures]},
+            "metrics": {name: finite_or_none(value) for name, value in self.metrics.items()},
+            "primary_metric": self.primary_metric,
+            "higher_is_better": self.higher_is_better,
+            "model": self.model,
+            "data": self.data,
+            "verification": self.verification,
+            "seed": self.seed,
+            "environment": environment(),
+            "timing": self.timing,
+            "notes": self.notes,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+
+    def write(self, folder: Path) -> Path:
+        """Write ``folder/result.json`` atomically and return its path."""
+        path = folder / RECORD_NAME
+        write_json(path, self.record())
+        return path
+
+
+def finite_or_none(value: float | None) -> float | None:
+    """A metric as JSON can hold it: NaN (no ground truth of that kind) becomes None."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON so that ``path`` holds either the old or the whole new content."""
+    text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware that a number depends on."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "virtex": virtex.__version__,
+        "git_revision": git_revision(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": package_version("torchvision"),
+        "numpy": package_version("numpy"),
+        "detectron2": detectron2_version(),
+        "platform": platform.platform(),
+        "cpu": platform.machine(),
+        "cpu_count": os.cpu_count(),
+        "gpus": gpus,
+    }
+
+
+def package_version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def detectron2_version() -> dict[str, str] | None:
+    """Version and distribution ("official" or "python-only") of the importable detectron2."""
+    from virtex.detectron.install import installed
+
+    found = installed()
+    return found and {"version": found.version, "distribution": found.kind}
+
+
+def git_revision() -> str | None:
+    """The commit this package runs from, "+changes" if edited; None outside a checkout."""
+    folder = Path(virtex.__file__).resolve().parent
+    if not (folder.parent / ".git").exists():
+        return None
+    try:
+        show = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty=+changes", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return show.stdout.strip()
