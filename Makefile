@@ -6,21 +6,33 @@
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
-DEMO := demo
+RUN := $(VENV)/bin/python
+DEMO := output/demo
+DEMO_CHECKPOINT := random:resnet18?seed=0
 
 .PHONY: setup demo test lint constraints
 
 setup: $(READY)
 
 $(READY): setup.cfg pyproject.toml constraints.txt virtex/detectron/install.py
-	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
-	$(VENV)/bin/uv pip install --python $(VENV)/bin/python --constraint constraints.txt --editable '.[test]'
-	$(VENV)/bin/python -m virtex.detectron.install
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check uv
+	$(VENV)/bin/uv pip install --python $(RUN) --constraint constraints.txt --editable '.[test]'
+	$(RUN) -m virtex.detectron.install
 	touch $@
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest
+	$(RUN) -m pytest
+
+# A second time, what is finished is not run again; what was interrupted goes on.
+demo: $(READY)
+	$(RUN) eval_tools/make_toy_data.py $(DEMO)/data
+	$(RUN) eval_tools/inspect_checkpoint.py '$(DEMO_CHECKPOINT)'
+	for task in coco lvis voc; do \
+		$(RUN) eval_tools/detectron2_transfer.py --checkpoint '$(DEMO_CHECKPOINT)' \
+			--task $$task --protocol toy --data-root $(DEMO)/data \
+			--output-dir $(DEMO)/$$task --num-gpus 0 --resume || exit; \
+	done
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

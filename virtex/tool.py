@@ -41,7 +41,8 @@ def run_tool(
     argv: Sequence[str] | None = None,
 ) -> None:
     """Parse, run, and leave: status 0 done, 2 the user must mend something, 130 interrupted."""
-    args = parser.parse_args(argv)
+    # KEY VALUE pairs may stand anywhere between the flags
+    args = parser.parse_intermixed_args(argv)
     try:
         status = main(args)
     except UserError as error:

@@ -53,7 +53,7 @@ def some_pair_lies(drawing: Drawing, first: str, place: str, second: str) -> boo
 def found(told: list[tuple[Drawing, str]], pattern: str) -> list[tuple[Drawing, re.Match]]:
     """Drawings whose caption has the pattern; never none, or the test would prove nothing."""
     hits = [(drawing, match) for drawing, text in told if (match := re.search(pattern, text))]
-    assert len(hits) > 10
+    assert len(hits) >= 5
     return hits
 
 

@@ -95,10 +95,13 @@ def test_a_scene_holds_one_to_five_objects():
     assert {len(scene.objects) for scene in scenes} == {1, 2, 3, 4, 5}
 
 
-def test_the_wanted_words_are_those_of_the_first_object():
+def test_the_wanted_object_is_in_front_and_whole():
     wanted = {"shape": "moon", "colour": "white", "texture": "dotted"}
-    first = sample_scene(picture_rng(0, "wanted", 0), wanted).objects[0]
-    assert {key: getattr(first, key) for key in wanted} == wanted
+    for index in range(30):
+        rng = picture_rng(0, "wanted", index)
+        front = draw(sample_scene(rng, wanted), rng).instances[-1]
+        assert {key: getattr(front.thing, key) for key in wanted} == wanted
+        assert not front.truncated
 
 
 def test_a_single_object_lies_near_the_middle():

@@ -5,10 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from virtex.errors import UserError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 STAGES = ("stem", "res2", "res3", "res4", "res5")
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be had, opened, recognised, or loaded completely."""
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def require_layout(data_root: str | Path, task: str) -> None:
         f"the data root {data_root} lacks what task {task} needs:\n"
         + "\n".join(lines)
         + f"\nThe data root must hold {needed}."
-        + f"\nReal data: {LAYOUTS[task].source}."
+        + f"\nReal data: {LAYOUTS[task].source}"
         + f"\nTo try without: {TOY_HINT}"
     )
 

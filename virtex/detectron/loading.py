@@ -190,23 +190,14 @@ def grouped(cfg: CfgNode) -> bool:
 
 
 def build_sampler(cfg: CfgNode, samples: list[Sample], stream: int) -> Sampler:
-    """Detectron2's sampler that the config names, seeded.
-
-    Raises:
-        UserError: the config names another than the two that can be seeded.
-    """
-    name, seed = cfg.DATALOADER.SAMPLER_TRAIN, cfg.SEED + 1_000_003 * stream
-    if name == "TrainingSampler":
+    """Detectron2's sampler that the config names (``SEEDED_SAMPLERS``), seeded."""
+    seed = cfg.SEED + 1_000_003 * stream
+    if cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler":
         return TrainingSampler(len(samples), seed=seed)
-    if name == "RepeatFactorTrainingSampler":
-        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-            samples, cfg.DATALOADER.REPEAT_THRESHOLD
-        )
-        return RepeatFactorTrainingSampler(factors, seed=seed)
-    raise UserError(
-        f"DATALOADER.SAMPLER_TRAIN is {name}; TrainingSampler and RepeatFactorTrainingSampler "
-        "can be had"
+    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+        samples, cfg.DATALOADER.REPEAT_THRESHOLD
     )
+    return RepeatFactorTrainingSampler(factors, seed=seed)
 
 
 def test_batches(cfg: CfgNode, samples: list[Sample]) -> DataLoader:

@@ -61,7 +61,7 @@ class Run:
             "protocol": [self.protocol.name, self.protocol.version],
             "departures": [asdict(d) for d in self.departures()],
             "seed": self.cfg.SEED,
-            "data": self.data,
+            **{f"data set {name}": content for name, content in self.data.items()},
         }
 
     def departures(self) -> list[Departure]:
@@ -134,5 +134,5 @@ def set_classes(settings: RunSettings) -> None:
         if found != classes[first]:
             raise UserError(f"{name} and {first} have different classes; they must be the same")
     if first is not None:
-        settings.set_by_data("MODEL.ROI_HEADS.NUM_CLASSES", len(classes[first]))
-        settings.set_by_data("MODEL.RETINANET.NUM_CLASSES", len(classes[first]))
+        part = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
+        settings.set_by_data(f"MODEL.{part}.NUM_CLASSES", len(classes[first]))

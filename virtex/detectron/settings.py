@@ -33,6 +33,8 @@ NORM_KEYS = (
     "MODEL.ROI_MASK_HEAD.NORM",
     "MODEL.SEM_SEG_HEAD.NORM",
 )
+# The samplers of Detectron2 that a run can be resumed with.
+SEEDED_SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
 SCALED_LENGTHS = ("SOLVER.MAX_ITER", "SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD")
 
 
@@ -157,6 +159,11 @@ def build_settings(
         )
     if cfg.SOLVER.AMP.ENABLED and device == "cpu":
         raise UserError("SOLVER.AMP.ENABLED needs a GPU; leave it out on the CPU")
+    if cfg.DATALOADER.SAMPLER_TRAIN not in SEEDED_SAMPLERS:
+        raise UserError(
+            f"DATALOADER.SAMPLER_TRAIN is {cfg.DATALOADER.SAMPLER_TRAIN}; it can be "
+            + " or ".join(SEEDED_SAMPLERS)
+        )
     cfg.MODEL.DEVICE = device
     cfg.MODEL.WEIGHTS = ""  # the checkpoint is loaded and verified by its adapter
     if "DATALOADER.NUM_WORKERS" not in keys:

@@ -103,7 +103,7 @@ class Trainer(TrainerBase):
             ]
         )
         if comm.is_main_process():
-            self.register_hooks([hooks.PeriodicWriter(self.writers(), WRITE_PERIOD)])
+            self.register_hooks([WriteMetrics(self.writers())])
 
     def writers(self) -> list[Any]:
         """ETA and losses to the log, everything to metrics.json and tensorboard."""
@@ -222,6 +222,27 @@ class EvaluatePeriodically(HookBase):
             numbers = {key: value for key, value in metrics.items() if value is not None}
             self.trainer.storage.put_scalars(**numbers, smoothing_hint=False)
             bare(self.trainer.model).train()
+
+
+class WriteMetrics(HookBase):
+    """Write every ``WRITE_PERIOD`` iterations and after the last one.
+
+    Detectron2's hook writes the last iteration twice, which its printer cannot take in a run
+    of one iteration.
+    """
+
+    def __init__(self, writers: list[Any]):
+        self.writers = writers
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if done % WRITE_PERIOD == 0 or done == self.trainer.max_iter:
+            for writer in self.writers:
+                writer.write()
+
+    def after_train(self) -> None:
+        for writer in self.writers:
+            writer.close()
 
 
 def forget_after(metrics_file: Path, iteration: int) -> None:

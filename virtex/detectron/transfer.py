@@ -53,7 +53,9 @@ def transfer(args: argparse.Namespace) -> None:
     if not args.overwrite:
         run_folder.check_same_run(folder, run.identity())
     if args.resume and not args.eval_only and (folder / RECORD_NAME).is_file():
-        logger.info("this run is finished: %s", folder / RECORD_NAME)
+        logger.info("this run is finished; its record:")
+        if comm.is_main_process():
+            print_summary(json.loads((folder / RECORD_NAME).read_text()), folder)
         return
     open_folder(run, folder, args.overwrite)
     for sentence in run.settings.said:
@@ -75,7 +77,8 @@ def open_folder(run: Run, folder: Path, overwrite: bool) -> None:
             run_folder.clear(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            run_folder.write_identity(folder, run.identity())
+            if not (folder / run_folder.IDENTITY).exists():
+                run_folder.write_identity(folder, run.identity())
             (folder / "config.yaml").write_text(run.cfg.dump())
         except OSError as error:
             raise UserError(f"--output-dir {folder} cannot be written: {error}") from error
@@ -154,8 +157,8 @@ def finish(run: Run, folder: Path, timing: dict[str, float], extra: list[Departu
     for name, samples in run.test.items():
         write_gallery(run.cfg, run.detector, name, samples, folder / run_folder.GALLERY)
     result = build_result(run, metrics, timing, extra)
-    path = result.write(folder)
-    print_summary(result, folder, path)
+    result.write(folder)
+    print_summary(result.record(), folder)
 
 
 def build_result(
@@ -185,13 +188,14 @@ def log_departures(departures: list[Departure]) -> None:
         logger.warning("This run departs from its protocol:\n%s", table)
 
 
-def print_summary(result: Result, folder: Path, record: Path) -> None:
+def print_summary(record: dict[str, Any], folder: Path) -> None:
     """The table of scores, and where everything is."""
-    print(f"\n{result.model['name']}: {result.task}, protocol {result.protocol['name']}")
-    kinds = sorted({name.rpartition("/")[0] for name in result.metrics})
-    names = list(dict.fromkeys(name.rpartition("/")[2] for name in result.metrics))
-    rows = [[kind, *(result.metrics.get(f"{kind}/{name}") for name in names)] for kind in kinds]
-    print(tabulate(rows, headers=["", *names], floatfmt=".2f"))
-    print(f"departures from the protocol: {len(result.departures)}")
+    protocol, metrics = record["protocol"], record["metrics"]
+    print(f"\n{record['model']['name']}: {record['task']}, protocol {protocol['name']}")
+    kinds = sorted({name.rpartition("/")[0] for name in metrics})
+    names = list(dict.fromkeys(name.rpartition("/")[2] for name in metrics))
+    rows = [[kind, *(metrics.get(f"{kind}/{name}") for name in names)] for kind in kinds]
+    print(tabulate(rows, headers=["", *names], floatfmt=".2f", missingval="-"))
+    print(f"departures from the protocol: {len(protocol['departures'])}")
     print(f"gallery: {folder / run_folder.GALLERY}")
-    print(f"record:  {record}", flush=True)
+    print(f"record:  {folder / RECORD_NAME}", flush=True)

@@ -68,9 +68,12 @@ def draw(scene: Scene, rng: np.random.Generator) -> Drawing:
 def visible_polygons(mask: np.ndarray) -> list[list[float]]:
     """COCO polygons of ``mask`` (bool, at canvas size), one for each piece that is large enough.
 
-    COCO's polygons have no holes: a hole is joined to its outline by a seam of no width.
+    COCO's polygons have no holes: a hole is joined to its outline by a seam of no width. What is
+    thinner than a pixel is left out, so that a box does not reach beyond its mask.
     """
-    contours, tree = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    pixel = np.ones((OVERSAMPLING, OVERSAMPLING), np.uint8)
+    solid = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, pixel)
+    contours, tree = cv2.findContours(solid, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     polygons = []
     for index, contour in enumerate(contours):
         is_hole = tree[0][index][3] >= 0

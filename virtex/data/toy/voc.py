@@ -47,7 +47,7 @@ def _halves(trainval: dict[str, Labelled]) -> dict[str, dict[str, Labelled]]:
 
 
 def _write_images(plan: Plan, year: str, stems: Iterable[str]) -> dict[str, Labelled]:
-    """Draw and annotate; every class comes first in its turn, so that none is missing."""
+    """Draw and annotate; every class is wanted in its turn, so that 20 images show all 20."""
     patterned = [texture for texture in TEXTURES if texture != "plain"]
     labelled: dict[str, Labelled] = {}
     for index, stem in enumerate(stems):

@@ -100,7 +100,7 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
 SIZES: dict[str, tuple[float, float]] = {
     "small": (0.095, 0.125),
     "medium": (0.16, 0.20),
-    "large": (0.26, 0.36),
+    "large": (0.27, 0.39),
 }
 PICTURE_SIZES = (
     (160, 128), (176, 128), (192, 144), (192, 160), (144, 144),
@@ -160,7 +160,8 @@ def sample_scene(
 ) -> Scene:
     """One to five objects, slightly overlapping at most.
 
-    ``wanted`` fixes words of the first object, such as ``{"shape": "star"}``.
+    ``wanted`` fixes words of one object, such as ``{"shape": "star"}``; it lies in front of all
+    others and inside the picture.
     """
     width, height = PICTURE_SIZES[rng.integers(len(PICTURE_SIZES))]
     background = str(rng.choice(list(BACKGROUNDS)))
@@ -173,12 +174,12 @@ def sample_scene(
     for number in range(rng.choice(len(COUNT_WEIGHTS), p=COUNT_WEIGHTS) + 1):
         words = sample_words(rng, {} if number else wanted)
         radius = min(width, height) * rng.uniform(*SIZES[words["size"]])
-        spot = _free_spot(rng, width, height, radius, taken)
+        spot = _free_spot(rng, width, height, radius, taken, inside=number == 0)
         if spot is None:
             continue
         taken.append((*spot, radius))
         objects.append(_lay_down(rng, words, *spot, radius))
-    return Scene(width, height, background, tuple(objects), crowd)
+    return Scene(width, height, background, tuple(reversed(objects)), crowd)
 
 
 def sample_single(rng: np.random.Generator, wanted: Mapping[str, str]) -> Scene:
@@ -220,13 +221,14 @@ def _free_spot(
     height: int,
     radius: float,
     taken: list[tuple[float, float, float]],
+    inside: bool,
 ) -> tuple[float, float] | None:
     """A centre that leaves most of every object visible, or None after 40 attempts.
 
-    Some attempts may lie over the border by more than half a radius.
+    Unless it has to lie ``inside``, an attempt in seven may pass the border by 0.6 radii.
     """
     for _ in range(40):
-        margin = radius * (0.4 if rng.random() < 0.15 else 1.15)
+        margin = radius * (0.4 if rng.random() < 0.15 and not inside else 1.2)
         x = rng.uniform(margin, width - margin)
         y = rng.uniform(margin, height - margin)
         if all(np.hypot(x - u, y - v) > 0.74 * (radius + other) for u, v, other in taken):

@@ -1,0 +1,72 @@
+"""Write the built-in toy data: drawn shapes in the layout of every real data set.
+
+    python eval_tools/make_toy_data.py datasets_toy
+    python eval_tools/make_toy_data.py datasets_toy --preview toy.png
+    python eval_tools/make_toy_data.py small --seed 1 --train-images 60 --val-images 20
+    python eval_tools/make_toy_data.py small --seed 2 --overwrite
+
+OUT becomes a --data-root for every other tool. It holds coco/ (instances and captions),
+lvis/, VOC2007/, VOC2012/, imagenet/ and inaturalist/. The same seed and sizes always give
+the same bytes; where OUT holds them already, nothing is written.
+"""
+
+import argparse
+from pathlib import Path
+
+from virtex.tool import run_tool, tool_parser
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = tool_parser(__doc__)
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write to, new or empty")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    parser.add_argument(
+        "--train-images",
+        type=int,
+        default=240,
+        metavar="N",
+        help="training images of COCO, VOC (both years together), ImageNet, iNaturalist each "
+        "(default: 240)",
+    )
+    parser.add_argument(
+        "--val-images",
+        type=int,
+        default=60,
+        metavar="N",
+        help="validation images each; for VOC, the test images (default: 60)",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace toy data in OUT, finished or not; other files are never deleted",
+    )
+    parser.add_argument(
+        "--preview",
+        type=Path,
+        metavar="FILE.png",
+        help="also draw a few images with masks, boxes and captions",
+    )
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    from virtex.data.toy import has_toy_data, write_toy_data
+    from virtex.data.toy.preview import check_preview_name, write_preview
+
+    if args.preview:
+        check_preview_name(args.preview)
+    sizes = (args.seed, args.train_images, args.val_images)
+    there = not args.overwrite and has_toy_data(args.out, *sizes)
+    files = write_toy_data(args.out, *sizes, overwrite=args.overwrite, progress=True)
+    counts = ", ".join(f"{layout} {number}" for layout, number in files.items())
+    if there:
+        print(f"{args.out} already holds these toy data, nothing written (files: {counts})")
+    else:
+        print(f"wrote toy data to {args.out} (files: {counts})")
+    if args.preview:
+        write_preview(args.out, args.preview)
+        print(f"drew {args.preview}")
+
+
+if __name__ == "__main__":
+    run_tool(main, build_parser())

@@ -1,0 +1,37 @@
+"""Backbones with weights of their own, and files that are gone when the test is."""
+
+import pytest
+from checkpoint_writers import randomised
+
+
+@pytest.fixture(scope="session")
+def resnet18():
+    return randomised("resnet18")
+
+
+@pytest.fixture(scope="session")
+def resnet50():
+    return randomised("resnet50")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty folder, emptied of its large files afterwards; iopath caches in it too."""
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    yield tmp_path
+    for file in tmp_path.rglob("*"):
+        if file.is_file() and file.stat().st_size > 1_000_000:
+            file.unlink()
+
+
+@pytest.fixture
+def registered():
+    """Formats and families a test registers are gone after it."""
+    from virtex.checkpoints.architecture import FAMILIES
+    from virtex.checkpoints.formats import FORMATS
+
+    before = dict(FORMATS), dict(FAMILIES)
+    yield
+    for table, rows in zip((FORMATS, FAMILIES), before, strict=True):
+        table.clear()
+        table.update(rows)

@@ -1,0 +1,93 @@
+"""Detectron2 installs with or without a compiler, and says what is there."""
+
+import subprocess
+import sys
+import tarfile
+
+import pytest
+
+from virtex.detectron import compat, install
+from virtex.errors import UserError
+
+CHECK = [sys.executable, "-m", "virtex.detectron.install", "--check"]
+
+
+def test_an_importable_detectron2_is_kept():
+    assert install.install() == install.installed()
+
+
+def test_check_says_which_distribution_is_there():
+    done = subprocess.run(CHECK, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert str(install.installed()) in done.stdout
+    assert "ready to train" in done.stdout
+
+
+def test_check_names_what_is_missing():
+    code = (
+        "import sys; sys.modules['detectron2'] = None\n"
+        "from virtex.detectron import install\n"
+        "install.installed = lambda: None\n"
+        "sys.exit(install.check())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "missing  detectron2: python -m virtex.detectron.install" in done.stdout
+
+
+def test_a_file_of_another_hash_is_refused(tmp_path):
+    other = tmp_path / "detectron2_cdo-0.5.tar.gz"
+    with tarfile.open(other, "w:gz"):
+        pass
+    with pytest.raises(UserError, match="has sha256"):
+        install.unpack_sdist(other, tmp_path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"no file .*nothing\.tar\.gz"):
+        install.unpack_sdist(tmp_path / "nothing.tar.gz", tmp_path)
+
+
+def test_compat_does_nothing_on_a_current_detectron2(monkeypatch):
+    called = []
+    for name in ("supply_pillow_names", "supply_numpy_names", "supply_pkg_resources",
+                 "supply_compiled_module", "ignore_old_idioms"):  # fmt: skip
+        monkeypatch.setattr(compat, name, lambda name=name: called.append(name))
+    monkeypatch.setattr(compat, "version", lambda: "0.6")
+    compat.prepare()
+    assert called == []
+    monkeypatch.setattr(compat, "version", lambda: "0.5+python")
+    compat.prepare()
+    assert len(called) == 5
+
+
+def test_the_stand_in_for_compiled_code_says_what_to_do():
+    with pytest.raises(RuntimeError, match="install the official repository with a compiler"):
+        compat.NotCompiled("detectron2._C").deform_conv_forward  # noqa: B018
+
+
+def test_nothing_outside_the_detectron_folder_imports_detectron2():
+    from pathlib import Path
+
+    import virtex
+
+    package = Path(virtex.__file__).parent
+    sources = [p for p in package.rglob("*.py") if "detectron" not in p.relative_to(package).parts]
+    sources += (package.parent / "eval_tools").glob("*.py")
+    assert len(sources) > 10
+    for path in sources:
+        lines = path.read_text().splitlines()
+        imports = [
+            s for s in lines if s.strip().startswith(("import detectron2", "from detectron2"))
+        ]
+        assert imports == [], path
+
+
+def test_checkpoints_are_inspected_without_detectron2():
+    code = (
+        "import sys; sys.modules['detectron2'] = None\n"
+        "from virtex.checkpoints.loading import load_backbone\n"
+        "print(load_backbone('random:resnet18?seed=0').arch.name)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "resnet18", done.stderr
