@@ -1,6 +1,7 @@
-"""eval_tools/inspect_checkpoint.py, run as its users run it."""
+"""eval_tools/inspect_checkpoint.py: what it prints and the status it leaves with."""
 
 import json
+import runpy
 import subprocess
 import sys
 import time
@@ -13,20 +14,29 @@ TOOL = Path(__file__).parents[2] / "eval_tools" / "inspect_checkpoint.py"
 
 
 def run(*arguments):
+    """As its users run it: (status, stdout, stderr) of a process of its own."""
     return subprocess.run(
         [sys.executable, str(TOOL), *map(str, arguments)], capture_output=True, text=True
     )
 
 
 @pytest.fixture
-def moco(resnet18, here):
-    return writers.save(writers.moco(resnet18), here / "moco.pth.tar")
+def run_here(monkeypatch, capsys):
+    """The same in this process, which has imported torch already."""
+
+    def run_here(*arguments):
+        monkeypatch.setattr(sys, "argv", [str(TOOL), *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            runpy.run_path(str(TOOL), run_name="__main__")
+        return left.value.code, *capsys.readouterr()
+
+    return run_here
 
 
-def test_a_complete_file_is_shown_stage_by_stage(moco):
-    done = run(moco)
-    assert (done.returncode, done.stderr) == (0, "")
-    page = done.stdout
+def test_a_complete_file_is_shown_stage_by_stage(run_here, resnet18, here):
+    path = writers.save(writers.moco(resnet18), here / "moco.pth.tar")
+    status, page, errors = run_here(path)
+    assert (status, errors) == (0, "")
     assert "format        moco (facebookresearch/moco v1 and v2; salesforce/PCL)" in page
     assert "architecture  resnet18" in page
     assert "RGB, mean 0.485 0.456 0.406, std 0.229 0.224 0.225" in page
@@ -46,18 +56,26 @@ def test_machines_get_json_and_status_2_if_it_is_incomplete(resnet18, here):
     assert "error: " in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_file_that_cannot_be_opened_is_json_too(here):
-    done = run(here / "absent.pth", "--json")
-    assert done.returncode == 2
-    assert json.loads(done.stdout)["complete"] is False
-    assert len(done.stderr.splitlines()) == 1
+def test_a_file_that_cannot_be_opened_is_json_too(run_here, here):
+    status, page, errors = run_here(here / "absent.pth", "--json")
+    assert status == 2
+    assert json.loads(page)["complete"] is False
+    assert len(errors.splitlines()) == 1
 
 
-def test_the_formats_are_listed():
-    done = run("--list-formats")
-    assert done.returncode == 0
-    assert "moco, moco_v1_v2, moco_v1, moco_v2, pcl" in done.stdout
-    assert "dino_student" in done.stdout
+def test_the_formats_are_listed(run_here):
+    status, page, _ = run_here("--list-formats")
+    assert status == 0
+    assert "moco, moco_v1_v2, moco_v1, moco_v2, pcl" in page
+    assert "dino_student" in page
+
+
+def test_without_a_checkpoint_it_says_what_to_give(run_here):
+    assert run_here() == (
+        2,
+        "",
+        "inspect_checkpoint.py: error: give a checkpoint to inspect, or --list-formats\n",
+    )
 
 
 def test_help_answers_at_once_and_begins_with_commands():

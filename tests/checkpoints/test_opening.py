@@ -2,8 +2,8 @@
 
 import os
 import pickle
-import subprocess
 import sys
+import types
 import zipfile
 
 import numpy as np
@@ -159,15 +159,12 @@ def test_a_whole_network_that_is_trusted_gives_its_weights(here):
     assert load_backbone(str(path), trust_pickle=True).arch.name == "resnet18"
 
 
-def test_a_trusted_pickle_of_a_missing_package_names_it(tmp_path):
-    code = (
-        "import sys, types, torch\n"
-        "module = types.ModuleType('acme_vision'); sys.modules['acme_vision'] = module\n"
-        "module.Config = type('Config', (), {'__module__': 'acme_vision'})\n"
-        "torch.save({'config': module.Config()}, sys.argv[1])\n"
-    )
-    path = tmp_path / "model.pth"
-    subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+def test_a_trusted_pickle_of_a_missing_package_names_it(tmp_path, monkeypatch):
+    package = types.ModuleType("acme_vision")
+    package.Config = type("Config", (), {"__module__": "acme_vision"})
+    monkeypatch.setitem(sys.modules, "acme_vision", package)
+    path = saved(tmp_path / "model.pth", {"config": package.Config()})
+    monkeypatch.delitem(sys.modules, "acme_vision")
     assert "namely acme_vision.Config; " in told(path)
     assert "the Python package 'acme_vision' is installed" in told(path, trust_pickle=True)
 

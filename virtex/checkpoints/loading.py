@@ -21,6 +21,7 @@ from virtex.checkpoints.backbone import (
     Source,
 )
 from virtex.checkpoints.coverage import cover, coverage_table, whats_wrong
+from virtex.checkpoints.formats import get_format
 from virtex.checkpoints.inputs import read_input
 from virtex.checkpoints.opening import open_checkpoint, sha256_of
 from virtex.checkpoints.reading import Reading
@@ -136,8 +137,10 @@ def inspect_checkpoint(name: str, format: str = "auto", trust_pickle: bool = Fal
     Arguments as for ``load_backbone``.
 
     Raises:
-        CheckpointError: the file cannot be had or opened at all.
+        CheckpointError: there is no such format, or the file cannot be had or opened at all.
     """
+    if format != "auto":
+        get_format(format)  # a mistyped name is told before anything is downloaded
     name = os.fspath(name)
     path = resolve(name)
     content, flat = open_checkpoint(path, trust_pickle)

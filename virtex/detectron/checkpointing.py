@@ -88,8 +88,8 @@ def last_checkpoint(folder: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def load_detector(model: nn.Module, path: Path) -> None:
-    """Fill a detector from a file that must hold it whole.
+def load_detector(model: nn.Module, path: Path) -> dict[str, Any]:
+    """Fill a detector from a file that must hold it whole. Returns the file's content.
 
     Raises:
         UserError: the file is no such checkpoint; the first differences are named.
@@ -109,6 +109,7 @@ def load_detector(model: nn.Module, path: Path) -> None:
             f"shape, first {', '.join(wrong[:3])}; use the run's own config and checkpoint"
         )
     bare(model).load_state_dict({name: weights[name] for name in own})
+    return content
 
 
 class SaveCheckpoints(HookBase):

@@ -48,7 +48,7 @@ def supply_numpy_names() -> None:
 
 def supply_pkg_resources() -> None:
     """model_zoo.py finds its configs through it; setuptools 81 and later lack it."""
-    if importlib.util.find_spec("pkg_resources") is not None:
+    if "pkg_resources" in sys.modules or importlib.util.find_spec("pkg_resources") is not None:
         return
     from importlib.resources import files
 
@@ -62,7 +62,7 @@ def supply_compiled_module() -> None:
     evaluation/fast_eval_api.py, layers/deform_conv.py, layers/rotated_boxes.py and
     layers/roi_align_rotated.py.
     """
-    if importlib.util.find_spec("detectron2._C") is None:
+    if "detectron2._C" not in sys.modules and importlib.util.find_spec("detectron2._C") is None:
         sys.modules["detectron2._C"] = NotCompiled("detectron2._C")
 
 

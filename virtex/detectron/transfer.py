@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
@@ -62,12 +61,11 @@ def transfer(args: argparse.Namespace) -> None:
         logger.warning(sentence)
     log_departures(run.departures())
     timing = {"prepare_seconds": time.perf_counter() - started}
-    extra = []
     if args.eval_only:
-        extra = load_trained(run, folder, args.weights)
+        trained, departures = load_trained(run, folder, args.weights)
     else:
-        timing |= train(run, args)
-    finish(run, folder, timing, extra)
+        trained, departures = train(run, args), []
+    finish(run, folder, timing | trained, departures)
 
 
 def open_folder(run: Run, folder: Path, overwrite: bool) -> None:
@@ -117,9 +115,7 @@ def train(run: Run, args: argparse.Namespace) -> dict[str, float]:
     if args.resume:
         logger.info("starting at iteration %d", trainer.resume())
     trainer.train()
-    seconds = trainer.stopwatch.seconds()
-    images = run.cfg.SOLVER.IMS_PER_BATCH * trainer.max_iter
-    return {"train_seconds": seconds, "train_images_per_second": images / max(seconds, 1e-9)}
+    return train_timing(run, trainer.stopwatch.seconds(), trainer.max_iter)
 
 
 def saved_input(backbone: Backbone) -> dict[str, Any]:
@@ -127,8 +123,11 @@ def saved_input(backbone: Backbone) -> dict[str, Any]:
     return {"input": asdict(backbone.input), "stride_in_1x1": backbone.arch.stride_in_1x1}
 
 
-def load_trained(run: Run, folder: Path, weights: str | None) -> list[Departure]:
-    """Fill the detector with trained weights; returns departures if training is unfinished.
+def load_trained(run: Run, folder: Path, weights: str | None) -> tuple[dict, list[Departure]]:
+    """Fill the detector with trained weights.
+
+    Returns:
+        the timing of its training, and departures if it is unfinished or from elsewhere.
 
     Raises:
         UserError: there are none, or they are of another detector.
@@ -136,13 +135,20 @@ def load_trained(run: Run, folder: Path, weights: str | None) -> list[Departure]
     path = Path(weights) if weights else last_checkpoint(folder)
     if path is None:
         raise UserError(f"{folder} holds no checkpoint to evaluate; train first, or use --weights")
-    load_detector(run.detector, path)
+    content = load_detector(run.detector, path)
     logger.info("evaluating %s", path)
     if weights:
-        return [Departure("weights", "trained by this run", path.name, "override")]
-    done = torch.load(path, map_location="cpu", weights_only=True)["iteration"] + 1
-    wanted = run.cfg.SOLVER.MAX_ITER
-    return [] if done == wanted else [Departure("iterations trained", wanted, done, "override")]
+        return {}, [Departure("weights", "trained by this run", path.name, "override")]
+    done, wanted = content["iteration"] + 1, run.cfg.SOLVER.MAX_ITER
+    unfinished = [Departure("iterations trained", wanted, done, "override")]
+    return train_timing(run, content["stopwatch"]["seconds"], done), (
+        [] if done == wanted else unfinished
+    )
+
+
+def train_timing(run: Run, seconds: float, iterations: int) -> dict[str, float]:
+    images = run.cfg.SOLVER.IMS_PER_BATCH * iterations
+    return {"train_seconds": seconds, "train_images_per_second": images / max(seconds, 1e-9)}
 
 
 def finish(run: Run, folder: Path, timing: dict[str, float], extra: list[Departure]) -> None:
