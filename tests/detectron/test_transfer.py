@@ -107,8 +107,10 @@ def test_the_gallery_shows_prediction_beside_ground_truth(finished):
 
 def test_curves_and_log_are_there(finished):
     lines = [json.loads(line) for line in (finished / "metrics.json").read_text().splitlines()]
-    assert lines[-1]["iteration"] == ITERATIONS - 1
-    assert lines[-1]["total_loss"] > 0
+    assert lines[-2]["iteration"] == ITERATIONS - 1
+    assert lines[-2]["total_loss"] > 0
+    assert lines[-1]["iteration"] == ITERATIONS
+    assert lines[-1]["bbox/AP"] == record(finished)["metrics"]["bbox/AP"]
     assert list(finished.glob("events.out.tfevents.*"))
     assert "This run departs from its protocol" in (finished / "log.txt").read_text()
 
@@ -376,9 +378,24 @@ def test_two_processes_on_cpus_train_one_model(tmp_path, toy, moco_file):
     assert any("naiveSyncBN" in note for note in found["notes"])
 
 
-def test_help_answers_at_once():
+def test_an_image_of_one_process_stops_all(tmp_path, toy, moco_file):
+    data = broken_copy(toy, tmp_path)
+    for path in sorted((data / "coco/train2017").iterdir())[::2]:
+        path.write_bytes(path.read_bytes()[:200])
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(TOOL)),
+        *map(str, common(moco_file, data, tmp_path / "out")),
+        *QUICK,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0
+    assert "cannot be read" in done.stderr
+
+
+@pytest.mark.parametrize("tool", sorted(TOOL.parent.glob("*.py")), ids=lambda path: path.stem)
+def test_help_answers_at_once(tool):
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, str(TOOL), "--help"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, str(tool), "--help"], capture_output=True, text=True)
     assert time.perf_counter() - start < 1  # 0.3 s on an idle machine; tests may share theirs
     assert done.returncode == 0
     assert "examples:" in done.stdout

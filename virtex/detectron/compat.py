@@ -1,4 +1,4 @@
-"""What Detectron2 v0.5 trips over today, each line with its reason; inactive from 0.6 on."""
+"""What Detectron2 trips over today, each line with its reason; all but two for v0.5 alone."""
 
 import builtins
 import importlib.metadata
@@ -19,13 +19,13 @@ def version() -> str | None:
 
 
 def prepare() -> None:
-    """Supply what v0.5 expects of its libraries. Call before anything imports detectron2."""
+    """Supply what Detectron2 expects of its libraries. Call before anything imports it."""
     # every Detectron2 scripts a function at import; torch 2.14 warns that this will go
     warnings.filterwarnings("ignore", r".*torch\.jit\.script", FutureWarning)
+    supply_pkg_resources()
     if (version() or "").startswith("0.5"):
         supply_pillow_names()
         supply_numpy_names()
-        supply_pkg_resources()
         supply_compiled_module()
         ignore_old_idioms()
 
@@ -47,7 +47,7 @@ def supply_numpy_names() -> None:
 
 
 def supply_pkg_resources() -> None:
-    """model_zoo.py finds its configs through it; setuptools 81 and later lack it."""
+    """model_zoo.py finds its configs through it, on main too; current setuptools lack it."""
     if "pkg_resources" in sys.modules or importlib.util.find_spec("pkg_resources") is not None:
         return
     from importlib.resources import files

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -15,6 +16,7 @@ from torch.multiprocessing import ProcessExitedException
 from virtex.errors import UserError
 
 Main = Callable[[argparse.Namespace], None]
+SPEAK_SECONDS = 3
 TIMEOUT = timedelta(minutes=60)  # scoring LVIS in the main process takes longer than the default
 
 
@@ -53,6 +55,8 @@ def launch(main: Main, args: argparse.Namespace) -> int:
         return 0
     if device == "cpu":
         raise UserError("several machines without GPUs are started with torchrun, one each")
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise UserError("several machines need --dist-url tcp://HOST:PORT of the first of them")
     try:
         detectron2_launch(
             in_spawned_process,
@@ -81,20 +85,25 @@ def join_torchrun(device: str) -> None:
 
 
 def in_process(main: Main, args: argparse.Namespace) -> int:
-    """One of several processes: the main one speaks for all."""
+    """One of several processes; leaves at once with status 2 for what the user must mend.
+
+    An error that all processes meet is said by the main one. One that only another process
+    meets (an image of its share) is said by that one, after giving the main one time to speak;
+    the launcher then ends the others, which would wait for it forever.
+    """
     try:
         main(args)
     except UserError as error:
-        if comm.is_main_process():
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
-    finally:
-        comm._LOCAL_PROCESS_GROUP = None
-        dist.destroy_process_group()
+        rank = comm.get_rank()
+        if rank:
+            time.sleep(SPEAK_SECONDS)
+        print(f"error{f' in process {rank}' if rank else ''}: {error}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(2)  # ending the process group in order would wait for the others
+    comm._LOCAL_PROCESS_GROUP = None
+    dist.destroy_process_group()
     return 0
 
 
 def in_spawned_process(main: Main, args: argparse.Namespace) -> None:
-    status = in_process(main, args)
-    if status:
-        sys.exit(status)
+    in_process(main, args)

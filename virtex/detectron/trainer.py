@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +31,7 @@ from virtex.errors import UserError
 logger = logging.getLogger(__name__)
 
 WRITE_PERIOD = 20  # iterations, as in Detectron2
-Metrics = dict[str, float | None]
+Metrics = dict[str, float]
 
 
 def build_detector(cfg: CfgNode) -> nn.Module:
@@ -76,18 +77,16 @@ class Trainer(TrainerBase):
         self.optimizer = build_optimizer(cfg, model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
         self.max_iter = cfg.SOLVER.MAX_ITER
-        # data comes with train(); SimpleTrainer opens its loader at once
-        self.stepper = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(
-            self.model, (), self.optimizer
-        )
+        # GradScaler() is what AMPTrainer would make; made here, a checkpoint can hold it
+        self.grad_scaler = torch.amp.GradScaler("cuda") if cfg.SOLVER.AMP.ENABLED else None
         self.stopwatch = Stopwatch()
         state = {
             "optimizer": self.optimizer,
             "scheduler": self.scheduler,
             "stopwatch": self.stopwatch,
         }
-        if cfg.SOLVER.AMP.ENABLED:
-            state["grad_scaler"] = self.stepper.grad_scaler
+        if self.grad_scaler:
+            state["grad_scaler"] = self.grad_scaler
         folder = Path(cfg.OUTPUT_DIR)
         self.checkpoints = Checkpoints(folder, self.model, state)
         self.start_iter = 0
@@ -129,9 +128,7 @@ class Trainer(TrainerBase):
         """
         if self.start_iter >= self.max_iter:
             return
-        self.stepper._data_loader_iter = training_batches(
-            self.cfg, self.samples, self.start_iter, self.skip_bad_images
-        )
+        self.stepper = self.build_stepper()
         with EventStorage(self.start_iter) as self.storage:
             self.stopwatch.start()
             self.before_train()
@@ -144,6 +141,13 @@ class Trainer(TrainerBase):
             finally:
                 self.after_train()
                 self.stopwatch.stop()
+
+    def build_stepper(self) -> SimpleTrainer:
+        """Detectron2's forward, backward and step, from ``start_iter`` of the stream on."""
+        batches = training_batches(self.cfg, self.samples, self.start_iter, self.skip_bad_images)
+        if self.grad_scaler:
+            return AMPTrainer(self.model, batches, self.optimizer, grad_scaler=self.grad_scaler)
+        return SimpleTrainer(self.model, batches, self.optimizer)
 
     def run_step(self) -> None:
         self.stepper.iter = self.iter
@@ -219,7 +223,7 @@ class EvaluatePeriodically(HookBase):
         period, done = self.trainer.cfg.TEST.EVAL_PERIOD, self.trainer.iter + 1
         if period > 0 and done % period == 0 and done != self.trainer.max_iter:
             metrics = self.evaluate()
-            numbers = {key: value for key, value in metrics.items() if value is not None}
+            numbers = {key: value for key, value in metrics.items() if math.isfinite(value)}
             self.trainer.storage.put_scalars(**numbers, smoothing_hint=False)
             bare(self.trainer.model).train()
 
@@ -242,6 +246,16 @@ class WriteMetrics(HookBase):
 
     def after_train(self) -> None:
         for writer in self.writers:
+            writer.close()
+
+
+def write_final_metrics(folder: Path, iterations: int, metrics: Metrics) -> None:
+    """Put the final scores into metrics.json and tensorboard, after the last iteration."""
+    numbers = {key: value for key, value in metrics.items() if math.isfinite(value)}
+    with EventStorage(iterations) as storage:
+        storage.put_scalars(**numbers, smoothing_hint=False)
+        for writer in (JSONWriter(str(folder / "metrics.json")), TensorboardXWriter(str(folder))):
+            writer.write()
             writer.close()
 
 

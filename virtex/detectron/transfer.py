@@ -20,7 +20,7 @@ from virtex.detectron.evaluation import evaluate
 from virtex.detectron.gallery import write_gallery
 from virtex.detectron.launch import launch
 from virtex.detectron.run import Run, prepare
-from virtex.detectron.trainer import Trainer
+from virtex.detectron.trainer import Trainer, write_final_metrics
 from virtex.errors import UserError
 from virtex.results import RECORD_NAME, Departure, Result, environment
 
@@ -65,7 +65,7 @@ def transfer(args: argparse.Namespace) -> None:
         trained, departures = load_trained(run, folder, args.weights)
     else:
         trained, departures = train(run, args), []
-    finish(run, folder, timing | trained, departures)
+    finish(run, folder, timing | trained, departures, args.eval_only)
 
 
 def open_folder(run: Run, folder: Path, overwrite: bool) -> None:
@@ -151,13 +151,17 @@ def train_timing(run: Run, seconds: float, iterations: int) -> dict[str, float]:
     return {"train_seconds": seconds, "train_images_per_second": images / max(seconds, 1e-9)}
 
 
-def finish(run: Run, folder: Path, timing: dict[str, float], extra: list[Departure]) -> None:
+def finish(
+    run: Run, folder: Path, timing: dict[str, float], extra: list[Departure], eval_only: bool
+) -> None:
     """Score, draw the gallery, write the record and print where everything is."""
     start = time.perf_counter()
     metrics = evaluate(run.cfg, run.detector, run.test, folder)
     seconds = time.perf_counter() - start
     if not comm.is_main_process():
         return
+    if not eval_only:
+        write_final_metrics(folder, run.cfg.SOLVER.MAX_ITER, metrics)
     images = sum(len(samples) for samples in run.test.values())
     timing |= {"evaluate_seconds": seconds, "evaluate_images_per_second": images / seconds}
     for name, samples in run.test.items():

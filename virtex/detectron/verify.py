@@ -4,7 +4,8 @@ A backbone whose keys did not match trains on in silence from random weights. He
 tensor is compared after loading, and one image goes through both networks.
 """
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -94,9 +95,7 @@ def compare_features(
     device = detector.pixel_mean.device
     was_training = detector.training
     detector.eval()
-    # TensorFloat-32 keeps 10 bits, less than what is to be shown
-    exact = torch.backends.cudnn.flags(allow_tf32=False) if device.type == "cuda" else nullcontext()
-    with torch.no_grad(), exact:
+    with torch.no_grad(), full_precision():
         ours = adaptation.detector_features(detector, detector_input(detector, image))
         theirs = adaptation.reference_features(reference_input(image, spec).to(device))
     detector.train(was_training)
@@ -113,6 +112,17 @@ def compare_features(
             f"{worst} differs by {errors[worst]:.2g} (relative; {TOLERANCE:g} allowed)"
         )
     return errors
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Convolutions without TensorFloat-32, whose 10 bits are fewer than what is to be shown."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def fixed_image() -> Image.Image:
