@@ -110,6 +110,9 @@ def test_an_unknown_key_names_the_nearest():
         (["SOLVER.BASE_LR"], "pairs KEY VALUE"),
         (["SOLVER.MAX_ITER", "many"], r"SOLVER\.MAX_ITER cannot be 'many'"),
         (["SOLVER.AMP.ENABLED", "True"], "needs a GPU"),
+        (["SOLVER.IMS_PER_BATCH", "0"], r"IMS_PER_BATCH is 0; it must be a positive number"),
+        (["SOLVER.MAX_ITER", "-1"], "must be a positive number"),
+        (["SOLVER.BASE_LR", "1e999"], "must be a positive number"),
     ],
 )
 def test_a_wrong_override_is_refused(overrides, message):

@@ -21,7 +21,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import urllib.error
 import urllib.request
@@ -176,8 +175,7 @@ def unpack_sdist(sdist: Path, folder: Path) -> Path:
     found = hashlib.sha256(sdist.read_bytes()).hexdigest()
     if found != SDIST_SHA256:
         raise UserError(f"{sdist} has sha256 {found}, but {SDIST} has {SDIST_SHA256}")
-    with tarfile.open(sdist) as archive:
-        archive.extractall(folder, filter="data")
+    shutil.unpack_archive(sdist, folder)
     return next(folder.iterdir())
 
 

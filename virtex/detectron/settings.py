@@ -1,6 +1,7 @@
 """From a protocol to the settings of one run, with every departure from it accounted for."""
 
 import difflib
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ NORM_KEYS = (
     "MODEL.ROI_MASK_HEAD.NORM",
     "MODEL.SEM_SEG_HEAD.NORM",
 )
+POSITIVE_KEYS = ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER", "SOLVER.BASE_LR")
 # The samplers of Detectron2 that a run can be resumed with.
 SEEDED_SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
 SCALED_LENGTHS = ("SOLVER.MAX_ITER", "SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD")
@@ -150,6 +152,10 @@ def build_settings(
     cfg = reference.clone()
     keys = tuple(overrides[0::2])
     merge_overrides(cfg, overrides)
+    for key in POSITIVE_KEYS:
+        value = get_key(cfg, key)
+        if not 0 < value < math.inf:
+            raise UserError(f"{key} is {value}; it must be a positive number")
     settings = RunSettings(cfg, reference, keys, (), [])
     scale_to_batch(settings, world_size)
     if cfg.SOLVER.IMS_PER_BATCH % world_size:
