@@ -35,6 +35,7 @@ one sentence.
 """
 
 import argparse
+import os
 
 from virtex.tool import add_checkpoint_arguments, run_tool, tool_parser
 
@@ -98,6 +99,10 @@ def main(args: argparse.Namespace) -> int:
         build_parser().error("--protocol belongs to --task, not to --config")
     if args.weights and not args.eval_only:
         build_parser().error("--weights belongs to --eval-only")
+    if args.eval_only and (args.overwrite or args.resume):
+        build_parser().error("--eval-only stands without --overwrite and --resume")
+    # Detectron2 reads it when it registers data sets that are not registered here
+    os.environ["DETECTRON2_DATASETS"] = args.data_root
     from virtex.detectron.transfer import main as transfer
 
     return transfer(args)

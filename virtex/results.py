@@ -5,7 +5,6 @@ import math
 import os
 import platform
 import subprocess
-import tempfile
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import virtex
+from virtex.atomic import replace_file
 
 SCHEMA_VERSION = 1
 RECORD_NAME = "result.json"
@@ -50,6 +50,7 @@ class Result:
         timing: seconds by phase, images per second.
         data: data set name -> its size and the hash of its annotations.
         verification: what was proven about the loaded weights.
+        setup: what the environment does not tell: device, processes, scorer, engine.
     """
 
     task: str
@@ -63,6 +64,7 @@ class Result:
     higher_is_better: bool = True
     data: dict[str, Any] = field(default_factory=dict)
     verification: dict[str, Any] = field(default_factory=dict)
+    setup: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
@@ -78,7 +80,7 @@ class Result:
             "data": self.data,
             "verification": self.verification,
             "seed": self.seed,
-            "environment": environment(),
+            "environment": {**environment(), **self.setup},
             "timing": self.timing,
             "notes": self.notes,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -100,17 +102,7 @@ def write_json(path: Path, content: Any) -> None:
     """Write JSON so that ``path`` holds either the old or the whole new content."""
     text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    replace_file(path, lambda file: file.write(text.encode()))
 
 
 def environment() -> dict[str, Any]:
@@ -125,7 +117,6 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "torchvision": package_version("torchvision"),
         "numpy": package_version("numpy"),
-        "detectron2": detectron2_version(),
         "platform": platform.platform(),
         "cpu": platform.machine(),
         "cpu_count": os.cpu_count(),
@@ -138,14 +129,6 @@ def package_version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-
-
-def detectron2_version() -> dict[str, str] | None:
-    """Version and distribution ("official" or "python-only") of the importable detectron2."""
-    from virtex.detectron.install import installed
-
-    found = installed()
-    return found and {"version": found.version, "distribution": found.kind}
 
 
 def git_revision() -> str | None:

@@ -16,8 +16,16 @@ COCO = {
         {"id": 8, "file_name": "8.jpg", "height": 10, "width": 20},
     ],
     "annotations": [
-        {"id": 1, "image_id": 7, "category_id": 3, "bbox": [1, 2.5, 3, 4]},
-        {"id": 2, "image_id": 8, "category_id": 3, "bbox": [1, 2, 0, 4]},
+        {
+            "id": 1,
+            "image_id": 7,
+            "category_id": 3,
+            "bbox": [1, 2.5, 3, 4],
+            "area": 6.5,
+            "iscrowd": 0,
+            "segmentation": [[1, 2, 3, 4, 5, 6]],
+        },
+        {"id": 2, "image_id": 8, "category_id": 3, "bbox": [1, 2, 0, 4], "area": 0, "iscrowd": 1},
     ],
     "categories": [{"id": 3, "name": "star"}],
 }
@@ -65,6 +73,24 @@ def test_a_file_that_never_arrived_whole_is_named(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(UserError, match=r"a\.json is not valid JSON"):
         read_json(tmp_path / "a.json", "COCO instances")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("segmentation", [1, 2, 3, 4, 5, 6]),
+        ("segmentation", {"size": [10, 20]}),
+        ("segmentation", "text"),
+        ("area", None),
+        ("area", REMOVED),
+        ("iscrowd", REMOVED),
+        ("iscrowd", 2),
+    ],
+)
+def test_an_object_that_no_scorer_could_take_is_named(field, value):
+    content = changed(COCO, "annotations", 0, field, value)
+    with pytest.raises(UserError, match=rf"annotations\[0\] \(id 1\).*{field}"):
+        check_coco_json(content, "a.json")
 
 
 def test_a_packed_file_is_named(tmp_path):
@@ -128,7 +154,7 @@ def test_an_item_that_is_no_object_is_named(key):
 
 @pytest.mark.parametrize(
     ("key", "field"),
-    [(key, field) for key in COCO for field in COCO[key][0]],
+    [(key, field) for key in COCO for field in COCO[key][0] if field != "segmentation"],
 )
 def test_a_missing_field_is_named_with_its_item(key, field):
     place = rf"{key}\[0\]" if field == "id" else rf"{key}\[0\] \(id {COCO[key][0]['id']}\)"
@@ -229,7 +255,7 @@ def test_coco_instances_are_not_taken_for_lvis():
 
 def test_a_file_as_large_as_coco_is_checked_in_seconds():
     number = 200_000  # of COCO train2017's 860 001
-    box = {"image_id": 7, "category_id": 3, "bbox": [1.5, 2.5, 3.5, 4.5]}
+    box = {"image_id": 7, "category_id": 3, "bbox": [1.5, 2.5, 3.5, 4.5], "area": 9, "iscrowd": 0}
     content = {**COCO, "annotations": [{"id": index, **box} for index in range(number)]}
     begun = time.perf_counter()
     check_coco_json(content, "a.json")

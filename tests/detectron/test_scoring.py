@@ -1,4 +1,4 @@
-"""The fast scorer and the reference give the same numbers, to the last digit."""
+"""The fast scorer and the reference give the same numbers."""
 
 import json
 import math

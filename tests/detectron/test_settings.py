@@ -76,6 +76,12 @@ def test_a_full_batch_on_one_gpu_needs_no_scaling():
     assert run.departures() == []
 
 
+def test_a_config_without_scaling_can_be_given_it():
+    overrides = ["SOLVER.REFERENCE_WORLD_SIZE", "4"]
+    cfg = settings("coco", "toy", overrides, world_size=1).cfg
+    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR) == (1, 0.005)
+
+
 def test_what_the_user_sets_is_not_scaled():
     run = settings(world_size=1, overrides=["SOLVER.MAX_ITER", "50"])
     assert (run.cfg.SOLVER.MAX_ITER, run.cfg.SOLVER.BASE_LR) == (50, 0.0025)

@@ -35,8 +35,7 @@ class Format:
         leave_out: prefixes of what is knowingly left: heads, queues, momentum copies.
         marks: prefixes of which at least one must be there, else the row is not recognised.
         absent: prefixes of which none may be there.
-        entries: names that must stand beside the container at the file's root.
-        absent_entries: names that must not.
+        absent_entries: names that must not stand beside the container at the file's root.
         naming: dialects of ``naming.NAMINGS``, the preferred first.
         input: what the network expects of an image.
         stride_in_1x1: where a bottleneck has its stride.
@@ -54,7 +53,6 @@ class Format:
     leave_out: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
-    entries: tuple[str, ...] = ()
     absent_entries: tuple[str, ...] = ()
     naming: tuple[str, ...] = ("torchvision",)
     input: InputSpec = IMAGENET_RGB

@@ -56,13 +56,11 @@ class Reading:
 def read_as(row: Format, content: Any, flat: bool, chosen: bool) -> Reading | None:
     """``content`` read as one row; ``None`` if it does not fit.
 
-    A row chosen by name needs neither its marks nor its entries.
+    A row chosen by name needs none of its marks.
     """
-    if not chosen and not flat and isinstance(content, Mapping):
-        if any(entry not in content for entry in row.entries):
-            return None
-        if any(entry in content for entry in row.absent_entries):
-            return None
+    nested = not flat and isinstance(content, Mapping)
+    if not chosen and nested and any(entry in content for entry in row.absent_entries):
+        return None
     refused = None
     for container in ("",) if flat else row.containers:
         tensors = tensors_at(content, container)

@@ -188,6 +188,18 @@ def _is_length(value: Any) -> bool:
     return type(value) is int and value > 0
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
+def _is_mask(value: Any) -> bool:
+    """Polygons, or a run-length encoding; numbers inside polygons are not looked at."""
+    if isinstance(value, dict):
+        size, counts = value.get("size"), value.get("counts")
+        return isinstance(size, list) and len(size) == 2 and isinstance(counts, list | str)
+    return isinstance(value, list) and all(isinstance(polygon, list) for polygon in value)
+
+
 def _is_box(value: Any) -> bool:
     return (
         type(value) is list
@@ -212,6 +224,11 @@ SIZE: tuple[Check, ...] = (
     ("width", _is_length, "a whole number of pixels above 0"),
 )
 NAME: Check = ("name", _is_name, "a name")
+MASK: Check = (
+    "segmentation",
+    _is_mask,
+    "a list of polygons [x, y, x, y, …], or an object with size and counts",
+)
 ANNOTATION: tuple[Check, ...] = (
     ID,
     ("image_id", _is_id, "a whole number"),
@@ -221,7 +238,11 @@ ANNOTATION: tuple[Check, ...] = (
 COCO_FIELDS: dict[str, tuple[Check, ...]] = {
     "categories": (ID, NAME),
     "images": (ID, ("file_name", _is_name, "a file name"), *SIZE),
-    "annotations": ANNOTATION,
+    "annotations": (
+        *ANNOTATION,
+        ("area", _is_number, "a number"),
+        ("iscrowd", lambda value: value in (0, 1), "0 or 1"),
+    ),
 }
 LVIS_FIELDS: dict[str, tuple[Check, ...]] = {
     "categories": (
@@ -244,8 +265,9 @@ def check_coco_json(content: Any, path: str | Path) -> None:
     """Raise UserError for the first thing that keeps ``content`` from being COCO instances.
 
     ``content`` is what ``read_json`` returned for ``path``. It must be an object with the lists
-    images (id, file_name, height, width), annotations (id, image_id, category_id, bbox) and
-    categories (id, name); ids are unique, and an annotation's image and category exist.
+    images (id, file_name, height, width), annotations (id, image_id, category_id, bbox, area,
+    iscrowd, perhaps segmentation) and categories (id, name); ids are unique, and an annotation's
+    image and category exist.
     """
     _check_fields(content, path, COCO_FIELDS, "COCO instances")
     _check_references(content, path)
@@ -302,10 +324,16 @@ def _check_fields(
 
 
 def _check_references(content: dict, path: str | Path) -> None:
-    """Every annotation is of an image and of a category that exist."""
+    """Every annotation is of an image and of a category that exist; its mask, if any, is one."""
     images = {image["id"] for image in content["images"]}
     categories = {category["id"] for category in content["categories"]}
+    mask, holds, expected = MASK
     for index, annotation in enumerate(content["annotations"]):
+        if mask in annotation and not holds(annotation[mask]):
+            raise UserError(
+                f"{path}: {_where('annotations', index, annotation)}: {mask} must be {expected}, "
+                f"not {_describe(annotation[mask])}"
+            )
         for field, known, key in (
             ("image_id", images, "images"),
             ("category_id", categories, "categories"),

@@ -17,9 +17,10 @@ from typing import Any
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from virtex.checkpoints.architecture import build_network
 from virtex.checkpoints.backbone import STAGES, Backbone, InputSpec
 from virtex.errors import UserError
-from virtex.models.resnet import build_resnet, resnet_features
+from virtex.models.resnet import resnet_features
 
 Features = dict[str, Tensor]
 
@@ -97,7 +98,7 @@ def resnet_fpn(backbone: Backbone, cfg: CfgNode) -> Adaptation:
         weights=rename(backbone, dict.fromkeys(STAGES, "backbone.bottom_up.")),
         owned=("backbone.bottom_up.",),
         detector_features=lambda detector, x: stage_features(detector.backbone.bottom_up, x),
-        reference_features=lambda x: resnet_features(reference_network(backbone).to(x.device), x),
+        reference_features=lambda x: resnet_features(original(backbone, x), x),
     )
 
 
@@ -111,14 +112,14 @@ def resnet_c4(backbone: Backbone, cfg: CfgNode) -> Adaptation:
         return {**found, "res5": nn.Sequential(*blocks)(found["res4"])}
 
     settings = resnet_settings(backbone)
-    if cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeads":  # the same, for basic blocks too
+    if cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeads" and backbone.arch.block == "basic":
         settings["MODEL.ROI_HEADS.NAME"] = "AnyDepthRes5ROIHeads"
     return Adaptation(
         settings=settings,
         weights=rename(backbone, {**dict.fromkeys(STAGES, "backbone."), "res5": "roi_heads."}),
         owned=("backbone.", "roi_heads.res5."),
         detector_features=features,
-        reference_features=lambda x: resnet_features(reference_network(backbone).to(x.device), x),
+        reference_features=lambda x: resnet_features(original(backbone, x), x),
     )
 
 
@@ -139,9 +140,7 @@ def resnet_dc5(backbone: Backbone, cfg: CfgNode) -> Adaptation:
         weights=rename(backbone, dict.fromkeys(STAGES, "backbone.")),
         owned=("backbone.",),
         detector_features=lambda detector, x: stage_features(detector.backbone, x),
-        reference_features=lambda x: resnet_features(
-            dilate_res5(reference_network(backbone)).to(x.device), x
-        ),
+        reference_features=lambda x: resnet_features(dilate_res5(original(backbone, x)), x),
     )
 
 
@@ -209,11 +208,9 @@ def stage_features(resnet: nn.Module, x: Tensor) -> Features:
     return features
 
 
-def reference_network(backbone: Backbone) -> nn.Module:
-    """torchvision's network with the checkpoint's weights, in evaluation mode."""
-    network = build_resnet(backbone.arch)
-    network.load_state_dict(backbone.state_dict, strict=True)
-    return network.eval()
+def original(backbone: Backbone, x: Tensor) -> nn.Module:
+    """torchvision's network with the checkpoint's weights, for evaluation where ``x`` is."""
+    return build_network(backbone).eval().to(x.device)
 
 
 def dilate_res5(network: nn.Module) -> nn.Module:

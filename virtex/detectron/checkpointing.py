@@ -1,14 +1,17 @@
 """Checkpoints of a training run: written whole or not at all, and resumed exactly."""
 
-import os
+import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import nn
 
+from virtex.atomic import replace_file
+from virtex.checkpoints.opening import open_checkpoint
 from virtex.errors import UserError
 
 LAST = "last_checkpoint"  # holds the newest checkpoint's file name, as Detectron2's tools expect
@@ -18,19 +21,6 @@ FINAL = "model_final.pth"
 def bare(model: nn.Module) -> nn.Module:
     """The detector itself, without the wrapper that trains it in several processes."""
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-
-
-def replace_file(path: Path, write: Any) -> None:
-    """Call ``write(file)`` on a temporary file and put it in place of ``path`` when done."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class Checkpoints:
@@ -69,13 +59,16 @@ class Checkpoints:
         path = last_checkpoint(self.folder)
         if path is None:
             return 0
-        content = torch.load(path, map_location="cpu", weights_only=True)
         try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
             self.model.load_state_dict(content["model"], strict=True)
             for key, value in self.state.items():
                 value.load_state_dict(content[key])
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise UserError(f"{path} is not a checkpoint of this run: {error}") from error
+        except (KeyError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+            raise UserError(
+                f"{path} is not a whole checkpoint of this run ({error}); "
+                "start anew with --overwrite"
+            ) from error
         return content["iteration"] + 1
 
 
@@ -94,11 +87,14 @@ def load_detector(model: nn.Module, path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is no such checkpoint; the first differences are named.
     """
-    from virtex.checkpoints.opening import open_checkpoint
-
     content, _ = open_checkpoint(path)
-    weights = content.get("model", content) if isinstance(content, dict) else {}
-    weights = {name: torch.as_tensor(value) for name, value in weights.items()}
+    content = content if isinstance(content, dict) else {}
+    stored = content.get("model", content)
+    weights = {
+        name: torch.as_tensor(value)
+        for name, value in (stored.items() if isinstance(stored, dict) else ())
+        if isinstance(value, torch.Tensor | np.ndarray)
+    }
     own = bare(model).state_dict()
     wrong = sorted(own.keys() - weights.keys()) + sorted(
         name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape

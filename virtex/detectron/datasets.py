@@ -16,6 +16,7 @@ import pycocotools.mask
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
+from virtex.checkpoints.opening import sha256_of
 from virtex.data.layouts import check_coco_json, check_lvis_json, read_json
 from virtex.errors import UserError
 
@@ -131,7 +132,7 @@ def instance(annotation: dict[str, Any], contiguous: dict[int, int]) -> dict[str
         if isinstance(mask["counts"], list):
             mask = pycocotools.mask.frPyObjects(mask, *mask["size"])
         found["segmentation"] = mask
-    elif mask:
+    elif mask is not None:
         polygons = [p for p in mask if len(p) % 2 == 0 and len(p) >= 6]
         if not polygons:
             return None
@@ -192,12 +193,9 @@ def describe(name: str, data_root: Path, samples: list[dict[str, Any]]) -> dict[
     entry = DETECTION_SETS.get(name)
     if entry is None:
         return summary
-    digest = hashlib.sha256()
     if entry.task == "voc":
         parts = [{k: v for k, v in s.items() if k != "file_name"} for s in samples]
-        digest.update(json.dumps(parts, sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     else:
-        with open(data_root / entry.annotations, "rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-    return {**summary, "annotations_sha256": digest.hexdigest()}
+        digest = sha256_of(data_root / entry.annotations)
+    return {**summary, "annotations_sha256": digest}

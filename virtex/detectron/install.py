@@ -175,7 +175,7 @@ def unpack_sdist(sdist: Path, folder: Path) -> Path:
     found = hashlib.sha256(sdist.read_bytes()).hexdigest()
     if found != SDIST_SHA256:
         raise UserError(f"{sdist} has sha256 {found}, but {SDIST} has {SDIST_SHA256}")
-    shutil.unpack_archive(sdist, folder)
+    shutil.unpack_archive(sdist, folder, format="gztar")
     return next(folder.iterdir())
 
 

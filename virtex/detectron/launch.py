@@ -1,17 +1,18 @@
-"""Start one process or several: Detectron2's own launcher, or whatever torchrun started."""
+"""Start one process or several, on one machine or several; or join those torchrun started."""
 
 import argparse
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
-from detectron2.engine import launch as detectron2_launch
 from detectron2.utils import comm
-from torch.multiprocessing import ProcessExitedException
+from torch.multiprocessing import ProcessExitedException, start_processes
 
 from virtex.errors import UserError
 
@@ -39,58 +40,79 @@ def device_of(args: argparse.Namespace) -> str:
 def launch(main: Main, args: argparse.Namespace) -> int:
     """Call ``main(args)`` in every process of the job. Returns an exit status.
 
-    Under torchrun the processes are there already. Otherwise one is started for each of
-    ``--num-gpus`` GPUs on this machine, of ``--num-machines`` machines.
+    Under torchrun the processes are there already. Otherwise this machine gets one for each of
+    ``--num-gpus`` GPUs, or one on the CPU, of ``--num-machines`` machines. (Detectron2's own
+    launcher imports detectron2 before v0.5 can be made fit for it.)
 
     Raises:
         UserError: from a single process, as ``main`` raised it.
     """
     device = device_of(args)
     if "LOCAL_RANK" in os.environ:
-        join_torchrun(device)
-        return in_process(main, args)
+        return in_process(main, args, device)
     here = (args.num_gpus or torch.cuda.device_count()) if device == "cuda" else 1
     if here * args.num_machines == 1:
         main(args)
         return 0
-    if device == "cpu":
-        raise UserError("several machines without GPUs are started with torchrun, one each")
-    if args.num_machines > 1 and args.dist_url == "auto":
-        raise UserError("several machines need --dist-url tcp://HOST:PORT of the first of them")
+    address = meeting_point(args)
     try:
-        detectron2_launch(
-            in_spawned_process,
-            here,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(main, args),
-        )
+        start_processes(spawned, (main, args, device, here, address), here, start_method="spawn")
     except ProcessExitedException as error:
-        return error.exit_code
+        if error.exit_code != 2:  # 2 has been explained by the process itself
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        return error.exit_code if error.exit_code > 0 else 1
     return 0
 
 
-def join_torchrun(device: str) -> None:
-    """Join the process group that torchrun's environment variables describe."""
-    local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    if device == "cuda":
-        torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
-    # Detectron2 wants the ranks of each machine as a group (0.5 has no function for it)
-    for first in range(0, dist.get_world_size(), local_size):
-        group = dist.new_group(list(range(first, first + local_size)))
-        if first <= dist.get_rank() < first + local_size:
-            comm._LOCAL_PROCESS_GROUP = group
+def meeting_point(args: argparse.Namespace) -> tuple[str, int]:
+    """Host and port at which the processes meet.
+
+    Raises:
+        UserError: the machines, their ranks and ``--dist-url`` do not fit together.
+    """
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise UserError(
+            f"--machine-rank {args.machine_rank} of --num-machines {args.num_machines}; ranks "
+            "count from 0"
+        )
+    if args.dist_url == "auto":
+        if args.num_machines > 1:
+            raise UserError("several machines need --dist-url tcp://HOST:PORT of the first one")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            return "127.0.0.1", free.getsockname()[1]
+    try:
+        url = urlsplit(args.dist_url)
+        if url.scheme == "tcp" and url.hostname and url.port:
+            return url.hostname, url.port
+    except ValueError:  # a port that is no number
+        pass
+    raise UserError(f"--dist-url {args.dist_url} is not of the form tcp://HOST:PORT")
 
 
-def in_process(main: Main, args: argparse.Namespace) -> int:
+def spawned(
+    local_rank: int, main: Main, args: argparse.Namespace, device: str, here: int, address: tuple
+) -> None:
+    """One process that ``launch`` started: told the same as torchrun tells its own."""
+    os.environ |= {
+        "MASTER_ADDR": address[0],
+        "MASTER_PORT": str(address[1]),
+        "WORLD_SIZE": str(here * args.num_machines),
+        "RANK": str(args.machine_rank * here + local_rank),
+        "LOCAL_RANK": str(local_rank),
+        "LOCAL_WORLD_SIZE": str(here),
+    }
+    in_process(main, args, device)
+
+
+def in_process(main: Main, args: argparse.Namespace, device: str) -> int:
     """One of several processes; leaves at once with status 2 for what the user must mend.
 
     An error that all processes meet is said by the main one. One that only another process
     meets (an image of its share) is said by that one, after giving the main one time to speak;
     the launcher then ends the others, which would wait for it forever.
     """
+    join(device)
     try:
         main(args)
     except UserError as error:
@@ -105,5 +127,14 @@ def in_process(main: Main, args: argparse.Namespace) -> int:
     return 0
 
 
-def in_spawned_process(main: Main, args: argparse.Namespace) -> None:
-    in_process(main, args)
+def join(device: str) -> None:
+    """Join the process group that the environment variables describe."""
+    local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    if device == "cuda":
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
+    # Detectron2 wants the ranks of each machine as a group (0.5 has no function for it)
+    for first in range(0, dist.get_world_size(), local_size):
+        group = dist.new_group(list(range(first, first + local_size)))
+        if first <= dist.get_rank() < first + local_size:
+            comm._LOCAL_PROCESS_GROUP = group

@@ -22,6 +22,7 @@ from detectron2.data import (
 from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils import comm
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from virtex.errors import UserError
@@ -31,9 +32,10 @@ logger = logging.getLogger(__name__)
 Sample = dict[str, Any]
 
 
-def seed_everything(*numbers: int) -> None:
-    """Seed torch, numpy and random from a sequence of non-negative integers."""
-    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+def seed_everything(purpose: str, *numbers: int) -> None:
+    """Seed torch, numpy and random from non-negative integers; another purpose, other draws."""
+    entropy = [int.from_bytes(purpose.encode(), "little"), len(numbers), *numbers]
+    seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -53,7 +55,9 @@ class ReadableImages:
             return self.mapper(sample)
         except SizeMismatchError as error:
             return UserError(f"{sample['file_name']} has another size than its annotation: {error}")
-        except (OSError, SyntaxError) as error:  # what Pillow raises for a broken file
+        except ValueError as error:
+            return UserError(f"{sample['file_name']}: its annotation cannot be used: {error}")
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's
             return UserError(
                 f"the image {sample['file_name']} cannot be read ({str(error) or type(error)}); "
                 "restore it, or train without such images with --skip-bad-images"
@@ -82,7 +86,7 @@ class SeededSamples(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> Sample | UserError:
         position, index = key
         for attempt in range(len(self.samples)):
-            seed_everything(self.seed, position, attempt)
+            seed_everything("sample", self.seed, position, attempt)
             sample = self.mapper(self.samples[(index + attempt) % len(self.samples)])
             if not (self.skip_bad_images and isinstance(sample, UserError)):
                 return sample
@@ -161,7 +165,8 @@ def training_batches(
         UserError: at the batch that holds an image which cannot be read.
     """
     workers = cfg.DATALOADER.NUM_WORKERS if num_workers is None else num_workers
-    wide = [s["width"] > s["height"] for s in samples] if grouped(cfg) else None
+    grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
+    wide = [s["width"] > s["height"] for s in samples] if grouped else None
     loader = DataLoader(
         SeededSamples(samples, cfg, skip_bad_images),
         batch_sampler=ResumableBatches(
@@ -176,17 +181,13 @@ def training_batches(
     )
     for iteration, batch in enumerate(loader, start):
         raise_if_unreadable(batch)
-        seed_everything(cfg.SEED, iteration, comm.get_rank(), stream)
+        seed_everything("model", cfg.SEED, iteration, comm.get_rank(), stream)
         yield batch
 
 
 def raw_batch(batch: list[Sample]) -> list[Sample]:
     """Detectron2's models take a list of samples of different sizes."""
     return batch
-
-
-def grouped(cfg: CfgNode) -> bool:
-    return bool(cfg.DATALOADER.ASPECT_RATIO_GROUPING)
 
 
 def build_sampler(cfg: CfgNode, samples: list[Sample], stream: int) -> Sampler:

@@ -1,6 +1,7 @@
 """What a run consists of, read and checked before a single file is written."""
 
 import argparse
+import itertools
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,18 @@ from virtex.checkpoints.loading import load_backbone
 from virtex.data.layouts import require_layout
 from virtex.detectron import heads  # noqa: F401 (registers the heads that configs name)
 from virtex.detectron.adapters import adapt
-from virtex.detectron.datasets import DETECTION_SETS, describe, register_detection_sets
-from virtex.detectron.evaluation import test_samples
+from virtex.detectron.datasets import (
+    DETECTION_SETS,
+    DetectionSet,
+    describe,
+    register_detection_sets,
+)
+from virtex.detectron.evaluation import build_evaluator, test_samples
 from virtex.detectron.launch import device_of
 from virtex.detectron.loading import seed_everything, training_samples
 from virtex.detectron.protocols import Protocol, packaged_protocol, protocol_from_config
 from virtex.detectron.settings import RunSettings, build_settings
-from virtex.detectron.trainer import build_detector
+from virtex.detectron.trainer import build_detector, check_solver
 from virtex.detectron.verify import compare_features, load_weights
 from virtex.errors import UserError
 from virtex.results import Departure
@@ -39,6 +45,7 @@ class Run:
         test: test set -> its Detectron2 dicts.
         data: data set -> number of images and hash of the annotations.
         verification: tensors compared, and each stage's feature difference.
+        skip_bad_images: whether training goes on without images that cannot be read.
     """
 
     protocol: Protocol
@@ -49,6 +56,7 @@ class Run:
     test: dict[str, list[dict[str, Any]]]
     data: dict[str, Any]
     verification: dict[str, Any]
+    skip_bad_images: bool
 
     @property
     def cfg(self) -> CfgNode:
@@ -58,19 +66,30 @@ class Run:
         """What a resumed run must agree on."""
         return {
             "checkpoint sha256": self.backbone.source.sha256,
+            "checkpoint format": self.backbone.source.format,
+            "input": asdict(self.backbone.input),
+            "arch": asdict(self.backbone.arch),
             "protocol": [self.protocol.name, self.protocol.version],
-            "departures": [asdict(d) for d in self.departures()],
+            **{f"setting {d.key}": d.run for d in self.settings.departures()},
             "seed": self.cfg.SEED,
+            "processes": comm.get_world_size(),
+            "skip bad images": self.skip_bad_images,
             **{f"data set {name}": content for name, content in self.data.items()},
+            "departures": [asdict(d) for d in self.departures()],
         }
 
     def departures(self) -> list[Departure]:
-        """Settings that differ from the protocol's, and data of another size."""
-        return self.settings.departures() + [
-            Departure(f"{name}: images", expected, self.data[name]["images"], "data")
-            for name, expected in self.protocol.images.items()
-            if name in self.data and self.data[name]["images"] != expected
-        ]
+        """Settings that differ from the protocol's, data of another size, images left out."""
+        skipped = Departure("skip bad images", False, True, "override")
+        return (
+            self.settings.departures()
+            + [
+                Departure(f"{name}: images", expected, self.data[name]["images"], "data")
+                for name, expected in self.protocol.images.items()
+                if name in self.data and self.data[name]["images"] != expected
+            ]
+            + ([skipped] if self.skip_bad_images else [])
+        )
 
 
 def prepare(args: argparse.Namespace) -> Run:
@@ -91,8 +110,11 @@ def prepare(args: argparse.Namespace) -> Run:
     settings.set_by_checkpoint(adaptation.settings)
     train_set, test_sets = read_data(cfg, Path(args.data_root), args.eval_only)
     set_classes(settings)
-    seed_everything(cfg.SEED)
+    seed_everything("detector", cfg.SEED)
     detector = build_detector(cfg)
+    check_solver(cfg, detector)
+    for name in cfg.DATASETS.TEST:
+        build_evaluator(cfg, name, None)
     verification = {
         "tensors": load_weights(detector, adaptation),
         "features": compare_features(detector, adaptation, backbone.input),
@@ -100,7 +122,10 @@ def prepare(args: argparse.Namespace) -> Run:
     cfg.freeze()
     names = (*cfg.DATASETS.TEST, *(() if args.eval_only else cfg.DATASETS.TRAIN))
     data = {n: describe(n, Path(args.data_root), DatasetCatalog.get(n)) for n in names}
-    return Run(protocol, settings, backbone, detector, train_set, test_sets, data, verification)
+    return Run(
+        protocol, settings, backbone, detector, train_set, test_sets, data, verification,
+        args.skip_bad_images,
+    )  # fmt: skip
 
 
 def read_data(cfg: CfgNode, data_root: Path, eval_only: bool) -> tuple[list, dict[str, list]]:
@@ -111,12 +136,31 @@ def read_data(cfg: CfgNode, data_root: Path, eval_only: bool) -> tuple[list, dic
     """
     register_detection_sets(data_root)
     names = {*cfg.DATASETS.TEST, *(() if eval_only else cfg.DATASETS.TRAIN)}
-    known = [DETECTION_SETS[name] for name in names if name in DETECTION_SETS]
-    for task in sorted({entry.task for entry in known}):
+    known = [DETECTION_SETS[name] for name in sorted(names) if name in DETECTION_SETS]
+    if eval_only:
+        require_test_files(known, data_root)
+    for task in sorted({entry.task for entry in known if not eval_only}):
         require_layout(data_root, task)
     if not cfg.DATASETS.TEST:
         raise UserError("the config names no test set (DATASETS.TEST), so there is no score")
-    return ([] if eval_only else training_samples(cfg)), test_samples(cfg)
+    train = [] if eval_only else training_samples(cfg)
+    test = test_samples(cfg)
+    if cfg.MODEL.MASK_ON:
+        for sample in itertools.chain(train, *test.values()):
+            if not all("segmentation" in found for found in sample["annotations"]):
+                raise UserError(
+                    f"{sample['file_name']} has an object without a mask, which MODEL.MASK_ON "
+                    "needs; set it to False to train on boxes alone"
+                )
+    return train, test
+
+
+def require_test_files(entries: list[DetectionSet], data_root: Path) -> None:
+    """Raise UserError that lists what is missing of these sets."""
+    paths = [data_root / path for entry in entries for path in (entry.annotations, entry.images)]
+    missing = [str(path) for path in paths if not path.exists()]
+    if missing:
+        raise UserError(f"the data root {data_root} lacks {', '.join(missing)}")
 
 
 def set_classes(settings: RunSettings) -> None:

@@ -10,9 +10,19 @@ from virtex.results import RECORD_NAME, write_json
 
 IDENTITY = "run.json"
 GALLERY = "gallery"
+DEPARTURES = "departures"  # in the identity for the record of a later --eval-only
+# What an evaluation does not depend on.
+TRAINING_KEYS = ("processes", "skip bad images", "setting SOLVER.", "setting DATALOADER.")
 RUN_FILES = (
     *(IDENTITY, RECORD_NAME, "config.yaml", "metrics.json", "last_checkpoint"),
-    *("model_*.pth", "log.txt*", "events.out.tfevents.*", "detections_*.json", GALLERY),
+    *(
+        "model_*.pth",
+        "log.txt*",
+        "events.out.tfevents.*",
+        "detections_*.json",
+        "evaluation_*",
+        GALLERY,
+    ),
 )
 
 
@@ -43,31 +53,46 @@ def clear(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def check_same_run(folder: Path, identity: dict[str, Any]) -> None:
-    """A run is resumed with the checkpoint, protocol, settings and seed it was started with.
+def read_identity(folder: Path) -> dict[str, Any] | None:
+    """What the run in this folder was started with; None where there is no run.
 
     Raises:
-        UserError: naming what differs.
+        UserError: the folder's run cannot be told.
     """
     path = folder / IDENTITY
     if not path.is_file():
         if run_files(folder):
-            raise UserError(f"{folder} holds a run without {IDENTITY}; it cannot be resumed")
-        return
+            raise UserError(f"{folder} holds a run without {IDENTITY}; start anew with --overwrite")
+        return None
     try:
-        started = json.loads(path.read_text())
+        return dict(json.loads(path.read_text()))
     except ValueError as error:
         raise UserError(f"{path} is broken ({error}); start anew with --overwrite") from error
-    for key, value in identity.items():
-        if started.get(key) != value:
+
+
+def check_same_run(folder: Path, identity: dict[str, Any], eval_only: bool) -> None:
+    """A run is resumed with what it was started with; evaluated with its model and test data.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    started = read_identity(folder)
+    if started is None:
+        return
+    identity = json.loads(json.dumps(identity))  # lists for tuples, as in the file
+    for key in dict.fromkeys([*identity, *started]):
+        if key == DEPARTURES or (eval_only and key.startswith(TRAINING_KEYS)):
+            continue
+        if started.get(key) != identity.get(key) and (key in identity or not eval_only):
             raise UserError(
-                f"{folder} was started with {key} {brief(started.get(key))}, not {brief(value)}; "
-                "resume it with what it was started with, or give another --output-dir"
+                f"{folder} was started with {key} {brief(started.get(key))}, not "
+                f"{brief(identity.get(key))}; go on with what it was started with, or give "
+                "another --output-dir"
             )
 
 
 def brief(value: Any) -> str:
-    text = json.dumps(value)
+    text = "as the protocol says" if value is None else json.dumps(value)
     return text if len(text) <= 80 else text[:77] + "…"
 
 

@@ -1,7 +1,7 @@
 """COCO and LVIS scores from detections, by the fast scorer or by the reference.
 
-hotcoco (Rust) is used where it is installed, pycocotools and lvis where not. They agree to
-the last digit (tests/detectron/test_scoring.py).
+hotcoco (Rust) is used where it is installed, pycocotools and lvis where not. They agree
+within 1e-9 (tests/detectron/test_scoring.py).
 """
 
 import contextlib

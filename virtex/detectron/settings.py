@@ -34,6 +34,13 @@ NORM_KEYS = (
     "MODEL.ROI_MASK_HEAD.NORM",
     "MODEL.SEM_SEG_HEAD.NORM",
 )
+# Settings that the tool's own flags decide.
+FLAGS = {
+    "OUTPUT_DIR": "--output-dir",
+    "SEED": "--seed",
+    "MODEL.DEVICE": "--num-gpus",
+    "MODEL.WEIGHTS": "--checkpoint",
+}
 POSITIVE_KEYS = ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER", "SOLVER.BASE_LR")
 # The samplers of Detectron2 that a run can be resumed with.
 SEEDED_SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
@@ -77,8 +84,14 @@ class RunSettings:
         self.by_checkpoint = tuple(settings)
 
     def set_by_data(self, key: str, value: Any) -> None:
-        """Write what the data decides (the number of classes), saying so where it differs."""
-        if get_key(self.cfg, key) != value and key not in self.overridden:
+        """Write what the data decides (the number of classes), saying so where it differs.
+
+        Raises:
+            UserError: the user set it to something else.
+        """
+        if get_key(self.cfg, key) != value:
+            if key in self.overridden:
+                raise UserError(f"{key} is {value} in the data, not {get_key(self.cfg, key)}")
             self.said.append(f"{key} is {value}, as in the data, not {get_key(self.cfg, key)}")
             set_key(self.cfg, key, value)
 
@@ -152,23 +165,13 @@ def build_settings(
     cfg = reference.clone()
     keys = tuple(overrides[0::2])
     merge_overrides(cfg, overrides)
-    for key in POSITIVE_KEYS:
-        value = get_key(cfg, key)
-        if not 0 < value < math.inf:
-            raise UserError(f"{key} is {value}; it must be a positive number")
+    check_values(cfg, keys, device)
     settings = RunSettings(cfg, reference, keys, (), [])
     scale_to_batch(settings, world_size)
     if cfg.SOLVER.IMS_PER_BATCH % world_size:
         raise UserError(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which {world_size} processes "
             f"cannot share evenly; give a multiple of {world_size}"
-        )
-    if cfg.SOLVER.AMP.ENABLED and device == "cpu":
-        raise UserError("SOLVER.AMP.ENABLED needs a GPU; leave it out on the CPU")
-    if cfg.DATALOADER.SAMPLER_TRAIN not in SEEDED_SAMPLERS:
-        raise UserError(
-            f"DATALOADER.SAMPLER_TRAIN is {cfg.DATALOADER.SAMPLER_TRAIN}; it can be "
-            + " or ".join(SEEDED_SAMPLERS)
         )
     cfg.MODEL.DEVICE = device
     cfg.MODEL.WEIGHTS = ""  # the checkpoint is loaded and verified by its adapter
@@ -212,6 +215,32 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
             raise UserError(f"{key} cannot be {value!r}: {error}") from error
 
 
+def check_values(cfg: CfgNode, overridden: Sequence[str], device: str) -> None:
+    """Refuse what would fail later, or be ignored.
+
+    Raises:
+        UserError: naming the key.
+    """
+    for key, flag in FLAGS.items():
+        if key in overridden:
+            raise UserError(f"{key} is decided by {flag}; leave the override out")
+    for key in POSITIVE_KEYS:
+        value = get_key(cfg, key)
+        if not 0 < value < math.inf:
+            raise UserError(f"{key} is {value}; it must be a positive number")
+    if cfg.DATALOADER.NUM_WORKERS < 0:
+        raise UserError("DATALOADER.NUM_WORKERS must not be negative")
+    if cfg.SOLVER.AMP.ENABLED and device == "cpu":
+        raise UserError("SOLVER.AMP.ENABLED needs a GPU; leave it out on the CPU")
+    if cfg.DATALOADER.SAMPLER_TRAIN not in SEEDED_SAMPLERS:
+        raise UserError(
+            f"DATALOADER.SAMPLER_TRAIN is {cfg.DATALOADER.SAMPLER_TRAIN}; it can be "
+            + " or ".join(SEEDED_SAMPLERS)
+        )
+    if cfg.MODEL.KEYPOINT_ON:
+        raise UserError("MODEL.KEYPOINT_ON: keypoints are not scored here; set it to False")
+
+
 def scale_to_batch(settings: RunSettings, world_size: int) -> None:
     """Let learning rate and schedule follow the batch size, and say so."""
     cfg, solver = settings.cfg, settings.cfg.SOLVER
@@ -219,7 +248,8 @@ def scale_to_batch(settings: RunSettings, world_size: int) -> None:
     if solver.REFERENCE_WORLD_SIZE <= 0:
         return
     if "SOLVER.IMS_PER_BATCH" not in settings.overridden:
-        solver.IMS_PER_BATCH = max(base.IMS_PER_BATCH * world_size // base.REFERENCE_WORLD_SIZE, 1)
+        share = base.IMS_PER_BATCH * world_size // solver.REFERENCE_WORLD_SIZE
+        solver.IMS_PER_BATCH = max(share, 1)
     factor = solver.IMS_PER_BATCH / base.IMS_PER_BATCH
     if factor == 1:
         return

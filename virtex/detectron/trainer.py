@@ -41,9 +41,23 @@ def build_detector(cfg: CfgNode) -> nn.Module:
         UserError: the config does not fit together.
     """
     try:
-        return build_model(cfg)
+        model = build_model(cfg)
     except (AssertionError, KeyError, ValueError) as error:
         raise UserError(f"Detectron2 cannot build this config: {error}") from error
+    if not hasattr(model, "input_format"):
+        raise UserError(
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} is no detector that can be "
+            "scored here; GeneralizedRCNN and RetinaNet are"
+        )
+    return model
+
+
+def check_solver(cfg: CfgNode, model: nn.Module) -> None:
+    """Raise UserError for an optimizer or schedule that cannot be built."""
+    try:
+        build_lr_scheduler(cfg, build_optimizer(cfg, model))
+    except (AssertionError, KeyError, ValueError) as error:
+        raise UserError(f"Detectron2 cannot build SOLVER's schedule: {error}") from error
 
 
 class Trainer(TrainerBase):
@@ -116,6 +130,8 @@ class Trainer(TrainerBase):
     def resume(self) -> int:
         """Continue from the newest checkpoint, if there is one. Returns the iteration."""
         self.start_iter = self.checkpoints.resume()
+        if len(set(comm.all_gather(self.start_iter))) > 1:
+            raise UserError("the machines do not see the same checkpoints; share --output-dir")
         if comm.is_main_process():
             forget_after(Path(self.cfg.OUTPUT_DIR) / "metrics.json", self.start_iter)
         return self.start_iter
@@ -156,7 +172,7 @@ class Trainer(TrainerBase):
         except FloatingPointError as error:
             raise UserError(
                 f"the loss is not finite at iteration {self.iter}; lower SOLVER.BASE_LR or "
-                "lengthen SOLVER.WARMUP_ITERS; the last checkpoint is intact"
+                "lengthen SOLVER.WARMUP_ITERS"
             ) from error
 
 

@@ -13,13 +13,16 @@ from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
 from virtex.checkpoints.backbone import Backbone
+from virtex.checkpoints.opening import sha256_of
 from virtex.detectron import run_folder
 from virtex.detectron.checkpointing import last_checkpoint, load_detector
 from virtex.detectron.datasets import DETECTION_SETS
 from virtex.detectron.evaluation import evaluate
 from virtex.detectron.gallery import write_gallery
+from virtex.detectron.install import installed
 from virtex.detectron.launch import launch
 from virtex.detectron.run import Run, prepare
+from virtex.detectron.scoring import default_scorer
 from virtex.detectron.trainer import Trainer, write_final_metrics
 from virtex.errors import UserError
 from virtex.results import RECORD_NAME, Departure, Result, environment
@@ -44,38 +47,79 @@ def main(args: argparse.Namespace) -> int:
 def transfer(args: argparse.Namespace) -> None:
     """One process of the job: prepare, train, evaluate, record."""
     started = time.perf_counter()
-    rank = comm.get_rank()
     for name in LOGGERS:
-        setup_logger(distributed_rank=rank, name=name)
-    run = prepare(args)
-    folder = Path(args.output_dir)
+        setup_logger(distributed_rank=comm.get_rank(), name=name)
+    run, folder = prepare(args), Path(args.output_dir)
+    if args.eval_only:
+        evaluate_trained(run, folder, args.weights)
+        return
     if not args.overwrite:
-        run_folder.check_same_run(folder, run.identity())
-    if args.resume and not args.eval_only and (folder / RECORD_NAME).is_file():
+        run_folder.check_same_run(folder, run.identity(), eval_only=False)
+    if args.resume and (folder / RECORD_NAME).is_file():
         logger.info("this run is finished; its record:")
         if comm.is_main_process():
             print_summary(json.loads((folder / RECORD_NAME).read_text()), folder)
         return
     open_folder(run, folder, args.overwrite)
-    for sentence in run.settings.said:
-        logger.warning(sentence)
-    log_departures(run.departures())
-    timing = {"prepare_seconds": time.perf_counter() - started}
-    if args.eval_only:
-        trained, departures = load_trained(run, folder, args.weights)
-    else:
-        trained, departures = train(run, args), []
-    finish(run, folder, timing | trained, departures, args.eval_only)
+    timing = {"prepare_seconds": time.perf_counter() - started, **train(run, args)}
+    metrics = finish(run, folder, timing, run.departures())
+    if comm.is_main_process():
+        write_final_metrics(folder, run.cfg.SOLVER.MAX_ITER, metrics)
 
 
-def open_folder(run: Run, folder: Path, overwrite: bool) -> None:
-    """From here on the run writes: identity, configuration, log."""
+def evaluate_trained(run: Run, folder: Path, weights: str | None) -> None:
+    """Score the newest checkpoint of the run in ``folder``, or a detector from elsewhere.
+
+    The record of an unfinished run goes to a folder of its own, so that it cannot stand for
+    the finished one.
+
+    Raises:
+        UserError: there are no weights, or they are of another detector; nothing is written.
+    """
+    identity = run_folder.read_identity(folder)
+    if weights:
+        if identity is not None:
+            raise UserError(f"{folder} holds a run; give --weights another --output-dir")
+        departures = [*run.departures(), from_elsewhere(run, Path(weights))]
+        open_folder(run, folder, overwrite=False, identity=False)
+        finish(run, folder, {}, departures)
+        return
+    path = last_checkpoint(folder)
+    if identity is None or path is None:
+        raise UserError(f"{folder} holds no checkpoint to evaluate; train first, or use --weights")
+    run_folder.check_same_run(folder, run.identity(), eval_only=True)
+    content = load_detector(run.detector, path)
+    logger.info("evaluating %s", path)
+    done, wanted = content["iteration"] + 1, run.cfg.SOLVER.MAX_ITER
+    departures = [Departure(**d) for d in identity[run_folder.DEPARTURES]]
+    run.data |= {
+        key.removeprefix("data set "): value
+        for key, value in identity.items()
+        if key.startswith("data set ")
+    }
+    if done != wanted:
+        departures.append(Departure("iterations trained", wanted, done, "override"))
+        folder = folder / f"evaluation_{done:07d}"
+        folder.mkdir(exist_ok=True)
+    finish(run, folder, train_timing(run, content["stopwatch"]["seconds"], done), departures)
+
+
+def from_elsewhere(run: Run, path: Path) -> Departure:
+    """Fill the detector from ``path`` and say which weights those are."""
+    load_detector(run.detector, path)
+    logger.info("evaluating %s", path)
+    return Departure("weights sha256", "trained by this run", sha256_of(path), "override")
+
+
+def open_folder(run: Run, folder: Path, overwrite: bool, identity: bool = True) -> None:
+    """From here on the run writes: what it was started with, configuration, log."""
+    comm.synchronize()  # the others may still be looking at what the folder holds
     if comm.is_main_process():
         if overwrite:
             run_folder.clear(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if not (folder / run_folder.IDENTITY).exists():
+            if identity and not (folder / run_folder.IDENTITY).exists():
                 run_folder.write_identity(folder, run.identity())
             (folder / "config.yaml").write_text(run.cfg.dump())
         except OSError as error:
@@ -83,9 +127,12 @@ def open_folder(run: Run, folder: Path, overwrite: bool) -> None:
     comm.synchronize()
     for name in LOGGERS:
         add_log_file(logging.getLogger(name), folder)
-    logger.info("Environment: %s", json.dumps(environment(), indent=1))
+    logger.info("Environment: %s", json.dumps({**environment(), **setup_of(run)}, indent=1))
     logger.info("Backbone: %s", json.dumps(run.backbone.record(), indent=1))
     logger.info("Verified: %s", json.dumps(run.verification))
+    for sentence in run.settings.said:
+        logger.warning(sentence)
+    log_departures(run.departures())
 
 
 def add_log_file(target: logging.Logger, folder: Path) -> None:
@@ -123,62 +170,42 @@ def saved_input(backbone: Backbone) -> dict[str, Any]:
     return {"input": asdict(backbone.input), "stride_in_1x1": backbone.arch.stride_in_1x1}
 
 
-def load_trained(run: Run, folder: Path, weights: str | None) -> tuple[dict, list[Departure]]:
-    """Fill the detector with trained weights.
-
-    Returns:
-        the timing of its training, and departures if it is unfinished or from elsewhere.
-
-    Raises:
-        UserError: there are none, or they are of another detector.
-    """
-    path = Path(weights) if weights else last_checkpoint(folder)
-    if path is None:
-        raise UserError(f"{folder} holds no checkpoint to evaluate; train first, or use --weights")
-    content = load_detector(run.detector, path)
-    logger.info("evaluating %s", path)
-    if weights:
-        return {}, [Departure("weights", "trained by this run", path.name, "override")]
-    done, wanted = content["iteration"] + 1, run.cfg.SOLVER.MAX_ITER
-    unfinished = [Departure("iterations trained", wanted, done, "override")]
-    return train_timing(run, content["stopwatch"]["seconds"], done), (
-        [] if done == wanted else unfinished
-    )
-
-
 def train_timing(run: Run, seconds: float, iterations: int) -> dict[str, float]:
     images = run.cfg.SOLVER.IMS_PER_BATCH * iterations
     return {"train_seconds": seconds, "train_images_per_second": images / max(seconds, 1e-9)}
 
 
 def finish(
-    run: Run, folder: Path, timing: dict[str, float], extra: list[Departure], eval_only: bool
-) -> None:
-    """Score, draw the gallery, write the record and print where everything is."""
+    run: Run, folder: Path, timing: dict[str, float], departures: list[Departure]
+) -> dict[str, float]:
+    """Score, write the record, draw the gallery and print where everything is.
+
+    Returns:
+        the metrics (empty in processes other than the main one).
+    """
     start = time.perf_counter()
     metrics = evaluate(run.cfg, run.detector, run.test, folder)
     seconds = time.perf_counter() - start
     if not comm.is_main_process():
-        return
-    if not eval_only:
-        write_final_metrics(folder, run.cfg.SOLVER.MAX_ITER, metrics)
+        return metrics
     images = sum(len(samples) for samples in run.test.values())
     timing |= {"evaluate_seconds": seconds, "evaluate_images_per_second": images / seconds}
+    result = build_result(run, metrics, timing, departures)
+    result.write(folder)
     for name, samples in run.test.items():
         write_gallery(run.cfg, run.detector, name, samples, folder / run_folder.GALLERY)
-    result = build_result(run, metrics, timing, extra)
-    result.write(folder)
     print_summary(result.record(), folder)
+    return metrics
 
 
 def build_result(
-    run: Run, metrics: dict[str, float], timing: dict[str, float], extra: list[Departure]
+    run: Run, metrics: dict[str, float], timing: dict[str, float], departures: list[Departure]
 ) -> Result:
     entry = DETECTION_SETS.get(run.cfg.DATASETS.TEST[0])
     return Result(
         task=entry.task if entry else run.protocol.task,
         protocol={"name": run.protocol.name, "version": run.protocol.version},
-        departures=run.departures() + extra,
+        departures=departures,
         metrics=metrics,
         primary_metric=next(m for m in metrics if m.endswith(run.protocol.primary_metric)),
         model=run.backbone.record(),
@@ -186,8 +213,20 @@ def build_result(
         timing={name: round(value, 3) for name, value in timing.items()},
         data=run.data,
         verification=run.verification,
+        setup=setup_of(run),
         notes=run.settings.said,
     )
+
+
+def setup_of(run: Run) -> dict[str, Any]:
+    """What ran the evaluation."""
+    found = installed()
+    return {
+        "detectron2": found and {"version": found.version, "distribution": found.kind},
+        "device": run.cfg.MODEL.DEVICE,
+        "processes": comm.get_world_size(),
+        "scorer": default_scorer(),
+    }
 
 
 def log_departures(departures: list[Departure]) -> None:
