@@ -151,7 +151,9 @@ def test_an_unknown_config_names_the_nearest():
         protocol_from_config("COCO-Detection/retinanet_R50_FPN_1x.yaml")
 
 
-@pytest.mark.parametrize("text", ["SOLVER: [", "SOLVER:\n  NO_SUCH: 1\n"])
+@pytest.mark.parametrize(
+    "text", ["SOLVER: [", "SOLVER:\n  NO_SUCH: 1\n", "", "<html></html>", "_BASE_: no.yaml\n"]
+)
 def test_a_broken_yaml_is_named(tmp_path, text):
     path = tmp_path / "broken.yaml"
     path.write_text(text)

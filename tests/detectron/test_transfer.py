@@ -376,6 +376,17 @@ def test_an_image_that_does_not_decode_stops_a_score(capsys, tmp_path, toy, moco
     assert not (tmp_path / "out/result.json").exists()
 
 
+@pytest.mark.parametrize("split", ["train2017", "val2017"])
+def test_a_missing_image_is_named_before_training(capsys, tmp_path, toy, moco_file, split):
+    data = broken_copy(toy, tmp_path)
+    content = json.loads((data / f"coco/annotations/instances_{split}.json").read_text())
+    lost = data / "coco" / split / content["images"][1]["file_name"]
+    lost.unlink()
+    out = tmp_path / "out"
+    error = refused(capsys, out, *common(moco_file, data, out), *QUICK)
+    assert f"1 images are missing: {lost}" in error
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

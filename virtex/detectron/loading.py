@@ -47,8 +47,12 @@ class ReadableImages:
     An exception in a worker process would arrive as text; a value arrives as it is.
     """
 
-    def __init__(self, mapper: Callable[[Sample], Sample]):
-        self.mapper = mapper
+    def __init__(self, mapper: Callable[[Sample], Sample], remedy: str):
+        """
+        Args:
+            remedy: what the user can do about a broken file.
+        """
+        self.mapper, self.remedy = mapper, remedy
 
     def __call__(self, sample: Sample) -> Sample | UserError:
         try:
@@ -60,7 +64,7 @@ class ReadableImages:
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's
             return UserError(
                 f"the image {sample['file_name']} cannot be read ({str(error) or type(error)}); "
-                "restore it, or train without such images with --skip-bad-images"
+                f"{self.remedy}"
             )
 
 
@@ -76,7 +80,10 @@ class SeededSamples(Dataset):
 
     def __init__(self, samples: list[Sample], cfg: CfgNode, skip_bad_images: bool):
         self.samples = DatasetFromList(samples, copy=False)  # one copy for all workers
-        self.mapper = ReadableImages(DatasetMapper(cfg, True))
+        self.mapper = ReadableImages(
+            DatasetMapper(cfg, True),
+            "restore it, or train without such images with --skip-bad-images",
+        )
         self.seed = cfg.SEED
         self.skip_bad_images = skip_bad_images
 
@@ -205,6 +212,8 @@ def test_batches(cfg: CfgNode, samples: list[Sample]) -> DataLoader:
     """Each image of this process's share once, one at a time, in order."""
     return build_detection_test_loader(
         samples,
-        mapper=ReadableImages(DatasetMapper(cfg, False)),
+        mapper=ReadableImages(
+            DatasetMapper(cfg, False), "restore it, for a score must cover every image"
+        ),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )

@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,7 @@ def prepare(args: argparse.Namespace) -> Run:
     adaptation = adapt(backbone, cfg)
     settings.set_by_checkpoint(adaptation.settings)
     train_set, test_sets = read_data(cfg, Path(args.data_root), args.eval_only)
+    require_images([] if args.skip_bad_images else train_set, *test_sets.values())
     set_classes(settings)
     seed_everything("detector", cfg.SEED)
     detector = build_detector(cfg)
@@ -153,6 +155,15 @@ def read_data(cfg: CfgNode, data_root: Path, eval_only: bool) -> tuple[list, dic
                     "needs; set it to False to train on boxes alone"
                 )
     return train, test
+
+
+def require_images(*sets: list[dict[str, Any]]) -> None:
+    """Raise UserError that names images which are not there (none is opened)."""
+    names = (sample["file_name"] for sample in itertools.chain(*sets))
+    missing = [name for name in names if not os.path.isfile(name)]
+    if missing:
+        shown = ", ".join(missing[:5]) + (", …" if missing[5:] else "")
+        raise UserError(f"{len(missing)} images are missing: {shown}; restore them")
 
 
 def require_test_files(entries: list[DetectionSet], data_root: Path) -> None:

@@ -41,6 +41,10 @@ FLAGS = {
     "MODEL.DEVICE": "--num-gpus",
     "MODEL.WEIGHTS": "--checkpoint",
 }
+# What Detectron2 raises for a file that is no YAML, no mapping, or sets unknown keys.
+NOT_A_CONFIG = (
+    *(yaml.YAMLError, KeyError, ValueError, TypeError, AttributeError, AssertionError, OSError),
+)
 POSITIVE_KEYS = ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER", "SOLVER.BASE_LR")
 # The samplers of Detectron2 that a run can be resumed with.
 SEEDED_SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
@@ -190,8 +194,8 @@ def load_config(protocol: Protocol) -> CfgNode:
     cfg = get_cfg()
     try:
         cfg.merge_from_file(str(protocol.config))
-    except (yaml.YAMLError, KeyError, ValueError, AssertionError, OSError) as error:
-        reason = str(error).strip("'\"").splitlines()[0]
+    except NOT_A_CONFIG as error:
+        reason = (str(error).strip("'\"").splitlines() or [type(error).__name__])[0]
         raise UserError(f"{protocol.config} is not a Detectron2 config: {reason}") from error
     return cfg
 
