@@ -37,7 +37,13 @@ one sentence.
 import argparse
 import os
 
-from virtex.tool import add_checkpoint_arguments, run_tool, tool_parser
+from virtex.tool import (
+    add_checkpoint_arguments,
+    add_training_arguments,
+    non_negative,
+    run_tool,
+    tool_parser,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -60,9 +66,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output-dir", default="output/detectron2_transfer", metavar="DIR")
     parser.add_argument("--seed", type=non_negative, default=0, metavar="N", help="default: 0")
-    folder = parser.add_mutually_exclusive_group()
-    folder.add_argument("--resume", action="store_true", help="continue the run in --output-dir")
-    folder.add_argument("--overwrite", action="store_true", help="replace the run there")
     parser.add_argument(
         "--eval-only", action="store_true", help="score the run's newest checkpoint, or --weights"
     )
@@ -74,24 +77,8 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="train on without images that cannot be read (each is named in the log)",
     )
-    machines = parser.add_argument_group("machines")
-    machines.add_argument(
-        "--num-gpus", type=non_negative, metavar="N", help="on this machine; 0: CPU (default: all)"
-    )
-    machines.add_argument("--num-machines", type=int, default=1, metavar="N")
-    machines.add_argument("--machine-rank", type=int, default=0, metavar="N", help="of this one")
-    machines.add_argument("--dist-url", default="auto", metavar="URL", help="tcp://HOST:PORT")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="KEY VALUE", help="settings, as SOLVER.BASE_LR 0.01"
-    )
+    add_training_arguments(parser)
     return parser
-
-
-def non_negative(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value
 
 
 def main(args: argparse.Namespace) -> int:

@@ -35,6 +35,39 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--resume``, ``--overwrite``, the machines, and ``KEY VALUE`` at the end."""
+    folder = parser.add_mutually_exclusive_group()
+    folder.add_argument("--resume", action="store_true", help="continue the run in --output-dir")
+    folder.add_argument("--overwrite", action="store_true", help="replace the run there")
+    machines = parser.add_argument_group("machines")
+    machines.add_argument(
+        "--num-gpus", type=non_negative, metavar="N", help="on this machine; 0: CPU (default: all)"
+    )
+    machines.add_argument("--num-machines", type=int, default=1, metavar="N")
+    machines.add_argument("--machine-rank", type=int, default=0, metavar="N", help="of this one")
+    machines.add_argument("--dist-url", default="auto", metavar="URL", help="tcp://HOST:PORT")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY VALUE", help="settings, written as in the config"
+    )
+
+
+def non_negative(text: str) -> int:
+    """An argument that is a whole number of 0 or more."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def positive(text: str) -> int:
+    """An argument that is a whole number above 0."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
 def run_tool(
     main: Callable[[argparse.Namespace], int | None],
     parser: argparse.ArgumentParser,

@@ -6,12 +6,9 @@ with any number of workers.
 """
 
 import logging
-import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetFromList,
@@ -26,19 +23,11 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from virtex.errors import UserError
+from virtex.training.randomness import seed_everything
 
 logger = logging.getLogger(__name__)
 
 Sample = dict[str, Any]
-
-
-def seed_everything(purpose: str, *numbers: int) -> None:
-    """Seed torch, numpy and random from non-negative integers; another purpose, other draws."""
-    entropy = [int.from_bytes(purpose.encode(), "little"), len(numbers), *numbers]
-    seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
 
 
 class ReadableImages:

@@ -24,14 +24,15 @@ from virtex.detectron.datasets import (
     register_detection_sets,
 )
 from virtex.detectron.evaluation import build_evaluator, test_samples
-from virtex.detectron.launch import device_of
-from virtex.detectron.loading import seed_everything, training_samples
+from virtex.detectron.loading import training_samples
 from virtex.detectron.protocols import Protocol, packaged_protocol, protocol_from_config
 from virtex.detectron.settings import RunSettings, build_settings
 from virtex.detectron.trainer import build_detector, check_solver
 from virtex.detectron.verify import compare_features, load_weights
 from virtex.errors import UserError
 from virtex.results import Departure
+from virtex.training.processes import device_of
+from virtex.training.randomness import seed_everything
 
 
 @dataclass

@@ -1,9 +1,7 @@
 """Training with Detectron2's own loop, optimizer, schedule and hooks; resumed exactly."""
 
-import json
 import logging
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,11 +20,13 @@ from detectron2.utils.events import (
 )
 from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
-from virtex.detectron.checkpointing import Checkpoints, SaveCheckpoints, bare
+from virtex.detectron.checkpointing import SaveCheckpoints
 from virtex.detectron.loading import training_batches
 from virtex.errors import UserError
+from virtex.training.checkpoints import Checkpoints, bare
+from virtex.training.processes import distribute
+from virtex.training.progress import Stopwatch, forget_after
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Trainer(TrainerBase):
         """
         super().__init__()
         self.cfg, self.samples, self.skip_bad_images = cfg, samples, skip_bad_images
-        self.model = distribute(model.train())
+        self.model = distribute(model.train(), broadcast_buffers=False)
         self.optimizer = build_optimizer(cfg, model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -129,7 +129,8 @@ class Trainer(TrainerBase):
 
     def resume(self) -> int:
         """Continue from the newest checkpoint, if there is one. Returns the iteration."""
-        self.start_iter = self.checkpoints.resume()
+        content = self.checkpoints.resume()
+        self.start_iter = content["iteration"] + 1 if content else 0
         if len(set(comm.all_gather(self.start_iter))) > 1:
             raise UserError("the machines do not see the same checkpoints; share --output-dir")
         if comm.is_main_process():
@@ -174,38 +175,6 @@ class Trainer(TrainerBase):
                 f"the loss is not finite at iteration {self.iter}; lower SOLVER.BASE_LR or "
                 "lengthen SOLVER.WARMUP_ITERS"
             ) from error
-
-
-class Stopwatch:
-    """Seconds spent in training, over all the sessions of a resumed run."""
-
-    def __init__(self) -> None:
-        self.before, self.started = 0.0, None
-
-    def start(self) -> None:
-        self.started = time.perf_counter()
-
-    def stop(self) -> None:
-        self.before, self.started = self.seconds(), None
-
-    def seconds(self) -> float:
-        return self.before + (time.perf_counter() - self.started if self.started else 0.0)
-
-    def state_dict(self) -> dict[str, float]:
-        return {"seconds": self.seconds()}
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        self.before = state["seconds"]
-
-
-def distribute(model: nn.Module) -> nn.Module:
-    """Wrap for several processes, each with its GPU or on the CPU; alone, nothing changes."""
-    if comm.get_world_size() == 1:
-        return model
-    on_gpu = next(model.parameters()).is_cuda
-    return DistributedDataParallel(
-        model, device_ids=[torch.cuda.current_device()] if on_gpu else None, broadcast_buffers=False
-    )
 
 
 class PreciseBatchNorm(HookBase):
@@ -273,17 +242,3 @@ def write_final_metrics(folder: Path, iterations: int, metrics: Metrics) -> None
         for writer in (JSONWriter(str(folder / "metrics.json")), TensorboardXWriter(str(folder))):
             writer.write()
             writer.close()
-
-
-def forget_after(metrics_file: Path, iteration: int) -> None:
-    """Drop lines of metrics.json from ``iteration`` on, which a resumed run writes again."""
-    if not metrics_file.is_file():
-        return
-    kept = []
-    for line in metrics_file.read_text().splitlines(keepends=True):
-        try:
-            if json.loads(line)["iteration"] < iteration:
-                kept.append(line)
-        except (ValueError, KeyError):
-            break  # a torn last line of a killed run
-    metrics_file.write_text("".join(kept))

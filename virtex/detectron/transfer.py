@@ -14,18 +14,20 @@ from tabulate import tabulate
 
 from virtex.checkpoints.backbone import Backbone
 from virtex.checkpoints.opening import sha256_of
-from virtex.detectron import run_folder
-from virtex.detectron.checkpointing import last_checkpoint, load_detector
+from virtex.detectron.checkpointing import load_detector
 from virtex.detectron.datasets import DETECTION_SETS
 from virtex.detectron.evaluation import evaluate
 from virtex.detectron.gallery import write_gallery
 from virtex.detectron.install import installed
-from virtex.detectron.launch import launch
+from virtex.detectron.machines import ranks_of_this_machine
 from virtex.detectron.run import Run, prepare
 from virtex.detectron.scoring import default_scorer
 from virtex.detectron.trainer import Trainer, write_final_metrics
 from virtex.errors import UserError
 from virtex.results import RECORD_NAME, Departure, Result, environment
+from virtex.training import run_folder
+from virtex.training.checkpoints import last_checkpoint
+from virtex.training.processes import launch
 
 logger = logging.getLogger("virtex.transfer")
 LOGGERS = ("fvcore", "detectron2", "virtex")
@@ -45,7 +47,13 @@ def main(args: argparse.Namespace) -> int:
 
 
 def transfer(args: argparse.Namespace) -> None:
-    """One process of the job: prepare, train, evaluate, record."""
+    """One process of the job."""
+    with ranks_of_this_machine():
+        run_transfer(args)
+
+
+def run_transfer(args: argparse.Namespace) -> None:
+    """Prepare, train, evaluate, record."""
     started = time.perf_counter()
     for name in LOGGERS:
         setup_logger(distributed_rank=comm.get_rank(), name=name)

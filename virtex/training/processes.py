@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
-from detectron2.utils import comm
+from torch import Tensor, nn
 from torch.multiprocessing import ProcessExitedException, start_processes
 
 from virtex.errors import UserError
@@ -41,8 +41,7 @@ def launch(main: Main, args: argparse.Namespace) -> int:
     """Call ``main(args)`` in every process of the job. Returns an exit status.
 
     Under torchrun the processes are there already. Otherwise this machine gets one for each of
-    ``--num-gpus`` GPUs, or one on the CPU, of ``--num-machines`` machines. (Detectron2's own
-    launcher imports detectron2 before v0.5 can be made fit for it.)
+    ``--num-gpus`` GPUs, or one on the CPU, of ``--num-machines`` machines.
 
     Raises:
         UserError: from a single process, as ``main`` raised it.
@@ -116,25 +115,58 @@ def in_process(main: Main, args: argparse.Namespace, device: str) -> int:
     try:
         main(args)
     except UserError as error:
-        rank = comm.get_rank()
+        rank = dist.get_rank()
         if rank:
             time.sleep(SPEAK_SECONDS)
         print(f"error{f' in process {rank}' if rank else ''}: {error}", file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(2)  # ending the process group in order would wait for the others
-    comm._LOCAL_PROCESS_GROUP = None
     dist.destroy_process_group()
     return 0
 
 
 def join(device: str) -> None:
     """Join the process group that the environment variables describe."""
-    local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     if device == "cuda":
-        torch.cuda.set_device(local_rank)
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
-    # Detectron2 wants the ranks of each machine as a group (0.5 has no function for it)
-    for first in range(0, dist.get_world_size(), local_size):
-        group = dist.new_group(list(range(first, first + local_size)))
-        if first <= dist.get_rank() < first + local_size:
-            comm._LOCAL_PROCESS_GROUP = group
+
+
+def rank() -> int:
+    """This process's number among all of the job, on all machines; 0 is the main one."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """The number of processes of the job."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """``values`` added up over all processes (in place, no gradient)."""
+    if dist.is_initialized():
+        dist.all_reduce(values)
+    return values
+
+
+def wait_for_all() -> None:
+    """Go on when every process has come here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def distribute(model: nn.Module, broadcast_buffers: bool = True) -> nn.Module:
+    """Wrap for several processes, each with its GPU or on the CPU; alone, nothing changes.
+
+    Args:
+        broadcast_buffers: let all use the main process's BatchNorm statistics, which are those
+            that a checkpoint holds.
+    """
+    if world_size() == 1:
+        return model
+    on_gpu = next(model.parameters()).is_cuda
+    return nn.parallel.DistributedDataParallel(
+        model,
+        device_ids=[torch.cuda.current_device()] if on_gpu else None,
+        broadcast_buffers=broadcast_buffers,
+    )

@@ -15,6 +15,7 @@ DEPARTURES = "departures"  # in the identity for the record of a later --eval-on
 TRAINING_KEYS = ("processes", "skip bad images", "setting SOLVER.", "setting DATALOADER.")
 RUN_FILES = (
     *(IDENTITY, RECORD_NAME, "config.yaml", "metrics.json", "last_checkpoint"),
+    *("pretraining.json", "pretrain_config.yaml", "tokenizer.model"),
     *(
         "model_*.pth",
         "log.txt*",

@@ -1,0 +1,1 @@
+"""What every training here shares: processes, random numbers, output folder, checkpoints."""

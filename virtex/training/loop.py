@@ -1,0 +1,261 @@
+"""The training loop: any model that returns ``Losses``, resumed exactly.
+
+One iteration: forward (in mixed precision where asked), the mean of each loss over what all
+processes counted, backward, clipping, optimizer, schedule. Every ``checkpoint_every`` iterations
+and after the last one: checkpoint, then validation.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from virtex.errors import UserError
+from virtex.models.losses import Losses
+from virtex.training.checkpoints import FINAL, Checkpoints
+from virtex.training.processes import (
+    distribute,
+    rank,
+    sum_over_processes,
+    wait_for_all,
+    world_size,
+)
+from virtex.training.progress import MetricsWriter, Pace, Stopwatch, duration
+from virtex.training.randomness import seed_everything
+
+logger = logging.getLogger(__name__)
+
+Batch = dict[str, Tensor]
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How a training runs.
+
+    Attributes:
+        iterations: the last one.
+        batch_size: images an iteration, of all processes.
+        clip_norm: largest norm of the gradient; 0: not clipped.
+        amp_dtype: what autocast computes in on a GPU; None: float32.
+        keep: how many checkpoints stay on disk beside the final one.
+    """
+
+    iterations: int
+    batch_size: int
+    seed: int = 0
+    clip_norm: float = 0.0
+    amp_dtype: torch.dtype | None = None
+    checkpoint_every: int = 2000
+    log_every: int = 20
+    keep: int = 2
+
+
+class TrainingLoop:
+    """A model in training, in one process or several.
+
+    Attributes:
+        model: bare, on its device; the processes share its gradients.
+        done: iterations done so far.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        scheduler: LRScheduler,
+        settings: LoopSettings,
+        folder: Path,
+        more_state: dict[str, Any] | None = None,
+        evaluate: Callable[[int, MetricsWriter | None], Metrics] | None = None,
+    ):
+        """
+        Args:
+            folder: exists; takes checkpoints, metrics.json and tensorboard events.
+            more_state: name -> what else has ``state_dict``, as Lookahead.
+            evaluate: called in every process with the iteration and (main process) the writer.
+        """
+        self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
+        self.settings, self.folder, self.evaluate = settings, folder, evaluate
+        self.device = next(model.parameters()).device
+        # only float16 can underflow
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=settings.amp_dtype == torch.float16
+        )
+        self.stopwatch = Stopwatch()
+        state = {
+            "optimizer": optimizer,
+            "scheduler": scheduler,
+            "scaler": self.scaler,
+            "stopwatch": self.stopwatch,
+            **(more_state or {}),
+        }
+        self.checkpoints = Checkpoints(folder, model, state, settings.keep)
+        self.done = 0
+
+    def resume(self) -> int:
+        """Continue from the newest checkpoint, if there is one. Returns the iterations done."""
+        self.done = self.checkpoints.resume().get("iteration", 0)
+        seen = torch.tensor([self.done, -self.done], device=self.device)
+        if not torch.equal(sum_over_processes(seen.clone()), seen * world_size()):
+            raise UserError("the machines do not see the same checkpoints; share --output-dir")
+        return self.done
+
+    def run(self, batches: Iterator[Batch]) -> Metrics:
+        """Train from ``done`` to the last iteration; ``batches`` begin after ``done``.
+
+        Returns:
+            the last validation's metrics.
+
+        Raises:
+            UserError: the loss is not finite.
+        """
+        last = self.settings.iterations
+        self.distributed = distribute(self.model.train())
+        self.writer = MetricsWriter(self.folder, self.done) if rank() == 0 else None
+        self.pace, self.sums = Pace(self.done, last), RunningSums()
+        self.stopwatch.start()
+        metrics: Metrics = {}
+        try:
+            if self.done >= last:  # killed after the last checkpoint, before its validation
+                return self.validate()
+            while self.done < last:
+                waiting = time.perf_counter()
+                batch = to_device(next(batches), self.device)
+                self.pace.waited += time.perf_counter() - waiting
+                self.step(batch)
+                if self.done % self.settings.log_every == 0 or self.done == last:
+                    self.log()
+                if self.done % self.settings.checkpoint_every == 0 or self.done == last:
+                    self.save()
+                    metrics = self.validate()
+        finally:
+            self.stopwatch.stop()
+            if self.writer:
+                self.writer.close()
+        return metrics
+
+    def step(self, batch: Batch) -> None:
+        """One iteration."""
+        # dropout depends on (seed, iteration, rank) alone, so a resume needs no random state
+        seed_everything("model", self.settings.seed, self.done, rank())
+        with torch.autocast(
+            self.device.type, self.settings.amp_dtype, enabled=self.settings.amp_dtype is not None
+        ):
+            losses = self.distributed(batch)
+        loss = objective(losses)
+        if not math.isfinite(loss.item()):
+            raise UserError(not_finite(self.done + 1, loss.item(), losses, batch))
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        if self.settings.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.scheduler.step()
+        self.sums.add(losses)
+        self.done += 1
+
+    def log(self) -> None:
+        """Losses since the last time, learning rates, pace; to log, metrics.json, tensorboard."""
+        means = self.sums.means()
+        if self.writer is None:
+            return
+        pace = self.pace.tell(self.done)
+        rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
+        images = self.settings.batch_size / pace["seconds"]
+        logger.info(
+            "iteration %d/%d  loss %.4f (%s)  lr %s  %.1f images/s  data %.3f s  left %s",
+            self.done,
+            self.settings.iterations,
+            sum(means.values()),
+            ", ".join(f"{name} {value:.4f}" for name, value in means.items()),
+            " ".join(f"{rate:.3g}" for rate in dict.fromkeys(rates.values())),
+            images,
+            pace["data_seconds"],
+            duration(pace["left"]),
+        )
+        numbers = {
+            "train/loss": sum(means.values()),
+            **{f"train/{name}": value for name, value in means.items()},
+            **{f"lr/{name}": rate for name, rate in rates.items()},
+            "images_per_second": images,
+            "data_seconds": pace["data_seconds"],
+        }
+        if self.device.type == "cuda":
+            numbers["gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
+        self.writer.numbers(self.done, numbers)
+
+    def save(self) -> None:
+        """The main process writes a checkpoint; the others wait."""
+        if rank() == 0:
+            final = self.done == self.settings.iterations
+            name = FINAL if final else f"model_{self.done:07d}.pth"
+            self.checkpoints.save(name, iteration=self.done)
+        wait_for_all()
+
+    def validate(self) -> Metrics:
+        if self.evaluate is None:
+            return {}
+        self.model.eval()
+        metrics = self.evaluate(self.done, self.writer)
+        self.model.train()
+        if self.writer:
+            self.writer.numbers(self.done, metrics)
+        self.pace = Pace(self.done, self.settings.iterations)
+        return metrics
+
+
+class RunningSums:
+    """Losses of some iterations, added up where they are."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, losses: Losses) -> None:
+        for name, loss in losses.items():
+            pair = torch.stack([loss.total.detach().double(), loss.count.double()])
+            self.sums[name] = self.sums[name] + pair if name in self.sums else pair
+
+    def means(self) -> Metrics:
+        """Mean of each loss over all processes; starts anew."""
+        names = list(self.sums)
+        pairs = sum_over_processes(torch.stack([self.sums[name] for name in names]))
+        self.sums = {}
+        return {
+            n: total / max(count, 1)
+            for n, (total, count) in zip(names, pairs.tolist(), strict=True)
+        }
+
+
+def objective(losses: Losses) -> Tensor:
+    """The sum of the means over all processes, of which this process has its share.
+
+    Gradients are averaged over the processes, therefore the factor: 1 x 16 images and 2 x 8
+    give the same gradient, whatever the lengths of their captions.
+    """
+    counts = sum_over_processes(torch.stack([loss.count for loss in losses.values()]).detach())
+    totals = torch.stack([loss.total for loss in losses.values()])
+    return (totals / counts.clamp(min=1)).sum() * world_size()
+
+
+def not_finite(iteration: int, value: float, losses: Losses, batch: Batch) -> str:
+    parts = ", ".join(f"{name} {loss.total.item():g}" for name, loss in losses.items())
+    images = ", ".join(str(i) for i in batch["image_id"].tolist())
+    return (
+        f"the loss is {value} at iteration {iteration} ({parts}; images {images}); lower the "
+        "learning rate or lengthen the warm-up and go on from the last checkpoint with --resume"
+    )
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    return {key: value.to(device, non_blocking=True) for key, value in batch.items()}

@@ -1,0 +1,123 @@
+"""What a training tells while it runs: the log, metrics.json, tensorboard, time left."""
+
+import json
+import logging
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+from virtex.training.processes import rank
+
+LOG_FORMAT = logging.Formatter("[%(asctime)s] %(levelname)s: %(message)s", "%m/%d %H:%M:%S")
+METRICS = "metrics.json"  # one JSON object a line, as Detectron2 writes it
+
+
+class Stopwatch:
+    """Seconds spent in training, over all the sessions of a resumed run."""
+
+    def __init__(self) -> None:
+        self.before, self.started = 0.0, None
+
+    def start(self) -> None:
+        self.started = time.perf_counter()
+
+    def stop(self) -> None:
+        self.before, self.started = self.seconds(), None
+
+    def seconds(self) -> float:
+        return self.before + (time.perf_counter() - self.started if self.started else 0.0)
+
+    def state_dict(self) -> dict[str, float]:
+        return {"seconds": self.seconds()}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.before = state["seconds"]
+
+
+def forget_after(metrics_file: Path, iteration: int) -> None:
+    """Drop lines of metrics.json from ``iteration`` on, which a resumed run writes again."""
+    if not metrics_file.is_file():
+        return
+    kept = []
+    for line in metrics_file.read_text().splitlines(keepends=True):
+        try:
+            if json.loads(line)["iteration"] < iteration:
+                kept.append(line)
+        except (ValueError, KeyError):
+            break  # a torn last line of a killed run
+    metrics_file.write_text("".join(kept))
+
+
+def log_to(logger: logging.Logger, folder: Path | None = None) -> None:
+    """Log to the terminal (main process only) and, with a folder, to ``folder/log.txt`` too.
+
+    Each further process has its own ``log.txt.rank1``, …
+    """
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    for handler in logger.handlers[:]:
+        logger.removeHandler(handler)
+        handler.close()
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)] if rank() == 0 else []
+    if folder is not None:
+        handlers.append(
+            logging.FileHandler(folder / f"log.txt{f'.rank{rank()}' if rank() else ''}")
+        )
+    for handler in handlers:
+        handler.setFormatter(LOG_FORMAT)
+        logger.addHandler(handler)
+
+
+class MetricsWriter:
+    """Numbers and texts of the main process to metrics.json and tensorboard."""
+
+    def __init__(self, folder: Path, start: int):
+        """
+        Args:
+            start: iterations already done; what was written after them is dropped.
+        """
+        from torch.utils.tensorboard import SummaryWriter
+
+        forget_after(folder / METRICS, start + 1)
+        self.file = open(folder / METRICS, "a")  # noqa: SIM115 (open as long as the training)
+        self.board = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
+
+    def numbers(self, iteration: int, values: dict[str, float]) -> None:
+        self.file.write(json.dumps({"iteration": iteration, **values}) + "\n")
+        self.file.flush()
+        for name, value in values.items():
+            self.board.add_scalar(name, value, iteration)
+        self.board.flush()
+
+    def text(self, iteration: int, name: str, content: str) -> None:
+        self.board.add_text(name, content, iteration)
+
+    def close(self) -> None:
+        self.file.close()
+        self.board.close()
+
+
+class Pace:
+    """Iterations per second since the last call, and the time left."""
+
+    def __init__(self, iteration: int, last: int):
+        self.iteration, self.last, self.clock = iteration, last, time.perf_counter()
+        self.waited = 0.0  # seconds spent waiting for data
+
+    def tell(self, iteration: int) -> dict[str, float]:
+        """``seconds`` and ``data_seconds`` an iteration and ``left`` seconds; starts anew."""
+        now, done = time.perf_counter(), max(iteration - self.iteration, 1)
+        seconds = (now - self.clock) / done
+        told = {
+            "seconds": seconds,
+            "data_seconds": self.waited / done,
+            "left": seconds * (self.last - iteration),
+        }
+        self.iteration, self.clock, self.waited = iteration, now, 0.0
+        return told
+
+
+def duration(seconds: float) -> str:
+    """``2:03:04``."""
+    return str(timedelta(seconds=round(seconds)))
