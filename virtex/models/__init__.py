@@ -1,1 +1,1 @@
-"""Networks."""
+"""Networks: backbones, textual heads, and the models that pretrain both."""

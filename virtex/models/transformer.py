@@ -1,0 +1,235 @@
+"""A transformer decoder that computes nothing for padding and remembers what it has computed.
+
+Its parameters have the names and shapes of ``torch.nn.TransformerDecoder``, and its results are
+the same. What differs is the work:
+
+- Captions of a batch differ in length. Everything that treats tokens one by one (projections,
+  feed-forward, norms) runs on the tokens alone, as rows (tokens, hidden); only attention, which
+  mixes the tokens of one caption, sees them padded, as ``Rows`` lays them out.
+- Keys and values of the image are computed once per image, and while decoding, those of earlier
+  tokens are kept (``LayerCache``).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Rows:
+    """Where the tokens of a batch of captions stand.
+
+    Attributes:
+        lengths: (batch,) tokens of each caption.
+        size: (batch, longest).
+        index: (tokens,) place of each row in the flattened padded batch.
+        positions: (tokens,) place of each row within its caption.
+    """
+
+    def __init__(self, lengths: Tensor):
+        self.lengths = lengths
+        longest = int(lengths.max())
+        self.size = (len(lengths), longest)
+        places = torch.arange(longest, device=lengths.device)
+        self.present = places < lengths[:, None]
+        self.index = self.present.flatten().nonzero().squeeze(1)
+        self.positions = places.expand(self.size)[self.present]
+        self.full = len(self.index) == len(lengths) * longest
+
+    def pad(self, rows: Tensor) -> Tensor:
+        """(tokens, channels) to (batch, longest, channels), zeros where no token is."""
+        if not self.full:
+            empty = rows.new_zeros(self.size[0] * self.size[1], rows.shape[1])
+            rows = empty.index_copy(0, self.index, rows)
+        return rows.view(*self.size, -1)
+
+    def unpad(self, padded: Tensor) -> Tensor:
+        """(batch, longest, channels) to (tokens, channels)."""
+        rows = padded.flatten(0, 1)
+        return rows if self.full else rows.index_select(0, self.index)
+
+
+@dataclass
+class LayerCache:
+    """What one layer keeps while captions are decoded; ``captions`` = images x beams.
+
+    Attributes:
+        image_keys, image_values: (images, heads, places, channels of a head).
+        keys, values: (captions, heads, tokens so far, channels of a head); None at the start.
+    """
+
+    image_keys: Tensor
+    image_values: Tensor
+    keys: Tensor | None = None
+    values: Tensor | None = None
+
+    def append(self, keys: Tensor, values: Tensor) -> None:
+        if self.keys is not None:
+            keys = torch.cat([self.keys, keys], dim=2)
+            values = torch.cat([self.values, values], dim=2)
+        self.keys, self.values = keys, values
+
+    def select(self, captions: Tensor) -> None:
+        """Go on with these captions (indices, repeats allowed)."""
+        self.keys = self.keys.index_select(0, captions)
+        self.values = self.values.index_select(0, captions)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with the parameters of ``torch.nn.MultiheadAttention``."""
+
+    def __init__(self, hidden: int, heads: int, dropout: float):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * hidden, hidden))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * hidden))
+        self.out_proj = nn.Linear(hidden, hidden)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def project(self, x: Tensor, first: int, last: int) -> Tensor:
+        """Queries (0), keys (1) and values (2) from ``first`` to before ``last``, side by side.
+
+        ``x`` is (…, hidden); the result (…, (last - first) * hidden).
+        """
+        hidden = x.shape[-1]
+        part = slice(first * hidden, last * hidden)
+        return F.linear(x, self.in_proj_weight[part], self.in_proj_bias[part])
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """(batch, length, hidden) to (batch, heads, length, hidden / heads)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def attend(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mask: Tensor | None = None,
+        causal: bool = False,
+    ) -> Tensor:
+        """Arguments (batch, heads, length, channels); returns (batch, length, hidden)."""
+        mixed = F.scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=causal,
+        )
+        return mixed.transpose(1, 2).flatten(2)
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, attention to the image, feed-forward; parameters as in
+    ``torch.nn.TransformerDecoderLayer``."""
+
+    def __init__(self, hidden: int, heads: int, feedforward: int, dropout: float, norm_first: bool):
+        super().__init__()
+        self.norm_first = norm_first
+        self.self_attn = Attention(hidden, heads, dropout)
+        self.multihead_attn = Attention(hidden, heads, dropout)
+        self.linear1 = nn.Linear(hidden, feedforward)
+        self.linear2 = nn.Linear(feedforward, hidden)
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(hidden) for _ in range(3))
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, memory: Tensor, rows: Rows, causal: bool) -> Tensor:
+        """Tokens ``x`` (tokens, hidden) with the projected image (batch, places, hidden)."""
+        mask = None if causal or rows.full else rows.present[:, None, None, :]
+
+        def look_back(x: Tensor) -> Tensor:
+            attention = self.self_attn
+            heads = [
+                attention.split_heads(part)
+                for part in rows.pad(attention.project(x, 0, 3)).chunk(3, dim=-1)
+            ]
+            # with padding at the right, a causal mask hides it from every token
+            mixed = attention.attend(*heads, mask=mask, causal=causal)
+            return attention.out_proj(rows.unpad(mixed))
+
+        def look_at_image(x: Tensor) -> Tensor:
+            attention = self.multihead_attn
+            queries = attention.split_heads(rows.pad(attention.project(x, 0, 1)))
+            mixed = attention.attend(queries, *self.image_keys_and_values(memory))
+            return attention.out_proj(rows.unpad(mixed))
+
+        return self.sublayers(x, look_back, look_at_image)
+
+    def step(self, x: Tensor, cache: LayerCache) -> Tensor:
+        """One more token of each caption, ``x`` (captions, hidden); ``cache`` grows by it."""
+
+        def look_back(x: Tensor) -> Tensor:
+            attention = self.self_attn
+            queries, keys, values = (
+                attention.split_heads(part[:, None])
+                for part in attention.project(x, 0, 3).chunk(3, dim=-1)
+            )
+            cache.append(keys, values)
+            return attention.out_proj(attention.attend(queries, cache.keys, cache.values)[:, 0])
+
+        def look_at_image(x: Tensor) -> Tensor:
+            attention = self.multihead_attn
+            # the captions of one image are its queries: keys and values need no copies
+            queries = attention.project(x, 0, 1).view(len(cache.image_keys), -1, x.shape[-1])
+            mixed = attention.attend(
+                attention.split_heads(queries), cache.image_keys, cache.image_values
+            )
+            return attention.out_proj(mixed.flatten(0, 1))
+
+        return self.sublayers(x, look_back, look_at_image)
+
+    def sublayers(self, x: Tensor, look_back, look_at_image) -> Tensor:
+        """The three parts with their residuals, norms after them or (pre-norm) before."""
+        parts = (look_back, look_at_image, self.feedforward)
+        for part, norm in zip(parts, (self.norm1, self.norm2, self.norm3), strict=True):
+            x = x + self.drop(part(norm(x))) if self.norm_first else norm(x + self.drop(part(x)))
+        return x
+
+    def feedforward(self, x: Tensor) -> Tensor:
+        return self.linear2(self.drop(F.gelu(self.linear1(x))))
+
+    def image_keys_and_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, places, hidden) to keys and values (batch, heads, places, channels)."""
+        attention = self.multihead_attn
+        keys, values = attention.project(memory, 1, 3).chunk(2, dim=-1)
+        return attention.split_heads(keys), attention.split_heads(values)
+
+
+class TransformerDecoder(nn.Module):
+    """Layers, and for pre-norm a last norm; parameters as in ``torch.nn.TransformerDecoder``."""
+
+    def __init__(
+        self,
+        layers: int,
+        hidden: int,
+        heads: int,
+        feedforward: int,
+        dropout: float = 0.1,
+        norm_first: bool = False,
+    ):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            DecoderLayer(hidden, heads, feedforward, dropout, norm_first) for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(hidden) if norm_first else None
+
+    def forward(self, x: Tensor, memory: Tensor, rows: Rows, causal: bool) -> Tensor:
+        """Embedded tokens (tokens, hidden) and image (batch, places, hidden) to (tokens, hidden).
+
+        Args:
+            causal: whether a token sees the earlier ones only.
+        """
+        for layer in self.layers:
+            x = layer(x, memory, rows, causal)
+        return x if self.norm is None else self.norm(x)
+
+    def start(self, memory: Tensor) -> list[LayerCache]:
+        """What decoding begins with: the image's keys and values in each layer."""
+        return [LayerCache(*layer.image_keys_and_values(memory)) for layer in self.layers]
+
+    def step(self, x: Tensor, caches: list[LayerCache]) -> Tensor:
+        """One more token of each caption: (captions, hidden) to (captions, hidden)."""
+        for layer, cache in zip(self.layers, caches, strict=True):
+            x = layer.step(x, cache)
+        return x if self.norm is None else self.norm(x)
