@@ -59,6 +59,28 @@ class PlainHead(nn.Module):
         )
         return self.output(states)
 
+    def start(self, features: Tensor) -> "PlainState":
+        """Begin to decode, as ``TransformerTextualHead.start``, but without a cache."""
+        return PlainState(self, features)
+
+
+class PlainState:
+    """Captions in the making, their whole prefixes (and images) computed anew at each step."""
+
+    def __init__(self, head: PlainHead, features: Tensor):
+        self.head, self.features, self.prefixes = head, features, None
+
+    def step(self, tokens: Tensor) -> Tensor:
+        tokens = tokens[:, None]
+        self.prefixes = tokens if self.prefixes is None else torch.cat([self.prefixes, tokens], 1)
+        captions, length = self.prefixes.shape
+        features = self.features.repeat_interleave(captions // len(self.features), dim=0)
+        lengths = torch.full((captions,), length, device=tokens.device)
+        return self.head(features, self.prefixes, lengths)[:, -1]
+
+    def select(self, captions: Tensor) -> None:
+        self.prefixes = self.prefixes[captions]
+
 
 class PlainBicaptioning(nn.Module):
     """Both heads; projection, embedding and output are shared."""

@@ -1,0 +1,128 @@
+"""An optimizer has the config's rates and decays, for each parameter by its name."""
+
+import pytest
+import torch
+from torch import nn
+
+from virtex.config import default_config
+from virtex.config.checks import CHOICES
+from virtex.errors import UserError
+from virtex.optim import build_optimizer
+from virtex.optim.build import without_wrappers
+
+
+class Model(nn.Module):
+    """The names of a captioning model, and some that only resemble a backbone's."""
+
+    def __init__(self):
+        super().__init__()
+        self.visual = nn.Module()
+        self.visual.cnn = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
+        self.textual = nn.Module()
+        self.textual.embedding = nn.ModuleDict(
+            {"words": nn.Embedding(5, 4), "layer_norm": nn.LayerNorm(4)}
+        )
+        self.textual.transformer = nn.Linear(4, 4)
+        self.textual.output = nn.Linear(4, 5)
+        self.textual.output.weight = self.textual.embedding["words"].weight
+        self.textual.visual_cnn = nn.Linear(2, 4)
+
+
+def make_config(**optim):
+    config = default_config()
+    for key, value in optim.items():
+        config.OPTIM[key] = value
+    return config
+
+
+def named_groups(optimizer, model):
+    """Group name -> names of its parameters."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        group["name"]: {names[id(parameter)] for parameter in group["params"]}
+        for group in optimizer.param_groups
+    }
+
+
+def test_parameters_are_grouped_by_their_names():
+    model = Model()
+    assert named_groups(build_optimizer(make_config(), model), model) == {
+        "cnn": {f"visual.cnn.{name}" for name in ("0.weight", "0.bias", "1.weight", "1.bias")},
+        "rest": {
+            "textual.embedding.words.weight",
+            "textual.transformer.weight",
+            "textual.output.bias",
+            "textual.visual_cnn.weight",
+            "textual.visual_cnn.bias",
+        },
+        "rest, no decay": {
+            "textual.embedding.layer_norm.weight",
+            "textual.embedding.layer_norm.bias",
+            "textual.transformer.bias",
+        },
+    }
+
+
+def test_groups_stand_in_a_fixed_order_with_their_rates():
+    config = make_config(NO_DECAY=".*bias", CNN_LR=0.2, LR=0.001, WEIGHT_DECAY=0.1)
+    groups = build_optimizer(config, Model()).param_groups
+    assert [(g["name"], g["lr"], g["weight_decay"]) for g in groups] == [
+        ("cnn", 0.2, 0.1),
+        ("cnn, no decay", 0.2, 0.0),
+        ("rest", 0.001, 0.1),
+        ("rest, no decay", 0.001, 0.0),
+    ]
+
+
+def test_tied_parameters_appear_once():
+    model = Model()
+    groups = build_optimizer(make_config(), model).param_groups
+    ids = [id(parameter) for group in groups for parameter in group["params"]]
+    assert len(ids) == len(set(ids)) == len(list(model.parameters()))
+
+
+def test_no_decay_matches_from_the_start_of_a_name():
+    model = Model()
+    groups = named_groups(build_optimizer(make_config(NO_DECAY="bias"), model), model)
+    assert list(groups) == ["cnn", "rest"]
+
+
+def test_frozen_parameters_are_left_out():
+    model = Model()
+    model.visual.requires_grad_(False)
+    groups = build_optimizer(make_config(), model).param_groups
+    assert [group["name"] for group in groups] == ["rest", "rest, no decay"]
+
+
+def test_a_model_with_nothing_to_train_is_refused():
+    with pytest.raises(UserError, match="nothing to train"):
+        build_optimizer(make_config(), Model().requires_grad_(False))
+
+
+def test_a_wrapped_models_backbone_is_still_the_backbone():
+    wrapped = nn.DataParallel(Model())  # adds "module." as DistributedDataParallel does
+    groups = build_optimizer(make_config(), wrapped).param_groups
+    assert [group["name"] for group in groups] == ["cnn", "rest", "rest, no decay"]
+
+
+def test_wrappers_are_taken_off_a_name_wherever_they_stand_before_it():
+    assert without_wrappers("module._orig_mod.visual.cnn.conv1.weight") == "visual.cnn.conv1.weight"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "setting"),
+    [
+        ("sgd", torch.optim.SGD, ("momentum", 0.7)),
+        ("adamw", torch.optim.AdamW, ("betas", (0.9, 0.999))),
+    ],
+)
+def test_both_optimizers_are_torchs(name, kind, setting):
+    optimizer = build_optimizer(make_config(OPTIMIZER_NAME=name, SGD_MOMENTUM=0.7), Model())
+    assert type(optimizer) is kind
+    assert all(group[setting[0]] == setting[1] for group in optimizer.param_groups)
+
+
+def test_every_name_a_config_accepts_builds_an_optimizer():
+    for name in CHOICES["OPTIM.OPTIMIZER_NAME"]:
+        kind = type(build_optimizer(make_config(OPTIMIZER_NAME=name), Model()))
+        assert kind.__name__.lower() == name

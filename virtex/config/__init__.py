@@ -1,0 +1,61 @@
+"""The settings of a pretraining run: defaults, YAML files, ``KEY VALUE`` overrides, checks.
+
+Keys and file layout are those of VirTex (arXiv 2006.06666), so that its published YAML files,
+and the ``pretrain_config.yaml`` its runs leave behind, are read as they are.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fvcore.common.config import CfgNode
+
+from virtex.atomic import replace_file
+from virtex.config.checks import TransformerSize, check_config, parse_textual_name
+from virtex.config.defaults import default_config, get_setting, leaves
+from virtex.config.reading import find_config, packaged_configs, read_overrides, read_settings
+
+__all__ = [
+    "TransformerSize",
+    "check_config",
+    "default_config",
+    "find_config",
+    "get_setting",
+    "leaves",
+    "load_config",
+    "packaged_configs",
+    "parse_textual_name",
+    "save_config",
+]
+
+
+def load_config(name_or_path: str | os.PathLike[str], overrides: Sequence[Any] = ()) -> CfgNode:
+    """The config of a run, checked and frozen: defaults, then the file, then the overrides.
+
+    Args:
+        name_or_path: what ``find_config`` takes.
+        overrides: ``KEY VALUE KEY VALUE …``; a value that is text is read as a Python literal
+            where it is one.
+
+    Raises:
+        UserError: there is no such config; a file is not YAML, its ``_BASE_`` is missing or
+            goes in a circle; a key does not exist; a value has the wrong type or cannot work.
+    """
+    config = default_config()
+    settings = read_settings(find_config(os.fspath(name_or_path)))
+    for key, value in {**settings, **read_overrides(overrides)}.items():
+        section, _, name = key.rpartition(".")
+        get_setting(config, section)[name] = value
+    check_config(config)
+    config.freeze()
+    return config
+
+
+def save_config(config: CfgNode, path: str | os.PathLike[str]) -> None:
+    """Write every key to the YAML file ``path``, whole or not at all; its folder must exist.
+
+    ``load_config`` reads it back equal.
+    """
+    text = config.dump()
+    replace_file(Path(path), lambda file: file.write(text.encode()))

@@ -1,0 +1,241 @@
+"""From names, YAML files and ``KEY VALUE`` pairs to settings; nothing in them can run.
+
+Files are data: they are parsed with ``yaml.safe_load`` and ``ast.literal_eval``.
+"""
+
+import ast
+import difflib
+import functools
+import logging
+import math
+import os
+import re
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from fvcore.common.config import BASE_KEY
+
+import virtex
+from virtex.config.defaults import default_config, leaves
+from virtex.config.older import OLD_KEYS, OLD_NAMES
+from virtex.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+PRETRAIN_FOLDER = Path(virtex.__file__).parent / "configs" / "pretrain"
+
+
+def packaged_configs() -> dict[str, Path]:
+    """Name -> file of every packaged pretraining config, sorted by name.
+
+    A name is the path below ``configs/pretrain`` without suffix, such as
+    ``width_ablations/bicaptioning_R_50_L1_H512``. Files that others are based on are left out.
+    """
+    paths = sorted(PRETRAIN_FOLDER.rglob("*.yaml"))
+    return {
+        path.relative_to(PRETRAIN_FOLDER).with_suffix("").as_posix(): path
+        for path in paths
+        if not path.name.startswith("_")
+    }
+
+
+def find_config(name: str, folder: str = "") -> Path:
+    """The YAML file that ``name`` stands for.
+
+    Args:
+        name: a path (relative to ``folder``), a packaged name with or without ``configs/``
+            before it and ``.yaml`` behind it, or the last part of a packaged name.
+
+    Raises:
+        UserError: there is none; the nearest packaged names are listed.
+    """
+    path = os.path.join(folder, os.path.expanduser(name))
+    if os.path.isfile(path):
+        return Path(path)
+    packaged = packaged_configs()
+    wanted = name.removesuffix(".yaml").removeprefix("configs/")
+    # equal last parts are the same config, in the group of each ablation it is part of
+    by_last_part = {known.rpartition("/")[2]: known for known in reversed(packaged)}
+    wanted = by_last_part.get(wanted, wanted)
+    if wanted in packaged:
+        return packaged[wanted]
+    last_part = wanted.rpartition("/")[2]
+    near = difflib.get_close_matches(last_part, by_last_part, n=3, cutoff=0.0)
+    raise UserError(
+        f"there is no config {path!r}: no such file, and the packaged configs nearest to that "
+        f"name are {', '.join(near)}"
+    )
+
+
+# What PyYAML raises, beside its own errors, for tags whose value is not of their kind.
+NOT_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+
+
+def read_settings(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Dotted key -> value of everything a YAML file and the files it is based on set.
+
+    Args:
+        below: the files that are based on this one, to see a circle.
+
+    Raises:
+        UserError: see ``load_config``.
+    """
+    if path.resolve() in below:
+        raise UserError(f"{path} is based on itself through {BASE_KEY}; take that line out")
+    tree = read_yaml(path)
+    bases = tree.pop(BASE_KEY, [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise UserError(f"{path}: {BASE_KEY} must be a file or a list of files, not {shown(bases)}")
+    settings: dict[str, Any] = {}
+    for base in bases:
+        try:
+            found = find_config(base, os.path.dirname(path))
+        except UserError as error:
+            raise UserError(f"{path}: {BASE_KEY}: {error}") from error
+        settings |= read_settings(found, (*below, path.resolve()))
+    known = known_settings()
+    for key, value in leaves_of_file(tree, str(path)):
+        if isinstance(value, str) and not isinstance(known.get(key), str):
+            value = parse_literal(value)  # YAML takes 1e-4, without a dot, for text
+        settings |= present_setting(key, value, str(path))
+    return settings
+
+
+def read_yaml(path: Path) -> dict[Any, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        UserError: the file cannot be read, is no YAML of plain values, or no mapping.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise UserError(f"{path} is no config: it is nested too deeply") from error
+    except NOT_YAML as error:
+        reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path} is not YAML with plain values{where}: {reason}") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} is no config: it must hold settings such as OPTIM: {{LR: 0.1}}")
+    return tree
+
+
+def read_overrides(overrides: Sequence[Any]) -> dict[str, Any]:
+    """Dotted key -> value of ``KEY VALUE …`` pairs.
+
+    Raises:
+        UserError: an odd number of them, an unknown key, or a value of the wrong type.
+    """
+    if len(overrides) % 2:
+        raise UserError(f"overrides come in pairs KEY VALUE; {overrides[-1]!r} stands alone")
+    known = known_settings()
+    settings: dict[str, Any] = {}
+    for key, text in zip(overrides[0::2], overrides[1::2], strict=True):
+        value = parse_literal(text)
+        if isinstance(known.get(key), str) and not isinstance(value, str):
+            value = text  # a folder may be called 2017
+        settings |= present_setting(str(key), value, "override")
+    return settings
+
+
+@functools.cache
+def known_settings() -> dict[str, Any]:
+    """Dotted key -> default of every setting."""
+    return dict(leaves(default_config()))
+
+
+def leaves_of_file(tree: Mapping[Any, Any], where: str) -> Iterator[tuple[str, Any]]:
+    """Every (dotted key, value) of a file's mapping; only known sections are gone into.
+
+    Raises:
+        UserError: an unknown section, or a section that is given a value.
+    """
+    known = known_settings()
+    sections = {key[: dot.start()] for key in known for dot in re.finditer(r"\.", key)}
+    pending = [(str(key), value) for key, value in tree.items()]
+    while pending:
+        key, value = pending.pop(0)
+        if key in sections and isinstance(value, dict):
+            pending = [(f"{key}.{name}", inner) for name, inner in value.items()] + pending
+        elif key in sections:
+            raise UserError(f"{where}: {key} is a section of settings and cannot be {shown(value)}")
+        elif isinstance(value, dict) and key not in known:
+            raise UserError(f"{where}: there is no section {key}; {nearest(key, sections)}")
+        else:
+            yield key, value
+
+
+def present_setting(key: str, value: Any, where: str) -> dict[str, Any]:
+    """What ``key`` and ``value``, of this or an earlier VirTex, set today: one key or none.
+
+    Raises:
+        UserError: there is no such key, or the value has the wrong type.
+    """
+    known, written = known_settings(), key
+    if key in OLD_KEYS:
+        old = OLD_KEYS[key]
+        logger.info("%s: %s of an earlier VirTex: %s", where, key, old.note)
+        if old.now is None:
+            return {}
+        key, value, written = old.now, old.convert(value), f"{key} (now {old.now})"
+    if key not in known:
+        raise UserError(f"{where}: there is no setting {key}; {nearest(key, known)}")
+    value = of_type_of(known[key], value, f"{where}: {written}")
+    for before, now in OLD_NAMES.get(key, {}).items():
+        if value.startswith(before):
+            logger.info("%s: %s: %s… of an earlier VirTex is %s… now", where, key, before, now)
+            value = now + value[len(before) :]
+    return {key: value}
+
+
+KINDS = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+}
+
+
+def of_type_of(default: Any, value: Any, what: str) -> Any:
+    """``value`` as the type of ``default``; whole numbers are numbers, tuples are lists.
+
+    Raises:
+        UserError: it is of another type, or not finite.
+    """
+    if isinstance(default, float) and type(value) is int and abs(value) <= 2**53:
+        value = float(value)
+    if isinstance(default, list) and isinstance(value, tuple | list):
+        value = list(value)
+    if type(value) is not type(default):
+        raise UserError(f"{what} must be {KINDS[type(default)]}, not {shown(value)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{what} must be a finite number, not {value}")
+    return value
+
+
+def parse_literal(value: Any) -> Any:
+    """A Python literal (number, tuple, …) where ``value`` is the text of one, else ``value``."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return value
+
+
+def shown(value: Any) -> str:
+    """``value`` for an error message, however long it is."""
+    return reprlib.repr(value)
+
+
+def nearest(name: str, known: Sequence[str] | Mapping[str, Any] | set[str]) -> str:
+    """The end of an error sentence: which of ``known`` is nearest to ``name``."""
+    return f"the nearest is {difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)[0]}"
