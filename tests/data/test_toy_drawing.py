@@ -115,3 +115,10 @@ def test_a_single_object_lies_near_the_middle():
 def test_pictures_are_landscape_portrait_and_square():
     scenes = [sample_scene(picture_rng(0, "aspect", index), {}) for index in range(60)]
     assert {np.sign(scene.width - scene.height) for scene in scenes} == {-1, 0, 1}
+
+
+def test_a_crowd_never_takes_the_place_of_the_wanted_object():
+    for index in range(3000):
+        rng = picture_rng(0, "crowd", index)
+        scene = sample_scene(rng, {"shape": "star"}, crowd_chance=1.0)
+        assert scene.objects[-1].shape == "star"

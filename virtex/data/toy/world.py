@@ -175,6 +175,8 @@ def sample_scene(
         words = sample_words(rng, {} if number else wanted)
         radius = min(width, height) * rng.uniform(*SIZES[words["size"]])
         spot = _free_spot(rng, width, height, radius, taken, inside=number == 0)
+        if spot is None and number == 0:  # the crowd leaves no room for the wanted object
+            return sample_scene(rng, wanted, crowd_chance)
         if spot is None:
             continue
         taken.append((*spot, radius))
