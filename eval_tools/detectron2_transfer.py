@@ -16,6 +16,10 @@ examples:
   ... --checkpoint 'random:resnet50?seed=0'
   ... --checkpoint https://example.org/model.pth
 
+  # instance segmentation as pretraining: from random initialisation, then its own backbone
+  ... --checkpoint 'random:resnet50?seed=0' --task coco --protocol scratch --output-dir scratch
+  ... --checkpoint scratch/model_final.pth --task voc
+
   # two machines of 8 GPUs, started on each; or torchrun
   ... --num-gpus 8 --num-machines 2 --machine-rank 0 --dist-url tcp://HOST:PORT
   torchrun --nproc-per-node 8 eval_tools/detectron2_transfer.py ...
@@ -58,8 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--protocol",
         metavar="NAME",
-        help="of the task; coco: 2x (default), 1x, toy; lvis: 2x (default), imagenet-init, toy; "
-        "voc: 24k (default), toy",
+        help="of the task; coco: 2x (default), 1x, scratch, toy; "
+        "lvis: 2x (default), imagenet-init, toy; voc: 24k (default), toy",
     )
     parser.add_argument(
         "--data-root", default="datasets", metavar="DIR", help="holds coco/, lvis/, VOC2007/, …"

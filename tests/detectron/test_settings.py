@@ -41,6 +41,16 @@ def test_schedules_are_the_published_ones(task, name, iterations, steps, classes
     assert classes == run.cfg.MODEL.ROI_HEADS.NUM_CLASSES
 
 
+def test_pretraining_by_instance_segmentation_has_the_9x_schedule_and_norms_everywhere():
+    """Detectron2's own numbers for training from scratch, 64 images a step."""
+    run = settings("coco", "scratch")
+    solver, model = run.cfg.SOLVER, run.cfg.MODEL
+    assert (64, 0.08, 202500) == (solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER)
+    assert list(solver.STEPS) == [187500, 197500]
+    assert (model.ROI_BOX_HEAD.NORM, model.ROI_MASK_HEAD.NORM) == ("SyncBN", "SyncBN")
+    assert run.departures() == []
+
+
 def test_lvis_samples_rare_classes_more_often_and_keeps_300_detections():
     cfg = settings("lvis").cfg
     assert cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler"
@@ -127,7 +137,7 @@ def test_a_wrong_override_is_refused(overrides, message):
 
 
 def test_an_unknown_protocol_names_the_known_ones():
-    with pytest.raises(UserError, match="it has 2x, 1x, toy"):
+    with pytest.raises(UserError, match="it has 2x, 1x, scratch, toy"):
         packaged_protocol("coco", "3x")
 
 

@@ -49,6 +49,7 @@ PROTOCOLS: dict[str, dict[str, Protocol]] = {
     "coco": {
         "2x": packaged("coco", "coco_mask_rcnn_R_50_FPN_2x", COCO_IMAGES),
         "1x": packaged("coco", "coco_mask_rcnn_R_50_FPN_1x", COCO_IMAGES),
+        "scratch": packaged("coco", "coco_mask_rcnn_R_50_FPN_scratch", COCO_IMAGES),
         "toy": packaged("coco", "toy/coco"),
     },
     "lvis": {
