@@ -1,0 +1,99 @@
+"""Published models by name, and the entry point of torch.hub."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+
+import virtex
+from virtex import zoo
+from virtex.checkpoints.loading import load_backbone
+from virtex.config import packaged_configs
+from virtex.errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def hub(**kwargs):
+    return torch.hub.load(str(REPOSITORY), "resnet50", source="local", **kwargs)
+
+
+def test_every_published_config_has_an_entry():
+    published = {name for name in packaged_configs() if "_ablations/" in name}
+    assert published == {entry.config for entry in zoo.entries().values() if entry.config}
+
+
+def test_the_list_is_found_through_the_installed_package():
+    assert zoo.ZOO_FILE.parent == Path(virtex.__file__).parent
+    assert zoo.ZOO_FILE.resolve() == REPOSITORY / "model_zoo.yaml"
+
+
+def test_a_model_is_found_by_its_last_part():
+    assert zoo.find("bicaptioning_R_101_L1_H1024").arch == "resnet101"
+    assert zoo.find("width_ablations/bicaptioning_R_50_L1_H512.yaml").arch == "resnet50"
+
+
+def test_an_unknown_model_is_answered_with_the_nearest():
+    with pytest.raises(UserError, match="bicaptioning_R_50_L1_H512"):
+        zoo.find("width_ablations/bicaptioning_R_50_L1_H513")
+
+
+def test_a_whole_model_comes_with_its_textual_head():
+    model = zoo.get("width_ablations/bicaptioning_R_50_L1_H512")
+    assert not model.training
+    assert model.textual.output.weight.shape == (10000, 512)
+    assert model.backward_textual is not None
+
+
+def test_a_bare_backbone_is_no_whole_model():
+    with pytest.raises(UserError, match="backbone alone"):
+        zoo.get("hub/resnet50")
+
+
+def test_published_weights_are_loaded_strictly(tmp_path):
+    source = zoo.get("token_classification_R_50")
+    torch.save({"model": source.state_dict(), "iteration": 500000}, tmp_path / "whole.pth")
+    model = zoo.get("token_classification_R_50")
+    assert not torch.equal(model.textual.output.weight, source.textual.output.weight)
+    zoo.load_weights(model, str(tmp_path / "whole.pth"))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, source.state_dict()[name]), name
+
+
+def test_weights_that_lack_a_tensor_are_refused(tmp_path):
+    model = zoo.get("token_classification_R_50")
+    weights = model.state_dict()
+    del weights["textual.output.bias"]
+    torch.save({"model": weights}, tmp_path / "torn.pth")
+    with pytest.raises(UserError, match=r"textual\.output\.bias"):
+        zoo.load_weights(model, str(tmp_path / "torn.pth"))
+
+
+def test_hub_gives_spatial_features():
+    model = hub().eval()
+    with torch.inference_mode():
+        assert model(torch.randn(2, 3, 224, 224)).shape == (2, 2048, 7, 7)
+
+
+def test_hub_loads_any_checkpoint_and_computes_its_features(tmp_path):
+    """Here MoCo's; features are those of torchvision's network with the same weights."""
+    torch.manual_seed(0)
+    reference = torchvision.models.resnet50().eval()
+    weights = {f"module.encoder_q.{name}": value for name, value in reference.state_dict().items()}
+    weights["module.encoder_q.fc.weight"] = torch.randn(128, 2048)
+    weights["module.encoder_q.fc.bias"] = torch.randn(128)
+    torch.save({"state_dict": weights, "arch": "resnet50", "epoch": 200}, tmp_path / "moco.pth")
+    model = hub(pretrained=str(tmp_path / "moco.pth")).eval()
+    image = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        reference.fc = torch.nn.Identity()
+        torch.testing.assert_close(model(image).mean(dim=(2, 3)), reference(image))
+    expected = load_backbone(tmp_path / "moco.pth").state_dict
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+
+
+def test_hub_refuses_another_network(tmp_path):
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
+    with pytest.raises(UserError, match="resnet18"):
+        hub(pretrained=str(tmp_path / "resnet18.pth"))
