@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+"""How often a model's captions of held-out toy pictures name what is there.
+
+Counts every "<colour> <shape>" in the captions that a pretrained model writes for the
+validation pictures, and the share of them that are truly in the picture (by its annotations).
+Chance is the same share when each caption is held against another picture.
+
+examples:
+  python eval_tools/make_toy_data.py datasets/toy --train-images 3000 --val-images 300
+  python benchmarks/toy_captions.py output/toy_pretraining --data-root datasets/toy
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from virtex.config import load_config
+from virtex.data.pretraining import build_pretraining_set, validation_loader
+from virtex.data.tokenizer import Tokenizer
+from virtex.data.toy.world import COLOURS, SHAPES
+from virtex.models.build import build_model
+from virtex.zoo import load_weights
+
+NAMED = re.compile(rf"\b({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})(?:s|es)?\b")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="output folder of virtex.pretrain")
+    parser.add_argument("--data-root", default="datasets/toy")
+    parser.add_argument("--checkpoint", default="model_final.pth", help="in the folder")
+    return parser
+
+
+def write_captions(folder: Path, checkpoint: str, data_root: str) -> dict[int, str]:
+    """Image id -> caption, for the validation pictures."""
+    config = load_config(folder / "pretrain_config.yaml", ["DATA.ROOT", f"{data_root}/coco"])
+    tokenizer = Tokenizer(folder / "tokenizer.model")
+    model = build_model(config).eval()
+    load_weights(model, str(folder / checkpoint))
+    captions = {}
+    for batch in validation_loader(build_pretraining_set(config, "val", tokenizer, 0), 64):
+        ids = model.caption(batch["image"])
+        for image, tokens in zip(batch["image_id"].tolist(), ids, strict=True):
+            captions[image] = tokenizer.decode(tokens)
+    return captions
+
+
+def true_kinds(data_root: Path) -> dict[int, set[str]]:
+    """Image id -> the "<colour> <shape>" of its objects, from the LVIS annotations."""
+    content = json.loads((data_root / "lvis/lvis_v1_val.json").read_text())
+    names = {c["id"]: c["name"].replace("_", " ") for c in content["categories"]}
+    kinds = defaultdict(set)
+    for annotation in content["annotations"]:
+        kinds[annotation["image_id"]].add(names[annotation["category_id"]])
+    return kinds
+
+
+def share_true(captions: list[str], kinds: list[set[str]]) -> tuple[float, int]:
+    """The share of named kinds that are there, and how many were named."""
+    named = [
+        (" ".join(found), there)
+        for caption, there in zip(captions, kinds, strict=True)
+        for found in NAMED.findall(caption)
+    ]
+    return sum(name in there for name, there in named) / max(len(named), 1), len(named)
+
+
+def main() -> None:
+    args = build_parser().parse_args()
+    captions = write_captions(args.folder, args.checkpoint, args.data_root)
+    kinds = true_kinds(Path(args.data_root))
+    images = sorted(captions)
+    said = [captions[image] for image in images]
+    there = [kinds[image] for image in images]
+    share, count = share_true(said, there)
+    others = [share_true(said, there[n:] + there[:n])[0] for n in range(1, len(images))]
+    print(f"{len(images)} pictures, {len(set(said))} different captions, {count} objects named")
+    print(f"named objects that are in the picture: {100 * share:.1f} %")
+    print(f"the same captions held against other pictures: {100 * sum(others) / len(others):.1f} %")
+
+
+if __name__ == "__main__":
+    main()

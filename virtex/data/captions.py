@@ -1,0 +1,198 @@
+"""What is known of COCO's images: their captions, and the kinds of objects in them.
+
+The data root here is the folder that holds ``train2017/``, ``val2017/`` and ``annotations/``.
+No image is opened.
+"""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from virtex.data.layouts import check_coco_json, read_json
+from virtex.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+WHAT = "COCO captions"
+BACKGROUND = "background"  # the name of label 0, which no image has
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionedImage:
+    """An image and what people said of it, one caption at least."""
+
+    image_id: int
+    file: Path
+    captions: tuple[str, ...]
+
+    @property
+    def target(self) -> tuple[str, ...]:
+        """What a model learns to tell of the image."""
+        return self.captions
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledImage:
+    """An image and the kinds of objects in it: ascending labels from 1 on, one at least."""
+
+    image_id: int
+    file: Path
+    labels: tuple[int, ...]
+
+    @property
+    def target(self) -> tuple[int, ...]:
+        """What a model learns to tell of the image."""
+        return self.labels
+
+
+def read_captions(
+    root: Path, split: str, skip_missing_images: bool = False
+) -> list[CaptionedImage]:
+    """The captioned images of a split, in the order of the file; those without are left out.
+
+    Args:
+        root: holds ``annotations/captions_<split>2017.json`` and ``<split>2017/``.
+        split: "train" or "val".
+        skip_missing_images: leave out images whose file is not there, with a warning.
+
+    Raises:
+        UserError: the file is missing or holds no captions of its images; images are missing.
+    """
+    path = Path(root, "annotations", f"captions_{split}2017.json")
+    content = read_json(path, WHAT)
+    names = _image_names(content, path)
+    captions: dict[int, list[str]] = {image_id: [] for image_id in names}
+    annotations = _checked_captions(content, path)
+    for index, annotation in enumerate(
+        tqdm(annotations, f"captions of {split}2017", unit="", leave=False, disable=None)
+    ):
+        image_id = annotation.get("image_id")
+        if not isinstance(image_id, int) or image_id not in captions:
+            raise UserError(
+                f"{path}: annotations[{index}] is a caption of image {image_id!r}, which is not "
+                "in images; download or write the file again"
+            )
+        captions[image_id].append(annotation["caption"])
+    folder = Path(root, f"{split}2017")
+    images = [
+        CaptionedImage(image_id, folder / name, tuple(captions[image_id]))
+        for image_id, name in names.items()
+        if captions[image_id]
+    ]
+    return _with_files(images, path, skip_missing_images)
+
+
+def read_labels(
+    root: Path, split: str, skip_missing_images: bool = False
+) -> tuple[list[LabelledImage], list[str]]:
+    """The images of a split with the kinds of their objects; those without objects are left out.
+
+    Labels count the categories from 1 on in the order of their COCO ids, which is that of
+    COCO's files; 0 is the background. Crowds count as objects.
+
+    Args:
+        root: holds ``annotations/instances_<split>2017.json`` and ``<split>2017/``.
+        skip_missing_images: leave out images whose file is not there, with a warning.
+
+    Returns:
+        the images, and the name of each label, "background" first.
+
+    Raises:
+        UserError: the file is missing or broken; images are missing.
+    """
+    path = Path(root, "annotations", f"instances_{split}2017.json")
+    content = read_json(path, "COCO instances")
+    check_coco_json(content, path)
+    categories = sorted(content["categories"], key=lambda category: category["id"])
+    label_of = {category["id"]: label for label, category in enumerate(categories, 1)}
+    labels: dict[int, set[int]] = {image["id"]: set() for image in content["images"]}
+    for annotation in tqdm(
+        content["annotations"], f"objects of {split}2017", unit="", leave=False, disable=None
+    ):
+        labels[annotation["image_id"]].add(label_of[annotation["category_id"]])
+    folder = Path(root, f"{split}2017")
+    images = [
+        LabelledImage(image["id"], folder / image["file_name"], tuple(sorted(found)))
+        for image in content["images"]
+        if (found := labels[image["id"]])
+    ]
+    names = [BACKGROUND, *(category["name"] for category in categories)]
+    return _with_files(images, path, skip_missing_images), names
+
+
+def caption_annotations(path: Path) -> list[dict[str, Any]]:
+    """The annotations of a COCO captions file, each with a ``caption``.
+
+    Raises:
+        UserError: the file is missing or holds anything else.
+    """
+    return _checked_captions(read_json(path, WHAT), path)
+
+
+def _checked_captions(content: Any, path: Path) -> list[dict[str, Any]]:
+    annotations = content.get("annotations") if isinstance(content, dict) else None
+    if not isinstance(annotations, list):
+        raise UserError(f"{path} has no list of annotations; it should be {WHAT}")
+    for index, annotation in enumerate(annotations):
+        caption = annotation.get("caption") if isinstance(annotation, dict) else None
+        if not isinstance(caption, str):
+            found = "has no caption" if caption is None else f"has the caption {caption!r:.40}"
+            raise UserError(f"{path}: annotations[{index}] {found}; {WHAT} need text there")
+    return annotations
+
+
+def _image_names(content: Any, path: Path) -> dict[int, str]:
+    """Image id -> file name."""
+    images = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(images, list):
+        raise UserError(f"{path} has no list of images; it should be {WHAT}")
+    names: dict[int, str] = {}
+    for index, image in enumerate(images):
+        fields = image if isinstance(image, dict) else {}
+        image_id, name = fields.get("id"), fields.get("file_name")
+        if type(image_id) is not int or not isinstance(name, str) or not name:
+            raise UserError(
+                f"{path}: images[{index}] must have a whole number as id and a file_name"
+            )
+        if image_id in names:
+            raise UserError(f"{path}: images[{index}] has the id {image_id}, which is used twice")
+        names[image_id] = name
+    return names
+
+
+Images = list[CaptionedImage] | list[LabelledImage]
+
+
+def _with_files(images: Images, path: Path, skip_missing: bool) -> Images:
+    """``images``, once it is known that their files are there.
+
+    Raises:
+        UserError: some are not there (the first five are named), or no image is left.
+    """
+    present = _files_in({image.file.parent for image in images})
+    missing = [str(image.file) for image in images if image.file not in present]
+    if missing:
+        shown = ", ".join(missing[:5]) + (", …" if missing[5:] else "")
+        said = f"{len(missing)} images of {path} are missing: {shown}"
+        if not skip_missing:
+            raise UserError(f"{said}; restore them")
+        logger.warning("left out: %s", said)
+        images = [image for image in images if image.file in present]
+    if not images:
+        raise UserError(f"{path} describes no image that is there; give a file that describes some")
+    return images
+
+
+def _files_in(folders: set[Path]) -> set[Path]:
+    """The files of some folders: listing one is far quicker than asking for 100 000 files."""
+    return {
+        folder / entry.name
+        for folder in folders
+        if folder.is_dir()
+        for entry in os.scandir(folder)
+        if not entry.is_dir()
+    }
