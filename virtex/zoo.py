@@ -84,6 +84,38 @@ def get(name: str, pretrained: bool = False) -> nn.Module:
     return model.eval()
 
 
+def resnet50(pretrained: bool | str = False, **kwargs) -> nn.Module:
+    """ResNet-50 that gives its last feature map, with torchvision's parameter names.
+
+    Args:
+        pretrained: ``True``: the backbone of VirTex's best model (bicaptioning, L1 H2048),
+            downloaded once; a path, address or other name of a checkpoint: the backbone in it,
+            whatever its format; ``False``: randomly initialised.
+        kwargs: for ``torchvision.models.ResNet``.
+
+    Returns:
+        A network from RGB images (batch, 3, height, width), normalised with ImageNet's mean and
+        standard deviation, to features (batch, 2048, height / 32, width / 32).
+
+    Raises:
+        UserError: the checkpoint cannot be had or is no complete ResNet-50.
+    """
+    from virtex.checkpoints.loading import load_backbone
+    from virtex.models.resnet import SpatialResNet50
+
+    model = SpatialResNet50(**kwargs)
+    if not pretrained:
+        return model
+    checkpoint = find("hub/resnet50").url if pretrained is True else pretrained
+    backbone = load_backbone(checkpoint)
+    # the stride's place leaves no trace in the shapes, but makes it another network
+    if backbone.arch.name != "resnet50" or backbone.arch.stride_in_1x1:
+        stride = " with its stride in the 1x1 convolutions" * backbone.arch.stride_in_1x1
+        raise UserError(f"{checkpoint} holds a {backbone.arch.name}{stride}, not a ResNet-50")
+    model.load_state_dict(backbone.state_dict, strict=True)
+    return model
+
+
 def load_weights(model: nn.Module, checkpoint: str) -> None:
     """Fill a pretraining model from a checkpoint that must hold it whole, and nothing else.
 

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from virtex.checkpoints.backbone import Arch
-from virtex.errors import UserError
 
 # (kind of block, depth) -> blocks of res2 … res5; He et al., arXiv 1512.03385, table 1.
 BLOCKS_PER_STAGE = {
@@ -80,18 +79,3 @@ class SpatialResNet50(ResNet):
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images (batch, 3, height, width) to (batch, 2048, height/32, width/32)."""
         return resnet_features(self, x)["res5"]
-
-    def load_backbone(self, checkpoint: str) -> None:
-        """Fill it from a checkpoint of any known format.
-
-        Raises:
-            UserError: the checkpoint cannot be had, or holds another network.
-        """
-        from virtex.checkpoints.loading import load_backbone
-
-        backbone = load_backbone(checkpoint)
-        # the stride's place leaves no trace in the shapes, but makes it another network
-        if backbone.arch.name != "resnet50" or backbone.arch.stride_in_1x1:
-            stride = " with its stride in the 1x1 convolutions" * backbone.arch.stride_in_1x1
-            raise UserError(f"{checkpoint} holds a {backbone.arch.name}{stride}, not a ResNet-50")
-        self.load_state_dict(backbone.state_dict, strict=True)
