@@ -36,7 +36,7 @@ sentence.
 import argparse
 import hashlib
 import logging
-import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -48,8 +48,9 @@ if TYPE_CHECKING:
     import torch
     from fvcore.common.config import CfgNode
 
-    from virtex.data.pretraining import PretrainingSet
+    from virtex.data.pretraining import Batch, PretrainingSet
     from virtex.data.tokenizer import Tokenizer
+    from virtex.training.loop import TrainingLoop
 
 logger = logging.getLogger("virtex.training")
 
@@ -147,12 +148,13 @@ def pretrain(args: argparse.Namespace) -> None:
     if args.resume and is_finished(run, folder):
         logger.info("this run is finished: %s", folder / RECORD)
         return
+    loop, batches = build_training(run, folder, args)
     wait_for_all()  # the others may still be looking at what the folder holds
     if rank() == 0:
         open_folder(run, folder, args.overwrite)
     wait_for_all()
     log_to(logger, folder)
-    train(run, folder, args)
+    train(run, folder, args, loop, batches)
 
 
 def prepare(args: argparse.Namespace) -> Run:
@@ -221,28 +223,36 @@ def open_folder(run: Run, folder: Path, overwrite: bool) -> None:
     Raises:
         UserError: the folder cannot be written.
     """
+    from virtex.atomic import replace_file
     from virtex.config import save_config
     from virtex.errors import UserError
     from virtex.training import run_folder
 
+    identity = run.identity()
+    # read before the folder is cleared: it may be the one that lies there
+    vocabulary = run.tokenizer and run.tokenizer.path.read_bytes()
     if overwrite:
         run_folder.clear(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / run_folder.IDENTITY).exists():
-            run_folder.write_identity(folder, run.identity())
+            run_folder.write_identity(folder, identity)
         save_config(run.config, folder / CONFIG)
-        if (
-            run.tokenizer is not None
-            and Path(run.tokenizer.path).resolve() != (folder / TOKENIZER).resolve()
-        ):
-            shutil.copyfile(run.tokenizer.path, folder / TOKENIZER)
+        if vocabulary:
+            replace_file(folder / TOKENIZER, lambda file: file.write(vocabulary))
     except OSError as error:
         raise UserError(f"--output-dir {folder} cannot be written: {error}") from error
 
 
-def train(run: Run, folder: Path, args: argparse.Namespace) -> None:
-    """Train to the end, from the newest checkpoint with ``--resume``, and record it."""
+def build_training(
+    run: Run, folder: Path, args: argparse.Namespace
+) -> "tuple[TrainingLoop, Iterator[Batch]]":
+    """The loop, with ``--resume`` at the newest checkpoint, and its batches. Writes nothing.
+
+    Raises:
+        UserError: there is no such backbone, nothing is left to train, the checkpoint does not
+            fit, or the processes cannot share a batch.
+    """
     import torch
 
     from virtex.data.pretraining import training_loader
@@ -282,15 +292,7 @@ def train(run: Run, folder: Path, args: argparse.Namespace) -> None:
         partial(validate, run, model, args.num_workers),
     )
     if args.resume:
-        logger.info("starting after iteration %d", loop.resume())
-    logger.info(
-        "%s: %d images in training, %d in validation, %d process(es), %.1f M parameters",
-        config.MODEL.NAME,
-        len(run.train),
-        len(run.val),
-        world_size(),
-        sum(p.numel() for p in model.parameters()) / 1e6,
-    )
+        loop.resume()
     batches = training_loader(
         run.train,
         optim.BATCH_SIZE,
@@ -300,7 +302,30 @@ def train(run: Run, folder: Path, args: argparse.Namespace) -> None:
         world_size(),
         args.num_workers,
     )
-    metrics = loop.run(iter(batches))
+    return loop, batches
+
+
+def train(
+    run: Run,
+    folder: Path,
+    args: argparse.Namespace,
+    loop: "TrainingLoop",
+    batches: "Iterator[Batch]",
+) -> None:
+    """Train to the end and record it."""
+    from virtex.training.processes import rank, world_size
+
+    if args.resume:
+        logger.info("starting after iteration %d", loop.done)
+    logger.info(
+        "%s: %d images in training, %d in validation, %d process(es), %.1f M parameters",
+        run.config.MODEL.NAME,
+        len(run.train),
+        len(run.val),
+        world_size(),
+        sum(p.numel() for p in loop.model.parameters()) / 1e6,
+    )
+    metrics = loop.run(batches)
     if rank() == 0:
         write_record(run, folder, args.config, loop.stopwatch.seconds(), metrics)
 
@@ -328,7 +353,7 @@ def validate(run: Run, model, num_workers: int, iteration: int, writer) -> dict[
     from virtex.training.loop import RunningSums, to_device
     from virtex.training.processes import rank, world_size
 
-    sums, shown = RunningSums(), None
+    sums, shown = RunningSums(run.device), None
     batches = validation_loader(
         run.val, run.config.OPTIM.BATCH_SIZE, rank(), world_size(), num_workers
     )

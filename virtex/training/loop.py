@@ -23,7 +23,9 @@ from virtex.models.losses import Losses
 from virtex.training.checkpoints import FINAL, Checkpoints
 from virtex.training.processes import (
     distribute,
+    from_main_process,
     rank,
+    share_buffers,
     sum_over_processes,
     wait_for_all,
     world_size,
@@ -102,11 +104,21 @@ class TrainingLoop:
         self.done = 0
 
     def resume(self) -> int:
-        """Continue from the newest checkpoint, if there is one. Returns the iterations done."""
+        """Continue from the newest checkpoint, if there is one. Returns the iterations done.
+
+        Raises:
+            UserError: it is beyond the last iteration, or of another model; or the processes do
+                not see the same one.
+        """
         self.done = self.checkpoints.resume().get("iteration", 0)
         seen = torch.tensor([self.done, -self.done], device=self.device)
         if not torch.equal(sum_over_processes(seen.clone()), seen * world_size()):
             raise UserError("the machines do not see the same checkpoints; share --output-dir")
+        if self.done > self.settings.iterations:
+            raise UserError(
+                f"the newest checkpoint in {self.folder} is that of iteration {self.done} already, "
+                f"more than the {self.settings.iterations} asked for; ask for at least as many"
+            )
         return self.done
 
     def run(self, batches: Iterator[Batch]) -> Metrics:
@@ -121,20 +133,23 @@ class TrainingLoop:
         last = self.settings.iterations
         self.distributed = distribute(self.model.train())
         self.writer = MetricsWriter(self.folder, self.done) if rank() == 0 else None
-        self.pace, self.sums = Pace(self.done, last), RunningSums()
+        self.pace, self.sums = Pace(self.done, last), RunningSums(self.device)
         self.stopwatch.start()
         metrics: Metrics = {}
         try:
-            if self.done >= last:  # killed after the last checkpoint, before its validation
+            if self.done == last:  # killed before the last validation; or shortened to here
+                self.save()
                 return self.validate()
             while self.done < last:
                 waiting = time.perf_counter()
                 batch = to_device(next(batches), self.device)
                 self.pace.waited += time.perf_counter() - waiting
                 self.step(batch)
-                if self.done % self.settings.log_every == 0 or self.done == last:
+                checkpoint = self.done % self.settings.checkpoint_every == 0 or self.done == last
+                # also at a checkpoint: a resumed run has no sums from before it
+                if checkpoint or self.done % self.settings.log_every == 0:
                     self.log()
-                if self.done % self.settings.checkpoint_every == 0 or self.done == last:
+                if checkpoint:
                     self.save()
                     metrics = self.validate()
         finally:
@@ -153,12 +168,15 @@ class TrainingLoop:
             losses = self.distributed(batch)
         loss = objective(losses)
         if not math.isfinite(loss.item()):
-            raise UserError(not_finite(self.done + 1, loss.item(), losses, batch))
+            raise UserError(not_finite("loss", self.done + 1, loss.item(), losses, batch))
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         if self.settings.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+            # the scaler leaves such a step out by itself; without it the weights would be lost
+            if not self.scaler.is_enabled() and not math.isfinite(norm.item()):
+                raise UserError(not_finite("gradient", self.done + 1, norm.item(), losses, batch))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.scheduler.step()
@@ -206,6 +224,7 @@ class TrainingLoop:
     def validate(self) -> Metrics:
         if self.evaluate is None:
             return {}
+        share_buffers(self.model)
         self.model.eval()
         metrics = self.evaluate(self.done, self.writer)
         self.model.train()
@@ -216,9 +235,10 @@ class TrainingLoop:
 
 
 class RunningSums:
-    """Losses of some iterations, added up where they are."""
+    """Losses of some iterations, added up on the device."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | str = "cpu"):
+        self.device = device
         self.sums: dict[str, Tensor] = {}
 
     def add(self, losses: Losses) -> None:
@@ -228,8 +248,12 @@ class RunningSums:
 
     def means(self) -> Metrics:
         """Mean of each loss over all processes; starts anew."""
-        names = list(self.sums)
-        pairs = sum_over_processes(torch.stack([self.sums[name] for name in names]))
+        # a process without images to validate knows no names; the main one always has some
+        names = from_main_process(list(self.sums))
+        if not names:
+            return {}
+        nothing = torch.zeros(2, dtype=torch.float64, device=self.device)
+        pairs = sum_over_processes(torch.stack([self.sums.get(n, nothing) for n in names]))
         self.sums = {}
         return {
             n: total / max(count, 1)
@@ -248,11 +272,11 @@ def objective(losses: Losses) -> Tensor:
     return (totals / counts.clamp(min=1)).sum() * world_size()
 
 
-def not_finite(iteration: int, value: float, losses: Losses, batch: Batch) -> str:
+def not_finite(what: str, iteration: int, value: float, losses: Losses, batch: Batch) -> str:
     parts = ", ".join(f"{name} {loss.total.item():g}" for name, loss in losses.items())
     images = ", ".join(str(i) for i in batch["image_id"].tolist())
     return (
-        f"the loss is {value} at iteration {iteration} ({parts}; images {images}); lower the "
+        f"the {what} is {value} at iteration {iteration} ({parts}; images {images}); lower the "
         "learning rate or lengthen the warm-up and go on from the last checkpoint with --resume"
     )
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 from urllib.parse import urlsplit
 
 import torch
@@ -149,6 +150,25 @@ def sum_over_processes(values: Tensor) -> Tensor:
     return values
 
 
+def from_main_process(value: Any) -> Any:
+    """The main process's ``value`` (anything that can be pickled), in every process."""
+    values = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(values)
+    return values[0]
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give all processes the main one's BatchNorm statistics, which are those of a checkpoint.
+
+    ``distribute`` does so before each forward pass, after which every process has seen images
+    of its own again.
+    """
+    if dist.is_initialized():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+
+
 def wait_for_all() -> None:
     """Go on when every process has come here."""
     if dist.is_initialized():
@@ -168,5 +188,6 @@ def distribute(model: nn.Module, broadcast_buffers: bool = True) -> nn.Module:
     return nn.parallel.DistributedDataParallel(
         model,
         device_ids=[torch.cuda.current_device()] if on_gpu else None,
-        broadcast_buffers=broadcast_buffers,
+        # the default is not said: torch is about to rename this argument
+        **({} if broadcast_buffers else {"broadcast_buffers": False}),
     )

@@ -1,0 +1,121 @@
+"""Short pretraining runs on toy data, and what they leave behind."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from virtex import pretrain
+from virtex.data.tokenizer import read_caption_files, train_tokenizer
+from virtex.data.toy import write_toy_data
+from virtex.tool import run_tool
+
+TRAIN_IMAGES, VAL_IMAGES = 24, 9  # odd, so that two processes have different shares
+VOCABULARY, ITERATIONS = 120, 12
+CAPTIONS = "coco/annotations/captions_{}2017.json"
+
+# The packaged toy config, made smaller still.
+SMALL = {
+    "DATA.IMAGE_CROP_SIZE": 32,
+    "DATA.VOCAB_SIZE": VOCABULARY,
+    "MODEL.TEXTUAL.NAME": "transdec_postnorm::L1_H32_A4_F64",
+    "MODEL.DECODER.MAX_DECODING_STEPS": 5,
+    "OPTIM.BATCH_SIZE": 4,
+    "OPTIM.NUM_ITERATIONS": ITERATIONS,
+    "OPTIM.WARMUP_STEPS": 2,
+    "OPTIM.LOOKAHEAD.STEPS": 2,
+}
+
+
+def write_data(root: Path) -> Path:
+    """A data root with toy images, captions and a vocabulary of them."""
+    write_toy_data(root, seed=0, train_images=TRAIN_IMAGES, val_images=VAL_IMAGES)
+    captions = read_caption_files([root / CAPTIONS.format("train")])
+    train_tokenizer(captions, VOCABULARY, root / "vocab/toy.model")
+    return root
+
+
+def arguments(data, out, *flags, config="toy/bicaptioning_R_18_L1_H256", **settings):
+    """Command-line arguments; ``OPTIM__LR=1`` for ``OPTIM.LR 1``."""
+    settings = SMALL | {key.replace("__", "."): value for key, value in settings.items()}
+    return [
+        *("--config", config, "--data-root", str(data), "--output-dir", str(out)),
+        *("--num-gpus", "0", "--num-workers", "0", "--log-every", "1", "--checkpoint-every", "5"),
+        *map(str, flags),
+        *(str(word) for pair in settings.items() for word in pair),
+    ]
+
+
+def command(data, out, *flags, **settings):
+    """The same as a command of its own."""
+    return [sys.executable, "-m", "virtex.pretrain", *arguments(data, out, *flags, **settings)]
+
+
+def status_of(argv):
+    """Exit status of the tool, in this process."""
+    with pytest.raises(SystemExit) as left:
+        run_tool(pretrain.main, pretrain.build_parser(), argv)
+    return left.value.code
+
+
+def trained(data, out, *flags, **settings):
+    """The folder of a run that ended well."""
+    assert status_of(arguments(data, out, *flags, **settings)) == 0
+    return out
+
+
+def record_of(folder):
+    return json.loads((folder / "pretraining.json").read_text())
+
+
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+
+
+def training_lines(folder):
+    """What metrics.json says of training: iteration, losses, learning rates."""
+    return [
+        {key: value for key, value in line.items() if key.startswith(("iter", "train/", "lr/"))}
+        for line in lines_of(folder)
+        if "train/loss" in line
+    ]
+
+
+def validation_lines(folder):
+    return [line for line in lines_of(folder) if "val/loss" in line]
+
+
+def content_of(folder, name="model_final.pth"):
+    """A checkpoint, but for the time it took."""
+    content = torch.load(folder / name, weights_only=True)
+    return {key: value for key, value in content.items() if key != "stopwatch"}
+
+
+def weights_of(folder):
+    return content_of(folder)["model"]
+
+
+def files_in(folder):
+    """Every path below a folder with its size and the time it was changed; None: no folder."""
+    if not folder.exists():
+        return None
+    return {
+        path: (path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.rglob("*"))
+    }
+
+
+def assert_equal(first, second, where="state"):
+    """Equal bit by bit, whatever is nested in what."""
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), where
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key in first:
+            assert_equal(first[key], second[key], f"{where}.{key}")
+    elif isinstance(first, list | tuple):
+        for index, pair in enumerate(zip(first, second, strict=True)):
+            assert_equal(*pair, f"{where}.{index}")
+    else:
+        assert first == second, where
