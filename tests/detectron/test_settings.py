@@ -45,7 +45,7 @@ def test_pretraining_by_instance_segmentation_has_the_9x_schedule_and_norms_ever
     """Detectron2's own numbers for training from scratch, 64 images a step."""
     run = settings("coco", "scratch")
     solver, model = run.cfg.SOLVER, run.cfg.MODEL
-    assert (64, 0.08, 202500) == (solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER)
+    assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER) == (64, 0.08, 202500)
     assert list(solver.STEPS) == [187500, 197500]
     assert (model.ROI_BOX_HEAD.NORM, model.ROI_MASK_HEAD.NORM) == ("SyncBN", "SyncBN")
     assert run.departures() == []
