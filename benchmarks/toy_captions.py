@@ -2,8 +2,9 @@
 """How often a model's captions of held-out toy pictures name what is there.
 
 Counts every "<colour> <shape>" in the captions that a pretrained model writes for the
-validation pictures, and the share of them that are truly in the picture (by its annotations).
-Chance is the same share when each caption is held against another picture.
+validation pictures, and the share of them that are truly in the picture (by its annotations);
+the same for the colours and the shapes alone. Chance is that share when each caption is held
+against the other pictures.
 
 examples:
   python eval_tools/make_toy_data.py datasets/toy --train-images 3000 --val-images 300
@@ -26,6 +27,9 @@ from virtex.models.build import build_model
 from virtex.zoo import load_weights
 
 NAMED = re.compile(rf"\b({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})(?:s|es)?\b")
+
+
+PARTS = {"colour and shape": slice(0, 2), "colour": slice(0, 1), "shape": slice(1, 2)}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,14 +66,14 @@ def true_kinds(data_root: Path) -> dict[int, set[str]]:
     return kinds
 
 
-def share_true(captions: list[str], kinds: list[set[str]]) -> tuple[float, int]:
-    """The share of named kinds that are there, and how many were named."""
+def share_true(captions: list[str], kinds: list[set[str]], part: slice) -> float:
+    """The share of named kinds that are there, their colour (and, or) shape compared."""
     named = [
-        (" ".join(found), there)
+        (found[part], {tuple(kind.split(" "))[part] for kind in there})
         for caption, there in zip(captions, kinds, strict=True)
         for found in NAMED.findall(caption)
     ]
-    return sum(name in there for name, there in named) / max(len(named), 1), len(named)
+    return sum(name in there for name, there in named) / max(len(named), 1)
 
 
 def main() -> None:
@@ -77,13 +81,14 @@ def main() -> None:
     captions = write_captions(args.folder, args.checkpoint, args.data_root)
     kinds = true_kinds(Path(args.data_root))
     images = sorted(captions)
-    said = [captions[image] for image in images]
-    there = [kinds[image] for image in images]
-    share, count = share_true(said, there)
-    others = [share_true(said, there[n:] + there[:n])[0] for n in range(1, len(images))]
+    said, there = ([of[image] for image in images] for of in (captions, kinds))
+    count = sum(len(NAMED.findall(caption)) for caption in said)
     print(f"{len(images)} pictures, {len(set(said))} different captions, {count} objects named")
-    print(f"named objects that are in the picture: {100 * share:.1f} %")
-    print(f"the same captions held against other pictures: {100 * sum(others) / len(others):.1f} %")
+    for what, part in PARTS.items():
+        share = share_true(said, there, part)
+        others = [share_true(said, there[n:] + there[:n], part) for n in range(1, len(images))]
+        chance = sum(others) / len(others)
+        print(f"{what:<18} right {100 * share:5.1f} %   by chance {100 * chance:5.1f} %")
 
 
 if __name__ == "__main__":

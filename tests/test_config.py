@@ -346,7 +346,7 @@ def test_the_last_of_equal_overrides_wins():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["OPTIM.LR"], "pairs KEY VALUE; 'OPTIM.LR' stands alone"),
+        (["OPTIM.LR"], "with a space; 'OPTIM.LR' stands alone"),
         (["OPTIM.LRR", "1"], r"no setting OPTIM\.LRR; the nearest is OPTIM\.LR"),
         (["OPTIM", "1"], "no setting OPTIM;"),
         (["_BASE_", "x.yaml"], "no setting _BASE_"),

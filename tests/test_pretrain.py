@@ -316,6 +316,54 @@ def test_a_loss_that_is_not_finite_says_where_and_what_to_do(data, out, capsys):
     assert "lower the learning rate" in error
 
 
+def test_a_resumed_run_may_lower_its_learning_rate_and_the_record_says_since_when(data, out):
+    trained(data, out)
+    trained(data, out, "--resume", OPTIM__LR=0.01, OPTIM__NUM_ITERATIONS=ITERATIONS + 3)
+    assert record_of(out)["changes"] == [
+        {"iteration": ITERATIONS, "setting": "OPTIM.NUM_ITERATIONS", "before": 12, "now": 15},
+        {"iteration": ITERATIONS, "setting": "OPTIM.LR", "before": 0.05, "now": 0.01},
+    ]
+    trained(data, out, "--resume", OPTIM__LR=0.01, OPTIM__NUM_ITERATIONS=ITERATIONS + 5)
+    assert [change["now"] for change in record_of(out)["changes"]] == [15, 0.01, 17]
+
+
+def test_the_record_names_what_departs_from_the_named_config(finished):
+    record = record_of(finished)
+    departed = {d["key"]: (d["protocol"], d["run"]) for d in record["departures"]}
+    assert departed["OPTIM.NUM_ITERATIONS"][1] == ITERATIONS
+    assert departed["DATA.IMAGE_CROP_SIZE"][1] == 32
+    assert set(departed) == set(SMALL)
+    assert record["changes"] == []
+
+
+# --- help ----------------------------------------------------------------------------------------
+
+
+def test_the_packaged_configs_are_listed(capsys):
+    assert status_of(["--list-configs"]) == 0
+    assert "width_ablations/bicaptioning_R_50_L1_H512\n" in capsys.readouterr().out
+
+
+def test_a_config_is_printed_as_it_would_be_run(tmp_path, capsys):
+    argv = ["--config", "bicaptioning_R_50_L1_H2048", "--print-config", "OPTIM.LR", "0.5"]
+    assert status_of(argv) == 0
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    expected = load_config("bicaptioning_R_50_L1_H2048", ["OPTIM.LR", "0.5"])
+    assert load_config(tmp_path / "printed.yaml") == expected
+
+
+def test_without_a_config_the_way_to_the_names_is_told(capsys):
+    assert status_of([]) == 2
+    assert "--list-configs" in capsys.readouterr().err
+
+
+def test_bad_images_are_left_out_where_that_is_asked(copy_of_data, out, finished):
+    broken = sorted((copy_of_data / "coco/train2017").iterdir())[0]
+    broken.write_bytes(broken.read_bytes()[:500])
+    trained(copy_of_data, out, "--skip-bad-images", OPTIM__NUM_ITERATIONS=7)
+    assert f"left out: the image {broken}" in (out / "log.txt").read_text()
+
+
 # --- several processes ---------------------------------------------------------------------------
 
 
@@ -441,7 +489,7 @@ def test_a_folder_with_another_run_is_refused(data, finished, capsys):
     ("flags", "settings", "named"),
     [
         (("--seed", "1"), {}, "seed 0, not 1"),
-        ((), {"OPTIM__LR": 0.04}, "setting OPTIM.LR 0.05, not 0.04"),
+        ((), {"OPTIM__WEIGHT_DECAY": 0.5}, "setting OPTIM.WEIGHT_DECAY 0.0001, not 0.5"),
         ((), {"MODEL__NAME": "captioning"}, "setting MODEL.NAME"),
     ],
 )

@@ -13,6 +13,10 @@ examples:
   python -m virtex.pretrain --config task_ablations/masked_lm_R_50_L1_H2048 ...
   python -m virtex.pretrain --config pretrain_config.yaml ... OPTIM.BATCH_SIZE 128
 
+  # every setting, and the packaged configs
+  python -m virtex.pretrain --config bicaptioning_R_50_L1_H2048 --print-config
+  python -m virtex.pretrain --list-configs
+
   # two machines of 8 GPUs, started on each; or torchrun
   ... --num-gpus 8 --num-machines 2 --machine-rank 0 --dist-url tcp://HOST:PORT
   torchrun --nproc-per-node 8 -m virtex.pretrain ...
@@ -24,23 +28,26 @@ examples:
   python -m virtex.pretrain --config toy/bicaptioning_R_18_L1_H256 --data-root toy \\
       --output-dir output/toy_pretraining --num-gpus 0
 
+  # smaller still: a first look in a minute
+  ... DATA.IMAGE_CROP_SIZE 64 OPTIM.BATCH_SIZE 8 OPTIM.NUM_ITERATIONS 60 OPTIM.WARMUP_STEPS 10
+
   # go on where it stopped
   ... --resume
 
 OUTPUT_DIR then holds model_final.pth (a checkpoint every tool here takes), pretrain_config.yaml
-and tokenizer.model beside it, pretraining.json (losses, data, environment), log.txt,
-metrics.json and tensorboard events. Exit status: 0 done, 2 something to mend, said in one
-sentence.
+and tokenizer.model beside it, pretraining.json (last losses, departures from the config, data,
+environment), log.txt, metrics.json (a JSON object a line), tensorboard events, and what --resume
+needs: run.json, last_checkpoint, the newest model_<iteration>.pth. Exit status: 0 done, 2
+something to mend, said in one sentence.
 """
 
 import argparse
-import hashlib
 import logging
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from virtex.tool import add_training_arguments, non_negative, positive, run_tool, tool_parser
 
@@ -48,56 +55,33 @@ if TYPE_CHECKING:
     import torch
     from fvcore.common.config import CfgNode
 
-    from virtex.data.pretraining import Batch, PretrainingSet
-    from virtex.data.tokenizer import Tokenizer
+    from virtex.data.pretraining import Batch
+    from virtex.pretraining_run import Run
     from virtex.training.loop import TrainingLoop
 
-logger = logging.getLogger("virtex.training")
+logger = logging.getLogger("virtex.pretrain")  # __name__ is another when it is run as a tool
 
-RECORD = "pretraining.json"
-CONFIG = "pretrain_config.yaml"  # the published name
-TOKENIZER = "tokenizer.model"
-# What a resumed run may change: its length, and what does not change a loss.
-FREE_KEYS = ("OPTIM.NUM_ITERATIONS", "DATA.ROOT", "DATA.TOKENIZER_MODEL")
 SAMPLES = 8  # predictions shown at each validation
-
-
-@dataclass
-class Run:
-    """What a pretraining consists of, read and checked before a file is written."""
-
-    config: "CfgNode"
-    seed: int
-    device: "torch.device"
-    tokenizer: "Tokenizer | None"
-    train: "PretrainingSet"
-    val: "PretrainingSet"
-
-    def identity(self) -> dict[str, Any]:
-        """What a resumed run must agree on."""
-        from virtex.checkpoints.opening import sha256_of
-        from virtex.config import leaves
-
-        return {
-            **{f"setting {k}": v for k, v in leaves(self.config) if k not in FREE_KEYS},
-            "seed": self.seed,
-            "tokenizer sha256": self.tokenizer and sha256_of(self.tokenizer.path),
-            "training images": fingerprint(self.train),
-            "validation images": fingerprint(self.val),
-        }
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = tool_parser(__doc__)
     parser.prog = "python -m virtex.pretrain"
-    parser.add_argument("--config", required=True, metavar="NAME_OR_YAML", help="what to train")
+    parser.add_argument("--config", metavar="NAME_OR_YAML", help="what to train")
+    parser.add_argument("--list-configs", action="store_true", help="names of the packaged ones")
+    parser.add_argument("--print-config", action="store_true", help="all settings, as they are run")
     parser.add_argument(
         "--data-root",
         metavar="DIR",
-        help="holds coco/ and vocab/; stands for the leading datasets/ of paths in the config "
-        "(default: datasets)",
+        help="holds coco/ and vocab/; stands for the leading datasets/ of the paths in the config "
+        "file (default: datasets)",
     )
-    parser.add_argument("--output-dir", default="output/pretraining", metavar="DIR")
+    parser.add_argument(
+        "--output-dir",
+        default="output/pretraining",
+        metavar="DIR",
+        help="default: output/pretraining",
+    )
     parser.add_argument(
         "--seed", type=non_negative, metavar="N", help="default: the config's RANDOM_SEED"
     )
@@ -115,15 +99,32 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--num-workers",
         type=non_negative,
-        default=4,
+        default=min(4, os.cpu_count() or 1),
         metavar="N",
-        help="processes that load images, for each GPU (default: 4)",
+        help="processes that load images, for each GPU (default: 4, at most the number of cores)",
+    )
+    parser.add_argument(
+        "--skip-bad-images",
+        action="store_true",
+        help="train on without images that cannot be read (each is named in the log)",
     )
     add_training_arguments(parser)
     return parser
 
 
 def main(args: argparse.Namespace) -> int:
+    from virtex.config import load_config, packaged_configs
+
+    if args.list_configs:
+        print("\n".join(packaged_configs()))
+        return 0
+    if not args.config:
+        build_parser().error("--config is missing; --list-configs names the packaged ones")
+    config = load_config(args.config, args.overrides)  # a mistyped key is told before torch is here
+    if args.print_config:
+        print(config.dump(), end="")
+        return 0
+
     from virtex.training import run_folder
     from virtex.training.processes import launch
 
@@ -137,11 +138,12 @@ def pretrain(args: argparse.Namespace) -> None:
     Raises:
         UserError: something the user must mend.
     """
+    from virtex.pretraining_run import RECORD, is_finished, open_folder, prepare
     from virtex.training import run_folder
     from virtex.training.processes import rank, wait_for_all
     from virtex.training.progress import log_to
 
-    log_to(logger)
+    log_to(logging.getLogger("virtex"))
     run, folder = prepare(args), Path(args.output_dir)
     if not args.overwrite:
         run_folder.check_same_run(folder, run.identity(), eval_only=False)
@@ -151,101 +153,14 @@ def pretrain(args: argparse.Namespace) -> None:
     loop, batches = build_training(run, folder, args)
     wait_for_all()  # the others may still be looking at what the folder holds
     if rank() == 0:
-        open_folder(run, folder, args.overwrite)
+        open_folder(run, folder, args.overwrite, loop.done)
     wait_for_all()
-    log_to(logger, folder)
+    log_to(logging.getLogger("virtex"), folder)
     train(run, folder, args, loop, batches)
 
 
-def prepare(args: argparse.Namespace) -> Run:
-    """Read and check everything the run needs. Writes nothing.
-
-    Raises:
-        UserError: the first thing that the user must mend.
-    """
-    import torch
-
-    from virtex.config import load_config
-    from virtex.data.layouts import require_layout
-    from virtex.data.pretraining import build_pretraining_set
-    from virtex.data.tokenizer import Tokenizer
-    from virtex.errors import UserError
-    from virtex.training.processes import device_of
-
-    config = place_data(load_config(args.config, args.overrides), args.data_root, args.overrides)
-    root = Path(config.DATA.ROOT)
-    if root.name != "coco":
-        raise UserError(f"DATA.ROOT {root} must be a folder named coco; or give --data-root")
-    from_boxes = config.MODEL.NAME == "multilabel_classification"
-    require_layout(root.parent, "multilabel_pretraining" if from_boxes else "pretraining")
-    tokenizer = None if from_boxes else Tokenizer(config.DATA.TOKENIZER_MODEL)
-    seed = config.RANDOM_SEED if args.seed is None else args.seed
-    train, val = (
-        build_pretraining_set(config, split, tokenizer, seed) for split in ("train", "val")
-    )
-    return Run(config, seed, torch.device(device_of(args)), tokenizer, train, val)
-
-
-def place_data(config: "CfgNode", data_root: str | None, overrides: list[str]) -> "CfgNode":
-    """Let ``data_root`` stand for the leading ``datasets/`` of the config's own paths."""
-    if data_root is None:
-        return config
-    config = config.clone()
-    config.defrost()
-    for key in ("ROOT", "TOKENIZER_MODEL"):
-        path = Path(config.DATA[key])
-        if f"DATA.{key}" not in overrides and path.parts[:1] == ("datasets",):
-            config.DATA[key] = str(Path(data_root, *path.parts[1:]))
-    config.freeze()
-    return config
-
-
-def fingerprint(data: "PretrainingSet") -> dict[str, Any]:
-    """The number of images, and a hash of what they are paired with."""
-    digest = hashlib.sha256()
-    for item in data.items:
-        digest.update(repr((item.image_id, item.file.name, item.target)).encode())
-    return {"images": len(data), "sha256": digest.hexdigest()}
-
-
-def is_finished(run: Run, folder: Path) -> bool:
-    """Whether the run in ``folder`` has been recorded with as many iterations as asked for."""
-    from virtex.data.layouts import read_json
-
-    record = folder / RECORD
-    done = read_json(record, "a pretraining record")["iterations"] if record.is_file() else 0
-    return done >= run.config.OPTIM.NUM_ITERATIONS
-
-
-def open_folder(run: Run, folder: Path, overwrite: bool) -> None:
-    """From here on the run writes: what it was started with, config, tokenizer.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
-    from virtex.atomic import replace_file
-    from virtex.config import save_config
-    from virtex.errors import UserError
-    from virtex.training import run_folder
-
-    identity = run.identity()
-    # read before the folder is cleared: it may be the one that lies there
-    vocabulary = run.tokenizer and run.tokenizer.path.read_bytes()
-    if overwrite:
-        run_folder.clear(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / run_folder.IDENTITY).exists():
-            run_folder.write_identity(folder, identity)
-        save_config(run.config, folder / CONFIG)
-        if vocabulary:
-            replace_file(folder / TOKENIZER, lambda file: file.write(vocabulary))
-    except OSError as error:
-        raise UserError(f"--output-dir {folder} cannot be written: {error}") from error
-
-
 def build_training(
-    run: Run, folder: Path, args: argparse.Namespace
+    run: "Run", folder: Path, args: argparse.Namespace
 ) -> "tuple[TrainingLoop, Iterator[Batch]]":
     """The loop, with ``--resume`` at the newest checkpoint, and its batches. Writes nothing.
 
@@ -306,20 +221,26 @@ def build_training(
 
 
 def train(
-    run: Run,
+    run: "Run",
     folder: Path,
     args: argparse.Namespace,
     loop: "TrainingLoop",
     batches: "Iterator[Batch]",
 ) -> None:
     """Train to the end and record it."""
+    from virtex.pretraining_run import write_record
     from virtex.training.processes import rank, world_size
 
-    if args.resume:
-        logger.info("starting after iteration %d", loop.done)
+    if args.resume and loop.done:
+        logger.info("going on after iteration %d", loop.done)
+    elif args.resume:
+        logger.info("there is nothing to resume in %s: starting anew", folder)
+    for change in run.changes:
+        logger.warning("from iteration %(iteration)d on, %(setting)s is %(now)s", change)
     logger.info(
-        "%s: %d images in training, %d in validation, %d process(es), %.1f M parameters",
+        "%s into %s: %d images in training, %d in validation, %d process(es), %.1f M parameters",
         run.config.MODEL.NAME,
+        folder,
         len(run.train),
         len(run.val),
         world_size(),
@@ -327,7 +248,7 @@ def train(
     )
     metrics = loop.run(batches)
     if rank() == 0:
-        write_record(run, folder, args.config, loop.stopwatch.seconds(), metrics)
+        write_record(run, folder, loop.stopwatch.seconds(), metrics)
 
 
 def amp_dtype(config: "CfgNode", device: "torch.device") -> "torch.dtype | None":
@@ -341,7 +262,7 @@ def amp_dtype(config: "CfgNode", device: "torch.device") -> "torch.dtype | None"
     return getattr(torch, config.AMP_DTYPE)
 
 
-def validate(run: Run, model, num_workers: int, iteration: int, writer) -> dict[str, float]:
+def validate(run: "Run", model, num_workers: int, iteration: int, writer) -> dict[str, float]:
     """Losses over every validation image exactly once, and a few predictions.
 
     Returns:
@@ -375,7 +296,7 @@ def validate(run: Run, model, num_workers: int, iteration: int, writer) -> dict[
     return metrics
 
 
-def show_samples(run: Run, model, batch, iteration: int, writer) -> None:
+def show_samples(run: "Run", model, batch, iteration: int, writer) -> None:
     """Truth and prediction for some images, to the log and to tensorboard."""
     import torch
 
@@ -390,7 +311,7 @@ def show_samples(run: Run, model, batch, iteration: int, writer) -> None:
     writer.text(iteration, "samples", "  \n".join(lines))
 
 
-def words(run: Run, ids: list[int]) -> str:
+def words(run: "Run", ids: list[int]) -> str:
     """Tokens as text; categories by their numbers' names."""
     task = run.config.MODEL.NAME
     if task == "multilabel_classification":
@@ -398,38 +319,6 @@ def words(run: Run, ids: list[int]) -> str:
     if task in ("token_classification", "masked_lm"):
         return " ".join(run.tokenizer.piece(i) for i in ids)
     return run.tokenizer.decode(ids)
-
-
-def write_record(
-    run: Run, folder: Path, config_name: str, seconds: float, metrics: dict[str, float]
-) -> None:
-    """``pretraining.json``: what was trained, on what, and how well."""
-    from virtex.results import environment, write_json
-    from virtex.training.processes import world_size
-
-    images = run.config.OPTIM.NUM_ITERATIONS * run.config.OPTIM.BATCH_SIZE
-    write_json(
-        folder / RECORD,
-        {
-            "config": config_name,
-            "task": run.config.MODEL.NAME,
-            "iterations": run.config.OPTIM.NUM_ITERATIONS,
-            "seed": run.seed,
-            "metrics": metrics,
-            "data": {"train": fingerprint(run.train), "val": fingerprint(run.val)},
-            "environment": {
-                **environment(),
-                "device": run.device.type,
-                "processes": world_size(),
-            },
-            "timing": {
-                "train_seconds": round(seconds, 3),
-                "train_images_per_second": round(images / max(seconds, 1e-9), 3),
-            },
-        },
-    )
-    logger.info("checkpoint: %s", folder / "model_final.pth")
-    logger.info("record:     %s", folder / RECORD)
 
 
 if __name__ == "__main__":

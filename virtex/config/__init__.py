@@ -27,6 +27,8 @@ __all__ = [
     "packaged_configs",
     "parse_textual_name",
     "save_config",
+    "with_overrides",
+    "with_settings",
 ]
 
 
@@ -42,9 +44,28 @@ def load_config(name_or_path: str | os.PathLike[str], overrides: Sequence[Any] =
         UserError: there is no such config; a file is not YAML, its ``_BASE_`` is missing or
             goes in a circle; a key does not exist; a value has the wrong type or cannot work.
     """
-    config = default_config()
     settings = read_settings(find_config(os.fspath(name_or_path)))
-    for key, value in {**settings, **read_overrides(overrides)}.items():
+    return with_settings(default_config(), {**settings, **read_overrides(overrides)})
+
+
+def with_overrides(config: CfgNode, overrides: Sequence[Any]) -> CfgNode:
+    """``config`` with ``KEY VALUE …`` of ``overrides``, checked and frozen.
+
+    Raises:
+        UserError: as ``load_config``.
+    """
+    return with_settings(config, read_overrides(overrides))
+
+
+def with_settings(config: CfgNode, settings: dict[str, Any]) -> CfgNode:
+    """``config`` with other values (dotted key -> value), checked and frozen.
+
+    Raises:
+        UserError: a value cannot work.
+    """
+    config = config.clone()
+    config.defrost()
+    for key, value in settings.items():
         section, _, name = key.rpartition(".")
         get_setting(config, section)[name] = value
     check_config(config)

@@ -55,6 +55,8 @@ def find_config(name: str, folder: str = "") -> Path:
     path = os.path.join(folder, os.path.expanduser(name))
     if os.path.isfile(path):
         return Path(path)
+    if os.path.isdir(path):
+        raise UserError(f"{path} is a folder; name the YAML file, or a packaged config")
     packaged = packaged_configs()
     wanted = name.removesuffix(".yaml").removeprefix("configs/")
     # equal last parts are the same config, in the group of each ablation it is part of
@@ -134,7 +136,9 @@ def read_overrides(overrides: Sequence[Any]) -> dict[str, Any]:
         UserError: an odd number of them, an unknown key, or a value of the wrong type.
     """
     if len(overrides) % 2:
-        raise UserError(f"overrides come in pairs KEY VALUE; {overrides[-1]!r} stands alone")
+        raise UserError(
+            f"overrides come in pairs KEY VALUE, with a space; {overrides[-1]!r} stands alone"
+        )
     known = known_settings()
     settings: dict[str, Any] = {}
     for key, text in zip(overrides[0::2], overrides[1::2], strict=True):

@@ -197,7 +197,7 @@ class TrainingLoop:
             self.settings.iterations,
             sum(means.values()),
             ", ".join(f"{name} {value:.4f}" for name, value in means.items()),
-            " ".join(f"{rate:.3g}" for rate in dict.fromkeys(rates.values())),
+            " ".join(f"{name} {rate:.3g}" for name, rate in rates.items() if "," not in name),
             images,
             pace["data_seconds"],
             duration(pace["left"]),
@@ -218,7 +218,8 @@ class TrainingLoop:
         if rank() == 0:
             final = self.done == self.settings.iterations
             name = FINAL if final else f"model_{self.done:07d}.pth"
-            self.checkpoints.save(name, iteration=self.done)
+            path = self.checkpoints.save(name, iteration=self.done)
+            logger.info("checkpoint: %s", path)
         wait_for_all()
 
     def validate(self) -> Metrics:
@@ -277,7 +278,7 @@ def not_finite(what: str, iteration: int, value: float, losses: Losses, batch: B
     images = ", ".join(str(i) for i in batch["image_id"].tolist())
     return (
         f"the {what} is {value} at iteration {iteration} ({parts}; images {images}); lower the "
-        "learning rate or lengthen the warm-up and go on from the last checkpoint with --resume"
+        "learning rate, then go on from the last checkpoint with --resume or anew with --overwrite"
     )
 
 

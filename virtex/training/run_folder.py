@@ -10,7 +10,8 @@ from virtex.results import RECORD_NAME, write_json
 
 IDENTITY = "run.json"
 GALLERY = "gallery"
-DEPARTURES = "departures"  # in the identity for the record of a later --eval-only
+# Kept in the identity for a later record; a resumed run need not agree on them.
+DEPARTURES, CHANGES = "departures", "changes"
 # What an evaluation does not depend on.
 TRAINING_KEYS = ("processes", "skip bad images", "setting SOLVER.", "setting DATALOADER.")
 RUN_FILES = (
@@ -82,7 +83,7 @@ def check_same_run(folder: Path, identity: dict[str, Any], eval_only: bool) -> N
         return
     identity = json.loads(json.dumps(identity))  # lists for tuples, as in the file
     for key in dict.fromkeys([*identity, *started]):
-        if key == DEPARTURES or (eval_only and key.startswith(TRAINING_KEYS)):
+        if key in (DEPARTURES, CHANGES) or (eval_only and key.startswith(TRAINING_KEYS)):
             continue
         if started.get(key) != identity.get(key) and (key in identity or not eval_only):
             raise UserError(
