@@ -19,9 +19,13 @@ CAPTIONS = "coco/annotations/captions_{}2017.json"
 # The packaged toy config, made smaller still.
 SMALL = {
     "DATA.IMAGE_CROP_SIZE": 32,
+    "DATA.IMAGE_TRANSFORM_TRAIN": ["random_resized_crop", "horizontal_flip", "normalize"],
     "DATA.VOCAB_SIZE": VOCABULARY,
     "MODEL.TEXTUAL.NAME": "transdec_postnorm::L1_H32_A4_F64",
     "MODEL.DECODER.MAX_DECODING_STEPS": 5,
+    "OPTIM.OPTIMIZER_NAME": "sgd",
+    "OPTIM.LR": 0.05,
+    "OPTIM.CNN_LR": 0.05,
     "OPTIM.BATCH_SIZE": 4,
     "OPTIM.NUM_ITERATIONS": ITERATIONS,
     "OPTIM.WARMUP_STEPS": 2,

@@ -9,9 +9,11 @@ import torchvision
 import virtex
 from virtex import zoo
 from virtex.checkpoints.loading import load_backbone
-from virtex.config import packaged_configs
+from virtex.config import load_config, packaged_configs, save_config
 from virtex.errors import UserError
+from virtex.models.build import build_model
 
+RESNET18 = "torchvision::resnet18"
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -68,6 +70,19 @@ def test_weights_that_lack_a_tensor_are_refused(tmp_path):
     torch.save({"model": weights}, tmp_path / "torn.pth")
     with pytest.raises(UserError, match=r"textual\.output\.bias"):
         zoo.load_weights(model, str(tmp_path / "torn.pth"))
+
+
+def test_a_trained_model_is_loaded_with_the_config_beside_it(tmp_path):
+    name = "token_classification_R_50"
+    config = load_config(name, ["DATA.VOCAB_SIZE", "50", "MODEL.VISUAL.NAME", RESNET18])
+    source = build_model(config)
+    torch.save({"model": source.state_dict()}, tmp_path / "model_final.pth")
+    with pytest.raises(UserError, match=r"no pretrain_config\.yaml beside it"):
+        zoo.load(tmp_path / "model_final.pth")
+    save_config(config, tmp_path / "pretrain_config.yaml")
+    model = zoo.load(tmp_path / "model_final.pth")
+    assert not model.training
+    assert torch.equal(model.textual.output.weight, source.textual.output.weight)
 
 
 def test_hub_gives_spatial_features():

@@ -84,6 +84,28 @@ def get(name: str, pretrained: bool = False) -> nn.Module:
     return model.eval()
 
 
+def load(checkpoint: str) -> nn.Module:
+    """The whole model in a checkpoint of ``virtex.pretrain``, in eval mode.
+
+    Args:
+        checkpoint: its path; the ``pretrain_config.yaml`` beside it says what it is.
+
+    Raises:
+        UserError: there is no config beside it, or they do not fit.
+    """
+    from virtex.checkpoints.sources import resolve
+    from virtex.config import load_config
+    from virtex.models.build import build_model
+
+    path = Path(resolve(checkpoint))
+    config = path.with_name("pretrain_config.yaml")
+    if not config.is_file():
+        raise UserError(f"{path} has no {config.name} beside it; put the one it was trained with")
+    model = build_model(load_config(config))
+    load_weights(model, str(path))
+    return model.eval()
+
+
 def resnet50(pretrained: bool | str = False, **kwargs) -> nn.Module:
     """ResNet-50 that gives its last feature map, with torchvision's parameter names.
 
