@@ -35,6 +35,7 @@ from tests.pretraining_runs import (
     weights_of,
     write_data,
 )
+from virtex import pretrain
 from virtex.checkpoints.loading import load_backbone
 from virtex.config import load_config
 from virtex.data.captions import read_captions
@@ -334,6 +335,29 @@ def test_the_record_names_what_departs_from_the_named_config(finished):
     assert departed["DATA.IMAGE_CROP_SIZE"][1] == 32
     assert set(departed) == set(SMALL)
     assert record["changes"] == []
+
+
+def test_weights_lost_in_the_last_step_are_no_result(data, out, capsys):
+    settings = {"OPTIM__LR": 1e38, "OPTIM__CNN_LR": 1e38, "OPTIM__WARMUP_STEPS": 0}
+    assert status_of(arguments(data, out, OPTIM__NUM_ITERATIONS=1, **settings)) == 2
+    assert "not finite" in capsys.readouterr().err
+    assert not (out / "pretraining.json").exists()
+
+
+def test_one_small_image_a_process_is_refused(data, out, capsys):
+    argv = arguments(data, out, OPTIM__BATCH_SIZE=1)
+    assert "BatchNorm" in refused_in_a_line(capsys, out, argv)
+
+
+def test_a_broken_record_is_no_finished_run(data, copy_of_finished):
+    (copy_of_finished / "pretraining.json").write_text("{}")
+    trained(data, copy_of_finished, "--resume")
+    assert record_of(copy_of_finished)["iterations"] == ITERATIONS
+
+
+def test_mixed_precision_is_for_gpus():
+    config = load_config("bicaptioning_R_50_L1_H512")
+    assert pretrain.amp_dtype(config, torch.device("cpu")) is None
 
 
 # --- help ----------------------------------------------------------------------------------------

@@ -49,6 +49,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from virtex.errors import UserError
 from virtex.tool import add_training_arguments, non_negative, positive, run_tool, tool_parser
 
 if TYPE_CHECKING:
@@ -155,6 +156,8 @@ def pretrain(args: argparse.Namespace) -> None:
     if rank() == 0:
         open_folder(run, folder, args.overwrite, loop.done)
     wait_for_all()
+    if not folder.is_dir():
+        raise UserError(f"the machines do not see the same {folder}; share --output-dir")
     log_to(logging.getLogger("virtex"), folder)
     train(run, folder, args, loop, batches)
 
@@ -258,7 +261,11 @@ def amp_dtype(config: "CfgNode", device: "torch.device") -> "torch.dtype | None"
     if not config.AMP or device.type != "cuda":
         return None
     if config.AMP_DTYPE == "auto":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return (
+            torch.bfloat16
+            if torch.cuda.is_bf16_supported(including_emulation=False)
+            else torch.float16
+        )
     return getattr(torch, config.AMP_DTYPE)
 
 

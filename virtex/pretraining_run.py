@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 RECORD = "pretraining.json"
 CONFIG = "pretrain_config.yaml"  # the published name
 TOKENIZER = "tokenizer.model"
+STRIDE = 32  # pixels of a place in a ResNet's last feature map
 PATH_KEYS = ("DATA.ROOT", "DATA.TOKENIZER_MODEL")
 # What a resumed run may change, to train longer or to get past a loss that is not finite; each
 # change is written down.
@@ -92,7 +93,7 @@ def prepare(args: argparse.Namespace) -> Run:
     ]
     root = Path(config.DATA.ROOT)
     if root.name != "coco":
-        raise UserError(f"DATA.ROOT {root} must be a folder named coco; or give --data-root")
+        raise UserError(f"DATA.ROOT {root} must be a folder named coco; rename it, or link to it")
     from_boxes = config.MODEL.NAME == "multilabel_classification"
     require_layout(root.parent, "multilabel_pretraining" if from_boxes else "pretraining")
     tokenizer = None if from_boxes else open_tokenizer(config)
@@ -102,6 +103,12 @@ def prepare(args: argparse.Namespace) -> Run:
         for split in ("train", "val")
     )
     device = torch.device(device_of(args))
+    share = config.OPTIM.BATCH_SIZE // world_size()
+    if share == 1 and config.DATA.IMAGE_CROP_SIZE <= STRIDE and not config.MODEL.VISUAL.FROZEN:
+        raise UserError(
+            f"one image of {config.DATA.IMAGE_CROP_SIZE} pixels a process leaves BatchNorm one "
+            "value to normalise; raise OPTIM.BATCH_SIZE or DATA.IMAGE_CROP_SIZE"
+        )
     return Run(args.config, config, departures, seed, device, tokenizer, train, val)
 
 
@@ -146,8 +153,9 @@ def fingerprint(data: PretrainingSet) -> dict[str, Any]:
 def is_finished(run: Run, folder: Path) -> bool:
     """Whether the run in ``folder`` has been recorded with as many iterations as asked for."""
     record = folder / RECORD
-    done = read_json(record, "a pretraining record")["iterations"] if record.is_file() else 0
-    return done >= run.config.OPTIM.NUM_ITERATIONS
+    content = read_json(record, "a pretraining record") if record.is_file() else {}
+    done = content.get("iterations") if isinstance(content, dict) else None
+    return isinstance(done, int) and done >= run.config.OPTIM.NUM_ITERATIONS
 
 
 def open_folder(run: Run, folder: Path, overwrite: bool, done: int) -> None:

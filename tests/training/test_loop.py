@@ -273,3 +273,78 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tmp_path):
     with pytest.raises(UserError, match="the gradient is inf at iteration 1 "):
         plain_loop(tmp_path, model, iterations=3, clip_norm=10.0).run(stream())
     assert model.weight == 0
+
+
+# --- mixed precision -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
+def test_the_forward_pass_computes_in_the_number_type_that_is_asked_for(tmp_path, dtype):
+    loop, seen = small_loop(tmp_path, iterations=2, amp_dtype=dtype), []
+    loop.model.visual.cnn[0].register_forward_hook(lambda *call: seen.append(call[-1].dtype))
+    loop.run(stream())
+    assert set(seen) == {dtype or torch.float32}
+    assert {p.dtype for p in loop.model.parameters()} == {torch.float32}
+
+
+def test_only_float16_scales_its_loss(tmp_path):
+    dtypes = (None, torch.bfloat16, torch.float16)
+    loops = [small_loop(tmp_path, amp_dtype=dtype) for dtype in dtypes]
+    assert [loop.scaler.is_enabled() for loop in loops] == [False, False, True]
+
+
+def test_a_float16_gradient_is_clipped_at_its_true_length(tmp_path):
+    """A step of length 1 moves the weights by the clipped gradient, whatever the loss's scale."""
+    model = small_loop(tmp_path / "model").model
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    settings = {"iterations": 1, "clip_norm": CLIP, "amp_dtype": torch.float16}
+    plain_loop(tmp_path, model, **settings).run(stream())
+    moved = [weight.detach() - before[name] for name, weight in model.named_parameters()]
+    assert torch.cat([m.flatten() for m in moved]).norm().item() == pytest.approx(CLIP, rel=0.01)
+
+
+def test_steps_that_overflow_are_left_out_and_not_counted(tmp_path):
+    loop = small_loop(tmp_path, iterations=4, amp_dtype=torch.float16, clip_norm=10.0)
+    loop.scaler.load_state_dict({**loop.scaler.state_dict(), "scale": 2.0**120})
+    before = {name: weight.detach().clone() for name, weight in loop.model.named_parameters()}
+    loop.run(stream())
+    assert all(torch.equal(w, before[name]) for name, w in loop.model.named_parameters())
+    assert content_of(tmp_path)["lookahead"]["step"] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_run_in_mixed_precision_goes_on_as_if_it_had_not_stopped(tmp_path, dtype):
+    small_loop(tmp_path / "whole", amp_dtype=dtype).run(stream())
+    with pytest.raises(KeyboardInterrupt):
+        small_loop(tmp_path / "parts", amp_dtype=dtype).run(interrupted(stream(), 5))
+    loop = small_loop(tmp_path / "parts", amp_dtype=dtype)
+    loop.run(stream(loop.resume()))
+    assert_equal(content_of(tmp_path / "parts"), content_of(tmp_path / "whole"))
+
+
+def test_a_run_may_be_resumed_in_another_number_type(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        small_loop(tmp_path).run(interrupted(stream(), 5))
+    loop = small_loop(tmp_path, amp_dtype=torch.float16)
+    assert loop.resume() == 3
+
+
+# --- what else may be wrong ----------------------------------------------------------------------
+
+
+def test_a_lost_pointer_does_not_make_a_run_begin_anew(tmp_path):
+    small_loop(tmp_path).run(stream())
+    (tmp_path / "last_checkpoint").unlink()
+    assert small_loop(tmp_path).resume() == ITERATIONS
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path):
+    torch.save([1, 2], tmp_path / "model_final.pth")
+    with pytest.raises(UserError, match="not a whole checkpoint"):
+        small_loop(tmp_path).resume()
+
+
+def test_a_validation_that_is_not_finite_stops_the_run(tmp_path):
+    loop = small_loop(tmp_path, evaluate=lambda iteration, writer: {"val/loss": float("nan")})
+    with pytest.raises(UserError, match="val/loss is not finite after iteration 3"):
+        loop.run(stream())

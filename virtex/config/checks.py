@@ -94,7 +94,9 @@ LIMITS: dict[str, Limit] = {
     "DATA.EOS_INDEX": NOT_NEGATIVE,
     "DATA.MASK_INDEX": NOT_NEGATIVE,
     "DATA.IMAGE_CROP_SIZE": POSITIVE,
-    "DATA.MAX_CAPTION_LENGTH": Limit("at least 3: [SOS], a token, [EOS]", lambda value: value >= 3),
+    "DATA.MAX_CAPTION_LENGTH": Limit(
+        "from 3 ([SOS], a token, [EOS]) to 10000", lambda value: 3 <= value <= 10000
+    ),
     "DATA.USE_PERCENTAGE": Limit("more than 0 and at most 100", lambda value: 0 < value <= 100),
     "DATA.MASKED_LM.MASK_PROPORTION": SHARE,
     "DATA.MASKED_LM.MASK_PROBABILITY": SHARE,

@@ -172,8 +172,10 @@ def _learn(lines: list[str], vocab_size: int) -> bytes:
             num_threads=1,  # it is written into the file
             minloglevel=2,
         )
-    except RuntimeError as error:
-        raise _size_error(vocab_size, str(error)) or error from error
+    except (RuntimeError, ValueError) as error:
+        raise _size_error(vocab_size, str(error)) or UserError(
+            f"sentencepiece cannot learn {vocab_size} tokens from these captions: {error}"
+        ) from error
     return model.getvalue()
 
 

@@ -64,7 +64,7 @@ class CaptioningModel(nn.Module):
         if self.backward_textual is not None:
             turned = turn_around(tokens, lengths)
             directions["captioning_backward"] = (self.backward_textual, turned)
-        rows = Rows(lengths - 1)
+        rows = Rows(lengths - 1, tokens.device)
         memory = self.textual.project(features)
         inputs = torch.cat([rows.unpad(t[:, : rows.size[1], None]) for _, t in directions.values()])
         targets = torch.cat(
@@ -106,5 +106,5 @@ class CaptioningModel(nn.Module):
 def turn_around(tokens: Tensor, lengths: Tensor) -> Tensor:
     """Captions (batch, longest) read backwards, their padding still at the right."""
     places = torch.arange(tokens.shape[1], device=tokens.device)
-    mirrored = lengths[:, None] - 1 - places
+    mirrored = lengths.to(tokens.device, non_blocking=True)[:, None] - 1 - places
     return tokens.gather(1, torch.where(mirrored >= 0, mirrored, places))

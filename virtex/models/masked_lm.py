@@ -33,7 +33,7 @@ class MaskedLMModel(nn.Module):
 
     def masked_states(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Hidden states (masked tokens, hidden) and true ids (masked tokens,)."""
-        head, rows = self.textual, Rows(batch["lengths"])
+        head, rows = self.textual, Rows(batch["lengths"], batch["tokens"].device)
         longest = rows.size[1]
         tokens = rows.unpad(batch["tokens"][:, :longest, None]).squeeze(1)
         labels = rows.unpad(batch["labels"][:, :longest, None]).squeeze(1)

@@ -80,7 +80,7 @@ class TransformerTextualHead(nn.Module):
         Returns:
             (tokens that are no padding, vocabulary), caption by caption.
         """
-        rows = Rows(lengths)
+        rows = Rows(lengths, tokens.device)
         x = self.embedding(rows.unpad(tokens[:, : rows.size[1], None])[:, 0], rows.positions)
         return self.output(self.transformer(x, memory, rows, causal))
 

@@ -1,11 +1,11 @@
-"""A transformer decoder that computes nothing for padding and remembers what it has computed.
+"""A transformer decoder that spares padding and remembers what it has computed.
 
 Its parameters have the names and shapes of ``torch.nn.TransformerDecoder``, and its results are
 the same. What differs is the work:
 
 - Captions of a batch differ in length. Everything that treats tokens one by one (projections,
-  feed-forward, norms) runs on the tokens alone, as rows (tokens, hidden); only attention, which
-  mixes the tokens of one caption, sees them padded, as ``Rows`` lays them out.
+  feed-forward, norms) runs on the tokens alone, as rows (tokens, hidden); only the products within
+  attention, which mix the tokens of one caption, see them padded, as ``Rows`` lays them out.
 - Keys and values of the image are computed once per image, and while decoding, those of earlier
   tokens are kept (``LayerCache``).
 """
@@ -21,21 +21,29 @@ class Rows:
     """Where the tokens of a batch of captions stand.
 
     Attributes:
-        lengths: (batch,) tokens of each caption.
         size: (batch, longest).
+        present: (batch, longest), where a token is.
         index: (tokens,) place of each row in the flattened padded batch.
         positions: (tokens,) place of each row within its caption.
     """
 
-    def __init__(self, lengths: Tensor):
-        self.lengths = lengths
+    def __init__(self, lengths: Tensor, device: torch.device | str = "cpu"):
+        """
+        Args:
+            lengths: on the CPU, else a GPU is waited for.
+            device: of what is laid out.
+        """
+        lengths = lengths.cpu()
         longest = int(lengths.max())
         self.size = (len(lengths), longest)
-        places = torch.arange(longest, device=lengths.device)
-        self.present = places < lengths[:, None]
-        self.index = self.present.flatten().nonzero().squeeze(1)
-        self.positions = places.expand(self.size)[self.present]
-        self.full = len(self.index) == len(lengths) * longest
+        places = torch.arange(longest)
+        present = places < lengths[:, None]
+        index = present.flatten().nonzero().squeeze(1)
+        self.full = len(index) == len(lengths) * longest
+        self.present, self.index, self.positions = (
+            part.to(device, non_blocking=True)
+            for part in (present, index, places.expand(self.size)[present])
+        )
 
     def pad(self, rows: Tensor) -> Tensor:
         """(tokens, channels) to (batch, longest, channels), zeros where no token is."""

@@ -12,6 +12,11 @@ from virtex.errors import UserError
 
 LAST = "last_checkpoint"  # holds the newest checkpoint's file name, as Detectron2's tools expect
 FINAL = "model_final.pth"
+# What loading another file, or one of another model, raises.
+UNREADABLE = (
+    *(KeyError, TypeError, RuntimeError, ValueError, AttributeError, EOFError),
+    pickle.UnpicklingError,
+)
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -58,8 +63,9 @@ class Checkpoints:
             content = torch.load(path, map_location="cpu", weights_only=True)
             self.model.load_state_dict(content["model"], strict=True)
             for key, value in self.state.items():
-                value.load_state_dict(content[key])
-        except (KeyError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+                if content[key]:  # a gradient scaler that was not in use has no state
+                    value.load_state_dict(content[key])
+        except UNREADABLE as error:
             raise UserError(
                 f"{path} is not a whole checkpoint of this run ({error}); "
                 "start anew with --overwrite"
@@ -70,7 +76,8 @@ class Checkpoints:
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint of a run, or None."""
     pointer = folder / LAST
-    if not pointer.is_file():
-        return None
-    path = folder / pointer.read_text().strip()
-    return path if path.is_file() else None
+    if pointer.is_file() and (path := folder / pointer.read_text().strip()).is_file():
+        return path
+    # a lost pointer must not make a run begin anew over its own checkpoints
+    found = sorted(folder.glob("model_[0-9]*.pth")) + sorted(folder.glob(FINAL))
+    return found[-1] if found else None

@@ -23,6 +23,7 @@ from virtex.models.losses import Losses
 from virtex.training.checkpoints import FINAL, Checkpoints
 from virtex.training.processes import (
     distribute,
+    from_all_processes,
     from_main_process,
     rank,
     share_buffers,
@@ -111,8 +112,7 @@ class TrainingLoop:
                 not see the same one.
         """
         self.done = self.checkpoints.resume().get("iteration", 0)
-        seen = torch.tensor([self.done, -self.done], device=self.device)
-        if not torch.equal(sum_over_processes(seen.clone()), seen * world_size()):
+        if len(set(from_all_processes(self.done))) > 1:
             raise UserError("the machines do not see the same checkpoints; share --output-dir")
         if self.done > self.settings.iterations:
             raise UserError(
@@ -128,7 +128,7 @@ class TrainingLoop:
             the last validation's metrics.
 
         Raises:
-            UserError: the loss is not finite.
+            UserError: loss, gradient or validation is not finite, or the GPU's memory is too small.
         """
         last = self.settings.iterations
         self.distributed = distribute(self.model.train())
@@ -152,6 +152,11 @@ class TrainingLoop:
                 if checkpoint:
                     self.save()
                     metrics = self.validate()
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"the GPU's memory is too small for {self.settings.batch_size} images on "
+                f"{world_size()} process(es); use more GPUs or lower OPTIM.BATCH_SIZE"
+            ) from error
         finally:
             self.stopwatch.stop()
             if self.writer:
@@ -167,16 +172,18 @@ class TrainingLoop:
         ):
             losses = self.distributed(batch)
         loss = objective(losses)
-        if not math.isfinite(loss.item()):
-            raise UserError(not_finite("loss", self.done + 1, loss.item(), losses, batch))
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
-        if self.settings.clip_norm:
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
-            # the scaler leaves such a step out by itself; without it the weights would be lost
-            if not self.scaler.is_enabled() and not math.isfinite(norm.item()):
-                raise UserError(not_finite("gradient", self.done + 1, norm.item(), losses, batch))
+        norm = nn.utils.clip_grad_norm_(
+            self.model.parameters(), self.settings.clip_norm or math.inf
+        )
+        # read after backward was begun, so that a GPU is waited for once; the scaler leaves a
+        # step out by itself where the gradient overflows
+        if not math.isfinite(loss.item()):
+            raise UserError(not_finite("loss", self.done + 1, loss.item(), batch, losses))
+        if not self.scaler.is_enabled() and not math.isfinite(norm.item()):
+            raise UserError(not_finite("gradient", self.done + 1, norm.item(), batch, losses))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.scheduler.step()
@@ -229,6 +236,12 @@ class TrainingLoop:
         self.model.eval()
         metrics = self.evaluate(self.done, self.writer)
         self.model.train()
+        lost = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if lost:
+            raise UserError(
+                f"{', '.join(lost)} is not finite after iteration {self.done}; start anew with a "
+                "lower learning rate and --overwrite"
+            )
         if self.writer:
             self.writer.numbers(self.done, metrics)
         self.pace = Pace(self.done, self.settings.iterations)
@@ -266,21 +279,35 @@ def objective(losses: Losses) -> Tensor:
     """The sum of the means over all processes, of which this process has its share.
 
     Gradients are averaged over the processes, therefore the factor: 1 x 16 images and 2 x 8
-    give the same gradient, whatever the lengths of their captions.
+    give the same gradient, whatever the lengths of their captions. Where the loss of one process
+    is not finite, it is NaN in all.
     """
-    counts = sum_over_processes(torch.stack([loss.count for loss in losses.values()]).detach())
     totals = torch.stack([loss.total for loss in losses.values()])
-    return (totals / counts.clamp(min=1)).sum() * world_size()
+    shared = torch.stack([*(loss.count for loss in losses.values()), totals.sum()]).detach()
+    shared[-1] = torch.where(shared[-1].isfinite(), 0.0, torch.nan)
+    sum_over_processes(shared)
+    return (totals / shared[:-1].clamp(min=1)).sum() * world_size() + shared[-1]
 
 
-def not_finite(what: str, iteration: int, value: float, losses: Losses, batch: Batch) -> str:
-    parts = ", ".join(f"{name} {loss.total.item():g}" for name, loss in losses.items())
-    images = ", ".join(str(i) for i in batch["image_id"].tolist())
+def not_finite(what: str, iteration: int, value: float, batch: Batch, losses: Losses) -> str:
+    """The sentence for a loss or gradient that is lost; called in every process."""
+    images = batch["image_id"].tolist()
+    finite = all(loss.total.isfinite() for loss in losses.values())
+    by_process = from_all_processes((finite, images))
+    # of the processes that lost it, or (a gradient is everybody's) of all
+    found = [own for kept, own in by_process if not kept] or [own for _, own in by_process]
+    images = ", ".join(str(image) for own in found for image in own)
     return (
-        f"the {what} is {value} at iteration {iteration} ({parts}; images {images}); lower the "
-        "learning rate, then go on from the last checkpoint with --resume or anew with --overwrite"
+        f"the {what} is {value} at iteration {iteration} (images {images}); "
+        "lower the learning rate, then go on from the last checkpoint with --resume or anew with "
+        "--overwrite"
     )
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    return {key: value.to(device, non_blocking=True) for key, value in batch.items()}
+    """``batch`` on the device, but for ``lengths``: what is laid out by them is laid out on the
+    CPU, so that a GPU is not waited for."""
+    return {
+        key: value if key == "lengths" else value.to(device, non_blocking=True)
+        for key, value in batch.items()
+    }

@@ -129,7 +129,10 @@ def in_process(main: Main, args: argparse.Namespace, device: str) -> int:
 def join(device: str) -> None:
     """Join the process group that the environment variables describe."""
     if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        local_rank, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local_rank >= there:
+            raise UserError(f"process {local_rank + 1} of this machine has no GPU; it has {there}")
+        torch.cuda.set_device(local_rank)
     dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
 
 
@@ -158,6 +161,14 @@ def from_main_process(value: Any) -> Any:
     return values[0]
 
 
+def from_all_processes(value: Any) -> list[Any]:
+    """Each process's ``value`` (anything that can be pickled), by rank, in every process."""
+    values = [value] * world_size()
+    if dist.is_initialized():
+        dist.all_gather_object(values, value)
+    return values
+
+
 def share_buffers(model: nn.Module) -> None:
     """Give all processes the main one's BatchNorm statistics, which are those of a checkpoint.
 
@@ -184,10 +195,9 @@ def distribute(model: nn.Module, broadcast_buffers: bool = True) -> nn.Module:
     """
     if world_size() == 1:
         return model
-    on_gpu = next(model.parameters()).is_cuda
+    # without device_ids inputs stay where they are: some are wanted on the CPU
     return nn.parallel.DistributedDataParallel(
         model,
-        device_ids=[torch.cuda.current_device()] if on_gpu else None,
         # the default is not said: torch is about to rename this argument
         **({} if broadcast_buffers else {"broadcast_buffers": False}),
     )
