@@ -31,6 +31,12 @@ def test_the_list_is_found_through_the_installed_package():
     assert zoo.ZOO_FILE.resolve() == (REPOSITORY / "model_zoo.yaml").resolve()
 
 
+def test_the_package_holds_no_links():
+    """A zip, as torch.hub unpacks one, would turn them into text files."""
+    folder = Path(virtex.__file__).parent
+    assert [path for path in folder.rglob("*") if path.is_symlink()] == []
+
+
 def test_a_model_is_found_by_its_last_part():
     assert zoo.find("bicaptioning_R_101_L1_H1024").arch == "resnet101"
     assert zoo.find("width_ablations/bicaptioning_R_50_L1_H512.yaml").arch == "resnet50"

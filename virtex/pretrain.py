@@ -261,11 +261,8 @@ def amp_dtype(config: "CfgNode", device: "torch.device") -> "torch.dtype | None"
     if not config.AMP or device.type != "cuda":
         return None
     if config.AMP_DTYPE == "auto":
-        return (
-            torch.bfloat16
-            if torch.cuda.is_bf16_supported(including_emulation=False)
-            else torch.float16
-        )
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_bfloat16 else torch.float16
     return getattr(torch, config.AMP_DTYPE)
 
 
