@@ -61,6 +61,7 @@ def test_images_without_captions_are_left_out(copied):
     [
         (lambda c: c.pop("annotations"), "no list of annotations"),
         (lambda c: c.pop("images"), "no list of images"),
+        (lambda c: c["images"][2].update(id=2**70), r"images\[2\] must have a whole number as id"),
         (lambda c: c["annotations"][3].pop("caption"), r"annotations\[3\] has no caption"),
         (lambda c: c["annotations"][3].update(caption=[1]), r"annotations\[3\] has the caption \["),
         (lambda c: c["annotations"][3].update(image_id=-7), r"annotations\[3\].*image -7"),

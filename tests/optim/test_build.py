@@ -1,14 +1,12 @@
 """An optimizer has the config's rates and decays, for each parameter by its name."""
 
 import pytest
-import torch
 from torch import nn
 
 from virtex.config import default_config
 from virtex.config.checks import CHOICES
 from virtex.errors import UserError
 from virtex.optim import build_optimizer
-from virtex.optim.build import without_wrappers
 
 
 class Model(nn.Module):
@@ -97,29 +95,6 @@ def test_frozen_parameters_are_left_out():
 def test_a_model_with_nothing_to_train_is_refused():
     with pytest.raises(UserError, match="nothing to train"):
         build_optimizer(make_config(), Model().requires_grad_(False))
-
-
-def test_a_wrapped_models_backbone_is_still_the_backbone():
-    wrapped = nn.DataParallel(Model())  # adds "module." as DistributedDataParallel does
-    groups = build_optimizer(make_config(), wrapped).param_groups
-    assert [group["name"] for group in groups] == ["cnn", "rest", "rest, no decay"]
-
-
-def test_wrappers_are_taken_off_a_name_wherever_they_stand_before_it():
-    assert without_wrappers("module._orig_mod.visual.cnn.conv1.weight") == "visual.cnn.conv1.weight"
-
-
-@pytest.mark.parametrize(
-    ("name", "kind", "setting"),
-    [
-        ("sgd", torch.optim.SGD, ("momentum", 0.7)),
-        ("adamw", torch.optim.AdamW, ("betas", (0.9, 0.999))),
-    ],
-)
-def test_both_optimizers_are_torchs(name, kind, setting):
-    optimizer = build_optimizer(make_config(OPTIMIZER_NAME=name, SGD_MOMENTUM=0.7), Model())
-    assert type(optimizer) is kind
-    assert all(group[setting[0]] == setting[1] for group in optimizer.param_groups)
 
 
 def test_every_name_a_config_accepts_builds_an_optimizer():

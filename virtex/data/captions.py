@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from virtex.data.layouts import check_coco_json, read_json
+from virtex.data.layouts import check_coco_json, is_id, read_json
 from virtex.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ def _image_names(content: Any, path: Path) -> dict[int, str]:
     for index, image in enumerate(images):
         fields = image if isinstance(image, dict) else {}
         image_id, name = fields.get("id"), fields.get("file_name")
-        if type(image_id) is not int or not isinstance(name, str) or not name:
+        if not is_id(image_id) or not isinstance(name, str) or not name:
             raise UserError(
                 f"{path}: images[{index}] must have a whole number as id and a file_name"
             )

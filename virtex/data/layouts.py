@@ -176,8 +176,9 @@ def read_json(path: str | Path, what: str) -> Any:
 Check = tuple[str, Callable[[Any], bool], str]  # a field, what holds for it, in words
 
 
-def _is_id(value: Any) -> bool:
-    return type(value) is int
+def is_id(value: Any) -> bool:
+    """Whether it is a whole number that a tensor can hold."""
+    return type(value) is int and -(2**63) <= value < 2**63
 
 
 def _is_name(value: Any) -> bool:
@@ -218,7 +219,7 @@ def _is_lvis_url(value: Any) -> bool:
     return isinstance(value, str) and all(value.split("/")[-2:]) and "/" in value
 
 
-ID: Check = ("id", _is_id, "a whole number")
+ID: Check = ("id", is_id, "a whole number")
 SIZE: tuple[Check, ...] = (
     ("height", _is_length, "a whole number of pixels above 0"),
     ("width", _is_length, "a whole number of pixels above 0"),
@@ -231,8 +232,8 @@ MASK: Check = (
 )
 ANNOTATION: tuple[Check, ...] = (
     ID,
-    ("image_id", _is_id, "a whole number"),
-    ("category_id", _is_id, "a whole number"),
+    ("image_id", is_id, "a whole number"),
+    ("category_id", is_id, "a whole number"),
     ("bbox", _is_box, "4 finite numbers x, y, width, height, the last two not negative"),
 )
 COCO_FIELDS: dict[str, tuple[Check, ...]] = {
@@ -346,7 +347,7 @@ def _check_references(content: dict, path: str | Path) -> None:
 
 
 def _where(key: str, index: int, item: dict) -> str:
-    return f"{key}[{index}] (id {item['id']})" if _is_id(item.get("id")) else f"{key}[{index}]"
+    return f"{key}[{index}] (id {item['id']})" if is_id(item.get("id")) else f"{key}[{index}]"
 
 
 def _describe(value: Any) -> str:

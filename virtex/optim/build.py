@@ -12,12 +12,10 @@ from virtex.errors import UserError
 
 # The backbone within a pretraining model: it learns at CNN_LR, everything else at LR.
 CNN = "visual.cnn."
-# What DistributedDataParallel and torch.compile put before every name.
-WRAPPERS = ("module.", "_orig_mod.")
 
 
 def build_optimizer(config: CfgNode, model: nn.Module) -> Optimizer:
-    """SGD or AdamW over the trainable parameters of ``model``.
+    """SGD or AdamW over the trainable parameters of ``model`` (bare, not wrapped).
 
     Its parameter groups are those of ``parameter_groups``; the update is one pass over memory.
 
@@ -57,15 +55,7 @@ def parameter_groups(optim: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        name = without_wrappers(name)
         part = "cnn" if name.startswith(CNN) else "rest"
         suffix = ", no decay" if re.match(optim.NO_DECAY, name) else ""
         groups[part + suffix]["params"].append(parameter)
     return [group for group in groups.values() if group["params"]]
-
-
-def without_wrappers(name: str) -> str:
-    """A parameter's name in the model itself."""
-    while name.startswith(WRAPPERS):
-        name = name.partition(".")[2]
-    return name
