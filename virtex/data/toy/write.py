@@ -12,7 +12,7 @@ from virtex.data.toy.plan import Plan, write_json
 from virtex.data.toy.voc import write_voc
 from virtex.errors import UserError
 
-VERSION = 1  # raised whenever the same seed and sizes give other files
+VERSION = 2  # raised whenever the same seed and sizes give other files
 MARKER = "toy.json"  # written last
 UNFINISHED = "toy.unfinished.json"  # there while files are being written
 LAYOUTS = ("coco", "lvis", "VOC2007", "VOC2012", "imagenet", "inaturalist")
