@@ -76,11 +76,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights", metavar="FILE", help="with --eval-only: another trained detector"
     )
-    parser.add_argument(
-        "--skip-bad-images",
-        action="store_true",
-        help="train on without images that cannot be read (each is named in the log)",
-    )
     add_training_arguments(parser)
     return parser
 

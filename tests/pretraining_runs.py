@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
+from tests.run_states import content_of
 from virtex import pretrain
 from virtex.data.tokenizer import read_caption_files, train_tokenizer
 from virtex.data.toy import write_toy_data
@@ -91,12 +91,6 @@ def validation_lines(folder):
     return [line for line in lines_of(folder) if "val/loss" in line]
 
 
-def content_of(folder, name="model_final.pth"):
-    """A checkpoint, but for the time it took."""
-    content = torch.load(folder / name, weights_only=True)
-    return {key: value for key, value in content.items() if key != "stopwatch"}
-
-
 def weights_of(folder):
     return content_of(folder)["model"]
 
@@ -108,18 +102,3 @@ def files_in(folder):
     return {
         path: (path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.rglob("*"))
     }
-
-
-def assert_equal(first, second, where="state"):
-    """Equal bit by bit, whatever is nested in what."""
-    if isinstance(first, torch.Tensor):
-        assert torch.equal(first, second), where
-    elif isinstance(first, dict):
-        assert first.keys() == second.keys(), where
-        for key in first:
-            assert_equal(first[key], second[key], f"{where}.{key}")
-    elif isinstance(first, list | tuple):
-        for index, pair in enumerate(zip(first, second, strict=True)):
-            assert_equal(*pair, f"{where}.{index}")
-    else:
-        assert first == second, where

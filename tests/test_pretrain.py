@@ -23,9 +23,7 @@ from tests.pretraining_runs import (
     VAL_IMAGES,
     VOCABULARY,
     arguments,
-    assert_equal,
     command,
-    content_of,
     files_in,
     record_of,
     status_of,
@@ -35,6 +33,7 @@ from tests.pretraining_runs import (
     weights_of,
     write_data,
 )
+from tests.run_states import assert_equal, content_of
 from virtex import pretrain
 from virtex.checkpoints.loading import load_backbone
 from virtex.config import load_config

@@ -104,11 +104,6 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="processes that load images, for each GPU (default: 4, at most the number of cores)",
     )
-    parser.add_argument(
-        "--skip-bad-images",
-        action="store_true",
-        help="train on without images that cannot be read (each is named in the log)",
-    )
     add_training_arguments(parser)
     return parser
 

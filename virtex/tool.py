@@ -36,10 +36,15 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--resume``, ``--overwrite``, the machines, and ``KEY VALUE`` at the end."""
+    """``--resume``, ``--overwrite``, ``--skip-bad-images``, the machines, ``KEY VALUE``."""
     folder = parser.add_mutually_exclusive_group()
     folder.add_argument("--resume", action="store_true", help="continue the run in --output-dir")
     folder.add_argument("--overwrite", action="store_true", help="replace the run there")
+    parser.add_argument(
+        "--skip-bad-images",
+        action="store_true",
+        help="train on without images that cannot be read (each is named in the log)",
+    )
     machines = parser.add_argument_group("machines")
     machines.add_argument(
         "--num-gpus", type=non_negative, metavar="N", help="on this machine; 0: CPU (default: all)"

@@ -1,5 +1,6 @@
 """One small set of toy data, written once for all tests that read it."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,4 +14,19 @@ TRAIN, VAL = 100, 24
 def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("toy") / "data"
     write_toy_data(root, seed=0, train_images=TRAIN, val_images=VAL)
+    return root
+
+
+@pytest.fixture(scope="session")
+def coco(toy_root) -> Path:
+    return toy_root / "coco"
+
+
+@pytest.fixture
+def copied(coco, tmp_path) -> Path:
+    """Annotations to be spoiled, beside the images."""
+    root = tmp_path / "coco"
+    shutil.copytree(coco / "annotations", root / "annotations")
+    for split in ("train2017", "val2017"):
+        shutil.copytree(coco / split, root / split)
     return root

@@ -4,7 +4,6 @@ import itertools
 import logging
 import math
 import multiprocessing
-import shutil
 from pathlib import Path
 
 import pytest
@@ -27,11 +26,6 @@ from virtex.errors import UserError
 CAPTIONS_JSON = "annotations/captions_train2017.json"
 INSTANCES_JSON = "annotations/instances_train2017.json"
 ALL_TASKS = ("bicaptioning", "captioning", "masked_lm", "token_classification")
-
-
-@pytest.fixture(scope="session")
-def coco(toy_root) -> Path:
-    return toy_root / "coco"
 
 
 @pytest.fixture(scope="session")
@@ -58,16 +52,6 @@ def train_set(coco, tokenizer) -> PretrainingSet:
 @pytest.fixture
 def val_set(coco, tokenizer) -> PretrainingSet:
     return build_pretraining_set(config_for(coco), "val", tokenizer, seed=0)
-
-
-@pytest.fixture
-def copied(coco, tmp_path) -> Path:
-    """Annotations to be spoiled, beside the images."""
-    root = tmp_path / "coco"
-    shutil.copytree(coco / "annotations", root / "annotations")
-    for split in ("train2017", "val2017"):
-        shutil.copytree(coco / split, root / split)
-    return root
 
 
 def take(batches, count: int) -> list[dict]:

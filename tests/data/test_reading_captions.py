@@ -14,21 +14,6 @@ CAPTIONS_JSON = "annotations/captions_train2017.json"
 INSTANCES_JSON = "annotations/instances_train2017.json"
 
 
-@pytest.fixture(scope="session")
-def coco(toy_root) -> Path:
-    return toy_root / "coco"
-
-
-@pytest.fixture
-def copied(coco, tmp_path) -> Path:
-    """Annotations to be spoiled, beside the images."""
-    root = tmp_path / "coco"
-    shutil.copytree(coco / "annotations", root / "annotations")
-    for split in ("train2017", "val2017"):
-        shutil.copytree(coco / split, root / split)
-    return root
-
-
 def spoil(path: Path, change) -> None:
     content = json.loads(path.read_text())
     change(content)

@@ -17,6 +17,7 @@ from detectron2.data.samplers import TrainingSampler
 
 from eval_tools import detectron2_transfer
 from tests.detectron.backbones import make_state_dict
+from tests.run_states import assert_equal, content_of
 from virtex.detectron.datasets import register_detection_sets
 from virtex.detectron.loading import training_samples
 from virtex.detectron.protocols import packaged_protocol
@@ -153,25 +154,6 @@ def test_any_detectron2_config_runs(capsys, tmp_path, toy, moco_file):
     assert record(tmp_path)["protocol"]["name"] == "retinanet_R_50_FPN_1x"
 
 
-def final_state(folder):
-    content = torch.load(folder / "model_final.pth", weights_only=True)
-    return {k: v for k, v in content.items() if k != "stopwatch"}
-
-
-def assert_equal(first, second, where="state"):
-    if isinstance(first, torch.Tensor):
-        assert torch.equal(first, second), where
-    elif isinstance(first, dict):
-        assert first.keys() == second.keys(), where
-        for key in first:
-            assert_equal(first[key], second[key], f"{where}.{key}")
-    elif isinstance(first, list | tuple):
-        for index, pair in enumerate(zip(first, second, strict=True)):
-            assert_equal(*pair, f"{where}.{index}")
-    else:
-        assert first == second, where
-
-
 def test_a_killed_run_resumes_to_the_same_tensors(tmp_path, toy, moco_file, finished):
     command = [sys.executable, str(TOOL), *map(str, common(moco_file, toy, tmp_path)), *QUICK]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -184,7 +166,7 @@ def test_a_killed_run_resumes_to_the_same_tensors(tmp_path, toy, moco_file, fini
     assert not (tmp_path / "result.json").exists()
     resumed = subprocess.run([*command, "--resume"], capture_output=True, text=True)
     assert resumed.returncode == 0, resumed.stderr
-    assert_equal(final_state(tmp_path), final_state(finished))
+    assert_equal(content_of(tmp_path), content_of(finished))
     assert record(tmp_path)["metrics"] == record(finished)["metrics"]
     lines = (tmp_path / "metrics.json").read_text().splitlines()
     assert len(lines) == len({json.loads(line)["iteration"] for line in lines})
@@ -225,7 +207,7 @@ def test_evaluation_while_training_does_not_change_training(
     assert transfer(capsys, *common(moco_file, toy, tmp_path), *often)[0] == 0
     # PreciseBN runs more often then, which only a counter that nothing reads shows
     often, once = (
-        {k: v for k, v in final_state(run)["model"].items() if "num_batches_tracked" not in k}
+        {k: v for k, v in content_of(run)["model"].items() if "num_batches_tracked" not in k}
         for run in (tmp_path, finished)
     )
     assert_equal(often, once)
@@ -251,7 +233,7 @@ def test_the_score_of_an_unfinished_run_stands_apart(capsys, tmp_path, toy, moco
         "protocol"
     ]["departures"]
     assert transfer(capsys, *common(moco_file, toy, folder), *QUICK, "--resume")[0] == 0
-    assert_equal(final_state(folder), final_state(finished))
+    assert_equal(content_of(folder), content_of(finished))
 
 
 def test_eval_only_says_how_the_run_was_trained(capsys, toy, moco_file, copy_of_finished):

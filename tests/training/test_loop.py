@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.pretraining_runs import assert_equal, content_of, lines_of, training_lines
+from tests.pretraining_runs import lines_of, training_lines
+from tests.run_states import assert_equal, content_of
 from tests.training.small_trainings import (
     CLIP,
     ITERATIONS,
