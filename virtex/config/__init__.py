@@ -4,6 +4,7 @@ Keys and file layout are those of VirTex (arXiv 2006.06666), so that its publish
 and the ``pretrain_config.yaml`` its runs leave behind, are read as they are.
 """
 
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,8 +45,15 @@ def load_config(name_or_path: str | os.PathLike[str], overrides: Sequence[Any] =
         UserError: there is no such config; a file is not YAML, its ``_BASE_`` is missing or
             goes in a circle; a key does not exist; a value has the wrong type or cannot work.
     """
-    settings = read_settings(find_config(os.fspath(name_or_path)))
-    return with_settings(default_config(), {**settings, **read_overrides(overrides)})
+    known = known_settings()
+    settings = read_settings(find_config(os.fspath(name_or_path)), known)
+    return with_settings(default_config(), {**settings, **read_overrides(overrides, known)})
+
+
+@functools.cache
+def known_settings() -> dict[str, Any]:
+    """Dotted key -> default of every setting of a pretraining run."""
+    return dict(leaves(default_config()))
 
 
 def with_overrides(config: CfgNode, overrides: Sequence[Any]) -> CfgNode:
@@ -54,7 +62,7 @@ def with_overrides(config: CfgNode, overrides: Sequence[Any]) -> CfgNode:
     Raises:
         UserError: as ``load_config``.
     """
-    return with_settings(config, read_overrides(overrides))
+    return with_settings(config, read_overrides(overrides, known_settings()))
 
 
 def with_settings(config: CfgNode, settings: dict[str, Any]) -> CfgNode:

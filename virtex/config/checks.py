@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fvcore.common.config import CfgNode
@@ -131,8 +131,9 @@ def check_config(config: CfgNode) -> None:
         check(config)
 
 
-def check_choices(config: CfgNode) -> None:
-    for key, choices in CHOICES.items():
+def check_choices(config: CfgNode, table: Mapping[str, Sequence[str]] = CHOICES) -> None:
+    """Each key of ``table`` has one of its values."""
+    for key, choices in table.items():
         value = get_setting(config, key)
         if value not in choices:
             raise UserError(
@@ -140,10 +141,15 @@ def check_choices(config: CfgNode) -> None:
             )
 
 
-def check_limits(config: CfgNode) -> None:
-    for key, limit in LIMITS.items():
+def check_limits(config: CfgNode, table: Mapping[str, Limit] = LIMITS) -> None:
+    """Each key of ``table`` is a number within its limit, or a list of such numbers."""
+    for key, limit in table.items():
         value = get_setting(config, key)
-        if not limit.holds(value):
+        if isinstance(value, list):
+            numbers = all(type(item) in (int, float) and limit.holds(item) for item in value)
+            if not (value and numbers):
+                raise UserError(f"{key} is {shown(value)}; each of its items must be {limit.words}")
+        elif not limit.holds(value):
             raise UserError(f"{key} is {value}; it must be {limit.words}")
 
 

@@ -5,7 +5,6 @@ Files are data: they are parsed with ``yaml.safe_load`` and ``ast.literal_eval``
 
 import ast
 import difflib
-import functools
 import logging
 import math
 import os
@@ -19,11 +18,13 @@ import yaml
 from fvcore.common.config import BASE_KEY
 
 import virtex
-from virtex.config.defaults import default_config, leaves
 from virtex.config.older import OLD_KEYS, OLD_NAMES
 from virtex.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+# Dotted key -> a value of the type it must have (its default), of every setting of a config.
+Settings = Mapping[str, Any]
 
 PRETRAIN_FOLDER = Path(virtex.__file__).parent / "configs" / "pretrain"
 
@@ -76,10 +77,11 @@ def find_config(name: str, folder: str = "") -> Path:
 NOT_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
 
-def read_settings(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_settings(path: Path, known: Settings, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Dotted key -> value of everything a YAML file and the files it is based on set.
 
     Args:
+        known: every setting there is.
         below: the files that are based on this one, to see a circle.
 
     Raises:
@@ -98,12 +100,11 @@ def read_settings(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
             found = find_config(base, os.path.dirname(path))
         except UserError as error:
             raise UserError(f"{path}: {BASE_KEY}: {error}") from error
-        settings |= read_settings(found, (*below, path.resolve()))
-    known = known_settings()
-    for key, value in leaves_of_file(tree, str(path)):
+        settings |= read_settings(found, known, (*below, path.resolve()))
+    for key, value in leaves_of_file(tree, str(path), known):
         if isinstance(value, str) and not isinstance(known.get(key), str):
             value = parse_literal(value)  # YAML takes 1e-4, without a dot, for text
-        settings |= present_setting(key, value, str(path))
+        settings |= present_setting(key, value, str(path), known)
     return settings
 
 
@@ -129,7 +130,7 @@ def read_yaml(path: Path) -> dict[Any, Any]:
     return tree
 
 
-def read_overrides(overrides: Sequence[Any]) -> dict[str, Any]:
+def read_overrides(overrides: Sequence[Any], known: Settings) -> dict[str, Any]:
     """Dotted key -> value of ``KEY VALUE …`` pairs.
 
     Raises:
@@ -139,29 +140,23 @@ def read_overrides(overrides: Sequence[Any]) -> dict[str, Any]:
         raise UserError(
             f"overrides come in pairs KEY VALUE, with a space; {overrides[-1]!r} stands alone"
         )
-    known = known_settings()
     settings: dict[str, Any] = {}
     for key, text in zip(overrides[0::2], overrides[1::2], strict=True):
         value = parse_literal(text)
         if isinstance(known.get(key), str) and not isinstance(value, str):
             value = text  # a folder may be called 2017
-        settings |= present_setting(str(key), value, "override")
+        settings |= present_setting(str(key), value, "override", known)
     return settings
 
 
-@functools.cache
-def known_settings() -> dict[str, Any]:
-    """Dotted key -> default of every setting."""
-    return dict(leaves(default_config()))
-
-
-def leaves_of_file(tree: Mapping[Any, Any], where: str) -> Iterator[tuple[str, Any]]:
+def leaves_of_file(
+    tree: Mapping[Any, Any], where: str, known: Settings
+) -> Iterator[tuple[str, Any]]:
     """Every (dotted key, value) of a file's mapping; only known sections are gone into.
 
     Raises:
         UserError: an unknown section, or a section that is given a value.
     """
-    known = known_settings()
     sections = {key[: dot.start()] for key in known for dot in re.finditer(r"\.", key)}
     pending = [(str(key), value) for key, value in tree.items()]
     while pending:
@@ -176,13 +171,13 @@ def leaves_of_file(tree: Mapping[Any, Any], where: str) -> Iterator[tuple[str, A
             yield key, value
 
 
-def present_setting(key: str, value: Any, where: str) -> dict[str, Any]:
+def present_setting(key: str, value: Any, where: str, known: Settings) -> dict[str, Any]:
     """What ``key`` and ``value``, of this or an earlier VirTex, set today: one key or none.
 
     Raises:
         UserError: there is no such key, or the value has the wrong type.
     """
-    known, written = known_settings(), key
+    written = key
     if key in OLD_KEYS:
         old = OLD_KEYS[key]
         logger.info("%s: %s of an earlier VirTex: %s", where, key, old.note)

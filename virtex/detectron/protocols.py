@@ -1,39 +1,17 @@
-"""The packaged detection protocols: a task, a YAML file, a metric, the size of its data.
+"""The packaged detection protocols, and those that a Detectron2 YAML of one's own makes.
 
-A number is comparable to another only under the same protocol without departures. The
-numbers behind each protocol are VirTex's (arXiv 2006.06666, appendix A) and MoCo's.
+The numbers behind each protocol are VirTex's (arXiv 2006.06666, appendix A) and MoCo's.
 """
 
 import difflib
 import hashlib
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import virtex
 from virtex.errors import UserError
+from virtex.protocols import Protocol, choose_protocol
 
 CONFIG_FOLDER = Path(virtex.__file__).parent / "detectron_configs"
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How a task is trained and scored.
-
-    Attributes:
-        task: ``coco``, ``lvis``, ``voc``, or the data set's name for a YAML of one's own.
-        name: what the record calls it.
-        version: raised when the meaning of its numbers changes.
-        config: the YAML file.
-        images: data set -> number of images of the real data; another number is a departure.
-        primary_metric: the metric that ranks.
-    """
-
-    task: str
-    name: str
-    version: str
-    config: Path
-    images: dict[str, int] = field(default_factory=dict)
-    primary_metric: str = "bbox/AP"
 
 
 def packaged(task: str, name: str, images: dict[str, int] | None = None) -> Protocol:
@@ -70,12 +48,7 @@ def packaged_protocol(task: str, name: str | None = None) -> Protocol:
     Raises:
         UserError: the task has no protocol of that name.
     """
-    named = PROTOCOLS[task]
-    if name is None:
-        return next(iter(named.values()))
-    if name not in named:
-        raise UserError(f"task {task} has no protocol {name!r}; it has {', '.join(named)}")
-    return named[name]
+    return choose_protocol(PROTOCOLS[task], task, name)
 
 
 def protocol_from_config(config: str) -> Protocol:
