@@ -20,7 +20,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from virtex.config import load_config
-from virtex.data.pretraining import build_pretraining_set, validation_loader
+from virtex.data.loading import validation_loader
+from virtex.data.pretraining import build_pretraining_set
 from virtex.data.tokenizer import Tokenizer
 from virtex.data.toy.world import COLOURS, SHAPES
 from virtex.models.build import build_model

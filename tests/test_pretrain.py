@@ -42,6 +42,7 @@ from virtex.data.streams import TrainingStream
 from virtex.data.tokenizer import train_tokenizer
 from virtex.models.build import build_model
 from virtex.optim.schedules import multiplier
+from virtex.training.loop import amp_dtype
 from virtex.training.randomness import seed_everything
 
 
@@ -356,7 +357,7 @@ def test_a_broken_record_is_no_finished_run(data, copy_of_finished):
 
 def test_mixed_precision_is_for_gpus():
     config = load_config("bicaptioning_R_50_L1_H512")
-    assert pretrain.amp_dtype(config, torch.device("cpu")) is None
+    assert amp_dtype(config, torch.device("cpu")) is None
 
 
 # --- help ----------------------------------------------------------------------------------------

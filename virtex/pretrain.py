@@ -53,10 +53,7 @@ from virtex.errors import UserError
 from virtex.tool import add_training_arguments, non_negative, positive, run_tool, tool_parser
 
 if TYPE_CHECKING:
-    import torch
-    from fvcore.common.config import CfgNode
-
-    from virtex.data.pretraining import Batch
+    from virtex.data.loading import Batch
     from virtex.pretraining_run import Run
     from virtex.training.loop import TrainingLoop
 
@@ -168,10 +165,10 @@ def build_training(
     """
     import torch
 
-    from virtex.data.pretraining import training_loader
+    from virtex.data.loading import training_loader
     from virtex.models.build import build_model
     from virtex.optim import Lookahead, build_optimizer, build_schedule
-    from virtex.training.loop import LoopSettings, TrainingLoop
+    from virtex.training.loop import LoopSettings, TrainingLoop, amp_dtype
     from virtex.training.processes import rank, world_size
     from virtex.training.randomness import seed_everything
 
@@ -249,18 +246,6 @@ def train(
         write_record(run, folder, loop.stopwatch.seconds(), metrics)
 
 
-def amp_dtype(config: "CfgNode", device: "torch.device") -> "torch.dtype | None":
-    """What to compute in on a GPU: bfloat16 where it has it, else float16; None on the CPU."""
-    import torch
-
-    if not config.AMP or device.type != "cuda":
-        return None
-    if config.AMP_DTYPE == "auto":
-        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if has_bfloat16 else torch.float16
-    return getattr(torch, config.AMP_DTYPE)
-
-
 def validate(run: "Run", model, num_workers: int, iteration: int, writer) -> dict[str, float]:
     """Losses over every validation image exactly once, and a few predictions.
 
@@ -269,7 +254,7 @@ def validate(run: "Run", model, num_workers: int, iteration: int, writer) -> dic
     """
     import torch
 
-    from virtex.data.pretraining import validation_loader
+    from virtex.data.loading import validation_loader
     from virtex.training.loop import RunningSums, to_device
     from virtex.training.processes import rank, world_size
 

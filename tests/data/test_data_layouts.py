@@ -128,3 +128,25 @@ def test_linked_data_sets_are_followed(tmp_path):
 def test_an_unknown_task_is_answered_with_the_known_ones(tmp_path):
     with pytest.raises(UserError, match=r"'cooc'.*coco, lvis, voc"):
         missing_paths(tmp_path, "cooc")
+
+
+def test_the_error_says_what_the_data_root_holds(tmp_path):
+    for name in ("train2017", "val2017", "annotations"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(UserError, match=r"holds annotations/, notes\.txt, train2017/, val2017/\."):
+        require_layout(tmp_path, "coco")
+
+
+def test_of_many_things_found_the_first_eight_are_told(tmp_path):
+    for number in range(12):
+        (tmp_path / f"{number:02d}").mkdir()
+    with pytest.raises(UserError, match=r"holds 00/, 01/, .*, 07/, …\."):
+        require_layout(tmp_path, "coco")
+
+
+def test_the_error_says_that_the_data_root_is_missing_or_empty(tmp_path):
+    with pytest.raises(UserError, match=rf"The data root {tmp_path} is empty\."):
+        require_layout(tmp_path, "coco")
+    with pytest.raises(UserError, match=r"The data root .*nowhere does not exist\."):
+        require_layout(tmp_path / "nowhere", "coco")

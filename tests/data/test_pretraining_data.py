@@ -11,13 +11,8 @@ import torch
 
 from virtex.config import load_config
 from virtex.data.captions import CaptionedImage, read_captions, read_labels
-from virtex.data.pretraining import (
-    PretrainingSet,
-    build_pretraining_set,
-    collate,
-    training_loader,
-    validation_loader,
-)
+from virtex.data.loading import training_loader, validation_loader
+from virtex.data.pretraining import PretrainingSet, build_pretraining_set
 from virtex.data.targets import TextOptions, caption_targets, masked_targets, token_targets
 from virtex.data.tokenizer import Tokenizer, read_caption_files, train_tokenizer
 from virtex.data.transforms import build_transform
@@ -282,7 +277,7 @@ def test_an_unknown_transform_is_told_before_training(coco, tokenizer):
 
 def test_tokens_are_padded_with_0_to_the_longest(train_set):
     samples = [train_set[(position, position)] for position in range(6)]
-    batch = collate(samples)
+    batch = train_set.collate(samples)
     lengths = [len(sample["tokens"]) for sample in samples]
     assert batch["image"].shape == (6, 3, 32, 32)
     assert batch["lengths"].tolist() == lengths
@@ -294,7 +289,7 @@ def test_tokens_are_padded_with_0_to_the_longest(train_set):
 
 def test_labels_of_masked_tokens_stand_where_the_tokens_stand(coco, tokenizer):
     data = build_pretraining_set(task_config(coco, "masked_lm"), "train", tokenizer, seed=0)
-    batch = collate([data[(position, position)] for position in range(6)])
+    batch = data.collate([data[(position, position)] for position in range(6)])
     assert batch["labels"].shape == batch["tokens"].shape
     assert not batch["labels"][batch["tokens"] == 0].any()
 
@@ -302,7 +297,7 @@ def test_labels_of_masked_tokens_stand_where_the_tokens_stand(coco, tokenizer):
 def test_labels_of_classes_are_padded_with_0(coco):
     config = task_config(coco, "multilabel_classification")
     data = build_pretraining_set(config, "train", None, seed=0)
-    batch = collate([data[(position, position)] for position in range(8)])
+    batch = data.collate([data[(position, position)] for position in range(8)])
     for row, item in zip(batch["labels"].tolist(), data.items, strict=False):
         assert tuple(label for label in row if label) == item.labels
     assert batch.keys() == {"image", "image_id", "labels"}

@@ -7,12 +7,13 @@ detectors the ``config.yaml`` beside the file; else what the format's project al
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from virtex.checkpoints.backbone import CheckpointError, InputSpec
+from virtex.checkpoints.backbone import Backbone, CheckpointError, InputSpec
 
 IMAGENET_RGB = InputSpec("RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 1.0)
 UNNORMALISED_RGB = InputSpec("RGB", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1.0)
@@ -28,6 +29,15 @@ _CONFIG_KEYS = {
     "std": ("MODEL", "PIXEL_STD"),
     "stride_in_1x1": ("MODEL", "RESNETS", "STRIDE_IN_1X1"),
 }
+
+
+def saved_input(backbone: Backbone) -> dict[str, Any]:
+    """The entry that a training of this project adds to its checkpoints, by its key.
+
+    The tensors do not tell it.
+    """
+    said = {"input": asdict(backbone.input), "stride_in_1x1": backbone.arch.stride_in_1x1}
+    return {ENTRY: said}
 
 
 def read_input(

@@ -5,13 +5,13 @@ No image is opened.
 """
 
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from virtex.data.files import missing_files, say_missing
 from virtex.data.layouts import check_coco_json, is_id, read_json
 from virtex.errors import UserError
 
@@ -173,26 +173,14 @@ def _with_files(images: Images, path: Path, skip_missing: bool) -> Images:
     Raises:
         UserError: some are not there (the first five are named), or no image is left.
     """
-    present = _files_in({image.file.parent for image in images})
-    missing = [str(image.file) for image in images if image.file not in present]
+    missing = missing_files(str(image.file) for image in images)
     if missing:
-        shown = ", ".join(missing[:5]) + (", …" if missing[5:] else "")
-        said = f"{len(missing)} images of {path} are missing: {shown}"
+        said = say_missing(missing, path)
         if not skip_missing:
             raise UserError(f"{said}; restore them")
         logger.warning("left out: %s", said)
-        images = [image for image in images if image.file in present]
+        gone = set(missing)
+        images = [image for image in images if str(image.file) not in gone]
     if not images:
         raise UserError(f"{path} describes no image that is there; give a file that describes some")
     return images
-
-
-def _files_in(folders: set[Path]) -> set[Path]:
-    """The files of some folders: listing one is far quicker than asking for 100 000 files."""
-    return {
-        folder / entry.name
-        for folder in folders
-        if folder.is_dir()
-        for entry in os.scandir(folder)
-        if not entry.is_dir()
-    }

@@ -13,6 +13,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from virtex.data.files import contents
 from virtex.errors import UserError
 
 TOY_HINT = "a toy version of every data set is written by: python eval_tools/make_toy_data.py OUT"
@@ -58,6 +59,11 @@ VOC2012 = (
     Need("VOC2012/JPEGImages", "folder"),
     Need("VOC2012/ImageSets/Main/trainval.txt", "file"),
 )
+# the first of a split's 20 files of labels stands for all; virtex.data.voc names those it lacks
+VOC2007_LABELS = (
+    Need("VOC2007/ImageSets/Main/aeroplane_trainval.txt", "file"),
+    Need("VOC2007/ImageSets/Main/aeroplane_test.txt", "file"),
+)
 COCO_SOURCE = "COCO 2017 images and annotations: https://cocodataset.org/#download"
 VOC_SOURCE = "Pascal VOC, the VOC2007 and VOC2012 folders of its VOCdevkit: http://host.robots.ox.ac.uk/pascal/VOC/"
 
@@ -73,7 +79,7 @@ LAYOUTS: dict[str, Layout] = {
         "their images are COCO's, of which LVIS val uses some from train2017",
     ),
     "voc": Layout(VOC2007 + VOC2012, VOC_SOURCE),
-    "voc07_svm": Layout(VOC2007, VOC_SOURCE),
+    "voc07_svm": Layout(VOC2007 + VOC2007_LABELS, VOC_SOURCE),
     "imagenet": Layout(
         (Need("imagenet/train", "class folders"), Need("imagenet/val", "class folders")),
         "ImageNet (ILSVRC 2012): https://image-net.org/download; "
@@ -103,7 +109,7 @@ def missing_paths(data_root: str | Path, task: str) -> list[str]:
 
 
 def require_layout(data_root: str | Path, task: str) -> None:
-    """Raise UserError that lists every missing path, unless ``task`` has all it needs."""
+    """Raise UserError unless ``task`` has all it needs: every missing path, and what was found."""
     problems = _problems(data_root, task)
     if not problems:
         return
@@ -113,6 +119,7 @@ def require_layout(data_root: str | Path, task: str) -> None:
         f"the data root {data_root} lacks what task {task} needs:\n"
         + "\n".join(lines)
         + f"\nThe data root must hold {needed}."
+        + f"\nThe data root {data_root} {contents(data_root)}."
         + f"\nReal data: {LAYOUTS[task].source}"
         + f"\nTo try without: {TOY_HINT}"
     )
@@ -215,6 +222,11 @@ def _is_id_list(value: Any) -> bool:
     return type(value) is list and all(type(number) is int for number in value)
 
 
+def _is_path_below(value: Any) -> bool:
+    """A relative path that stays in its folder."""
+    return _is_name(value) and value[0] != "/" and ".." not in value.split("/")
+
+
 def _is_lvis_url(value: Any) -> bool:
     return isinstance(value, str) and all(value.split("/")[-2:]) and "/" in value
 
@@ -260,6 +272,15 @@ LVIS_FIELDS: dict[str, tuple[Check, ...]] = {
     ),
     "annotations": ANNOTATION,
 }
+INATURALIST_FIELDS: dict[str, tuple[Check, ...]] = {
+    "categories": (ID,),  # their names were secret at first, and matter to none
+    "images": (ID, ("file_name", _is_path_below, "a path below the folder, without ..")),
+    "annotations": (
+        ID,
+        ("image_id", is_id, "a whole number"),
+        ("category_id", is_id, "a whole number"),
+    ),
+}
 
 
 def check_coco_json(content: Any, path: str | Path) -> None:
@@ -291,6 +312,16 @@ def check_lvis_json(content: Any, path: str | Path) -> None:
                         f"{path}: {_where('images', index, image)}: {field} names category "
                         f"{number}, which is not in categories"
                     )
+
+
+def check_inaturalist_json(content: Any, path: str | Path) -> None:
+    """Raise UserError for the first thing that keeps ``content`` from being iNaturalist 2018.
+
+    As ``check_coco_json``, but an image has no size, its file_name is a path that stays below the
+    folder, an annotation has image_id and category_id alone, and a category needs no name.
+    """
+    _check_fields(content, path, INATURALIST_FIELDS, "iNaturalist 2018 annotations")
+    _check_references(content, path)
 
 
 def _check_fields(

@@ -1,38 +1,24 @@
-"""The data of the pretraining tasks: samples, batches, and loaders that can be resumed.
+"""The data of the pretraining tasks: an image with what its task makes of the caption."""
 
-A sample and its augmentation are a function of (seed, position in the stream): no process,
-worker, epoch or resumed run draws another's random numbers, and none draws its own twice.
-"""
-
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from fvcore.common.config import CfgNode
-from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Dataset
 
 from virtex.data.captions import CaptionedImage, LabelledImage, read_captions, read_labels
-from virtex.data.streams import Key, TrainingStream, subset, validation_batches
+from virtex.data.loading import Batch, Sample, SeededSet
+from virtex.data.streams import subset
 from virtex.data.targets import CAPTION_TASKS, TextOptions
 from virtex.data.tokenizer import Tokenizer
 from virtex.data.transforms import CaptionTransform, build_transform, decode_image
 from virtex.errors import UserError
-from virtex.training.randomness import seed_everything
-
-logger = logging.getLogger(__name__)
 
 Item = CaptionedImage | LabelledImage
-Sample = dict[str, Tensor | int | list[int]]
-Batch = dict[str, Tensor]
 
 
-# Samples -----------------------------------------------------------------------------------------
-
-
-class PretrainingSet(Dataset[Sample | UserError]):
+class PretrainingSet(SeededSet):
     """Maps (position in the stream, index of the image) to a sample of a task.
 
     A sample holds ``image`` (3, size, size) float32, ``image_id``, and what the task makes of
@@ -59,39 +45,22 @@ class PretrainingSet(Dataset[Sample | UserError]):
         """
         Args:
             text: not needed for multilabel_classification.
-            skip_bad_images: in training, put the next image in the place of one that cannot be
-                read, with a warning.
+            seed, training, skip_bad_images: see ``SeededSet``.
         """
+        super().__init__(seed, training, skip_bad_images)
         self.items, self.task, self.transform, self.text = list(items), task, transform, text
-        self.seed, self.training = seed, training
-        self.skip_bad_images = skip_bad_images and training
         self.label_names = list(label_names)
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, key: Key) -> Sample | UserError:
-        """The sample, or as a value what keeps it from being one.
-
-        An exception in a worker process would arrive as text; a value arrives as it is.
-        """
-        position, index = key
-        for attempt in range(len(self.items)):
-            seed_everything("sample", self.seed, position, attempt)
-            try:
-                return self.sample(self.items[(index + attempt) % len(self.items)])
-            except UserError as error:
-                if not self.skip_bad_images:
-                    return error
-                logger.warning("left out: %s", error)
-        return UserError("not one image of the training set can be read; restore the images")
-
-    def sample(self, item: Item) -> Sample:
+    def sample(self, index: int) -> Sample:
         """An image with its targets; draws from torch's generator.
 
         Raises:
             UserError: the image cannot be read.
         """
+        item = self.items[index]
         image = decode_image(item.file)
         caption = ""
         if isinstance(item, CaptionedImage):
@@ -103,6 +72,25 @@ class PretrainingSet(Dataset[Sample | UserError]):
         else:
             targets = {"labels": list(item.labels)}
         return {"image": image, "image_id": item.image_id, **targets}
+
+    def batch(self, samples: Sequence[Sample]) -> Batch:
+        """
+        Returns:
+            ``image`` (batch, 3, size, size), ``image_id`` (batch,); where the task has them
+            ``tokens`` (batch, longest) with ``lengths`` (batch,), and ``labels`` (batch,
+            longest). Tokens and labels are padded with 0 at the right.
+        """
+        batch = {
+            "image": torch.stack([sample["image"] for sample in samples]),
+            "image_id": torch.tensor([sample["image_id"] for sample in samples]),
+        }
+        for key in ("tokens", "labels"):
+            if key in samples[0]:
+                rows = [torch.tensor(sample[key], dtype=torch.long) for sample in samples]
+                batch[key] = pad_sequence(rows, batch_first=True, padding_value=0)
+        if "tokens" in batch:
+            batch["lengths"] = torch.tensor([len(sample["tokens"]) for sample in samples])
+        return batch
 
 
 def build_pretraining_set(
@@ -176,108 +164,3 @@ def _check_categories(labels: int, vocab_size: int, root: Path) -> None:
             f"{root} has {labels - 1} categories, which with the background do not fit "
             f"DATA.VOCAB_SIZE, {vocab_size}; set DATA.VOCAB_SIZE {labels}"
         )
-
-
-# Batches -----------------------------------------------------------------------------------------
-
-
-def collate(samples: Sequence[Sample | UserError]) -> Batch | UserError:
-    """A batch of samples, or the first of them that is an error.
-
-    Returns:
-        ``image`` (batch, 3, size, size), ``image_id`` (batch,); where the task has them
-        ``tokens`` (batch, longest) with ``lengths`` (batch,), and ``labels`` (batch, longest).
-        Tokens and labels are padded with 0 at the right.
-    """
-    for sample in samples:
-        if isinstance(sample, UserError):
-            return sample
-    batch = {
-        "image": torch.stack([sample["image"] for sample in samples]),
-        "image_id": torch.tensor([sample["image_id"] for sample in samples]),
-    }
-    for key in ("tokens", "labels"):
-        if key in samples[0]:
-            rows = [torch.tensor(sample[key], dtype=torch.long) for sample in samples]
-            batch[key] = pad_sequence(rows, batch_first=True, padding_value=0)
-    if "tokens" in batch:
-        batch["lengths"] = torch.tensor([len(sample["tokens"]) for sample in samples])
-    return batch
-
-
-def raise_if_unreadable(batch: Batch | UserError) -> Batch:
-    """``batch``, unless it is an error: that is raised."""
-    if isinstance(batch, UserError):
-        raise batch
-    return batch
-
-
-class ReadableBatches:
-    """The batches of a loader; at one that is an error, UserError is raised in this process."""
-
-    def __init__(self, loader: DataLoader):
-        self.loader = loader
-
-    def __iter__(self) -> Iterator[Batch]:
-        return map(raise_if_unreadable, self.loader)
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-
-def training_loader(
-    dataset: PretrainingSet,
-    batch_size: int,
-    start: int,
-    seed: int,
-    rank: int = 0,
-    world_size: int = 1,
-    num_workers: int = 0,
-) -> Iterator[Batch]:
-    """Endless batches of this process, from iteration ``start`` on.
-
-    Args:
-        batch_size: of all processes together.
-
-    Raises:
-        UserError: here, if the processes cannot share a batch evenly; at the batch that holds
-            an image which cannot be read.
-    """
-    stream = TrainingStream(len(dataset), batch_size, seed, rank, world_size, start)
-    return iter(ReadableBatches(_loader(dataset, stream, num_workers)))
-
-
-def validation_loader(
-    dataset: PretrainingSet,
-    batch_size: int,
-    rank: int = 0,
-    world_size: int = 1,
-    num_workers: int = 0,
-) -> ReadableBatches:
-    """This process's share of the images, each exactly once over all processes.
-
-    Processes may get different numbers of batches, and none at all of a small set.
-
-    Args:
-        batch_size: of all processes together.
-
-    Raises:
-        UserError: at the batch that holds an image which cannot be read.
-    """
-    batches = validation_batches(len(dataset), batch_size, rank, world_size)
-    return ReadableBatches(_loader(dataset, batches, num_workers))
-
-
-def _loader(
-    dataset: PretrainingSet, batches: TrainingStream | list[list[Key]], num_workers: int
-) -> DataLoader:
-    # Workers need no seeds of their own, for every sample sets its seed; and torch keeps each of
-    # them to one thread.
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=num_workers,
-        collate_fn=collate,
-        pin_memory=torch.cuda.is_available(),
-        persistent_workers=num_workers > 0,
-    )

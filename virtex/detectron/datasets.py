@@ -18,13 +18,8 @@ from detectron2.structures import BoxMode
 
 from virtex.checkpoints.opening import sha256_of
 from virtex.data.layouts import check_coco_json, check_lvis_json, read_json
+from virtex.data.voc import VOC_CLASSES
 from virtex.errors import UserError
-
-VOC_CLASSES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
-    *("train", "tvmonitor"),
-)
 
 
 @dataclass(frozen=True)

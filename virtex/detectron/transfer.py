@@ -4,7 +4,6 @@ import argparse
 import json
 import logging
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
-from virtex.checkpoints.backbone import Backbone
+from virtex.checkpoints.inputs import saved_input
 from virtex.checkpoints.opening import sha256_of
 from virtex.detectron.checkpointing import load_detector
 from virtex.detectron.datasets import DETECTION_SETS
@@ -165,17 +164,12 @@ def train(run: Run, args: argparse.Namespace) -> dict[str, float]:
         run.train,
         skip_bad_images=args.skip_bad_images,
         evaluate=lambda: evaluate(run.cfg, run.detector, run.test, None),
-        saved_with={"virtex_backbone": saved_input(run.backbone)},
+        saved_with=saved_input(run.backbone),
     )
     if args.resume:
         logger.info("starting at iteration %d", trainer.resume())
     trainer.train()
     return train_timing(run, trainer.stopwatch.seconds(), trainer.max_iter)
-
-
-def saved_input(backbone: Backbone) -> dict[str, Any]:
-    """What a detector's tensors do not tell about its backbone, kept in each checkpoint."""
-    return {"input": asdict(backbone.input), "stride_in_1x1": backbone.arch.stride_in_1x1}
 
 
 def train_timing(run: Run, seconds: float, iterations: int) -> dict[str, float]:

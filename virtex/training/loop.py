@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -62,6 +63,20 @@ class LoopSettings:
     keep: int = 2
 
 
+def amp_dtype(config: CfgNode, device: torch.device) -> torch.dtype | None:
+    """What to compute in on a GPU: bfloat16 where it has it, else float16; None on the CPU.
+
+    Args:
+        config: has AMP (mixed precision or not) and AMP_DTYPE (auto, bfloat16 or float16).
+    """
+    if not config.AMP or device.type != "cuda":
+        return None
+    if config.AMP_DTYPE == "auto":
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_bfloat16 else torch.float16
+    return getattr(torch, config.AMP_DTYPE)
+
+
 class TrainingLoop:
     """A model in training, in one process or several.
 
@@ -79,15 +94,18 @@ class TrainingLoop:
         folder: Path,
         more_state: dict[str, Any] | None = None,
         evaluate: Callable[[int, MetricsWriter | None], Metrics] | None = None,
+        saved_with: dict[str, Any] | None = None,
     ):
         """
         Args:
             folder: exists; takes checkpoints, metrics.json and tensorboard events.
             more_state: name -> what else has ``state_dict``, as Lookahead.
             evaluate: called in every process with the iteration and (main process) the writer.
+            saved_with: plain values for each checkpoint.
         """
         self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
         self.settings, self.folder, self.evaluate = settings, folder, evaluate
+        self.saved_with = saved_with or {}
         self.device = next(model.parameters()).device
         # only float16 can underflow
         self.scaler = torch.amp.GradScaler(
@@ -225,7 +243,7 @@ class TrainingLoop:
         if rank() == 0:
             final = self.done == self.settings.iterations
             name = FINAL if final else f"model_{self.done:07d}.pth"
-            path = self.checkpoints.save(name, iteration=self.done)
+            path = self.checkpoints.save(name, iteration=self.done, **self.saved_with)
             logger.info("checkpoint: %s", path)
         wait_for_all()
 

@@ -10,12 +10,8 @@ from xml.sax.saxutils import escape
 from virtex.data.toy.drawing import Drawing, Instance, draw
 from virtex.data.toy.plan import Plan, jpeg_bytes, write_file
 from virtex.data.toy.world import SHAPES, TEXTURES, ToyObject, picture_rng, sample_scene
+from virtex.data.voc import VOC_CLASSES
 
-VOC_CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
-    "train", "tvmonitor",
-)  # fmt: skip
 # Every shape twice, plain and patterned: an aeroplane is a plain circle, a bicycle a
 # patterned one, and so on to the tvmonitor, a patterned moon.
 VOC_KINDS = dict(zip(VOC_CLASSES, product(SHAPES, ("plain", "patterned")), strict=True))

@@ -1,0 +1,106 @@
+"""Images and their classes as samples and batches, as bytes: a model normalises them itself.
+
+Colour order, mean and deviation belong to a checkpoint, so they are applied on the device, to a
+quarter of the bytes that floats would have been.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from virtex.data.image_sets import ImageSet
+from virtex.data.loading import Batch, Sample, SeededSet
+from virtex.data.transforms import decode_image
+from virtex.errors import UserError
+
+Transform = Callable[[Tensor], Tensor]
+
+
+def training_transform(crop_size: int, scale: tuple[float, float] = (0.08, 1.0)) -> Transform:
+    """A random part of the image, resized, and mirrored half of the time.
+
+    Args:
+        crop_size: height and width that come out, in pixels.
+        scale: the part's share of the image's area; its width is 3/4 to 4/3 of its height.
+
+    Returns:
+        maps (3, height, width) uint8 to (3, crop_size, crop_size) uint8; draws from torch's
+        generator.
+    """
+    return v2.Compose(
+        [v2.RandomResizedCrop(crop_size, scale, antialias=True), v2.RandomHorizontalFlip(0.5)]
+    )
+
+
+def evaluation_transform(resize_size: int, crop_size: int) -> Transform:
+    """The centre of the image, once its short side has ``resize_size`` pixels.
+
+    Returns:
+        maps (3, height, width) uint8 to (3, crop_size, crop_size) uint8.
+
+    Raises:
+        UserError: the crop is larger than the resized image, and would have black borders.
+    """
+    if crop_size > resize_size:
+        raise UserError(
+            f"a crop of {crop_size} pixels does not fit into images resized to {resize_size}; "
+            "give a resize size that is not below the crop size"
+        )
+    return v2.Compose([v2.Resize(resize_size, antialias=True), v2.CenterCrop(crop_size)])
+
+
+class ClassificationSet(SeededSet):
+    """Maps (position in the stream, index of the image) to an image and its label.
+
+    A sample holds ``image`` (3, size, size) uint8 RGB; ``label``, a whole number or, of VOC,
+    (classes,) int8; and ``image_id``, the index of the image in ``images``.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        transform: Transform,
+        seed: int = 0,
+        training: bool = True,
+        skip_bad_images: bool = False,
+    ):
+        """
+        Args:
+            transform: maps (3, height, width) uint8 to (3, size, size) uint8.
+            seed, training, skip_bad_images: see ``SeededSet``.
+        """
+        super().__init__(seed, training, skip_bad_images)
+        self.images, self.transform = images, transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def sample(self, index: int) -> Sample:
+        """The image ``index`` and its label; draws from torch's generator.
+
+        Raises:
+            UserError: the image cannot be read.
+        """
+        image = self.transform(decode_image(self.images.path(index)))
+        label = self.images.labels[index]
+        return {
+            "image": image,
+            "label": label if label.ndim else int(label),
+            "image_id": index,
+        }
+
+    def batch(self, samples: Sequence[Sample]) -> Batch:
+        """
+        Returns:
+            ``image`` (batch, 3, size, size) uint8, ``label`` (batch,) or (batch, classes) int64,
+            ``image_id`` (batch,) int64.
+        """
+        labels = np.array([sample["label"] for sample in samples], dtype=np.int64)
+        return {
+            "image": torch.stack([sample["image"] for sample in samples]),
+            "label": torch.from_numpy(labels),
+            "image_id": torch.tensor([sample["image_id"] for sample in samples]),
+        }

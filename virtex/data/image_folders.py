@@ -1,0 +1,97 @@
+"""Images in class folders, as ImageNet has them: ``train/<class>/…`` and ``val/<class>/…``."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from torchvision.datasets.folder import (
+    IMG_EXTENSIONS,
+    find_classes,
+    has_file_allowed_extension,
+    make_dataset,
+)
+
+from virtex.data.files import contents, some_of
+from virtex.data.image_sets import ImageSet
+from virtex.errors import UserError
+
+# what a split is called elsewhere
+OTHER_NAMES = {"train": ("training",), "val": ("test", "validation", "valid")}
+
+
+def read_image_folder(folder: Path, name: str) -> tuple[ImageSet, ImageSet]:
+    """The images of ``folder/train`` and of ``folder/val``, in torchvision's order.
+
+    A class is a folder right below the split's; it may have folders of its own. Labels count the
+    classes of train in the order of their names.
+
+    Args:
+        name: of the data set; its splits are called ``<name>_train`` and ``<name>_val``.
+
+    Raises:
+        UserError: a split, its class folders or their images are missing, or val has other
+            classes than train.
+    """
+    train, val = (_class_folders(Path(folder), split) for split in ("train", "val"))
+    _require_same_classes(Path(folder), train, val)
+    return (
+        _read_split(Path(folder, "train"), train, f"{name}_train"),
+        _read_split(Path(folder, "val"), train, f"{name}_val"),
+    )
+
+
+def _class_folders(folder: Path, split: str) -> list[str]:
+    """The names of a split's classes, ascending."""
+    path = folder / split
+    if not path.is_dir():
+        raise UserError(
+            f"{folder} has no folder {split}: it {contents(folder)}; {_remedy(folder, split)}"
+        )
+    try:
+        return find_classes(path)[0]
+    except PermissionError as error:
+        raise UserError(f"the folder {path} {contents(path)}; let yourself read it") from error
+    except FileNotFoundError as error:  # torchvision's, where there is no class folder
+        pictures = any(has_file_allowed_extension(n, IMG_EXTENSIONS) for n in os.listdir(path))
+        remedy = (
+            "move its images into one folder a class (ImageNet's val images come without)"
+            if pictures
+            else "give it one folder of images a class"
+        )
+        raise UserError(f"{path} has no class folders: it {contents(path)}; {remedy}") from error
+
+
+def _remedy(folder: Path, split: str) -> str:
+    for other in OTHER_NAMES[split]:
+        if (folder / other).is_dir():
+            return f"rename or link its folder {other} to {split}"
+    return "give a folder that holds train/<class>/ and val/<class>/"
+
+
+def _require_same_classes(folder: Path, train: list[str], val: list[str]) -> None:
+    said = [
+        f"{len(lacked)} class folders of {has} are not in {lacks} ({some_of(lacked)})"
+        for has, lacks, lacked in (
+            ("val", "train", sorted(set(val) - set(train))),
+            ("train", "val", sorted(set(train) - set(val))),
+        )
+        if lacked
+    ]
+    if said:
+        raise UserError(f"{folder}: {', and '.join(said)}; give both the same class folders")
+
+
+def _read_split(path: Path, classes: list[str], name: str) -> ImageSet:
+    numbers = {label: number for number, label in enumerate(classes)}
+    found = make_dataset(path, numbers, IMG_EXTENSIONS, allow_empty=True)
+    labels = np.array([label for _, label in found], dtype=np.int64)
+    counts = np.bincount(labels, minlength=len(classes))
+    empty = [label for label, count in zip(classes, counts, strict=True) if not count]
+    if empty:
+        raise UserError(
+            f"{len(empty)} class folders of {path} hold no image: {some_of(empty)}; restore "
+            f"their images ({', '.join(IMG_EXTENSIONS)}) or remove the folders of train and val"
+        )
+    above = len(os.path.join(path, ""))
+    files = [file[above:].replace(os.sep, "/") for file, _ in found]
+    return ImageSet(name, path, files, labels, classes)

@@ -1,0 +1,140 @@
+"""Pictures on disk with their classes, and what identifies them in a record."""
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from virtex.data.files import missing_files, say_missing
+from virtex.errors import UserError
+
+PURPOSE = int.from_bytes(b"fraction", "little")  # other draws than those of the samples
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """The images of one split and their labels, in an order that never changes.
+
+    Attributes:
+        name: as a record says it, for instance "imagenet_val".
+        root: the folder that ``files`` are relative to.
+        files: relative paths, with "/" between their parts.
+        labels: (images,) int64, from 0 to classes - 1; or (images, classes) int8 of -1 (absent),
+            0 (difficult) and 1 (present).
+        class_names: one a class.
+    """
+
+    name: str
+    root: Path
+    files: Sequence[str]
+    labels: np.ndarray
+    class_names: Sequence[str]
+
+    def __post_init__(self) -> None:
+        if len(self.files) != len(self.labels):
+            raise ValueError(f"{len(self.files)} files do not fit {len(self.labels)} labels")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def path(self, index: int) -> Path:
+        return self.root / self.files[index]
+
+    def subset(self, indices: Sequence[int]) -> "ImageSet":
+        """The images at ``indices``, in that order; classes stay as they are."""
+        files = [self.files[index] for index in indices]
+        return replace(self, files=files, labels=self.labels[np.asarray(indices, dtype=np.int64)])
+
+    def fingerprint(self) -> dict[str, Any]:
+        """``images`` (their number) and ``sha256``: which pictures these are, in which order.
+
+        The hash covers relative names and sizes in bytes, neither labels nor where the root is,
+        nor dates: a copy elsewhere has the same. No file is opened.
+
+        Raises:
+            UserError: an image is not there any more.
+        """
+        return {"images": len(self), "sha256": self._sha256}
+
+    @functools.cached_property  # a million files on a network disk are asked for their size once
+    def _sha256(self) -> str:
+        digest = hashlib.sha256()
+        for file in self.files:
+            digest.update(b"%s\0%d\0" % (os.fsencode(file), self._size(file)))
+        return digest.hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """Numbers and hashes for the record of a result.
+
+        ``annotations_sha256`` covers the labels, in the images' order, and the classes' names.
+
+        Raises:
+            UserError: as ``fingerprint``.
+        """
+        digest = hashlib.sha256(json.dumps([self.labels.shape, list(self.class_names)]).encode())
+        digest.update(self.labels.astype("<i8").tobytes())  # the same on every machine
+        return {
+            "images": len(self),
+            "classes": len(self.class_names),
+            "images_sha256": self.fingerprint()["sha256"],
+            "annotations_sha256": digest.hexdigest(),
+        }
+
+    def _size(self, file: str) -> int:
+        path = os.path.join(self.root, file)
+        try:
+            return os.stat(path).st_size
+        except OSError as error:
+            raise UserError(
+                f"the image {path} cannot be read ({error.strerror}); restore it"
+            ) from error
+
+
+def require_images(images: ImageSet, source: str | Path) -> ImageSet:
+    """``images``, once it is known that there are some and that all files are there.
+
+    Raises:
+        UserError: ``source``, which lists them, lists none, or some are missing.
+    """
+    if not len(images):
+        raise UserError(f"{source} lists no image; download or write it again")
+    root = str(images.root)
+    missing = missing_files(f"{root}/{file}" for file in images.files)
+    if missing:
+        raise UserError(f"{say_missing(missing, source)}; restore them")
+    return images
+
+
+def balanced_fraction(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Ascending indices of a random share of every class, one image of each at least.
+
+    With the same seed, the smaller share is part of the larger one.
+
+    Args:
+        labels: (images,), whole numbers from 0 on.
+        fraction: in (0, 1]; of a class of n images, round(fraction · n) are taken.
+
+    Returns:
+        (taken,) int64.
+
+    Raises:
+        UserError: ``fraction`` is not in (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise UserError(
+            f"a fraction of {fraction} of the images cannot be taken; "
+            "give one above 0 and not above 1, such as 0.01 for 1 percent"
+        )
+    entropy = np.random.SeedSequence([PURPOSE, seed])
+    order = np.random.default_rng(entropy).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]  # class by class, each at random
+    counts = np.bincount(labels)
+    place = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    taken = np.maximum(1, np.rint(fraction * counts))
+    return np.sort(order[place < taken[labels[order]]])

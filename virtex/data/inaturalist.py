@@ -1,0 +1,85 @@
+"""The images of iNaturalist 2018, whose classes are told by JSON files, not by folders."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from virtex.data.files import some_of
+from virtex.data.image_sets import ImageSet, require_images
+from virtex.data.layouts import check_inaturalist_json, read_json
+from virtex.errors import UserError
+
+WHAT = "iNaturalist 2018 annotations"
+
+
+def read_inaturalist(data_root: Path) -> tuple[ImageSet, ImageSet]:
+    """The images of train and of val, in the order of their files.
+
+    Labels count the categories in the order of their ids; there are as many classes as
+    categories in the file (8142 in the published ones), also if some have no image.
+
+    Args:
+        data_root: holds ``inaturalist/annotations/{train,val}2018.json``; names of images in
+            them are relative to ``inaturalist/``.
+
+    Raises:
+        UserError: a file is missing or broken, the two have different categories, an image has
+            no category or two; images are missing.
+    """
+    root = Path(data_root, "inaturalist")
+    paths = [root / "annotations" / f"{split}2018.json" for split in ("train", "val")]
+    contents = [read_json(path, WHAT) for path in paths]
+    for path, content in zip(paths, contents, strict=True):
+        check_inaturalist_json(content, path)
+    _require_same_categories(contents, paths)
+    train, val = (
+        _image_set(content, path, root, f"inaturalist_2018_{split}")
+        for content, path, split in zip(contents, paths, ("train", "val"), strict=True)
+    )
+    return train, val
+
+
+def _require_same_categories(contents: list[dict[str, Any]], paths: list[Path]) -> None:
+    """By their ids: names were published later, and may have been put into one file alone."""
+    train, val = ({category["id"] for category in content["categories"]} for content in contents)
+    if train != val:
+        different = some_of([str(number) for number in sorted(train ^ val)])
+        raise UserError(
+            f"{paths[1]} has other categories than {paths[0].name}: {len(train ^ val)} are in one "
+            f"of them alone (id {different}); take both files from the same release"
+        )
+
+
+def _image_set(content: dict[str, Any], path: Path, root: Path, name: str) -> ImageSet:
+    categories = sorted(content["categories"], key=lambda category: category["id"])
+    label_of = {category["id"]: label for label, category in enumerate(categories)}
+    category_of = _category_of_images(content, path)
+    labels = [label_of[category_of[image["id"]]] for image in content["images"]]
+    images = ImageSet(
+        name,
+        root,
+        [image["file_name"] for image in content["images"]],
+        np.array(labels, dtype=np.int64),
+        [str(category.get("name", category["id"])) for category in categories],
+    )
+    return require_images(images, path)
+
+
+def _category_of_images(content: dict[str, Any], path: Path) -> dict[int, int]:
+    """Image id -> id of its one category."""
+    found: dict[int, int] = {}
+    for index, annotation in enumerate(content["annotations"]):
+        image, category = annotation["image_id"], annotation["category_id"]
+        if found.setdefault(image, category) != category:
+            raise UserError(
+                f"{path}: annotations[{index}] gives image {image} the category {category}, but "
+                f"it has {found[image]} already; download or write the file again"
+            )
+    without = [image["file_name"] for image in content["images"] if image["id"] not in found]
+    if without:
+        raise UserError(
+            f"{path}: {len(without)} images have no annotation: {some_of(without)}; give the "
+            "file of a split with annotations"
+        )
+    return found
