@@ -34,7 +34,6 @@ from tests.pretraining_runs import (
     write_data,
 )
 from tests.run_states import assert_equal, content_of
-from virtex import pretrain
 from virtex.checkpoints.loading import load_backbone
 from virtex.config import load_config
 from virtex.data.captions import read_captions
