@@ -6,6 +6,8 @@ A tool reads top to bottom: ``build_parser``, then ``main(args)``, then
 """
 
 import argparse
+import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -35,16 +37,86 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_training_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--resume``, ``--overwrite``, ``--skip-bad-images``, the machines, ``KEY VALUE``."""
-    folder = parser.add_mutually_exclusive_group()
-    folder.add_argument("--resume", action="store_true", help="continue the run in --output-dir")
-    folder.add_argument("--overwrite", action="store_true", help="replace the run there")
+def add_probe_arguments(parser: argparse.ArgumentParser, output: str) -> None:
+    """What every probe needs: checkpoint, protocol, data, output, seed, workers, the run.
+
+    Args:
+        output: the default of ``--output-dir``.
+    """
+    parser.add_argument("--checkpoint", help="file, URL, torchvision://NAME or random:NAME?seed=N")
+    add_checkpoint_arguments(parser)
+    parser.add_argument("--data-root", default="datasets", metavar="DIR", help="default: datasets")
+    parser.add_argument("--output-dir", default=output, metavar="DIR", help=f"default: {output}")
+    parser.add_argument("--seed", type=non_negative, default=0, metavar="N", help="default: 0")
+    parser.add_argument(
+        "--num-workers",
+        type=non_negative,
+        default=min(4, os.cpu_count() or 1),
+        metavar="N",
+        help="processes that load images, for each GPU (default: 4, at most the number of cores)",
+    )
+    add_run_arguments(parser)
+
+
+def add_feature_arguments(parser: argparse.ArgumentParser) -> None:
+    """How features are computed, and where they are kept."""
+    features = parser.add_argument_group("features")
+    features.add_argument(
+        "--batch-size",
+        type=positive,
+        default=64,
+        metavar="N",
+        help="images at once in each process; halved where memory runs out (default: 64)",
+    )
+    features.add_argument(
+        "--cache-dir",
+        metavar="DIR",
+        help="features that are computed once and shared by all probes (default: "
+        "$VIRTEX_FEATURE_CACHE, or virtex/features in iopath's cache)",
+    )
+    features.add_argument(
+        "--cache-limit",
+        type=above_zero,
+        default=100.0,
+        metavar="GB",
+        help="the longest unused features are dropped beyond it (default: 100)",
+    )
+    features.add_argument("--list-cache", action="store_true", help="show what it holds, and stop")
+
+
+def add_classifier_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """How a linear layer's training is saved, logged and kept going."""
+    training = parser.add_argument_group("training")
+    training.add_argument(
+        "--checkpoint-every",
+        type=positive,
+        default=5000,
+        metavar="N",
+        help="iterations between checkpoints, each validated; the last always is (default: 5000)",
+    )
+    training.add_argument("--log-every", type=positive, default=20, metavar="N", help="default: 20")
+    add_skip_bad_images(training)
+
+
+def add_skip_bad_images(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--skip-bad-images",
         action="store_true",
         help="train on without images that cannot be read (each is named in the log)",
     )
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--skip-bad-images`` and what ``add_run_arguments`` adds."""
+    add_skip_bad_images(parser)
+    add_run_arguments(parser)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--resume``, ``--overwrite``, the machines, ``KEY VALUE``."""
+    folder = parser.add_mutually_exclusive_group()
+    folder.add_argument("--resume", action="store_true", help="continue the run in --output-dir")
+    folder.add_argument("--overwrite", action="store_true", help="replace the run there")
     machines = parser.add_argument_group("machines")
     machines.add_argument(
         "--num-gpus", type=non_negative, metavar="N", help="on this machine; 0: CPU (default: all)"
@@ -71,6 +143,19 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return value
+
+
+def above_zero(text: str) -> float:
+    """An argument that is a finite number above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """An argument such as 1,2,4,8: whole numbers above 0, each once, ascending."""
+    return tuple(sorted({positive(part) for part in text.split(",")}))
 
 
 def run_tool(

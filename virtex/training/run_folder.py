@@ -17,6 +17,7 @@ TRAINING_KEYS = ("processes", "skip bad images", "setting SOLVER.", "setting DAT
 RUN_FILES = (
     *(IDENTITY, RECORD_NAME, "config.yaml", "metrics.json", "last_checkpoint"),
     *("pretraining.json", "pretrain_config.yaml", "tokenizer.model"),
+    *("per_class.csv", "grid.csv"),
     *(
         "model_*.pth",
         "log.txt*",

@@ -1,0 +1,315 @@
+"""The linear probe on cached features: a whole grid of settings trained in one pass over them."""
+
+import csv
+import io
+import itertools
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from fvcore.common.config import CfgNode
+from torch import Tensor
+from tqdm import tqdm
+
+from virtex.atomic import replace_file
+from virtex.checkpoints.backbone import Backbone
+from virtex.data.image_sets import ImageSet, balanced_fraction
+from virtex.errors import UserError
+from virtex.evaluation.accuracy import Accuracy
+from virtex.evaluation.features import Extraction, centre_view, random_view
+from virtex.evaluation.report import Report
+from virtex.training.processes import from_all_processes, from_main_process, rank, world_size
+
+logger = logging.getLogger(__name__)
+
+GRID = "grid.csv"
+ROWS = 8192  # of features that are read at a time for their mean
+SCORES = 2**24  # numbers that are held at a time where all images are scored
+EPOCH_ORDER = int.from_bytes(b"epoch", "little")  # other draws than those of the held-out part
+
+
+class CachedLinearProbe:
+    """Trains a linear layer at each learning rate and weight decay of a grid, all at once.
+
+    A held-out part of the training images chooses one of them; the validation images are looked
+    at with that one alone. Features are standardised by the training images' mean and deviation,
+    which leaves a linear classifier linear. Several processes share the grid.
+
+    Attributes:
+        images, report: see ``virtex.evaluation.report.Evaluator``.
+    """
+
+    def __init__(
+        self,
+        train: ImageSet,
+        val: ImageSet,
+        settings: CfgNode,
+        extraction: Extraction,
+        folder: Path,
+        seed: int = 0,
+    ):
+        """
+        Args:
+            settings: of a ``cached`` protocol of ``imagenet_linear``.
+            folder: exists once this is called; takes ``grid.csv`` and ``per_class.csv``.
+
+        Raises:
+            UserError: no image can be held out.
+        """
+        self.images = {train.name: train, val.name: val}
+        self.train, self.val, self.settings = train, val, settings
+        self.extraction, self.folder, self.seed = extraction, folder, seed
+        self.report = Report()
+        self.held_out = hold_out(train.labels, settings.PROBE.HELD_OUT, seed)
+
+    def __call__(self, backbone: Backbone) -> dict[str, float]:
+        """``top1``, ``top5``, ``mean_per_class`` on the validation images, in percent.
+
+        ``held_out/top1`` is what the chosen setting was chosen for.
+        """
+        data, extraction = self.settings.DATA, self.extraction
+        extraction.open(backbone)
+        views = [
+            centre_view(data),
+            *(random_view(data, 1 + n) for n in range(data.AUGMENTATIONS)),
+        ]
+        train = [extraction.features(self.train, view) for view in views]
+        val = extraction.features(self.val, views[0])
+        start = time.perf_counter()
+        metrics = self.score(train, val)
+        self.report.verification["backbone"] = extraction.close()
+        self.report.timing |= {
+            **extraction.timing(),
+            "probe_seconds": time.perf_counter() - start,
+        }
+        return metrics
+
+    def score(self, train: Sequence[np.ndarray], val: np.ndarray) -> dict[str, float]:
+        """Metrics from the features of both splits.
+
+        Args:
+            train: an array for each view of the training images.
+        """
+        probe = self.settings.PROBE
+        kept = np.setdiff1d(np.arange(len(self.train)), self.held_out)
+        mean, deviation = from_main_process(None if rank() else moments(train, kept))
+        grid = list(itertools.product(probe.LRS, probe.WEIGHT_DECAYS))
+        own = list(range(rank(), len(grid), world_size()))
+        results = []
+        if own:
+            heads = self.fit(train, kept, (mean, deviation), [grid[number] for number in own])
+            held = self.accuracies(heads, train[0], self.held_out, self.train.labels)
+            results = [(top1, -number) for (top1, _), number in zip(held, own, strict=True)]
+            best = max(range(len(own)), key=lambda place: results[place])
+            single = heads.only(best)
+            ((_, accuracy),) = self.accuracies(single, val, np.arange(len(val)), self.val.labels)
+            results = [(*results[place], place == best and accuracy) for place in range(len(own))]
+        everything = [result for found in from_all_processes(results) for result in found]
+        return self.conclude(grid, everything)
+
+    def fit(
+        self,
+        train: Sequence[np.ndarray],
+        kept: np.ndarray,
+        standard: tuple[np.ndarray, np.ndarray],
+        grid: Sequence[tuple[float, float]],
+    ) -> "LinearHeads":
+        """Train this process's settings."""
+        probe, device = self.settings.PROBE, self.extraction.device
+        epoch = math.ceil(len(kept) * len(train) / probe.BATCH_SIZE)
+        heads = LinearHeads(
+            train[0].shape[1], len(self.train.class_names), grid, probe.MOMENTUM, device, standard
+        )
+        steps = epoch * probe.NUM_EPOCHS
+        order = epochs(len(kept) * len(train), probe.NUM_EPOCHS, probe.BATCH_SIZE, self.seed)
+        bar = tqdm(order, desc="grid", total=steps, unit="step", disable=rank() > 0 or None)
+        for step, chosen in enumerate(bar):
+            views, places = np.divmod(chosen, len(kept))
+            rows = kept[places]
+            features = np.concatenate([train[v][rows[views == v]] for v in range(len(train))])
+            labels = torch.from_numpy(self.train.labels[rows]).to(device)
+            rate = 0.5 * (1 + math.cos(math.pi * step / steps))
+            heads.step(torch.from_numpy(features).to(device), labels, rate)
+        return heads
+
+    def accuracies(
+        self, heads: "LinearHeads", features: np.ndarray, rows: np.ndarray, labels: np.ndarray
+    ) -> list[tuple[float, Accuracy]]:
+        """Top-1 in percent and all counts of each setting, over these rows, in this process."""
+        device, classes = self.extraction.device, len(self.train.class_names)
+        found = [Accuracy(classes, device) for _ in heads.rates]
+        size = max(SCORES // (len(found) * classes), 1)
+        for first in range(0, len(rows), size):
+            part = rows[first : first + size]
+            scores = heads.scores(torch.from_numpy(features[part]).to(device))
+            truth = torch.from_numpy(labels[part]).to(device)
+            for number, accuracy in enumerate(found):
+                accuracy.add(scores[:, number], truth)
+        return [(100 * (a.counts[:, 1].sum() / len(rows)).item(), a) for a in found]
+
+    def conclude(
+        self, grid: Sequence[tuple[float, float]], results: Sequence[tuple]
+    ) -> dict[str, float]:
+        """Choose a setting, write the tables, and give its metrics.
+
+        Args:
+            results: (held-out top-1, minus the setting's number, its counts on val if it is the
+                best of its process).
+        """
+        held_out, number, accuracy = max(results, key=lambda result: result[:2])
+        lr, decay = grid[-number]
+        chosen = {"LR": lr, "WEIGHT_DECAY": decay, "held_out_top1": held_out}
+        self.report.setup["chosen"] = chosen
+        self.report.notes += self.at_the_edge(lr, decay)
+        logger.info(
+            "best on the held-out images: lr %g, weight decay %g (%.2f)", lr, decay, held_out
+        )
+        metrics = accuracy.own_metrics()
+        if rank() == 0:
+            write_grid(self.folder / GRID, grid, results)
+            accuracy.write_per_class(self.folder, self.val.class_names)
+        return {**metrics, "held_out/top1": held_out}
+
+    def at_the_edge(self, lr: float, decay: float) -> list[str]:
+        """A sentence if a wider range of learning rates or decays may have a better setting."""
+        rates, decays = self.settings.PROBE.LRS, self.settings.PROBE.WEIGHT_DECAYS
+        outer = {
+            "PROBE.LRS": lr in (min(rates), max(rates)),
+            # the least decay is no edge where it is 0 already
+            "PROBE.WEIGHT_DECAYS": decay == max(decays) or 0 < decay == min(decays),
+        }
+        return [
+            f"the best setting lies at the edge of {key}; a wider range may have a better one"
+            for key, at_edge in outer.items()
+            if at_edge
+        ]
+
+
+class LinearHeads:
+    """Linear layers of the same shape, one a setting, each trained by SGD of its own.
+
+    What each learns is what ``torch.optim.SGD`` with cross entropy would teach it alone; together
+    they are one matrix product over features that are read once.
+
+    Attributes:
+        weight: (settings · classes, features + 1), setting by setting, biases last.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        classes: int,
+        grid: Sequence[tuple[float, float]],
+        momentum: float,
+        device: torch.device | str,
+        standard: tuple[np.ndarray, np.ndarray],
+    ):
+        """
+        Args:
+            grid: (learning rate, weight decay) of each setting.
+            standard: mean and deviation of each feature.
+        """
+        rows = len(grid) * classes
+        self.classes, self.momentum = classes, momentum
+        self.mean, self.deviation = (torch.from_numpy(v).float().to(device) for v in standard)
+        self.weight = torch.zeros(rows, features + 1, device=device)  # the bias comes last
+        self.velocity = torch.zeros_like(self.weight)
+        self.rates, self.decays = torch.tensor(grid, device=device).T
+        self.row_rates = self.rates.repeat_interleave(classes)[:, None]
+        self.row_decays = self.decays.repeat_interleave(classes)[:, None]
+
+    def only(self, number: int) -> "LinearHeads":
+        """One setting alone, to score with."""
+        single = object.__new__(LinearHeads)
+        single.__dict__ |= self.__dict__
+        rows = slice(number * self.classes, (number + 1) * self.classes)
+        single.weight, single.rates = self.weight[rows], self.rates[number : number + 1]
+        return single
+
+    def standardised(self, features: Tensor) -> Tensor:
+        """(batch, features) to (batch, features + 1), ending in a 1."""
+        features = (features - self.mean) / self.deviation
+        return torch.cat([features, features.new_ones(len(features), 1)], dim=1)
+
+    def scores(self, features: Tensor) -> Tensor:
+        """(batch, features) to logits (batch, settings, classes)."""
+        found = self.standardised(features) @ self.weight.T
+        return found.view(len(features), -1, self.classes)
+
+    @torch.no_grad()
+    def step(self, features: Tensor, labels: Tensor, rate: float) -> None:
+        """One step of SGD.
+
+        Args:
+            features: (batch, features).
+            labels: (batch,).
+            rate: what all learning rates are multiplied by.
+        """
+        inputs = self.standardised(features)
+        batch = len(inputs)
+        error = (inputs @ self.weight.T).view(batch, -1, self.classes).softmax(dim=2)
+        error[torch.arange(batch, device=error.device), :, labels] -= 1
+        gradient = (error.view(batch, -1).T @ inputs).div_(batch)
+        gradient.addcmul_(self.weight, self.row_decays)
+        self.velocity.mul_(self.momentum).add_(gradient)
+        self.weight.addcmul_(self.velocity, self.row_rates, value=-rate)
+
+
+def hold_out(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Ascending indices of a share of each class, one at least, none of a class with one image.
+
+    Raises:
+        UserError: no class has two images.
+    """
+    held = balanced_fraction(labels, share, seed)
+    counts = np.bincount(labels)
+    taken = np.bincount(labels[held], minlength=len(counts))
+    held = held[(counts > taken)[labels[held]]]
+    if not len(held):
+        raise UserError(
+            "no class has a training image to spare for choosing among the settings; lower "
+            "PROBE.HELD_OUT, or use --protocol paper"
+        )
+    return held
+
+
+def moments(views: Sequence[np.ndarray], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of each feature over these rows of all views, (features,) float64 both.
+
+    A feature that never changes has deviation 1, so that it stays what it is, 0.
+    """
+    size = views[0].shape[1]
+    count, mean, spread = 0, np.zeros(size), np.zeros(size)
+    for view in views:
+        for first in range(0, len(rows), ROWS):
+            part = view[rows[first : first + ROWS]].astype(np.float64)
+            # two parts' means and squared deviations put together: no cancellation
+            new, moved = count + len(part), part.mean(axis=0) - mean
+            spread += part.var(axis=0) * len(part) + moved**2 * count * len(part) / new
+            mean += moved * len(part) / new
+            count = new
+    deviation = np.sqrt(spread / count)
+    return mean, np.where(deviation > 1e-12, deviation, 1.0)
+
+
+def epochs(rows: int, number: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
+    """Batches of row numbers, each epoch in an order of its own, the last batch as it comes."""
+    for epoch in range(number):
+        entropy = np.random.SeedSequence([EPOCH_ORDER, seed, epoch])
+        order = np.random.default_rng(entropy).permutation(rows)
+        for first in range(0, rows, batch_size):
+            yield np.sort(order[first : first + batch_size])  # read from disk in one direction
+
+
+def write_grid(path: Path, grid: Sequence[tuple[float, float]], results: Sequence[tuple]) -> None:
+    """``grid.csv``: held-out top-1 of every setting, the best first."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["learning_rate", "weight_decay", "held_out_top1"])
+    for held_out, number, _ in sorted(results, key=lambda result: result[:2], reverse=True):
+        table.writerow([*grid[-number], f"{held_out:.4f}"])
+    replace_file(path, lambda file: file.write(text.getvalue().encode()))

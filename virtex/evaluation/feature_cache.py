@@ -1,0 +1,210 @@
+"""Features on disk, computed once and shared by every probe: bounded, never torn, never mixed up.
+
+An entry is a folder named by the hash of its key: ``features.npy`` and ``entry.json`` with the key
+itself. It is written under another name and renamed when it is whole.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from iopath.common.file_io import get_cache_dir
+
+from virtex.errors import UserError
+from virtex.results import write_json
+
+logger = logging.getLogger(__name__)
+
+FEATURES, ENTRY, PARTIAL = "features.npy", "entry.json", "partial-"
+GB = 10**9
+DEFAULT_LIMIT = 100 * GB
+HEADER = 4096  # bytes that an array's header never exceeds
+
+
+def default_folder() -> Path:
+    """``$VIRTEX_FEATURE_CACHE``, or a folder in iopath's cache."""
+    return Path(os.environ.get("VIRTEX_FEATURE_CACHE") or Path(get_cache_dir(), "virtex/features"))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One array in the cache.
+
+    Attributes:
+        size: bytes on disk.
+        used: seconds since the epoch, of its last use.
+    """
+
+    folder: Path
+    checkpoint: str
+    data: str
+    shape: tuple[int, ...]
+    size: int
+    used: float
+
+
+class FeatureCache:
+    """Arrays of features, float32 (images, features), by what they were computed from.
+
+    A key is made of JSON types and says everything that the features depend on; no name is in it.
+    """
+
+    def __init__(self, folder: Path | None = None, limit: int = DEFAULT_LIMIT):
+        """
+        Args:
+            limit: bytes of all entries together; the longest unused ones make room.
+        """
+        self.folder, self.limit = folder or default_folder(), limit
+
+    def place(self, key: dict[str, Any]) -> Path:
+        """The folder of a key's entry."""
+        text = json.dumps(key, sort_keys=True)
+        return self.folder / hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def find(self, key: dict[str, Any]) -> np.ndarray | None:
+        """The features of exactly this key, mapped from disk and read-only; None: not there."""
+        folder = self.place(key)
+        try:
+            entry = json.loads((folder / ENTRY).read_text())
+            features = np.load(folder / FEATURES, mmap_mode="r")
+            if entry["key"] != key or list(features.shape) != entry["shape"]:
+                return None
+            os.utime(folder / ENTRY)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return features
+
+    @contextmanager
+    def writing(
+        self, key: dict[str, Any], shape: tuple[int, int], said: dict[str, str]
+    ) -> Iterator[Path]:
+        """A file of zeros to be filled; an entry once the block ends well, gone if it does not.
+
+        Args:
+            said: ``checkpoint`` and ``data``, for the list.
+
+        Raises:
+            UserError: it does not fit the limit or the disk, or cannot be written.
+        """
+        final = self.place(key)
+        partial = self.folder / f"{PARTIAL}{final.name}-{socket.gethostname()}-{os.getpid()}"
+        try:
+            with self.errors_told():
+                self.make_room(int(np.prod(shape)) * 4 + HEADER)
+                partial.mkdir(parents=True)
+                allocate(partial / FEATURES, shape)
+            yield partial / FEATURES
+            with self.errors_told():
+                write_json(partial / ENTRY, {"key": key, "shape": list(shape), **said})
+                self.publish(partial, final, key)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    @contextmanager
+    def errors_told(self) -> Iterator[None]:
+        """OSError as a sentence."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"features cannot be cached in {self.folder} ({error.strerror or error}); make "
+                "room there, or name another folder with --cache-dir"
+            ) from error
+
+    def publish(self, partial: Path, final: Path, key: dict[str, Any]) -> None:
+        """Give a whole entry its name. Another process may have been faster: then it stays."""
+        if final.exists() and self.find(key) is None:
+            shutil.rmtree(final)
+        try:
+            os.rename(partial, final)
+        except OSError:
+            if self.find(key) is None:
+                raise
+
+    def entries(self) -> list[Entry]:
+        """Every entry, the longest unused first."""
+        found = []
+        for file in self.folder.glob(f"*/{ENTRY}"):
+            try:
+                entry = json.loads(file.read_text())
+                size = (file.parent / FEATURES).stat().st_size
+                described = (entry["checkpoint"], entry["data"], tuple(entry["shape"]), size)
+                found.append(Entry(file.parent, *described, file.stat().st_mtime))
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+        return sorted(found, key=lambda entry: entry.used)
+
+    def make_room(self, size: int) -> None:
+        """Drop what killed processes left, then the longest unused entries, for ``size`` bytes.
+
+        Raises:
+            UserError: the limit is smaller than that.
+        """
+        if size > self.limit:
+            raise UserError(
+                f"the features need {size / GB:.2f} GB, more than the cache may hold "
+                f"({self.limit / GB:.2f} GB); raise --cache-limit"
+            )
+        for folder in self.folder.glob(f"{PARTIAL}*"):
+            host, _, process = folder.name.rpartition("-")
+            here = host.endswith(f"-{socket.gethostname()}") and process.isdecimal()
+            if here and not is_running(int(process)):
+                shutil.rmtree(folder, ignore_errors=True)
+        entries = self.entries()
+        held = sum(entry.size for entry in entries)
+        for entry in entries:
+            if held + size <= self.limit:
+                break
+            logger.info("the cache is full: dropping features of %s", entry.checkpoint)
+            shutil.rmtree(entry.folder, ignore_errors=True)
+            held -= entry.size
+
+    def table(self) -> str:
+        """The entries for people, the latest used first."""
+        entries = self.entries()[::-1]
+        held = sum(entry.size for entry in entries)
+        lines = [
+            f"{self.folder}: {held / GB:.3f} of {self.limit / GB:g} GB, {len(entries)} entries"
+        ]
+        for entry in entries:
+            used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
+            shape = " x ".join(map(str, entry.shape))
+            lines.append(
+                f"  {entry.size / GB:8.3f} GB  {shape:>16}  used {used}  {entry.data}  "
+                f"{entry.checkpoint}  {entry.folder.name}"
+            )
+        return "\n".join(lines)
+
+
+def allocate(path: Path, shape: tuple[int, int]) -> None:
+    """An array file of zeros whose blocks are all on the disk.
+
+    A file with holes would be granted on a full disk too, and kill the process that fills it.
+
+    Raises:
+        OSError: the disk has no room.
+    """
+    np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    with open(path, "r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def is_running(process: int) -> bool:
+    """Whether this machine has a process of that number."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

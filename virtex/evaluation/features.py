@@ -1,0 +1,225 @@
+"""Pooled features of a frozen backbone: computed once, read from the cache ever after."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from fvcore.common.config import CfgNode
+from torch import Tensor
+from tqdm import tqdm
+
+from virtex.checkpoints.backbone import Backbone
+from virtex.data.classification import (
+    ClassificationSet,
+    Transform,
+    evaluation_transform,
+    training_transform,
+)
+from virtex.data.image_sets import ImageSet
+from virtex.data.loading import validation_loader
+from virtex.errors import UserError
+from virtex.evaluation.feature_cache import FeatureCache
+from virtex.evaluation.frozen import require_unchanged, tensors_sha256
+from virtex.models.pooled import PooledBackbone
+from virtex.training.processes import from_main_process, rank, wait_for_all, world_size
+
+logger = logging.getLogger(__name__)
+
+POOLING = "global average"
+KEY_VERSION = 1  # raised when the same key would mean other features
+
+
+@dataclass(frozen=True)
+class View:
+    """How an image becomes the picture that the network sees.
+
+    Attributes:
+        transform: (3, height, width) uint8 to (3, size, size) uint8.
+        said: the same in JSON types, for the cache's key.
+        seed: of its random draws.
+    """
+
+    transform: Transform
+    said: dict[str, Any]
+    seed: int = 0
+
+
+def centre_view(data: CfgNode) -> View:
+    """The middle of an image, as a config's DATA says."""
+    resize, crop = data.IMAGE_RESIZE_SIZE, data.IMAGE_CROP_SIZE
+    return View(evaluation_transform(resize, crop), {"resize": resize, "centre crop": crop})
+
+
+def random_view(data: CfgNode, seed: int) -> View:
+    """A part of each image, drawn from the seed and the image's index."""
+    crop, scale = data.IMAGE_CROP_SIZE, list(data.CROP_SCALE)
+    said = {"random resized crop": crop, "scale": scale}
+    return View(training_transform(crop, tuple(scale)), said, seed)
+
+
+@dataclass
+class Extraction:
+    """How features are computed.
+
+    Attributes:
+        batch_size: images that go through the network at once, in each process.
+        seconds, images: spent and done so far; what came from the cache is not counted.
+    """
+
+    device: torch.device
+    cache: FeatureCache
+    batch_size: int = 64
+    num_workers: int = 0
+    seconds: float = 0.0
+    images: int = 0
+    network: PooledBackbone | None = field(default=None, repr=False)
+
+    def open(self, backbone: Backbone) -> None:
+        """Take a backbone to compute features of."""
+        self.backbone = backbone
+        self.network = PooledBackbone(backbone, frozen=True).to(self.device).eval()
+        self.sha256 = tensors_sha256(self.network.cnn)
+
+    def close(self) -> dict[str, Any]:
+        """What the record says of the backbone, which must be the one that was opened.
+
+        Raises:
+            UserError: it changed.
+        """
+        said = require_unchanged(self.network.cnn, self.sha256)
+        self.network = None
+        return said
+
+    def timing(self) -> dict[str, float]:
+        return {
+            "extract_seconds": self.seconds,
+            "extract_images_per_second": self.images / self.seconds if self.seconds else 0.0,
+        }
+
+    def key(self, images: ImageSet, view: View) -> dict[str, Any]:
+        """Everything that the features depend on."""
+        return {
+            "version": KEY_VERSION,
+            "backbone": self.sha256,
+            "arch": asdict(self.backbone.arch),
+            "input": {
+                name: list(value) if isinstance(value, tuple) else value
+                for name, value in asdict(self.backbone.input).items()
+            },
+            "images": images.fingerprint(),
+            "transform": view.said,
+            "seed": view.seed,
+            "pooling": POOLING,
+        }
+
+    def features(self, images: ImageSet, view: View) -> np.ndarray:
+        """The features of every image, float32 (images, features), mapped from disk, read-only.
+
+        All processes share the work, each image once, and get the same array.
+
+        Raises:
+            UserError: an image cannot be read, memory does not do for one image, features are
+                not finite, or the cache cannot hold them.
+        """
+        key = self.key(images, view)
+        if not from_main_process(rank() > 0 or self.cache.find(key) is not None):
+            self.fill(images, view, key)
+        found = self.cache.find(key)
+        if found is None:
+            raise UserError(
+                f"the machines do not see the same feature cache {self.cache.folder}; name one "
+                "that they share with --cache-dir"
+            )
+        return found
+
+    def fill(self, images: ImageSet, view: View, key: dict[str, Any]) -> None:
+        """Compute an entry of the cache."""
+        start = time.perf_counter()
+        shape = (len(images), self.network.feature_size)
+        if rank():
+            self.compute(images, view, from_main_process(None))
+            wait_for_all()
+            wait_for_all()
+            return
+        said = {"checkpoint": self.backbone.source.requested, "data": images.name}
+        with self.cache.writing(key, shape, said) as path:
+            self.compute(images, view, from_main_process(path))
+            wait_for_all()
+        wait_for_all()  # the entry has its name
+        seconds = time.perf_counter() - start
+        self.seconds += seconds
+        self.images += len(images)
+        logger.info(
+            "features of %s: %d images in %.1f s, %.1f images/s",
+            images.name,
+            len(images),
+            seconds,
+            len(images) / seconds,
+        )
+
+    @torch.inference_mode()
+    def compute(self, images: ImageSet, view: View, path: Any) -> None:
+        """Fill this process's rows of an array file."""
+        array = np.lib.format.open_memmap(path, "r+")
+        data = ClassificationSet(images, view.transform, view.seed, training=False)
+        forward = PartsThatFit(self.network, self.batch_size, self.device)
+        batches = validation_loader(
+            data, self.batch_size * world_size(), rank(), world_size(), self.num_workers
+        )
+        total = len(range(rank(), len(images), world_size()))
+        with tqdm(total=total, unit="image", desc=images.name, disable=rank() > 0 or None) as bar:
+            for batch in batches:
+                features = forward(batch["image"])
+                if not features.isfinite().all():
+                    bad = batch["image_id"][~features.isfinite().all(dim=1)][0]
+                    raise UserError(
+                        f"the features of {images.path(bad)} are not finite; the checkpoint has "
+                        "diverged, or its input (mean, std, scale) is not what it says"
+                    )
+                array[batch["image_id"].numpy()] = features.numpy()
+                bar.update(len(features))
+        array.flush()
+
+
+class PartsThatFit:
+    """Applies a network to batches in parts, which are halved whenever memory runs out."""
+
+    def __init__(
+        self, network: Callable[[Tensor], Tensor], size: int, device: torch.device | str = "cpu"
+    ):
+        self.network, self.size, self.device = network, size, device
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(batch, …) to (batch, features) on the CPU.
+
+        Raises:
+            UserError: not even one image fits.
+        """
+        while True:
+            try:
+                parts = images.split(self.size)
+                return torch.cat([self.network(part.to(self.device)).cpu() for part in parts])
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = str(error).partition("\n")[0]
+            self.halve(reason)  # outside of the handler, which keeps the failed tensors alive
+
+    def halve(self, reason: str) -> None:
+        if self.size == 1:
+            raise UserError(
+                f"memory does not do for one image ({reason}); free some, or run with --num-gpus 0"
+            )
+        self.size //= 2
+        logger.warning("out of memory: going on with %d images at once", self.size)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """A GPU has an error of its own for it; the CPU's allocator says it in words."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,33 @@
+"""Which few images a class is trained on (Goyal et al., arXiv 1905.01235, section 6.3)."""
+
+import numpy as np
+
+PURPOSE = int.from_bytes(b"low-shot", "little")  # other draws than those of the folds or samples
+
+
+def draw_low_shot(
+    labels: np.ndarray, shots: int, seed: tuple[int, ...]
+) -> tuple[np.ndarray, list[str]]:
+    """For each class ``shots`` positive images, and (classes - 1) times as many negative ones.
+
+    Images where a class is difficult (label 0) are neither. With the same seed, the images of
+    fewer shots are part of those of more.
+
+    Args:
+        labels: (images, classes) of -1, 0 and 1.
+
+    Returns:
+        (images, classes) of bool, and a sentence for each class that has too few positives, of
+        which all are taken.
+    """
+    classes = labels.shape[1]
+    used, notes = np.zeros(labels.shape, dtype=bool), []
+    for column in range(classes):
+        rng = np.random.default_rng(np.random.SeedSequence([PURPOSE, *seed, column]))
+        order = rng.permutation(len(labels))
+        for label, wanted in ((1, shots), (-1, (classes - 1) * shots)):
+            found = order[labels[order, column] == label]
+            used[found[:wanted], column] = True
+            if label == 1 and len(found) < wanted:
+                notes.append(f"{shots}-shot: class {column} has {len(found)} positive images only")
+    return used, notes

@@ -1,0 +1,40 @@
+"""What an evaluator tells beside its metrics, for the record."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from virtex.checkpoints.backbone import Backbone
+from virtex.data.image_sets import ImageSet
+from virtex.results import Departure
+
+
+@dataclass
+class Report:
+    """Filled while an evaluator runs; see ``virtex.results.Result`` for each part."""
+
+    timing: dict[str, float] = field(default_factory=dict)
+    verification: dict[str, Any] = field(default_factory=dict)
+    setup: dict[str, Any] = field(default_factory=dict)
+    departures: list[Departure] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class Evaluator(Protocol):
+    """Judges a backbone on one task.
+
+    Attributes:
+        images: data set -> its images, read and checked when the evaluator is made.
+        report: what it tells beside the metrics, once it has run.
+    """
+
+    images: Mapping[str, ImageSet]
+    report: Report
+
+    def __call__(self, backbone: Backbone) -> dict[str, float]:
+        """Metrics in percent, in every process; NaN where one is not defined.
+
+        Raises:
+            UserError: something the user must mend.
+        """
+        ...

@@ -1,0 +1,250 @@
+"""One evaluation from the command line to its record; the same for every probe.
+
+A task plans its evaluations; each is checked whole before a file is written, runs in its own
+folder, and is recorded once it is finished.
+"""
+
+import argparse
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from fvcore.common.config import CfgNode
+from tabulate import tabulate
+
+from virtex.checkpoints.backbone import Backbone
+from virtex.checkpoints.loading import load_backbone
+from virtex.config import save_config
+from virtex.errors import UserError
+from virtex.evaluation.feature_cache import GB, FeatureCache
+from virtex.evaluation.features import Extraction
+from virtex.evaluation.report import Evaluator
+from virtex.protocols import Protocol
+from virtex.results import RECORD_NAME, Departure, Result
+from virtex.training import run_folder
+from virtex.training.processes import device_of, launch, rank, wait_for_all, world_size
+from virtex.training.progress import METRICS, MetricsWriter, log_to
+
+logger = logging.getLogger("virtex.evaluation")
+
+SETTINGS = "config.yaml"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One evaluation that the command line asks for.
+
+    Attributes:
+        settings: the protocol's, with the user's overrides.
+        departures: where they differ.
+        folder: of its record.
+        evaluator: makes it, which reads and checks the data; writes nothing.
+        identity: what a resumed run must agree on beside protocol, checkpoint, seed and data.
+    """
+
+    protocol: Protocol
+    settings: CfgNode
+    departures: list[Departure]
+    folder: Path
+    evaluator: Callable[[], Evaluator]
+    identity: dict[str, Any] = field(default_factory=dict)
+
+
+Planner = Callable[[argparse.Namespace], list[Plan]]
+
+
+def run_or_list(args: argparse.Namespace, planner: Planner) -> int:
+    """A tool's main: run what the command line asks for, or list the cache of features.
+
+    Raises:
+        UserError: something the user must mend.
+    """
+    if args.list_cache:
+        print(feature_cache_of(args).table())
+        return 0
+    if not args.checkpoint:
+        raise UserError("--checkpoint is missing; give a file, torchvision://resnet50, …")
+    return run(args, planner)
+
+
+def run(args: argparse.Namespace, planner: Planner) -> int:
+    """Run what the command line asks for, in as many processes as it asks for.
+
+    Args:
+        planner: importable by its name, for other processes.
+
+    Returns:
+        the exit status.
+
+    Raises:
+        UserError: something the user must mend.
+    """
+    for plan in planner(args):
+        run_folder.claim(plan.folder, args.resume, args.overwrite)
+    args.planner = planner
+    return launch(run_plans, args)
+
+
+def run_plans(args: argparse.Namespace) -> None:
+    """One process of the job."""
+    log_to(logging.getLogger("virtex"))
+    backbone = load_backbone(args.checkpoint, args.format, args.trust_pickle)
+    for plan in args.planner(args):
+        evaluate(plan, backbone, args)
+
+
+def evaluate(plan: Plan, backbone: Backbone, args: argparse.Namespace) -> None:
+    """Check, run and record one evaluation."""
+    log_to(logging.getLogger("virtex"))
+    evaluator = plan.evaluator()
+    data = {name: images.describe() for name, images in evaluator.images.items()}
+    departures = plan.departures + departures_of_data(plan.protocol, data)
+    if args.skip_bad_images:
+        departures.append(Departure("skip bad images", False, True, "override"))
+    identity = identity_of(plan, backbone, data, departures, args.seed)
+    if not args.overwrite:
+        run_folder.check_same_run(plan.folder, identity, eval_only=False)
+    if args.resume and (plan.folder / RECORD_NAME).is_file():
+        logger.info("this run is finished; its record:")
+        if rank() == 0:
+            print_summary(json.loads((plan.folder / RECORD_NAME).read_text()), plan.folder)
+        return
+    open_folder(plan, identity, args.overwrite)
+    log_start(plan, backbone, departures, evaluator)
+    metrics = evaluator(backbone)
+    if rank() == 0:
+        record(plan, backbone, evaluator, metrics, departures, data, args)
+    wait_for_all()
+
+
+def departures_of_data(protocol: Protocol, data: dict[str, Any]) -> list[Departure]:
+    """Data sets of another size than the protocol's."""
+    return [
+        Departure(f"{name}: images", expected, data[name]["images"], "data")
+        for name, expected in protocol.images.items()
+        if data[name]["images"] != expected
+    ]
+
+
+def identity_of(
+    plan: Plan, backbone: Backbone, data: dict[str, Any], departures: list[Departure], seed: int
+) -> dict[str, Any]:
+    """What a resumed run must agree on."""
+    return {
+        "checkpoint sha256": backbone.source.sha256,
+        "checkpoint format": backbone.source.format,
+        "input": asdict(backbone.input),
+        "arch": asdict(backbone.arch),
+        "task": plan.protocol.task,
+        "protocol": [plan.protocol.name, plan.protocol.version],
+        **{f"setting {d.key}": d.run for d in departures},
+        "seed": seed,
+        **plan.identity,
+        **{f"data set {name}": described for name, described in data.items()},
+        run_folder.DEPARTURES: [asdict(d) for d in departures],
+    }
+
+
+def open_folder(plan: Plan, identity: dict[str, Any], overwrite: bool) -> None:
+    """From here on the run writes: what it was started with, its settings, its log."""
+    wait_for_all()  # the others may still be looking at what the folder holds
+    if rank() == 0:
+        if overwrite:
+            run_folder.clear(plan.folder)
+        try:
+            plan.folder.mkdir(parents=True, exist_ok=True)
+            run_folder.write_identity(plan.folder, identity)
+            save_config(plan.settings, plan.folder / SETTINGS)
+        except OSError as error:
+            raise UserError(f"--output-dir {plan.folder} cannot be written: {error}") from error
+    wait_for_all()
+    if not plan.folder.is_dir():
+        raise UserError(f"the machines do not see the same {plan.folder}; share --output-dir")
+    log_to(logging.getLogger("virtex"), plan.folder)
+
+
+def log_start(
+    plan: Plan, backbone: Backbone, departures: list[Departure], evaluator: Evaluator
+) -> None:
+    """Say what is run, and how it differs from its protocol."""
+    sizes = ", ".join(f"{name} {len(images)}" for name, images in evaluator.images.items())
+    logger.info(
+        "%s, protocol %s: %s (%s, %s), images: %s, %d process(es)",
+        plan.protocol.task,
+        plan.protocol.name,
+        backbone.source.requested,
+        backbone.arch.name,
+        backbone.source.format,
+        sizes,
+        world_size(),
+    )
+    if departures:
+        rows = [(d.key, d.protocol, d.run, d.why) for d in departures]
+        table = tabulate(rows, headers=["setting", "protocol", "this run", "why"])
+        logger.warning("This run departs from its protocol:\n%s", table)
+
+
+def record(
+    plan: Plan,
+    backbone: Backbone,
+    evaluator: Evaluator,
+    metrics: dict[str, float],
+    departures: list[Departure],
+    data: dict[str, Any],
+    args: argparse.Namespace,
+) -> None:
+    """Write ``result.json`` and the metrics' curves, and print where everything is."""
+    report = evaluator.report
+    for note in report.notes:
+        logger.warning("%s", note)
+    result = Result(
+        task=plan.protocol.task,
+        protocol={"name": plan.protocol.name, "version": plan.protocol.version},
+        departures=departures + report.departures,
+        metrics=metrics,
+        primary_metric=plan.protocol.primary_metric,
+        model=backbone.record(),
+        seed=args.seed,
+        timing={name: round(value, 3) for name, value in report.timing.items()},
+        data=data,
+        verification=report.verification,
+        setup={"device": device_of(args), "processes": world_size(), **report.setup},
+        notes=report.notes,
+    )
+    if not (plan.folder / METRICS).is_file():  # a training has written its own curves
+        writer = MetricsWriter(plan.folder, 0)
+        writer.numbers(0, metrics)
+        writer.close()
+    try:
+        result.write(plan.folder)
+    except OSError as error:
+        raise UserError(f"{plan.folder / RECORD_NAME} cannot be written: {error}") from error
+    print_summary(result.record(), plan.folder)
+
+
+def print_summary(record: dict[str, Any], folder: Path) -> None:
+    """The scores, and where everything is."""
+    protocol, metrics = record["protocol"], record["metrics"]
+    print(f"\n{record['model']['name']}: {record['task']}, protocol {protocol['name']}")
+    print(tabulate(metrics.items(), floatfmt=".2f", missingval="-", tablefmt="plain"))
+    print(f"departures from the protocol: {len(protocol['departures'])}")
+    print(f"record:  {folder / RECORD_NAME}", flush=True)
+
+
+def extraction_of(args: argparse.Namespace) -> Extraction:
+    """How the command line wants features to be computed and kept."""
+    return Extraction(
+        torch.device(device_of(args)),
+        feature_cache_of(args),
+        batch_size=args.batch_size,
+        num_workers=args.num_workers,
+    )
+
+
+def feature_cache_of(args: argparse.Namespace) -> FeatureCache:
+    folder = Path(args.cache_dir) if args.cache_dir else None
+    return FeatureCache(folder, int(args.cache_limit * GB))

@@ -1,0 +1,139 @@
+"""What each tool's command line asks for: protocol, settings, data and evaluator."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from virtex.data.image_folders import read_image_folder
+from virtex.data.image_sets import ImageSet, balanced_fraction
+from virtex.data.inaturalist import read_inaturalist
+from virtex.data.layouts import require_layout
+from virtex.errors import UserError
+from virtex.evaluation.cached_probe import CachedLinearProbe
+from virtex.evaluation.classifier_training import ClassifierTraining, TrainingOptions
+from virtex.evaluation.knn import NearestNeighbours
+from virtex.evaluation.protocols import load_settings, packaged_protocol
+from virtex.evaluation.report import Evaluator
+from virtex.evaluation.run import Plan, extraction_of
+from virtex.evaluation.svm import Voc07Svm
+from virtex.protocols import Protocol
+from virtex.training.processes import device_of
+
+
+def voc07_svm(args: argparse.Namespace) -> list[Plan]:
+    """VOC07 classification; another average precision, and low-shot, are protocols of their own."""
+    protocol = packaged_protocol("voc07_svm", args.protocol)
+    kinds = [protocol.name]
+    if args.low_shot:
+        kinds.append("low-shot")
+        protocol = replace(protocol, primary_metric=f"{max(args.low_shot)}-shot/mAP")
+    if args.ap != "sklearn":
+        kinds.append(args.ap)
+    protocol = replace(protocol, name="-".join(kinds))
+    settings, departures = load_settings(protocol, args.overrides)
+
+    def evaluator() -> Evaluator:
+        root = Path(args.data_root)
+        require_layout(root, "voc07_svm")
+        extraction = extraction_of(args)
+        return Voc07Svm(root, settings, extraction, args.solver, args.ap, args.low_shot, args.seed)
+
+    identity = {"solver": args.solver, "low shot": list(args.low_shot)}
+    return [Plan(protocol, settings, departures, Path(args.output_dir), evaluator, identity)]
+
+
+def imagenet_linear(args: argparse.Namespace) -> list[Plan]:
+    """A linear layer, trained with augmentation or on cached features; or nearest neighbours."""
+    if args.knn:
+        protocol = packaged_protocol("imagenet_knn", args.protocol)
+    else:
+        protocol = packaged_protocol("imagenet_linear", args.protocol)
+    protocol = for_own_data(protocol, args)
+    settings, departures = load_settings(protocol, args.overrides)
+    folder = Path(args.output_dir)
+
+    def evaluator() -> Evaluator:
+        train, val = read_images(args)
+        if "KNN" in settings:
+            return NearestNeighbours(train, val, settings, extraction_of(args))
+        if "PROBE" in settings:
+            return CachedLinearProbe(train, val, settings, extraction_of(args), folder, args.seed)
+        return ClassifierTraining(train, val, settings, training_options(args, folder))
+
+    return [Plan(protocol, settings, departures, folder, evaluator)]
+
+
+def inaturalist_finetune(args: argparse.Namespace) -> list[Plan]:
+    """iNaturalist end to end; or, with fractions, ImageNet's labels but for so many of them."""
+    if args.image_folder and not args.fraction:
+        raise UserError(
+            "--image-folder belongs to --fraction; give --fraction 1.0 to fine-tune on all of it"
+        )
+    if args.fraction:
+        return [semi_supervised(args, fraction) for fraction in sorted(set(args.fraction))]
+    protocol = packaged_protocol("inaturalist", args.protocol)
+    settings, departures = load_settings(protocol, args.overrides)
+    folder = Path(args.output_dir)
+
+    def evaluator() -> Evaluator:
+        require_layout(args.data_root, "inaturalist")
+        train, val = read_inaturalist(Path(args.data_root))
+        return ClassifierTraining(train, val, settings, training_options(args, folder))
+
+    return [Plan(protocol, settings, departures, folder, evaluator)]
+
+
+def semi_supervised(args: argparse.Namespace, fraction: float) -> Plan:
+    """Fine-tuning on a class-balanced fraction of an image folder, in a folder of its own."""
+    if fraction > 1:
+        raise UserError(f"--fraction {fraction:g} is more than all; give 0.01 for 1 percent")
+    protocol = packaged_protocol("imagenet_semi_supervised", args.protocol)
+    protocol = for_own_data(protocol, args)
+    protocol = replace(protocol, name=f"{protocol.name}-fraction-{fraction:g}")
+    settings, departures = load_settings(protocol, args.overrides)
+    folder = Path(args.output_dir, f"fraction_{fraction:g}")
+
+    def evaluator() -> Evaluator:
+        train, val = read_images(args)
+        train = train.subset(balanced_fraction(train.labels, fraction, args.seed))
+        return ClassifierTraining(train, val, settings, training_options(args, folder))
+
+    return Plan(protocol, settings, departures, folder, evaluator, {"fraction": fraction})
+
+
+def for_own_data(protocol: Protocol, args: argparse.Namespace) -> Protocol:
+    """The protocol as a task of the data set's name where the data are not ImageNet's."""
+    if not args.image_folder:
+        return protocol
+    name = data_name(args)
+    task = protocol.task.replace("imagenet", name, 1)
+    return replace(protocol, task=task, images={})
+
+
+def data_name(args: argparse.Namespace) -> str:
+    """``imagenet``, or what --image-folder is called."""
+    return Path(args.image_folder).resolve().name if args.image_folder else "imagenet"
+
+
+def read_images(args: argparse.Namespace) -> tuple[ImageSet, ImageSet]:
+    """ImageNet below the data root, or the image folder that is named."""
+    if args.image_folder:
+        return read_image_folder(Path(args.image_folder), data_name(args))
+    require_layout(args.data_root, "imagenet")
+    return read_image_folder(Path(args.data_root, "imagenet"), "imagenet")
+
+
+def training_options(args: argparse.Namespace, folder: Path) -> TrainingOptions:
+    """What the command line says of a training beside its settings."""
+    return TrainingOptions(
+        folder,
+        torch.device(device_of(args)),
+        args.seed,
+        args.num_workers,
+        args.checkpoint_every,
+        args.log_every,
+        args.resume,
+        args.skip_bad_images,
+    )
