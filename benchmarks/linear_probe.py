@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+"""Seconds of the cached linear probe's grid, beside one run a setting on the same features.
+
+The separate runs are torch's own: ``nn.Linear``, cross entropy, ``torch.optim.SGD``, the same
+batches, read from the same file on disk. Both ways run by turns; medians and the median of the
+paired ratios are told, and how far apart the two end. Features are random numbers around a centre
+for each class: what they are does not matter to the time.
+
+examples:
+  python benchmarks/linear_probe.py
+  python benchmarks/linear_probe.py --images 20000 --classes 1000 --epochs 1 --repeat 1
+"""
+
+import argparse
+import itertools
+import math
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from virtex.evaluation.cached_probe import LinearHeads, epochs, moments
+
+LRS, DECAYS = [0.0003, 0.001, 0.003, 0.01, 0.03], [0.0, 0.00001, 0.0001, 0.001]
+MOMENTUM = 0.9
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=int, default=20000, help="default: 20000")
+    parser.add_argument("--dimensions", type=int, default=2048, help="default: 2048")
+    parser.add_argument("--classes", type=int, default=100, help="default: 100")
+    parser.add_argument("--batch", type=int, default=1024, help="images a step (default: 1024)")
+    parser.add_argument("--epochs", type=int, default=2, help="default: 2")
+    parser.add_argument("--repeat", type=int, default=3, help="pairs of timings (default: 3)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return parser
+
+
+def write_features(folder: str, args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+    """Features mapped from a file, as the cache gives them, and labels."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(args.classes, size=args.images)
+    centres = rng.standard_normal((args.classes, args.dimensions), dtype=np.float32)
+    path = Path(folder, "features.npy")
+    shape = (args.images, args.dimensions)
+    rows = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    for first in range(0, args.images, 4096):
+        part = centres[labels[first : first + 4096]]
+        rows[first : first + 4096] = part + 4 * rng.standard_normal(part.shape, dtype=np.float32)
+    rows.flush()
+    return np.load(path, mmap_mode="r"), labels
+
+
+def batches(features: np.ndarray, labels: np.ndarray, args: argparse.Namespace):
+    """(features, labels, factor of the learning rate) of every step."""
+    steps = math.ceil(args.images / args.batch) * args.epochs
+    for step, rows in enumerate(epochs(args.images, args.epochs, args.batch, seed=0)):
+        inputs = torch.from_numpy(features[rows]).to(args.device)
+        truth = torch.from_numpy(labels[rows]).to(args.device)
+        yield inputs, truth, 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def together(data: tuple, standard: tuple, args: argparse.Namespace) -> Tensor:
+    """All settings in one pass: weights (settings, classes, features + 1)."""
+    grid = list(itertools.product(LRS, DECAYS))
+    heads = LinearHeads(args.dimensions, args.classes, grid, MOMENTUM, args.device, standard)
+    for inputs, labels, rate in batches(*data, args):
+        heads.step(inputs, labels, rate)
+    return heads.weight.view(len(grid), args.classes, -1).cpu()
+
+
+def one_by_one(data: tuple, standard: tuple, args: argparse.Namespace) -> Tensor:
+    """The same, a run a setting."""
+    mean, deviation = (torch.from_numpy(v).float().to(args.device) for v in standard)
+    found = []
+    for lr, decay in itertools.product(LRS, DECAYS):
+        layer = nn.Linear(args.dimensions, args.classes).to(args.device)
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+        optimizer = torch.optim.SGD(layer.parameters(), lr, MOMENTUM, weight_decay=decay)
+        for inputs, labels, rate in batches(*data, args):
+            optimizer.param_groups[0]["lr"] = lr * rate
+            optimizer.zero_grad()
+            F.cross_entropy(layer((inputs - mean) / deviation), labels).backward()
+            optimizer.step()
+        found.append(torch.cat([layer.weight, layer.bias[:, None]], dim=1).detach().cpu())
+    return torch.stack(found)
+
+
+def main() -> None:
+    args = build_parser().parse_args()
+    torch.set_num_threads(args.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        data = write_features(folder, args)
+        standard = moments([data[0]], np.arange(args.images))
+        times: dict = {together: [], one_by_one: []}
+        ends: dict = {}
+        for _ in range(args.repeat):
+            for way, seconds in times.items():
+                start = time.perf_counter()
+                ends[way] = way(data, standard, args)
+                seconds.append(time.perf_counter() - start)
+                print(f"  {way.__name__:<12} {seconds[-1]:8.2f} s", flush=True)
+    ratio = statistics.median(
+        b / a for a, b in zip(times[together], times[one_by_one], strict=True)
+    )
+    apart = (ends[together] - ends[one_by_one]).abs().max() / ends[one_by_one].abs().max()
+    print(
+        f"{args.images} images x {args.dimensions}, {args.classes} classes, {args.epochs} epochs, "
+        f"batches of {args.batch}, {len(LRS) * len(DECAYS)} settings, {args.threads} threads, "
+        f"{args.device}\n"
+        f"together {statistics.median(times[together]):.2f} s, one by one "
+        f"{statistics.median(times[one_by_one]):.2f} s, ratio {ratio:.2f}; largest difference of a "
+        f"weight {apart:.1e} of the largest weight"
+    )
+
+
+if __name__ == "__main__":
+    main()

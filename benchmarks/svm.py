@@ -1,0 +1,206 @@
+#!/usr/bin/env python3
+"""Seconds of SVMs on frozen features, ours and liblinear's, and how far their results differ.
+
+Both do a whole VOC07 evaluation in one run: cross-validation over the costs for each class, and
+with the cost of the best mean average precision (AP) a last fit on all training images, which is
+judged on the test images. Extracting features is not timed. Without ``--features`` they are drawn
+to be like a pretrained network's pooled ones: rectified, with a common mean and a power law of
+variances, of length 1, and with classes as frequent as VOC07's that are not separable. Nothing
+else should run on the machine: threads that share their cores wait for each other.
+
+examples:
+  python benchmarks/svm.py
+  python benchmarks/svm.py --images 1000 --test-images 1000 --dimensions 512
+  python benchmarks/svm.py --features features.npz  # arrays train, train_labels, test, test_labels
+"""
+
+import argparse
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import sklearn
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from virtex.evaluation.average_precision import AVERAGE_PRECISIONS
+from virtex.evaluation.svm import choose, cross_validate
+from virtex.evaluation.svm_liblinear import fit_svms_liblinear
+from virtex.evaluation.svm_solver import decision, fit_svms
+
+# Images with each class in VOC07's trainval set of 5011, from aeroplane to tvmonitor.
+VOC07_COUNTS = [
+    238, 243, 330, 181, 244, 186, 713, 337, 445, 141,
+    200, 421, 287, 245, 2008, 245, 96, 229, 261, 256,
+]  # fmt: skip
+POSITIVE_WEIGHT = 2.0
+average_precision = AVERAGE_PRECISIONS["sklearn"]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Features (n, d), of length 1, and labels (n, classes) of bool."""
+
+    features: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one solver found; AP in points of 100.
+
+    Attributes:
+        fold_ap: (classes, costs), mean over the folds.
+        chosen: (classes,), index of the cost.
+        test_ap: (classes,), by the chosen cost.
+        seconds: of cross-validation and of the last fit, decisions and AP included.
+    """
+
+    fold_ap: np.ndarray
+    chosen: np.ndarray
+    test_ap: np.ndarray
+    seconds: tuple[float, float]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=int, default=5011, help="for training (default: 5011)")
+    parser.add_argument("--test-images", type=int, default=4952, help="default: 4952")
+    parser.add_argument("--dimensions", type=int, default=2048, help="of features (default: 2048)")
+    parser.add_argument("--classes", type=int, default=20, help="default: 20")
+    parser.add_argument("--folds", type=int, default=3, help="default: 3")
+    parser.add_argument(
+        "--costs",
+        nargs="+",
+        type=float,
+        default=[0.01, 0.1, 1, 10],
+        metavar="C",
+        help="default: 0.01 0.1 1 10",
+    )
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="of either solver (default: all cores)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of drawn features (default: 0)")
+    parser.add_argument(
+        "--features",
+        type=Path,
+        metavar="FILE.npz",
+        help="real features: arrays train, train_labels, test, test_labels",
+    )
+    return parser
+
+
+def draw_images(args: argparse.Namespace) -> tuple[Images, Images]:
+    """Training and test images whose classes move features along patterns of their own.
+
+    How plain a class is to see differs from image to image, down to not at all, so that no
+    classifier separates it.
+    """
+    rng = np.random.default_rng(args.seed)
+    count, d, classes = args.images + args.test_images, args.dimensions, args.classes
+    frequency = np.resize(VOC07_COUNTS, classes) / 5011
+    labels = rng.random((count, classes)) < frequency
+    plainness = labels * rng.random((count, classes))
+    deviations = np.arange(1, d + 1) ** -0.6
+    factors = rng.standard_normal((count, d)) * (deviations / np.linalg.norm(deviations))
+    features = factors @ rng.standard_normal((d, d))
+    features += 0.25 * plainness @ rng.standard_normal((classes, d))
+    features += 0.3 * rng.standard_normal((count, d))
+    features += rng.standard_normal(d) - 0.3
+    features = features.clip(min=0).astype(np.float32)
+    return split(features, labels, args.images)
+
+
+def load_images(file: Path) -> tuple[Images, Images]:
+    with np.load(file) as arrays:
+        features = np.concatenate([arrays["train"], arrays["test"]]).astype(np.float32)
+        labels = np.concatenate([arrays["train_labels"], arrays["test_labels"]]) > 0
+        return split(features, labels, len(arrays["train"]))
+
+
+def split(features: np.ndarray, labels: np.ndarray, training: int) -> tuple[Images, Images]:
+    unit = torch.nn.functional.normalize(torch.from_numpy(features), dim=1)
+    shown = torch.from_numpy(labels)
+    return Images(unit[:training], shown[:training]), Images(unit[training:], shown[training:])
+
+
+def warm_up(fit: Callable[..., Tensor], columns: int) -> None:
+    """A few tiny problems, so that liblinear's processes are there when time is taken."""
+    fit(torch.eye(2), torch.tensor([[-1], [1]]).expand(-1, columns), torch.ones(columns))
+
+
+def evaluate(
+    fit: Callable[..., Tensor], train: Images, test: Images, costs: list[float], folds: int
+) -> Evaluation:
+    """Cross-validation, choice of the cost, last fit and test, by one solver."""
+    start = time.perf_counter()
+    targets = torch.where(train.labels, 1, -1)
+    fold_ap = 100 * cross_validate(fit, train.features, targets, costs, folds, POSITIVE_WEIGHT)
+    chosen = np.array(choose(fold_ap))
+    middle = time.perf_counter()
+    best = torch.tensor(costs)[chosen]
+    weights = fit(train.features, targets, best, positive_weight=POSITIVE_WEIGHT)
+    columns = zip(test.labels.T, decision(test.features, weights).T, strict=True)
+    test_ap = 100 * np.array([average_precision(*column) for column in columns])
+    return Evaluation(fold_ap, chosen, test_ap, (middle - start, time.perf_counter() - middle))
+
+
+def compare(ours: Evaluation, theirs: Evaluation, costs: list[float]) -> None:
+    """Print by how much results differ, and every class for which the chosen cost does."""
+    test = ours.test_ap - theirs.test_ap
+    print(f"mAP {theirs.test_ap.mean():.3f} by liblinear, {ours.test_ap.mean():.3f} by ours")
+    print(
+        f"AP of classes from {theirs.test_ap.min():.1f} to {theirs.test_ap.max():.1f}; the largest "
+        f"difference of a class {abs(test).max():.4f}, of mAP {abs(test.mean()):.4f}"
+    )
+    folds = abs(ours.fold_ap - theirs.fold_ap).max()
+    print(f"largest difference of a mean AP over the folds, at any cost: {folds:.4f}")
+    differing = np.flatnonzero(ours.chosen != theirs.chosen)
+    print(f"classes with another chosen cost: {len(differing)} of {len(ours.chosen)}")
+    for class_ in differing:
+        pair = [theirs.chosen[class_], ours.chosen[class_]]
+        gap = theirs.fold_ap[class_, pair[0]] - theirs.fold_ap[class_, pair[1]]
+        shift = abs(ours.fold_ap[class_, pair] - theirs.fold_ap[class_, pair]).sum()
+        print(
+            f"  class {class_}: {costs[pair[0]]:g} by liblinear, {costs[pair[1]]:g} by ours; their "
+            f"mean fold APs lie {gap:.4f} apart, the solvers {shift:.4f}"
+        )
+
+
+def main() -> None:
+    args = build_parser().parse_args()
+    torch.set_num_threads(args.threads)
+    train, test = load_images(args.features) if args.features else draw_images(args)
+    print(
+        f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, "
+        f"{args.threads} threads, torch {torch.__version__}, scikit-learn {sklearn.__version__}"
+    )
+    costs = " ".join(f"{cost:g}" for cost in args.costs)
+    print(
+        f"{len(train.features)} + {len(test.features)} images, {train.features.shape[1]} "
+        f"dimensions, {train.labels.shape[1]} classes, costs {costs}, {args.folds} folds"
+    )
+    print(f"{'seconds':<12} {'folds':>9} {'last fit':>9} {'together':>9}")
+    results = {}
+    solvers = {"liblinear": partial(fit_svms_liblinear, jobs=args.threads), "ours": fit_svms}
+    for name, fit in solvers.items():
+        warm_up(fit, args.threads)
+        results[name] = evaluate(fit, train, test, args.costs, args.folds)
+        seconds = results[name].seconds
+        print(f"{name:<12} {seconds[0]:9.2f} {seconds[1]:9.2f} {sum(seconds):9.2f}", flush=True)
+    together = {name: sum(result.seconds) for name, result in results.items()}
+    print(f"liblinear / ours: {together['liblinear'] / together['ours']:.1f}")
+    compare(results["ours"], results["liblinear"], args.costs)
+
+
+if __name__ == "__main__":
+    main()
