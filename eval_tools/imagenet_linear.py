@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--protocol",
         metavar="NAME",
-        help="paper (default), cached, toy, toy-cached; with --knn paper (default) or toy",
+        help="paper (default), cached, toy, toy-cached; with --knn k20 (default) or toy",
     )
     parser.add_argument("--knn", action="store_true", help="nearest neighbours, no training")
     parser.add_argument(

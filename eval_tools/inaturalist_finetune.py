@@ -46,7 +46,11 @@ from virtex.tool import (
 def build_parser() -> argparse.ArgumentParser:
     parser = tool_parser(__doc__)
     add_probe_arguments(parser, "output/inaturalist_finetune")
-    parser.add_argument("--protocol", metavar="NAME", help="paper (default) or toy")
+    parser.add_argument(
+        "--protocol",
+        metavar="NAME",
+        help="paper (default) or toy; with --fraction barlow-twins (default) or toy",
+    )
     parser.add_argument(
         "--fraction",
         type=above_zero,

@@ -235,7 +235,8 @@ def log_departures(departures: list[Departure]) -> None:
     """Say at the start how this run differs from its protocol."""
     if departures:
         rows = [(d.key, d.protocol, d.run, d.why) for d in departures]
-        table = tabulate(rows, headers=["setting", "protocol", "this run", "why"])
+        heads = ["setting", "protocol", "this run", "why"]
+        table = tabulate(rows, headers=heads, disable_numparse=True)
         logger.warning("This run departs from its protocol:\n%s", table)
 
 

@@ -53,7 +53,7 @@ PROTOCOLS: dict[str, dict[str, Protocol]] = {
         "toy-cached": packaged("imagenet_linear", "toy-cached", "toy/imagenet_cached", "top1"),
     },
     "imagenet_knn": {
-        "paper": packaged("imagenet_knn", "paper", "imagenet_knn", "top1", IMAGENET_IMAGES),
+        "k20": packaged("imagenet_knn", "k20", "imagenet_knn", "top1", IMAGENET_IMAGES),
         "toy": packaged("imagenet_knn", "toy", "toy/imagenet_knn", "top1"),
     },
     "inaturalist": {
@@ -63,8 +63,8 @@ PROTOCOLS: dict[str, dict[str, Protocol]] = {
         "toy": packaged("inaturalist", "toy", "toy/inaturalist_finetune", "top1"),
     },
     "imagenet_semi_supervised": {
-        "paper": packaged("imagenet_semi_supervised", "paper", "semi_supervised", "top1",
-                          {"imagenet_val": 50000}),
+        "barlow-twins": packaged("imagenet_semi_supervised", "barlow-twins", "semi_supervised",
+                                 "top1", {"imagenet_val": 50000}),
         "toy": packaged("imagenet_semi_supervised", "toy", "toy/semi_supervised", "top1"),
     },
 }  # fmt: skip

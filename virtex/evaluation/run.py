@@ -184,7 +184,8 @@ def log_start(
     )
     if departures:
         rows = [(d.key, d.protocol, d.run, d.why) for d in departures]
-        table = tabulate(rows, headers=["setting", "protocol", "this run", "why"])
+        heads = ["setting", "protocol", "this run", "why"]
+        table = tabulate(rows, headers=heads, disable_numparse=True)
         logger.warning("This run departs from its protocol:\n%s", table)
 
 
