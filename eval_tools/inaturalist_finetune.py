@@ -57,7 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=(),
         metavar="F",
-        help="of the labels of imagenet/, the same of each class; not iNaturalist",
+        help="of the labels of imagenet/, the same of each class; not iNaturalist (KEY VALUE pairs "
+        "go before it)",
     )
     parser.add_argument(
         "--image-folder",

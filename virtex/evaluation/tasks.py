@@ -52,6 +52,11 @@ def imagenet_linear(args: argparse.Namespace) -> list[Plan]:
         protocol = packaged_protocol("imagenet_linear", args.protocol)
     protocol = for_own_data(protocol, args)
     settings, departures = load_settings(protocol, args.overrides)
+    if args.skip_bad_images and "OPTIM" not in settings:
+        raise UserError(
+            f"--skip-bad-images is for training on images; protocol {protocol.name} needs features "
+            "of all of them: restore the images"
+        )
     folder = Path(args.output_dir)
 
     def evaluator() -> Evaluator:
