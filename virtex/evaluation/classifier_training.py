@@ -67,7 +67,7 @@ class ClassifierTraining:
         self.images = {train.name: train, val.name: val}
         self.train, self.val, self.options = train, val, options
         self.settings = with_iterations(settings, len(train))
-        self.report = Report()
+        self.extraction, self.report = None, Report()
 
     def __call__(self, backbone: Backbone) -> dict[str, float]:
         """``top1``, ``top5``, ``mean_per_class`` on the validation images, in percent.

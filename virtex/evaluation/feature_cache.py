@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -131,6 +132,25 @@ class FeatureCache:
             if self.find(key) is None:
                 raise
 
+    def check(self, size: int) -> None:
+        """Whether an entry of so many bytes could be written at all.
+
+        Raises:
+            UserError: it could not.
+        """
+        self.require_limit(size + HEADER)
+        with self.errors_told():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+
+    def require_limit(self, size: int) -> None:
+        if size > self.limit:
+            raise UserError(
+                f"the features need {size / GB:.2g} GB, more than the cache may hold "
+                f"({self.limit / GB:.2g} GB); raise --cache-limit"
+            )
+
     def entries(self) -> list[Entry]:
         """Every entry, the longest unused first."""
         found = []
@@ -150,11 +170,7 @@ class FeatureCache:
         Raises:
             UserError: the limit is smaller than that.
         """
-        if size > self.limit:
-            raise UserError(
-                f"the features need {size / GB:.2f} GB, more than the cache may hold "
-                f"({self.limit / GB:.2f} GB); raise --cache-limit"
-            )
+        self.require_limit(size)
         for folder in self.folder.glob(f"{PARTIAL}*"):
             host, _, process = folder.name.rpartition("-")
             here = host.endswith(f"-{socket.gethostname()}") and process.isdecimal()

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -77,6 +77,15 @@ class Extraction:
     seconds: float = 0.0
     images: int = 0
     network: PooledBackbone | None = field(default=None, repr=False)
+
+    def check(self, backbone: Backbone, sets: Iterable[ImageSet]) -> None:
+        """Whether the cache can take the features of each of these sets. Keeps nothing.
+
+        Raises:
+            UserError: it cannot be written, or its limit is too small.
+        """
+        features = PooledBackbone(backbone, frozen=True).feature_size
+        self.cache.check(max(len(images) for images in sets) * features * 4)
 
     def open(self, backbone: Backbone) -> None:
         """Take a backbone to compute features of."""

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from virtex.checkpoints.backbone import Backbone
 from virtex.data.image_sets import ImageSet
+from virtex.evaluation.features import Extraction
 from virtex.results import Departure
 
 
@@ -25,10 +26,12 @@ class Evaluator(Protocol):
 
     Attributes:
         images: data set -> its images, read and checked when the evaluator is made.
+        extraction: how it computes features; None where it does not.
         report: what it tells beside the metrics, once it has run.
     """
 
     images: Mapping[str, ImageSet]
+    extraction: Extraction | None
     report: Report
 
     def __call__(self, backbone: Backbone) -> dict[str, float]:

@@ -113,6 +113,8 @@ def evaluate(plan: Plan, backbone: Backbone, args: argparse.Namespace) -> None:
         if rank() == 0:
             print_summary(json.loads((plan.folder / RECORD_NAME).read_text()), plan.folder)
         return
+    if evaluator.extraction is not None:
+        evaluator.extraction.check(backbone, evaluator.images.values())
     open_folder(plan, identity, args.overwrite)
     log_start(plan, backbone, departures, evaluator)
     metrics = evaluator(backbone)

@@ -14,11 +14,12 @@ from virtex.errors import UserError
 from virtex.evaluation.cached_probe import CachedLinearProbe
 from virtex.evaluation.classifier_training import ClassifierTraining, TrainingOptions
 from virtex.evaluation.knn import NearestNeighbours
-from virtex.evaluation.protocols import load_settings, packaged_protocol
+from virtex.evaluation.protocols import IMAGENET_IMAGES, load_settings, packaged_protocol
 from virtex.evaluation.report import Evaluator
 from virtex.evaluation.run import Plan, extraction_of
 from virtex.evaluation.svm import Voc07Svm
 from virtex.protocols import Protocol
+from virtex.results import Departure
 from virtex.training.processes import device_of
 
 
@@ -101,20 +102,24 @@ def semi_supervised(args: argparse.Namespace, fraction: float) -> Plan:
     folder = Path(args.output_dir, f"fraction_{fraction:g}")
 
     def evaluator() -> Evaluator:
-        train, val = read_images(args)
-        train = train.subset(balanced_fraction(train.labels, fraction, args.seed))
-        return ClassifierTraining(train, val, settings, training_options(args, folder))
+        whole, val = read_images(args)
+        train = whole.subset(balanced_fraction(whole.labels, fraction, args.seed))
+        training = ClassifierTraining(train, val, settings, training_options(args, folder))
+        expected = IMAGENET_IMAGES.get(whole.name) if protocol.images else None
+        if expected not in (None, len(whole)):
+            key = f"{whole.name}: images to take the fraction of"
+            training.report.departures.append(Departure(key, expected, len(whole), "data"))
+        return training
 
     return Plan(protocol, settings, departures, folder, evaluator, {"fraction": fraction})
 
 
 def for_own_data(protocol: Protocol, args: argparse.Namespace) -> Protocol:
     """The protocol as a task of the data set's name where the data are not ImageNet's."""
-    if not args.image_folder:
-        return protocol
     name = data_name(args)
-    task = protocol.task.replace("imagenet", name, 1)
-    return replace(protocol, task=task, images={})
+    if name == "imagenet":
+        return protocol
+    return replace(protocol, task=protocol.task.replace("imagenet", name, 1), images={})
 
 
 def data_name(args: argparse.Namespace) -> str:

@@ -1,0 +1,149 @@
+"""Short runs of the probes' tools on toy data, and what they leave behind.
+
+As a program it runs several of them in the processes that torchrun has started, one after the
+other: ``torchrun --nproc-per-node 2 -m tests.evaluation.probe_runs FILE``, which holds a list of
+[kind, port, arguments].
+"""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from eval_tools import imagenet_linear, inaturalist_finetune, voc07_svm
+from virtex.data.toy import write_toy_data
+from virtex.tool import run_tool
+
+# odd, so that two processes validate different numbers of images; one of each class at least
+TRAIN_IMAGES, VAL_IMAGES = 40, 21
+CHECKPOINT = "random:resnet18"
+
+CROPS = {"DATA.IMAGE_CROP_SIZE": 32, "DATA.IMAGE_RESIZE_SIZE": 36}
+EPOCH = CROPS | {"OPTIM.BATCH_SIZE": 8, "OPTIM.NUM_EPOCHS": 1.0}
+# of 10 iterations
+TRAINED = EPOCH | {"OPTIM.NUM_EPOCHS": 2.0, "OPTIM.LR": 0.2}
+FINETUNED = TRAINED | {"OPTIM.CNN_LR": 0.01, "OPTIM.LR_STEP_EPOCHS": [1.0]}
+GRID = CROPS | {"PROBE.NUM_EPOCHS": 5, "PROBE.LRS": [0.001, 0.01, 0.1], "PROBE.BATCH_SIZE": 16}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A tool, as it is called.
+
+    Attributes:
+        name: of the protocol, as the record says it.
+        metric: the primary one.
+        settings: overrides, which are the departures of the record.
+    """
+
+    tool: ModuleType
+    task: str
+    name: str
+    metric: str
+    flags: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def frozen(self) -> bool:
+        return self.tool is not inaturalist_finetune
+
+
+def svm(name: str, metric: str, *flags: str, **settings: Any) -> Kind:
+    return Kind(voc07_svm, "voc07_svm", name, metric, flags, CROPS | settings)
+
+
+KINDS = {
+    "svm": svm("toy", "mAP"),
+    "svm by liblinear": svm(
+        "toy", "mAP", "--solver", "liblinear", **{"SVM.COSTS": [0.1], "SVM.FOLDS": 2}
+    ),
+    "svm voc11": svm("toy-voc11", "mAP", "--ap", "voc11"),
+    "svm interpolated": svm("toy-interpolated", "mAP", "--ap", "interpolated"),
+    "low-shot": svm("toy-low-shot", "2-shot/mAP", "--low-shot", "2,1", **{"LOW_SHOT.SAMPLES": 2}),
+    "linear": Kind(imagenet_linear, "imagenet_linear", "toy", "top1", (), TRAINED),
+    "cached": Kind(imagenet_linear, "imagenet_linear", "toy-cached", "top1", (), GRID),
+    "knn": Kind(imagenet_linear, "imagenet_knn", "toy", "top1", ("--knn",), CROPS),
+    "inaturalist": Kind(inaturalist_finetune, "inaturalist", "toy", "top1", (), FINETUNED),
+    "fractions": Kind(
+        inaturalist_finetune,
+        "imagenet_semi_supervised",
+        "toy",
+        "top1",
+        ("--fraction", "0.5", "0.1"),
+        EPOCH,
+    ),
+}
+
+
+def write_data(root: Path) -> Path:
+    """A data root with toy images of every task."""
+    write_toy_data(root, seed=0, train_images=TRAIN_IMAGES, val_images=VAL_IMAGES)
+    return root
+
+
+def arguments(kind, data, out, *flags, **settings):
+    """Command-line arguments; ``OPTIM__LR=1`` for ``OPTIM.LR 1``. Later flags win."""
+    kind = KINDS[kind]
+    # the part of the name that --low-shot and --ap do not add
+    protocol = "toy-cached" if kind.name == "toy-cached" else "toy"
+    settings = {**kind.settings, **{k.replace("__", "."): v for k, v in settings.items()}}
+    return [
+        *("--checkpoint", CHECKPOINT, *kind.flags, "--protocol", protocol),
+        *("--data-root", str(data), "--output-dir", str(out), "--num-gpus", "0"),
+        *map(str, flags),
+        *("--num-workers", "0"),  # after --fraction, which would take the settings for fractions
+        *(str(word) for pair in settings.items() for word in pair),
+    ]
+
+
+def status_of(kind, argv):
+    """Exit status of the tool, in this process."""
+    tool = KINDS[kind].tool
+    try:
+        run_tool(tool.main, tool.build_parser(), argv)
+    except SystemExit as left:
+        return left.code
+
+
+def command(kind, data, out, *flags, **settings):
+    """The same as a command of its own."""
+    tool = str(Path(KINDS[kind].tool.__file__))
+    return [sys.executable, tool, *arguments(kind, data, out, *flags, **settings)]
+
+
+def ended_well(kind, data, out, *flags, **settings):
+    """The folder of a run that ended well."""
+    assert status_of(kind, arguments(kind, data, out, *flags, **settings)) == 0
+    return out
+
+
+def record_of(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def overrides_in(record):
+    """Key -> value of the departures that somebody asked for."""
+    departures = record["protocol"]["departures"]
+    return {d["key"]: d["run"] for d in departures if d["why"] == "override"}
+
+
+def from_data_in(record):
+    """Key -> (protocol's, run's) value of the departures that the data made necessary."""
+    departures = record["protocol"]["departures"]
+    return {d["key"]: (d["protocol"], d["run"]) for d in departures if d["why"] == "data"}
+
+
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+
+
+if __name__ == "__main__":
+    for chosen, port, argv in json.loads(Path(sys.argv[1]).read_text()):
+        # a store of each run's own, for torchrun's would give it the last one's addresses
+        os.environ |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "False"}
+        if status_of(chosen, argv):
+            sys.exit(f"{chosen} did not end well")
