@@ -327,7 +327,7 @@ def test_a_finetuned_backbone_differs_in_every_layer_and_loads_again(
 
 def quick():
     """One iteration; ``KEY=VALUE`` as ``arguments`` takes it."""
-    return {"OPTIM__NUM_EPOCHS": 0.2, "OPTIM__LR_STEP_EPOCHS": [0.2]} | {"OPTIM__LR": 0.01}
+    return {"OPTIM__NUM_EPOCHS": 0.2, "OPTIM__LR_STEP_EPOCHS": [0.1]} | {"OPTIM__LR": 0.01}
 
 
 def test_the_checkpoint_that_a_probe_wrote_can_be_probed(finished, data, out):

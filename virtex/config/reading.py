@@ -215,8 +215,9 @@ def of_type_of(default: Any, value: Any, what: str) -> Any:
         value = list(value)
     if type(value) is not type(default):
         raise UserError(f"{what} must be {KINDS[type(default)]}, not {shown(value)}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{what} must be a finite number, not {value}")
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, float) and not math.isfinite(item):
+            raise UserError(f"{what} must be a finite number, not {item}")
     return value
 
 

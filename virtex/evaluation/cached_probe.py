@@ -179,8 +179,8 @@ class CachedLinearProbe:
         rates, decays = self.settings.PROBE.LRS, self.settings.PROBE.WEIGHT_DECAYS
         outer = {
             "PROBE.LRS": lr in (min(rates), max(rates)),
-            # the least decay is no edge where it is 0 already
-            "PROBE.WEIGHT_DECAYS": decay == max(decays) or 0 < decay == min(decays),
+            # a decay of 0 has none below it
+            "PROBE.WEIGHT_DECAYS": decay > 0 and decay in (min(decays), max(decays)),
         }
         return [
             f"the best setting lies at the edge of {key}; a wider range may have a better one"

@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,11 +79,12 @@ class FeatureCache:
         try:
             entry = json.loads((folder / ENTRY).read_text())
             features = np.load(folder / FEATURES, mmap_mode="r")
-            if entry["key"] != key or list(features.shape) != entry["shape"]:
+            found = (entry["key"], list(features.shape), features.dtype)
+            if found != (key, entry["shape"], np.float32):
                 return None
             os.utime(folder / ENTRY)
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+            return None  # not there, or not what this class writes
         return features
 
     @contextmanager

@@ -5,29 +5,24 @@ import numpy as np
 PURPOSE = int.from_bytes(b"low-shot", "little")  # other draws than those of the folds or samples
 
 
-def draw_low_shot(
-    labels: np.ndarray, shots: int, seed: tuple[int, ...]
-) -> tuple[np.ndarray, list[str]]:
+def draw_low_shot(labels: np.ndarray, shots: int, seed: tuple[int, ...]) -> np.ndarray:
     """For each class ``shots`` positive images, and (classes - 1) times as many negative ones.
 
-    Images where a class is difficult (label 0) are neither. With the same seed, the images of
-    fewer shots are part of those of more.
+    Images where a class is difficult (label 0) are neither. A class with fewer than that gives all
+    it has. With the same seed, the images of fewer shots are part of those of more.
 
     Args:
         labels: (images, classes) of -1, 0 and 1.
 
     Returns:
-        (images, classes) of bool, and a sentence for each class that has too few positives, of
-        which all are taken.
+        (images, classes) of bool.
     """
     classes = labels.shape[1]
-    used, notes = np.zeros(labels.shape, dtype=bool), []
+    used = np.zeros(labels.shape, dtype=bool)
     for column in range(classes):
         rng = np.random.default_rng(np.random.SeedSequence([PURPOSE, *seed, column]))
         order = rng.permutation(len(labels))
         for label, wanted in ((1, shots), (-1, (classes - 1) * shots)):
             found = order[labels[order, column] == label]
             used[found[:wanted], column] = True
-            if label == 1 and len(found) < wanted:
-                notes.append(f"{shots}-shot: class {column} has {len(found)} positive images only")
-    return used, notes
+    return used

@@ -21,6 +21,7 @@ from virtex.config.checks import (
     Limit,
     check_choices,
     check_limits,
+    check_no_decay,
 )
 from virtex.config.reading import read_overrides, read_settings, read_yaml
 from virtex.errors import UserError
@@ -134,6 +135,7 @@ def load_settings(
     check_limits(settings, {key: rule for key, rule in LIMITS.items() if key in known})
     check_crops(settings.DATA)
     if "OPTIM" in settings:
+        check_no_decay(settings)
         check_steps(settings.OPTIM)
     settings.freeze()
     departures = [
@@ -179,5 +181,12 @@ def check_steps(optim: CfgNode) -> None:
     numbers = all(type(step) in (int, float) and step > 0 for step in steps)
     if not numbers or any(a >= b for a, b in itertools.pairwise(steps)):
         raise UserError(f"OPTIM.LR_STEP_EPOCHS is {steps}; it must be ascending numbers above 0")
-    if not steps and optim.LR_DECAY_NAME == "multistep":
+    if optim.LR_DECAY_NAME != "multistep":
+        return
+    if not steps:
         raise UserError("OPTIM.LR_STEP_EPOCHS is empty; multistep needs numbers of epochs there")
+    if steps[-1] >= optim.NUM_EPOCHS:
+        raise UserError(
+            f"OPTIM.LR_STEP_EPOCHS is {steps}, not all below OPTIM.NUM_EPOCHS, {optim.NUM_EPOCHS}; "
+            "the learning rate would not fall that often: give steps that fit the length"
+        )

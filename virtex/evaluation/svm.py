@@ -69,6 +69,7 @@ class Voc07Svm:
         self.average_precision = AVERAGE_PRECISIONS[average_precision]
         self.report = Report(setup={"svm_solver": solver})
         self.classes = self.usable_classes(train, test)
+        self.names = [train.class_names[c] for c in self.classes]
 
     def usable_classes(self, train: ImageSet, test: ImageSet) -> list[int]:
         """Classes that can be trained and tested; the others are told of.
@@ -129,19 +130,24 @@ class Voc07Svm:
     def score_all(self, train: Tensor, test: Tensor) -> dict[str, float]:
         """The whole protocol: costs by cross-validation, then all of trainval."""
         svm, targets = self.settings.SVM, self.targets()
-        train_set, _ = self.images.values()
-        names = [train_set.class_names[c] for c in self.classes]
-        self.report.notes += few_positives(targets, names, svm.FOLDS)
+        rarer = torch.minimum((targets == 1).sum(dim=0), (targets == -1).sum(dim=0)).tolist()
+        self.report.notes += fewer(
+            dict(zip(self.names, rarer, strict=True)),
+            svm.FOLDS,
+            f"fewer positive or other images than {svm.FOLDS} folds, so that, as in scikit-learn, "
+            "a fold without a positive one to test scores 0, and one without both to train on has "
+            "no score",
+        )
         quality = cross_validate(
             self.solver, train, targets, svm.COSTS, svm.FOLDS, svm.POSITIVE_WEIGHT
         )
         costs = [svm.COSTS[best] for best in choose(quality)]
-        self.report.setup["svm_costs"] = dict(zip(names, costs, strict=True))
+        self.report.setup["svm_costs"] = dict(zip(self.names, costs, strict=True))
         weights = self.fit(train, targets, torch.tensor(costs))
         found = self.test(decision(test, weights))
-        for name, cost, value in zip(names, costs, found, strict=True):
+        for name, cost, value in zip(self.names, costs, found, strict=True):
             logger.info("%-12s cost %5g  AP %6.2f", name, cost, value)
-        by_class = {f"AP/{name}": value for name, value in zip(names, found, strict=True)}
+        by_class = {f"AP/{name}": value for name, value in zip(self.names, found, strict=True)}
         return {"mAP": float(np.mean(found)), **by_class}
 
     def score_low_shot(self, train: Tensor, test: Tensor) -> dict[str, float]:
@@ -149,12 +155,15 @@ class Voc07Svm:
         options, targets = self.settings.LOW_SHOT, self.targets()
         train_set, _ = self.images.values()
         labels = train_set.labels[:, self.classes]
+        positives = dict(zip(self.names, (labels == 1).sum(axis=0).tolist(), strict=True))
         metrics = {}
         for shots in self.low_shot:
+            self.report.notes += fewer(
+                positives, shots, f"{shots}-shot: all positive images there are"
+            )
             maps = []
             for sample in range(options.SAMPLES):
-                used, notes = draw_low_shot(labels, shots, (self.seed, sample))
-                self.report.notes += notes if sample == 0 else []
+                used = draw_low_shot(labels, shots, (self.seed, sample))
                 rows = used.any(axis=1)
                 weights = self.fit(
                     train[rows], targets[rows], torch.full((len(self.classes),), options.COST),
@@ -262,12 +271,11 @@ def choose(quality: np.ndarray) -> list[int]:
     return np.where(np.isnan(quality), -np.inf, quality).argmax(axis=1).tolist()
 
 
-def few_positives(targets: Tensor, names: Sequence[str], folds: int) -> list[str]:
-    """A sentence about each class with fewer positives than folds."""
-    counts = (targets == 1).sum(dim=0).tolist()
-    return [
-        f"{name} has {count} positive images, fewer than {folds} folds: as in scikit-learn, a fold "
-        "without one to test scores 0, and costs are compared on that"
-        for name, count in zip(names, counts, strict=True)
-        if count < folds
-    ]
+def fewer(counts: dict[str, int], wanted: int, what: str) -> list[str]:
+    """A sentence, or none, that names the classes with fewer images than are wanted.
+
+    Args:
+        what: what comes of it.
+    """
+    few = ", ".join(f"{name} {count}" for name, count in counts.items() if count < wanted)
+    return [f"{what}: {few}"] if few else []
