@@ -1,7 +1,7 @@
 """Short runs of the probes' tools on toy data, and what they leave behind.
 
 As a program it runs several of them in the processes that torchrun has started, one after the
-other: ``torchrun --nproc-per-node 2 -m tests.evaluation.probe_runs FILE``, which holds a list of
+other: ``torchrun --nproc-per-node 2 -m tests.eval_tools.probe_runs FILE``, which holds a list of
 [kind, port, arguments].
 """
 
@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from eval_tools import imagenet_linear, inaturalist_finetune, voc07_svm
+from tests.pretraining_runs import files_in
 from virtex.data.toy import write_toy_data
 from virtex.tool import run_tool
 
@@ -139,6 +140,52 @@ def from_data_in(record):
 
 def lines_of(folder):
     return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+
+
+TOOLS = sorted({kind.tool.__file__ for kind in KINDS.values()})
+CACHING = ("svm", "cached", "knn")
+TRAINING = ("linear", "inaturalist")
+# data set -> images; VOC2007 has half of the training images
+VOC = {"voc_2007_trainval": TRAIN_IMAGES // 2, "voc_2007_test": VAL_IMAGES}
+IMAGENET = {"imagenet_train": TRAIN_IMAGES, "imagenet_val": VAL_IMAGES}
+DATA = {
+    "voc07_svm": VOC,
+    "imagenet_linear": IMAGENET,
+    "imagenet_knn": IMAGENET,
+    "inaturalist": {"inaturalist_2018_train": TRAIN_IMAGES, "inaturalist_2018_val": VAL_IMAGES},
+}
+
+
+def quick():
+    """One iteration; ``KEY=VALUE`` as ``arguments`` takes it."""
+    return {"OPTIM__NUM_EPOCHS": 0.2, "OPTIM__LR_STEP_EPOCHS": [0.1]} | {"OPTIM__LR": 0.01}
+
+
+def refused(capsys, out, kind, argv):
+    """The sentence with which a tool declines; nothing is written."""
+    before = files_in(out)
+    capsys.readouterr()
+    assert status_of(kind, argv) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert files_in(out) == before
+    return error.partition("error: ")[2].strip()
+
+
+def refused_in_a_line(capsys, out, kind, argv):
+    error = refused(capsys, out, kind, argv)
+    assert error and "\n" not in error
+    return error
+
+
+def comparable(record):
+    """A record but for times and dates, and the state of this checkout."""
+    environment = record["environment"] | {"git_revision": None}
+    return record | {"environment": environment, "timing": None, "created": None}
+
+
+def often(kind):
+    return ("--log-every", "1") if kind in TRAINING else ()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.evaluation.probe_runs import (
+from tests.eval_tools.probe_runs import (
     VAL_IMAGES,
     arguments,
     ended_well,
@@ -71,7 +71,7 @@ def two(folder, alone):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node", "2", "-m", "tests.evaluation.probe_runs", folder / "runs.json"),
+            *("--nproc-per-node", "2", "-m", "tests.eval_tools.probe_runs", folder / "runs.json"),
         ],
         capture_output=True,
         text=True,
