@@ -43,14 +43,20 @@ something to mend, said in one sentence.
 
 import argparse
 import logging
-import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from virtex.errors import UserError
-from virtex.tool import add_training_arguments, non_negative, positive, run_tool, tool_parser
+from virtex.tool import (
+    add_num_workers,
+    add_training_arguments,
+    non_negative,
+    positive,
+    run_tool,
+    tool_parser,
+)
 
 if TYPE_CHECKING:
     from virtex.data.loading import Batch
@@ -94,13 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--keep", type=positive, default=2, metavar="N", help="newest checkpoints kept (default: 2)"
     )
     parser.add_argument("--log-every", type=positive, default=20, metavar="N", help="default: 20")
-    parser.add_argument(
-        "--num-workers",
-        type=non_negative,
-        default=min(4, os.cpu_count() or 1),
-        metavar="N",
-        help="processes that load images, for each GPU (default: 4, at most the number of cores)",
-    )
+    add_num_workers(parser)
     add_training_arguments(parser)
     return parser
 

@@ -48,6 +48,11 @@ def add_probe_arguments(parser: argparse.ArgumentParser, output: str) -> None:
     parser.add_argument("--data-root", default="datasets", metavar="DIR", help="default: datasets")
     parser.add_argument("--output-dir", default=output, metavar="DIR", help=f"default: {output}")
     parser.add_argument("--seed", type=non_negative, default=0, metavar="N", help="default: 0")
+    add_num_workers(parser)
+    add_run_arguments(parser)
+
+
+def add_num_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num-workers",
         type=non_negative,
@@ -55,7 +60,6 @@ def add_probe_arguments(parser: argparse.ArgumentParser, output: str) -> None:
         metavar="N",
         help="processes that load images, for each GPU (default: 4, at most the number of cores)",
     )
-    add_run_arguments(parser)
 
 
 def add_feature_arguments(parser: argparse.ArgumentParser) -> None:
