@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--protocol",
         metavar="NAME",
-        help="paper (default) or toy; with --fraction barlow-twins (default) or toy",
+        help="paper (default) or toy; with --fraction 20-epochs (default) or toy",
     )
     parser.add_argument(
         "--fraction",
@@ -66,7 +66,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="with --fraction: holds train/ and val/; not imagenet/ of --data-root",
     )
     add_classifier_training_arguments(parser)
-    parser.set_defaults(list_cache=False)
     return parser
 
 

@@ -63,7 +63,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="train on so many positive images a class; mean and std over samples",
     )
     add_feature_arguments(parser)
-    parser.set_defaults(skip_bad_images=False)
     return parser
 
 

@@ -26,7 +26,7 @@ class Departure:
         key: the setting, as ``SOLVER.MAX_ITER``.
         protocol: its value under the protocol.
         run: its value in this run.
-        why: ``"override"``, ``"scaled"`` (with the batch) or ``"data"``.
+        why: ``"override"``, ``"scaled"`` (with the batch), ``"data"`` or ``"device"``.
     """
 
     key: str

@@ -50,6 +50,8 @@ def add_probe_arguments(parser: argparse.ArgumentParser, output: str) -> None:
     parser.add_argument("--seed", type=non_negative, default=0, metavar="N", help="default: 0")
     add_num_workers(parser)
     add_run_arguments(parser)
+    # of the flags below, which not every probe has
+    parser.set_defaults(list_cache=False, skip_bad_images=False)
 
 
 def add_num_workers(parser: argparse.ArgumentParser) -> None:

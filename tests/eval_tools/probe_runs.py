@@ -64,7 +64,9 @@ KINDS = {
     ),
     "svm voc11": svm("toy-voc11", "mAP", "--ap", "voc11"),
     "svm interpolated": svm("toy-interpolated", "mAP", "--ap", "interpolated"),
-    "low-shot": svm("toy-low-shot", "2-shot/mAP", "--low-shot", "2,1", **{"LOW_SHOT.SAMPLES": 2}),
+    "low-shot": svm(
+        "toy-low-shot-1-2", "2-shot/mAP", "--low-shot", "2,1", **{"LOW_SHOT.SAMPLES": 2}
+    ),
     "linear": Kind(imagenet_linear, "imagenet_linear", "toy", "top1", (), TRAINED),
     "cached": Kind(imagenet_linear, "imagenet_linear", "toy-cached", "top1", (), GRID),
     "knn": Kind(imagenet_linear, "imagenet_knn", "toy", "top1", ("--knn",), CROPS),

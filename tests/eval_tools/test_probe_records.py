@@ -83,7 +83,7 @@ def test_the_record_tells_which_model_was_judged_on_which_images(finished, kind)
         else:
             assert counts == DATA[record["task"]]
         for described in record["data"].values():
-            assert len(described["images_sha256"]) == len(described["annotations_sha256"]) == 64
+            assert len(described["files_sha256"]) == len(described["annotations_sha256"]) == 64
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -290,7 +290,7 @@ def test_another_seed_draws_other_images_of_a_fraction(finished, data, out):
         for folder in (finished("fractions"), other)
     ]
     assert sampled[0]["images"] == sampled[1]["images"]
-    assert sampled[0]["images_sha256"] != sampled[1]["images_sha256"]
+    assert sampled[0]["files_sha256"] != sampled[1]["files_sha256"]
 
 
 # Data of one's own --------------------------------------------------------------------------------

@@ -112,7 +112,7 @@ def test_only_the_fractions_that_are_missing_are_run(finished, data, out):
         ("linear", ("--knn",), CROPS, 'task "imagenet_linear", not "imagenet_knn"'),
         ("svm", ("--solver", "liblinear"), {}, 'solver "fast", not "liblinear"'),
         ("svm", ("--ap", "voc11"), {}, 'protocol ["toy", "1"], not ["toy-voc11", "1"]'),
-        ("low-shot", ("--low-shot", "2"), {}, "low shot [1, 2], not [2]"),
+        ("low-shot", ("--low-shot", "2"), {}, 'protocol ["toy-low-shot-1-2", "1"], not'),
         ("cached", (), {"PROBE__HELD_OUT": 0.3}, "setting PROBE.HELD_OUT"),
     ],
 )

@@ -1,6 +1,7 @@
 """Pooled features: those of a plain loop, computed once, of a backbone that stays as it is."""
 
 import logging
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -112,14 +113,16 @@ def test_the_key_says_backbone_input_pictures_transform_and_seed(tmp_path, backb
     larger = settings_of("imagenet_linear", "cached").DATA
     views = [CENTRE, centre_view(larger), *(random_view(DATA, seed) for seed in (0, 1))]
     keys = []
-    for weights in (backbone, small_backbone(seed=1), replace(backbone, input=BGR_OF_BYTES)):
+    other_stride = replace(backbone, arch=replace(backbone.arch, stride_in_1x1=True))
+    others = small_backbone(seed=1), replace(backbone, input=BGR_OF_BYTES), other_stride
+    for weights in (backbone, *others):
         extraction.open(weights)
         keys += [
             extraction.key(images, view)
             for images in (pictures, pictures.subset(range(9)))
             for view in views
         ]
-    assert len({extraction.cache.place(key) for key in keys}) == len(keys) == 24
+    assert len({extraction.cache.place(key) for key in keys}) == len(keys) == 32
     assert {key["pooling"] for key in keys} == {"global average"}
 
 
@@ -147,8 +150,25 @@ def test_a_later_run_does_not_look_at_the_pictures(tmp_path, backbone, own_pictu
     first = np.array(computed(tmp_path, backbone, own_pictures))
     for index in range(10):
         path = own_pictures.path(index)
-        path.write_bytes(b"\0" * path.stat().st_size)
+        before = path.stat()
+        path.write_bytes(b"\0" * before.st_size)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert np.array_equal(computed(tmp_path, backbone, own_pictures), first)
+
+
+def test_pictures_of_the_same_names_and_sizes_have_features_of_their_own(
+    tmp_path, backbone, own_pictures
+):
+    first = np.array(computed(tmp_path, backbone, own_pictures))
+    path, other = own_pictures.path(0), own_pictures.path(1)
+    size = max(path.stat().st_size, other.stat().st_size)
+    for file in (path, other):  # bytes behind a picture's end change nothing of it
+        file.write_bytes(file.read_bytes().ljust(size, b"\0"))
+    swapped = [path.read_bytes(), other.read_bytes()]
+    path.write_bytes(swapped[1])
+    other.write_bytes(swapped[0])
+    again = computed(tmp_path, backbone, own_pictures.subset(range(len(own_pictures))))
+    np.testing.assert_allclose(again[[0, 1]], first[[1, 0]], atol=1e-6)
 
 
 def test_another_backbone_has_features_of_its_own(tmp_path, backbone, pictures):
@@ -287,6 +307,7 @@ def test_statistics_that_were_learnt_fail_the_whole_run(tmp_path, backbone, pict
     extraction = Learning(torch.device("cpu"), small_extraction(tmp_path).cache, 5)
     with pytest.raises(UserError, match="frozen backbone changed during the evaluation"):
         NearestNeighbours(*splits, settings, extraction)(backbone)
+    assert extraction.cache.entries() == []  # nobody else takes what it computed
 
 
 def test_a_run_whose_backbone_stayed_as_it_was_says_so(tmp_path, backbone, pictures):

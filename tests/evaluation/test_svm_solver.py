@@ -1,10 +1,10 @@
 """Batched SVMs: liblinear's optimum in every column, whatever the shape of the problem."""
 
-import logging
 import math
 
 import pytest
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 
 from virtex.evaluation import svm_solver
@@ -111,10 +111,11 @@ def test_gradient_vanishes_in_float64(make):
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_float32_reaches_the_default_tolerance(make, caplog):
+@pytest.mark.filterwarnings("error::sklearn.exceptions.ConvergenceWarning")
+def test_float32_reaches_the_default_tolerance(make):
     features, *problem = some_problems(make)
     weights = fit_svms(features.float(), *problem)
-    assert weights.dtype == torch.float32 and not caplog.records
+    assert weights.dtype == torch.float32
     best = objectives(fit_svms(features, *problem, tolerance=1e-13), features, *problem)
     reached = objectives(weights.double(), features, *problem)
     assert ((reached - best) / best).max() < 1e-6
@@ -188,27 +189,28 @@ def test_column_without_rows_has_no_weights():
 
 
 @pytest.mark.parametrize("make", [like_pooled, fewer_rows_than_dimensions])
-def test_few_iterations_are_enough_for_correlated_features(make, caplog):
+@pytest.mark.filterwarnings("error::sklearn.exceptions.ConvergenceWarning")
+def test_few_iterations_are_enough_for_correlated_features(make):
     """A third of what the same descent takes without its preconditioner."""
     fit_svms(*some_problems(make), max_iterations=33)
-    assert not caplog.records
 
 
-def test_columns_given_up_are_counted_in_a_warning(caplog):
-    with caplog.at_level(logging.WARNING):
+def test_columns_given_up_are_counted_in_a_warning():
+    with pytest.warns(ConvergenceWarning, match="4 of 4 SVMs .* in 3 iterations"):
         weights = fit_svms(*some_problems(independent), tolerance=1e-12, max_iterations=3)
-    assert "4 of 4 SVMs" in caplog.text and "in 3 iterations" in caplog.text
     assert weights.any(dim=0).all()
 
 
-def test_nothing_is_logged_where_all_converge(caplog):
-    fit_svms(*some_problems(independent))
-    assert not caplog.records
+def test_a_cost_beyond_all_numbers_is_given_up_and_not_taken_for_solved():
+    features, targets, costs, *rest = some_problems(independent)
+    with pytest.warns(ConvergenceWarning, match="SVMs did not come within"):
+        fit_svms(features.float(), targets, torch.full_like(costs, 1e38).float(), *rest)
 
 
-def test_columns_liblinear_gives_up_are_counted_in_one_warning(caplog):
-    fit_svms_liblinear(*some_problems(independent), tolerance=1e-12, max_iterations=2, jobs=1)
-    assert [record.message for record in caplog.records] == [
+def test_columns_liblinear_gives_up_are_counted_in_one_warning():
+    with pytest.warns(ConvergenceWarning) as caught:
+        fit_svms_liblinear(*some_problems(independent), tolerance=1e-12, max_iterations=2, jobs=1)
+    assert [str(warning.message) for warning in caught] == [
         "liblinear gave up 4 of 4 SVMs after 2 iterations"
     ]
 

@@ -54,25 +54,19 @@ class ImageSet:
     def fingerprint(self) -> dict[str, Any]:
         """``images`` (their number) and ``sha256``: which pictures these are, in which order.
 
-        The hash covers relative names and sizes in bytes, neither labels nor where the root is,
-        nor dates: a copy elsewhere has the same. No file is opened.
+        The hash covers relative names, sizes in bytes and times of change, neither labels nor where
+        the root is: a copy that keeps times has the same. No file is opened.
 
         Raises:
             UserError: an image is not there any more.
         """
-        return {"images": len(self), "sha256": self._sha256}
-
-    @functools.cached_property  # a million files on a network disk are asked for their size once
-    def _sha256(self) -> str:
-        digest = hashlib.sha256()
-        for file in self.files:
-            digest.update(b"%s\0%d\0" % (os.fsencode(file), self._size(file)))
-        return digest.hexdigest()
+        return {"images": len(self), "sha256": self._hashes["with times"]}
 
     def describe(self) -> dict[str, Any]:
-        """Numbers and hashes for the record of a result.
+        """Numbers and hashes for the record of a result, the same for every copy of the data.
 
-        ``annotations_sha256`` covers the labels, in the images' order, and the classes' names.
+        ``files_sha256`` covers the images' names and sizes, ``annotations_sha256`` the labels, in
+        the images' order, and the classes' names.
 
         Raises:
             UserError: as ``fingerprint``.
@@ -82,14 +76,24 @@ class ImageSet:
         return {
             "images": len(self),
             "classes": len(self.class_names),
-            "images_sha256": self.fingerprint()["sha256"],
+            "files_sha256": self._hashes["without"],
             "annotations_sha256": digest.hexdigest(),
         }
 
-    def _size(self, file: str) -> int:
+    @functools.cached_property  # a million files on a network disk are asked once
+    def _hashes(self) -> dict[str, str]:
+        with_times, without = hashlib.sha256(), hashlib.sha256()
+        for file in self.files:
+            found = self._stat(file)
+            said = b"%s\0%d\0" % (os.fsencode(file), found.st_size)
+            without.update(said)
+            with_times.update(b"%s%d\0" % (said, found.st_mtime_ns))
+        return {"with times": with_times.hexdigest(), "without": without.hexdigest()}
+
+    def _stat(self, file: str) -> os.stat_result:
         path = os.path.join(self.root, file)
         try:
-            return os.stat(path).st_size
+            return os.stat(path)
         except OSError as error:
             raise UserError(
                 f"the image {path} cannot be read ({error.strerror}); restore it"

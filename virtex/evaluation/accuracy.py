@@ -54,8 +54,10 @@ class Accuracy:
         """``per_class.csv``: a row a class, percentages empty where it has no image."""
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
-        table.writerow(["class", "images", "top1", "top5"])
+        columns = ["top1", "top5"] if len(self.counts) > 5 else ["top1"]
+        table.writerow(["class", "images", *columns])
         for name, (images, *right) in zip(class_names, self.counts.tolist(), strict=True):
+            right = right[: len(columns)]
             shares = [f"{100 * value / images:.4f}" if images else "" for value in right]
             table.writerow([name, int(images), *shares])
         replace_file(folder / PER_CLASS, lambda file: file.write(text.getvalue().encode()))

@@ -7,13 +7,13 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
-from tqdm import tqdm
 
 from virtex.atomic import replace_file
 from virtex.checkpoints.backbone import Backbone
@@ -23,6 +23,7 @@ from virtex.evaluation.accuracy import Accuracy
 from virtex.evaluation.features import Extraction, centre_view, random_view
 from virtex.evaluation.report import Report
 from virtex.training.processes import from_all_processes, from_main_process, rank, world_size
+from virtex.training.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,11 @@ class CachedLinearProbe:
         self.report = Report()
         self.held_out = hold_out(train.labels, settings.PROBE.HELD_OUT, seed)
 
+    def check(self, backbone: Backbone) -> None:
+        """See ``virtex.evaluation.report.Evaluator``."""
+        views = 1 + self.settings.DATA.AUGMENTATIONS
+        self.extraction.check(backbone, len(self.train) * views + len(self.val))
+
     def __call__(self, backbone: Backbone) -> dict[str, float]:
         """``top1``, ``top5``, ``mean_per_class`` on the validation images, in percent.
 
@@ -99,16 +105,20 @@ class CachedLinearProbe:
         mean, deviation = from_main_process(None if rank() else moments(train, kept))
         grid = list(itertools.product(probe.LRS, probe.WEIGHT_DECAYS))
         own = list(range(rank(), len(grid), world_size()))
-        results = []
+        outcomes = []
         if own:
             heads = self.fit(train, kept, (mean, deviation), [grid[number] for number in own])
             held = self.accuracies(heads, train[0], self.held_out, self.train.labels)
-            results = [(top1, -number) for (top1, _), number in zip(held, own, strict=True)]
-            best = max(range(len(own)), key=lambda place: results[place])
-            single = heads.only(best)
-            ((_, accuracy),) = self.accuracies(single, val, np.arange(len(val)), self.val.labels)
-            results = [(*results[place], place == best and accuracy) for place in range(len(own))]
-        everything = [result for found in from_all_processes(results) for result in found]
+            outcomes = [
+                Outcome(number, accuracy.own_metrics()["top1"])
+                for number, accuracy in zip(own, held, strict=True)
+            ]
+            place = outcomes.index(best_of(outcomes))
+            (on_val,) = self.accuracies(
+                heads, val, np.arange(len(val)), self.val.labels, slice(place, place + 1)
+            )
+            outcomes[place] = replace(outcomes[place], on_val=on_val)
+        everything = [outcome for found in from_all_processes(outcomes) for outcome in found]
         return self.conclude(grid, everything)
 
     def fit(
@@ -126,53 +136,57 @@ class CachedLinearProbe:
         )
         steps = epoch * probe.NUM_EPOCHS
         order = epochs(len(kept) * len(train), probe.NUM_EPOCHS, probe.BATCH_SIZE, self.seed)
-        bar = tqdm(order, desc="grid", total=steps, unit="step", disable=rank() > 0 or None)
-        for step, chosen in enumerate(bar):
-            views, places = np.divmod(chosen, len(kept))
-            rows = kept[places]
-            features = np.concatenate([train[v][rows[views == v]] for v in range(len(train))])
-            labels = torch.from_numpy(self.train.labels[rows]).to(device)
-            rate = 0.5 * (1 + math.cos(math.pi * step / steps))
-            heads.step(torch.from_numpy(features).to(device), labels, rate)
+        with progress_bar(steps, "step", "grid") as bar:
+            for step, chosen in enumerate(order):
+                views, places = np.divmod(chosen, len(kept))
+                rows = kept[places]
+                features = np.concatenate([train[v][rows[views == v]] for v in range(len(train))])
+                labels = torch.from_numpy(self.train.labels[rows]).to(device)
+                rate = 0.5 * (1 + math.cos(math.pi * step / steps))
+                heads.step(torch.from_numpy(features).to(device), labels, rate)
+                bar.update(1)
         return heads
 
     def accuracies(
-        self, heads: "LinearHeads", features: np.ndarray, rows: np.ndarray, labels: np.ndarray
-    ) -> list[tuple[float, Accuracy]]:
-        """Top-1 in percent and all counts of each setting, over these rows, in this process."""
+        self,
+        heads: "LinearHeads",
+        features: np.ndarray,
+        rows: np.ndarray,
+        labels: np.ndarray,
+        settings: slice = slice(None),
+    ) -> list[Accuracy]:
+        """What each of these settings gets right of these rows, in this process."""
         device, classes = self.extraction.device, len(self.train.class_names)
-        found = [Accuracy(classes, device) for _ in heads.rates]
-        size = max(SCORES // (len(found) * classes), 1)
+        found = [Accuracy(classes, device) for _ in heads.rates[settings]]
+        size = min(max(SCORES // (len(found) * classes), 1), ROWS)
         for first in range(0, len(rows), size):
             part = rows[first : first + size]
-            scores = heads.scores(torch.from_numpy(features[part]).to(device))
+            scores = heads.scores(torch.from_numpy(features[part]).to(device), settings)
             truth = torch.from_numpy(labels[part]).to(device)
             for number, accuracy in enumerate(found):
                 accuracy.add(scores[:, number], truth)
-        return [(100 * (a.counts[:, 1].sum() / len(rows)).item(), a) for a in found]
+        return found
 
     def conclude(
-        self, grid: Sequence[tuple[float, float]], results: Sequence[tuple]
+        self, grid: Sequence[tuple[float, float]], outcomes: Sequence["Outcome"]
     ) -> dict[str, float]:
         """Choose a setting, write the tables, and give its metrics.
 
         Args:
-            results: (held-out top-1, minus the setting's number, its counts on val if it is the
-                best of its process).
+            outcomes: of all settings; the best of each process has been scored on val.
         """
-        held_out, number, accuracy = max(results, key=lambda result: result[:2])
-        lr, decay = grid[-number]
-        chosen = {"LR": lr, "WEIGHT_DECAY": decay, "held_out_top1": held_out}
+        best = best_of(outcomes)
+        lr, decay = grid[best.number]
+        chosen = {"LR": lr, "WEIGHT_DECAY": decay, "held_out_top1": best.held_out}
         self.report.setup["chosen"] = chosen
         self.report.notes += self.at_the_edge(lr, decay)
         logger.info(
-            "best on the held-out images: lr %g, weight decay %g (%.2f)", lr, decay, held_out
+            "best on the held-out images: lr %g, weight decay %g (%.2f)", lr, decay, best.held_out
         )
-        metrics = accuracy.own_metrics()
         if rank() == 0:
-            write_grid(self.folder / GRID, grid, results)
-            accuracy.write_per_class(self.folder, self.val.class_names)
-        return {**metrics, "held_out/top1": held_out}
+            write_grid(self.folder / GRID, grid, outcomes)
+            best.on_val.write_per_class(self.folder, self.val.class_names)
+        return {**best.on_val.own_metrics(), "held_out/top1": best.held_out}
 
     def at_the_edge(self, lr: float, decay: float) -> list[str]:
         """A sentence if a wider range of learning rates or decays may have a better setting."""
@@ -187,6 +201,25 @@ class CachedLinearProbe:
             for key, at_edge in outer.items()
             if at_edge
         ]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a setting of the grid came to.
+
+    Attributes:
+        held_out: top-1 on the held-out images in percent.
+        on_val: what it gets right of the validation images; None where nobody looked.
+    """
+
+    number: int
+    held_out: float
+    on_val: Accuracy | None = None
+
+
+def best_of(outcomes: Sequence[Outcome]) -> Outcome:
+    """The best on the held-out images, the first in the grid of equal ones."""
+    return max(outcomes, key=lambda outcome: (outcome.held_out, -outcome.number))
 
 
 class LinearHeads:
@@ -222,23 +255,15 @@ class LinearHeads:
         self.row_rates = self.rates.repeat_interleave(classes)[:, None]
         self.row_decays = self.decays.repeat_interleave(classes)[:, None]
 
-    def only(self, number: int) -> "LinearHeads":
-        """One setting alone, to score with."""
-        single = object.__new__(LinearHeads)
-        single.__dict__ |= self.__dict__
-        rows = slice(number * self.classes, (number + 1) * self.classes)
-        single.weight, single.rates = self.weight[rows], self.rates[number : number + 1]
-        return single
-
     def standardised(self, features: Tensor) -> Tensor:
         """(batch, features) to (batch, features + 1), ending in a 1."""
         features = (features - self.mean) / self.deviation
         return torch.cat([features, features.new_ones(len(features), 1)], dim=1)
 
-    def scores(self, features: Tensor) -> Tensor:
+    def scores(self, features: Tensor, settings: slice = slice(None)) -> Tensor:
         """(batch, features) to logits (batch, settings, classes)."""
-        found = self.standardised(features) @ self.weight.T
-        return found.view(len(features), -1, self.classes)
+        weight = self.weight.view(len(self.rates), self.classes, -1)[settings].flatten(0, 1)
+        return (self.standardised(features) @ weight.T).view(len(features), -1, self.classes)
 
     @torch.no_grad()
     def step(self, features: Tensor, labels: Tensor, rate: float) -> None:
@@ -305,11 +330,13 @@ def epochs(rows: int, number: int, batch_size: int, seed: int) -> Iterator[np.nd
             yield np.sort(order[first : first + batch_size])  # read from disk in one direction
 
 
-def write_grid(path: Path, grid: Sequence[tuple[float, float]], results: Sequence[tuple]) -> None:
+def write_grid(
+    path: Path, grid: Sequence[tuple[float, float]], outcomes: Sequence[Outcome]
+) -> None:
     """``grid.csv``: held-out top-1 of every setting, the best first."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["learning_rate", "weight_decay", "held_out_top1"])
-    for held_out, number, _ in sorted(results, key=lambda result: result[:2], reverse=True):
-        table.writerow([*grid[-number], f"{held_out:.4f}"])
+    for outcome in sorted(outcomes, key=lambda one: (-one.held_out, one.number)):
+        table.writerow([*grid[outcome.number], f"{outcome.held_out:.4f}"])
     replace_file(path, lambda file: file.write(text.getvalue().encode()))

@@ -20,6 +20,7 @@ from virtex.evaluation.frozen import require_unchanged, tensors_sha256
 from virtex.evaluation.report import Report
 from virtex.models.pooled import Classifier, PooledBackbone
 from virtex.optim import build_optimizer, build_schedule
+from virtex.results import Departure
 from virtex.training.loop import LoopSettings, TrainingLoop, amp_dtype, to_device
 from virtex.training.processes import rank, world_size
 from virtex.training.progress import MetricsWriter
@@ -67,10 +68,22 @@ class ClassifierTraining:
         self.images = {train.name: train, val.name: val}
         self.train, self.val, self.options = train, val, options
         self.settings = with_iterations(settings, len(train))
-        self.extraction, self.report = None, Report()
+        self.report = Report()
+        precision = amp_dtype(self.settings, options.device)
+        self.report.setup = {
+            "precision": str(precision or torch.float32).removeprefix("torch."),
+            "images_per_process": self.settings.OPTIM.BATCH_SIZE // world_size(),
+        }
+        if self.settings.AMP and precision is None:
+            self.report.departures.append(Departure("AMP", True, False, "device"))
+
+    def check(self, backbone: Backbone) -> None:
+        """Nothing is cached."""
 
     def __call__(self, backbone: Backbone) -> dict[str, float]:
         """``top1``, ``top5``, ``mean_per_class`` on the validation images, in percent.
+
+        The time of the report is that of the whole training, validations and checkpoints included.
 
         Raises:
             UserError: an image cannot be read, the loss is not finite, memory does not do, or the

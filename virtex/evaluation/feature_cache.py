@@ -8,12 +8,14 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
 import socket
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -30,6 +32,7 @@ logger = logging.getLogger(__name__)
 FEATURES, ENTRY, PARTIAL = "features.npy", "entry.json", "partial-"
 GB = 10**9
 DEFAULT_LIMIT = 100 * GB
+ABANDONED = 7 * 24 * 3600  # seconds after which nobody can be writing any more
 HEADER = 4096  # bytes that an array's header never exceeds
 
 
@@ -82,9 +85,10 @@ class FeatureCache:
             found = (entry["key"], list(features.shape), features.dtype)
             if found != (key, entry["shape"], np.float32):
                 return None
-            os.utime(folder / ENTRY)
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
             return None  # not there, or not what this class writes
+        with suppress(OSError):  # another user's cache may be read and not touched
+            os.utime(folder / ENTRY)
         return features
 
     @contextmanager
@@ -100,7 +104,9 @@ class FeatureCache:
             UserError: it does not fit the limit or the disk, or cannot be written.
         """
         final = self.place(key)
-        partial = self.folder / f"{PARTIAL}{final.name}-{socket.gethostname()}-{os.getpid()}"
+        # in a container every process may have the same number
+        name = f"{PARTIAL}{secrets.token_hex(4)}-{socket.gethostname()}-{os.getpid()}"
+        partial = self.folder / name
         try:
             with self.errors_told():
                 self.make_room(int(np.prod(shape)) * 4 + HEADER)
@@ -176,10 +182,11 @@ class FeatureCache:
         for folder in self.folder.glob(f"{PARTIAL}*"):
             host, _, process = folder.name.rpartition("-")
             here = host.endswith(f"-{socket.gethostname()}") and process.isdecimal()
-            if here and not is_running(int(process)):
+            if (here and not is_running(int(process))) or is_older(folder, ABANDONED):
                 shutil.rmtree(folder, ignore_errors=True)
         entries = self.entries()
-        held = sum(entry.size for entry in entries)
+        writing = self.folder.glob(f"{PARTIAL}*/{FEATURES}")
+        held = sum(entry.size for entry in entries) + sum(map(size_of, writing))
         for entry in entries:
             if held + size <= self.limit:
                 break
@@ -215,6 +222,22 @@ def allocate(path: Path, shape: tuple[int, int]) -> None:
     np.lib.format.open_memmap(path, "w+", np.float32, shape)
     with open(path, "r+b") as file:
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def size_of(file: Path) -> int:
+    """Bytes; 0 where it has just been renamed or deleted."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
+
+
+def is_older(folder: Path, seconds: float) -> bool:
+    """Whether nothing in it has been written for so long."""
+    with suppress(OSError):
+        newest = max(file.stat().st_mtime for file in (folder, *folder.iterdir()))
+        return time.time() - newest > seconds
+    return False
 
 
 def is_running(process: int) -> bool:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
-from tqdm import tqdm
 
 from virtex.checkpoints.backbone import Backbone
 from virtex.data.classification import (
@@ -26,6 +25,7 @@ from virtex.evaluation.feature_cache import FeatureCache
 from virtex.evaluation.frozen import require_unchanged, tensors_sha256
 from virtex.models.pooled import PooledBackbone
 from virtex.training.processes import from_main_process, rank, wait_for_all, world_size
+from virtex.training.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -78,14 +78,14 @@ class Extraction:
     images: int = 0
     network: PooledBackbone | None = field(default=None, repr=False)
 
-    def check(self, backbone: Backbone, sets: Iterable[ImageSet]) -> None:
-        """Whether the cache can take the features of each of these sets. Keeps nothing.
+    def check(self, backbone: Backbone, images: int) -> None:
+        """Whether the cache can take the features of so many images, all views counted.
 
         Raises:
             UserError: it cannot be written, or its limit is too small.
         """
         features = PooledBackbone(backbone, frozen=True).feature_size
-        self.cache.check(max(len(images) for images in sets) * features * 4)
+        self.cache.check(images * features * 4)
 
     def open(self, backbone: Backbone) -> None:
         """Take a backbone to compute features of."""
@@ -140,8 +140,9 @@ class Extraction:
         found = self.cache.find(key)
         if found is None:
             raise UserError(
-                f"the machines do not see the same feature cache {self.cache.folder}; name one "
-                "that they share with --cache-dir"
+                f"the features of {images.name} are not in the cache {self.cache.folder} any more; "
+                "several machines must share it (--cache-dir), and jobs that run at once need room "
+                "for all of their features (--cache-limit)"
             )
         return found
 
@@ -157,6 +158,7 @@ class Extraction:
         said = {"checkpoint": self.backbone.source.requested, "data": images.name}
         with self.cache.writing(key, shape, said) as path:
             self.compute(images, view, from_main_process(path))
+            require_unchanged(self.network.cnn, self.sha256)  # else others would use its features
             wait_for_all()
         wait_for_all()  # the entry has its name
         seconds = time.perf_counter() - start
@@ -180,7 +182,7 @@ class Extraction:
             data, self.batch_size * world_size(), rank(), world_size(), self.num_workers
         )
         total = len(range(rank(), len(images), world_size()))
-        with tqdm(total=total, unit="image", desc=images.name, disable=rank() > 0 or None) as bar:
+        with progress_bar(total, "image", images.name) as bar:
             for batch in batches:
                 features = forward(batch["image"])
                 if not features.isfinite().all():
@@ -230,5 +232,6 @@ class PartsThatFit:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """A GPU has an error of its own for it; the CPU's allocator says it in words."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """torch has an error of its own for it; the CPU and NVIDIA's libraries say it in words."""
+    said = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(part in str(error) for part in said)

@@ -7,7 +7,6 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from virtex.checkpoints.backbone import Backbone
 from virtex.data.image_sets import ImageSet
@@ -16,8 +15,9 @@ from virtex.evaluation.accuracy import Accuracy
 from virtex.evaluation.features import Extraction, centre_view
 from virtex.evaluation.report import Report
 from virtex.training.processes import rank, world_size
+from virtex.training.progress import progress_bar
 
-QUERIES, TRAINING_ROWS = 512, 65536  # compared at a time
+QUERIES, TRAINING_ROWS = 512, 16384  # compared at a time
 
 
 class NearestNeighbours:
@@ -35,6 +35,10 @@ class NearestNeighbours:
         self.images = {train.name: train, val.name: val}
         self.train, self.val, self.settings = train, val, settings
         self.extraction, self.report = extraction, Report()
+
+    def check(self, backbone: Backbone) -> None:
+        """See ``virtex.evaluation.report.Evaluator``."""
+        self.extraction.check(backbone, sum(map(len, self.images.values())))
 
     def __call__(self, backbone: Backbone) -> dict[str, float]:
         """``top1``, ``top5`` of the first number of neighbours, and ``k<number>/…`` of each."""
@@ -63,14 +67,13 @@ class NearestNeighbours:
         accuracies = [Accuracy(classes, device) for _ in numbers]
         train_labels = torch.from_numpy(self.train.labels).to(device)
         share = validation_share(len(val), rank(), world_size())
-        parts = [share[first : first + QUERIES] for first in range(0, len(share), QUERIES)]
-        for part in tqdm(parts, desc="neighbours", unit="batch", disable=rank() > 0 or None):
-            queries = torch.from_numpy(val[part]).to(device)
-            similar, rows = nearest(queries, train, max(numbers))
-            labels = torch.from_numpy(self.val.labels[part]).to(device)
+        similar, rows = nearest(torch.from_numpy(val[share]).to(device), train, max(numbers))
+        labels = torch.from_numpy(self.val.labels[share]).to(device)
+        for part in torch.arange(len(share), device=device).split(QUERIES):
             for k, accuracy in zip(numbers, accuracies, strict=True):
-                found = votes(similar[:, :k], train_labels[rows[:, :k]], classes, knn.TEMPERATURE)
-                accuracy.add(found, labels)
+                neighbours = train_labels[rows[part, :k]]
+                found = votes(similar[part, :k], neighbours, classes, knn.TEMPERATURE)
+                accuracy.add(found, labels[part])
         by_number = [accuracy.metrics() for accuracy in accuracies]
         return by_number[0] | {
             f"k{k}/{name}": value
@@ -80,7 +83,7 @@ class NearestNeighbours:
 
 
 def nearest(queries: Tensor, rows: np.ndarray, k: int) -> tuple[Tensor, Tensor]:
-    """The k rows most similar to each query, without holding all rows in memory.
+    """The k rows most similar to each query; all rows are read once, and never held together.
 
     Args:
         queries: (queries, features).
@@ -89,18 +92,22 @@ def nearest(queries: Tensor, rows: np.ndarray, k: int) -> tuple[Tensor, Tensor]:
     Returns:
         cosine similarities, descending, and indices of rows, both (queries, k).
     """
-    queries = F.normalize(queries, dim=1)
-    similar = queries.new_empty(len(queries), 0)
-    found = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
-    for first in range(0, len(rows), TRAINING_ROWS):
-        part = torch.from_numpy(np.array(rows[first : first + TRAINING_ROWS])).to(queries.device)
-        here = queries @ F.normalize(part, dim=1).T
-        numbers = torch.arange(first, first + len(part), device=queries.device)
-        similar = torch.cat([similar, here], dim=1)
-        found = torch.cat([found, numbers.expand(len(queries), -1)], dim=1)
-        similar, order = similar.topk(min(k, similar.shape[1]), dim=1)
-        found = found.gather(1, order)
-    return similar, found
+    parts = F.normalize(queries, dim=1).split(QUERIES)
+    best = [(part.new_empty(len(part), 0), part.new_empty(len(part), 0).long()) for part in parts]
+    with progress_bar(len(rows), "image", "neighbours") as bar:
+        for first in range(0, len(rows), TRAINING_ROWS):
+            some = torch.from_numpy(np.array(rows[first : first + TRAINING_ROWS]))
+            some = F.normalize(some.to(queries.device), dim=1)
+            numbers = torch.arange(first, first + len(some), device=queries.device)
+            for place, part in enumerate(parts):
+                similar, found = best[place]
+                similar = torch.cat([similar, part @ some.T], dim=1)
+                found = torch.cat([found, numbers.expand(len(part), -1)], dim=1)
+                similar, order = similar.topk(min(k, similar.shape[1]), dim=1)
+                best[place] = (similar, found.gather(1, order))
+            bar.update(len(some))
+    similar, found = zip(*best, strict=True)
+    return torch.cat(similar), torch.cat(found)
 
 
 def votes(similar: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:

@@ -64,8 +64,8 @@ PROTOCOLS: dict[str, dict[str, Protocol]] = {
         "toy": packaged("inaturalist", "toy", "toy/inaturalist_finetune", "top1"),
     },
     "imagenet_semi_supervised": {
-        "barlow-twins": packaged("imagenet_semi_supervised", "barlow-twins", "semi_supervised",
-                                 "top1", {"imagenet_val": 50000}),
+        "20-epochs": packaged("imagenet_semi_supervised", "20-epochs", "semi_supervised",
+                              "top1", {"imagenet_val": 50000}),
         "toy": packaged("imagenet_semi_supervised", "toy", "toy/semi_supervised", "top1"),
     },
 }  # fmt: skip

@@ -6,7 +6,6 @@ from typing import Any, Protocol
 
 from virtex.checkpoints.backbone import Backbone
 from virtex.data.image_sets import ImageSet
-from virtex.evaluation.features import Extraction
 from virtex.results import Departure
 
 
@@ -26,13 +25,19 @@ class Evaluator(Protocol):
 
     Attributes:
         images: data set -> its images, read and checked when the evaluator is made.
-        extraction: how it computes features; None where it does not.
         report: what it tells beside the metrics, once it has run.
     """
 
     images: Mapping[str, ImageSet]
-    extraction: Extraction | None
     report: Report
+
+    def check(self, backbone: Backbone) -> None:
+        """What can be known before a file is written.
+
+        Raises:
+            UserError: the features would not fit the cache.
+        """
+        ...
 
     def __call__(self, backbone: Backbone) -> dict[str, float]:
         """Metrics in percent, in every process; NaN where one is not defined.

@@ -113,11 +113,16 @@ def evaluate(plan: Plan, backbone: Backbone, args: argparse.Namespace) -> None:
         if rank() == 0:
             print_summary(json.loads((plan.folder / RECORD_NAME).read_text()), plan.folder)
         return
-    if evaluator.extraction is not None:
-        evaluator.extraction.check(backbone, evaluator.images.values())
+    evaluator.check(backbone)
     open_folder(plan, identity, args.overwrite)
     log_start(plan, backbone, departures, evaluator)
-    metrics = evaluator(backbone)
+    try:
+        metrics = evaluator(backbone)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"the GPU's memory is too small ({str(error).partition('. ')[0]}); free some, lower "
+            "--batch-size or PROBE.BATCH_SIZE, or run with --num-gpus 0"
+        ) from error
     if rank() == 0:
         record(plan, backbone, evaluator, metrics, departures, data, args)
     wait_for_all()

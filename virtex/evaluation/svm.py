@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from fvcore.common.config import CfgNode
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 from torch.nn import functional as F
@@ -97,6 +98,10 @@ class Voc07Svm:
             )
         return [c for c, there in enumerate(enough) if there]
 
+    def check(self, backbone: Backbone) -> None:
+        """See ``virtex.evaluation.report.Evaluator``."""
+        self.extraction.check(backbone, sum(map(len, self.images.values())))
+
     def __call__(self, backbone: Backbone) -> dict[str, float]:
         """``mAP`` and ``AP/<class>`` in percent; with ``low_shot`` ``<k>-shot/mAP`` and its std."""
         self.extraction.open(backbone)
@@ -115,7 +120,16 @@ class Voc07Svm:
     def score(self, train: np.ndarray, test: np.ndarray) -> dict[str, float]:
         """Metrics from the pooled features of both splits."""
         train, test = (self.normalised(features) for features in (train, test))
-        return self.score_low_shot(train, test) if self.low_shot else self.score_all(train, test)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ConvergenceWarning)
+            score = self.score_low_shot if self.low_shot else self.score_all
+            metrics = score(train, test)
+        self.report.notes += [
+            str(warning.message)
+            for warning in caught
+            if issubclass(warning.category, ConvergenceWarning)
+        ]
+        return metrics
 
     def normalised(self, features: np.ndarray) -> Tensor:
         """Features of unit length, (images, features) float32, on the device."""

@@ -1,6 +1,5 @@
 """The same linear support vector machines by liblinear, as published numbers were made."""
 
-import logging
 import warnings
 
 import numpy as np
@@ -12,8 +11,6 @@ from sklearn.svm import LinearSVC
 from torch import Tensor
 
 from virtex.evaluation.svm_solver import check_problems
-
-logger = logging.getLogger(__name__)
 
 
 def fit_svms_liblinear(
@@ -31,7 +28,7 @@ def fit_svms_liblinear(
 
     The settings are those of VOC07 evaluations since the benchmark of Goyal et al.
     (arXiv 1905.01235): the dual solver with tolerance 1e-4, at most 2000 iterations, positives
-    weighing 2. How many columns came to that end is logged as a warning.
+    weighing 2. How many columns came to that end, a ``ConvergenceWarning`` says.
 
     Args:
         features, targets, costs, used, positive_weight: as ``fit_svms`` takes them.
@@ -67,8 +64,10 @@ def fit_svms_liblinear(
     )
     given_up = sum(not converged for _, converged in found)
     if given_up:
-        logger.warning(
-            f"liblinear gave up {given_up} of {len(found)} SVMs after {max_iterations} iterations"
+        warnings.warn(
+            f"liblinear gave up {given_up} of {len(found)} SVMs after {max_iterations} iterations",
+            ConvergenceWarning,
+            stacklevel=2,
         )
     return torch.from_numpy(np.stack([weights for weights, _ in found], axis=1)).to(features)
 

@@ -6,13 +6,12 @@ Nothing is approximated but the point where a column stops: the objective is tha
 ``LinearSVC(penalty="l2", loss="squared_hinge")``, which has one optimum.
 """
 
-import logging
+import warnings
 from dataclasses import dataclass, fields
 
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
-
-logger = logging.getLogger(__name__)
 
 MATRIX_ENTRIES = 2**24  # of an (images, columns) matrix; about ten of them exist at a time
 LINE_SEARCH_SLOPE = 1e-3  # of the slope at the start, where a line search ends
@@ -48,7 +47,8 @@ def fit_svms(
         tolerance: how far above its optimum an objective may stay, as a share of its value. The
             distance is estimated; it was measured at up to 2.5 times the tolerance on features
             like a network's. float32 reaches the default there, float64 1e-13.
-        max_iterations: after so many a column is given up; how many were is logged as a warning.
+        max_iterations: after so many a column is given up; how many were, a
+            ``ConvergenceWarning`` says.
 
     Returns:
         (d + 1, k), the last row the biases, for ``decision``.
@@ -72,9 +72,11 @@ def fit_svms(
         weights.append(rotated.basis @ found)
         given_up += left
     if given_up:
-        logger.warning(
+        warnings.warn(
             f"{given_up} of {targets.shape[1]} SVMs did not come within {tolerance:g} of their "
-            f"optimum in {max_iterations} iterations; raise max_iterations, or use float64"
+            f"optimum in {max_iterations} iterations",
+            ConvergenceWarning,
+            stacklevel=2,
         )
     return torch.cat(weights, dim=1)
 
@@ -201,7 +203,7 @@ def _descend(
         descent = gradient / (1 + 2 * active * rotated.curvature)
         energy = (gradient * descent).sum(dim=0)
         objective = columns.weights.square().sum(dim=0) / 2 + (costly * loss).sum(dim=0)
-        kept = energy > tolerance * objective
+        kept = ~(energy <= tolerance * objective)  # what is not finite has not converged
         if not kept.all():
             found[:, columns.index[~kept]] = columns.weights[:, ~kept]
             columns, energy = columns.keep(kept), energy[kept]

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from fvcore.common.config import CfgNode
 
 from virtex.data.image_folders import read_image_folder
 from virtex.data.image_sets import ImageSet, balanced_fraction
@@ -20,7 +21,7 @@ from virtex.evaluation.run import Plan, extraction_of
 from virtex.evaluation.svm import Voc07Svm
 from virtex.protocols import Protocol
 from virtex.results import Departure
-from virtex.training.processes import device_of
+from virtex.training.processes import device_of, world_size
 
 
 def voc07_svm(args: argparse.Namespace) -> list[Plan]:
@@ -28,7 +29,9 @@ def voc07_svm(args: argparse.Namespace) -> list[Plan]:
     protocol = packaged_protocol("voc07_svm", args.protocol)
     kinds = [protocol.name]
     if args.low_shot:
-        kinds.append("low-shot")
+        # samples and cost are this project's choice, so that it is nobody's published protocol
+        shots = ["low", "shot", *map(str, args.low_shot)]
+        kinds = ["-".join([*(["toy"] if protocol.name == "toy" else []), *shots])]
         protocol = replace(protocol, primary_metric=f"{max(args.low_shot)}-shot/mAP")
     if args.ap != "sklearn":
         kinds.append(args.ap)
@@ -88,7 +91,12 @@ def inaturalist_finetune(args: argparse.Namespace) -> list[Plan]:
         train, val = read_inaturalist(Path(args.data_root))
         return ClassifierTraining(train, val, settings, training_options(args, folder))
 
-    return [Plan(protocol, settings, departures, folder, evaluator)]
+    return [Plan(protocol, settings, departures, folder, evaluator, processes_of(settings))]
+
+
+def processes_of(settings: CfgNode) -> dict[str, int]:
+    """The number of processes, where BatchNorm learns from the images of each."""
+    return {} if settings.MODEL.FROZEN else {"processes": world_size()}
 
 
 def semi_supervised(args: argparse.Namespace, fraction: float) -> Plan:
@@ -111,7 +119,14 @@ def semi_supervised(args: argparse.Namespace, fraction: float) -> Plan:
             training.report.departures.append(Departure(key, expected, len(whole), "data"))
         return training
 
-    return Plan(protocol, settings, departures, folder, evaluator, {"fraction": fraction})
+    return Plan(
+        protocol,
+        settings,
+        departures,
+        folder,
+        evaluator,
+        {"fraction": fraction, **processes_of(settings)},
+    )
 
 
 def for_own_data(protocol: Protocol, args: argparse.Namespace) -> Protocol:

@@ -7,9 +7,14 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+from tqdm import tqdm
+
 from virtex.training.processes import rank
 
+logger = logging.getLogger(__name__)
+
 LOG_FORMAT = logging.Formatter("[%(asctime)s] %(levelname)s: %(message)s", "%m/%d %H:%M:%S")
+LOGGED_EVERY = 30  # seconds
 METRICS = "metrics.json"  # one JSON object a line, as Detectron2 writes it
 
 
@@ -116,6 +121,43 @@ class Pace:
         }
         self.iteration, self.clock, self.waited = iteration, now, 0.0
         return told
+
+
+class LoggedProgress:
+    """How far something is, as a line in the log every half minute."""
+
+    def __init__(self, total: int, unit: str, what: str):
+        self.total, self.unit, self.what, self.done = total, unit, what, 0
+        self.start = self.told = time.perf_counter()
+
+    def __enter__(self) -> "LoggedProgress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, number: int) -> None:
+        self.done += number
+        now = time.perf_counter()
+        if now - self.told < LOGGED_EVERY:
+            return
+        self.told, rate = now, self.done / (now - self.start)
+        logger.info(
+            "%s: %d of %d %ss, %.1f/s, left %s",
+            self.what,
+            self.done,
+            self.total,
+            self.unit,
+            rate,
+            duration((self.total - self.done) / max(rate, 1e-9)),
+        )
+
+
+def progress_bar(total: int, unit: str, what: str) -> "tqdm | LoggedProgress":
+    """What the main process shows: a bar in a terminal, lines in the log elsewhere."""
+    if rank() or sys.stderr.isatty():
+        return tqdm(total=total, unit=unit, desc=what, disable=rank() > 0)
+    return LoggedProgress(total, unit, what)
 
 
 def duration(seconds: float) -> str:
