@@ -24,12 +24,14 @@ examples:
 
   # any setting
   ... OPTIM.LR 0.05 OPTIM.CNN_LR 0.05
+  ... OPTIM.NUM_EPOCHS 2 OPTIM.LR_STEP_EPOCHS "[1]"
 
 The data root holds inaturalist/{train_val2018,annotations}, or imagenet/{train,val}/<class>/.
 OUTPUT_DIR then holds result.json (top-1, top-5, the protocol, every departure from it, the
 checkpoint's hash), per_class.csv, model_final.pth (a checkpoint that every tool here reads),
-log.txt, metrics.json, tensorboard events and config.yaml. Exit status: 0 done, 2 something to
-mend, said in one sentence.
+log.txt, metrics.json, tensorboard events, config.yaml, and what
+--resume needs (run.json, last_checkpoint). Exit status: 0 done, 2 something to mend, said in one
+sentence, 130 interrupted.
 """
 
 import argparse

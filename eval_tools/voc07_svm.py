@@ -6,7 +6,7 @@ examples:
   python eval_tools/voc07_svm.py --checkpoint moco_v2_800ep.pth.tar \\
       --data-root datasets --output-dir output/moco_v2/voc07_svm
 
-  # by liblinear, as scikit-learn runs it: the same optimum, many times slower
+  # by liblinear, as scikit-learn runs it: the same objective, many times slower
   ... --solver liblinear
 
   # another average precision; few positive images a class (each a protocol of its own)
@@ -24,8 +24,8 @@ examples:
 
 The data root holds VOC2007/{JPEGImages,ImageSets/Main}. OUTPUT_DIR then holds result.json (the
 score, the protocol, every departure from it, the checkpoint's hash, the chosen costs), log.txt,
-metrics.json, tensorboard events and config.yaml. Exit status: 0 done, 2 something to mend, said
-in one sentence.
+metrics.json, tensorboard events, config.yaml, and run.json for --resume. Exit status: 0 done, 2
+something to mend, said in one sentence, 130 interrupted.
 """
 
 import argparse

@@ -50,6 +50,7 @@ class Result:
         timing: seconds by phase, images per second.
         data: data set name -> its size and the hash of its annotations.
         verification: what was proven about the loaded weights.
+        details: what was chosen on the way, as the costs of SVMs.
         setup: what the environment does not tell: device, processes, scorer, engine.
     """
 
@@ -64,6 +65,7 @@ class Result:
     higher_is_better: bool = True
     data: dict[str, Any] = field(default_factory=dict)
     verification: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
     setup: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -79,6 +81,7 @@ class Result:
             "model": self.model,
             "data": self.data,
             "verification": self.verification,
+            "details": self.details,
             "seed": self.seed,
             "environment": {**environment(), **self.setup},
             "timing": self.timing,

@@ -61,7 +61,7 @@ def test_only_what_is_missing_is_listed(tmp_path, task):
         ("coco", ["coco/train2017", "coco/annotations/instances_val2017.json"]),
         ("lvis", ["coco/train2017", "coco/val2017", "lvis/lvis_v1_val.json"]),
         ("voc", ["VOC2007/ImageSets/Main/test.txt", "VOC2012/ImageSets/Main/trainval.txt"]),
-        ("voc07_svm", ["VOC2007/Annotations", "VOC2007/ImageSets/Main/trainval.txt"]),
+        ("voc07_svm", ["VOC2007/JPEGImages", "VOC2007/ImageSets/Main/trainval.txt"]),
         ("imagenet", ["imagenet/train", "imagenet/val"]),
         ("inaturalist", ["inaturalist/annotations/val2018.json"]),
         ("captioning", ["coco/annotations/captions_val2017.json"]),
@@ -73,8 +73,9 @@ def test_tasks_need_the_published_folders(task, paths):
     assert set(paths) <= {need.path for need in LAYOUTS[task].needs}
 
 
-def test_voc07_does_without_voc2012(tmp_path):
+def test_voc07_does_without_voc2012_and_without_boxes(tmp_path):
     build(tmp_path, "voc07_svm")
+    assert not (tmp_path / "VOC2007/Annotations").exists()
     assert missing_paths(tmp_path, "voc07_svm") == []
 
 

@@ -31,7 +31,7 @@ def test_probes_of_the_same_images_share_their_features(data, out, cache):
     ended_well("cached", data, out / "cached")
     assert computed(out / "cached") == []
     assert entries(cache) == found
-    assert record_of(out / "cached")["timing"]["extract_images_per_second"] == 0
+    assert "extract_seconds" not in record_of(out / "cached")["timing"]
 
 
 def test_an_svm_with_another_solver_uses_the_features_that_are_there(data, out, cache):

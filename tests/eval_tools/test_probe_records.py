@@ -109,10 +109,11 @@ def test_the_record_says_where_it_ran_and_how_fast(finished, kind):
 
 
 def test_the_record_of_an_svm_says_the_solver_and_each_class_cost(finished):
-    environment = record_of(finished("svm"))["environment"]
-    assert environment["svm_solver"] == "fast"
-    assert len(environment["svm_costs"]) == 20
-    assert set(environment["svm_costs"].values()) <= {0.01, 0.1, 1.0, 10.0}
+    record = record_of(finished("svm"))
+    assert record["environment"]["svm_solver"] == "fast"
+    costs = record["details"]["svm_costs"]
+    assert len(costs) == 20
+    assert set(costs.values()) <= {0.01, 0.1, 1.0, 10.0}
     by_liblinear = record_of(finished("svm by liblinear"))["environment"]
     assert by_liblinear["svm_solver"] == "liblinear"
 
@@ -186,7 +187,7 @@ def test_the_grid_tells_every_setting_and_the_chosen_one_is_the_best(finished):
     rates, decays = [0.001, 0.01, 0.1], [0.0, 0.00001, 0.0001, 0.001]
     assert sorted(settings) == [(rate, decay) for rate in rates for decay in decays]
     record = record_of(finished("cached"))
-    chosen = record["environment"]["chosen"]
+    chosen = record["details"]["chosen"]
     assert settings[0] == (chosen["LR"], chosen["WEIGHT_DECAY"])
     scores = [float(row["held_out_top1"]) for row in rows]
     assert scores == sorted(scores, reverse=True)

@@ -18,6 +18,7 @@ from tests.eval_tools.probe_runs import (
     ended_well,
     lines_of,
     often,
+    quick,
     record_of,
     refused_in_a_line,
     status_of,
@@ -128,7 +129,7 @@ def test_resume_with_something_else_is_refused(
 
 @pytest.mark.parametrize("kind", ["linear", "svm"])
 def test_resume_with_other_images_is_refused(finished, copy_of_data, capsys, kind):
-    folder, place = finished(kind), {"linear": "imagenet/val", "svm": "VOC2007/JPEGImages"}[kind]
+    folder, place = finished(kind), {"linear": "imagenet/train", "svm": "VOC2007/JPEGImages"}[kind]
     changed, *_, other = sorted(p for p in (copy_of_data / place).rglob("*") if p.is_file())
     changed.write_bytes(other.read_bytes())
     argv = arguments(kind, copy_of_data, folder, "--resume")
@@ -154,3 +155,13 @@ def test_overwrite_replaces_the_run_and_nothing_else(finished, data, out):
     assert not list(out.glob("model_*")) and not (out / "per_class.csv").exists()
     assert len(list(out.glob("events.out.tfevents.*"))) == 1
     assert len(lines_of(out)) == 1
+
+
+def test_a_trained_probe_is_scored_once_a_broken_validation_image_is_restored(copy_of_data, out):
+    image = sorted((copy_of_data / "imagenet/val").rglob("*.JPEG"))[0]
+    whole = image.read_bytes()
+    image.write_bytes(whole[:60])
+    assert status_of("linear", arguments("linear", copy_of_data, out, **quick())) == 2
+    image.write_bytes(whole)
+    ended_well("linear", copy_of_data, out, "--resume", **quick())
+    assert "top1" in record_of(out)["metrics"]

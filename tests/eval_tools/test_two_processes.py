@@ -136,7 +136,7 @@ def test_two_processes_compute_features_once_for_all_probes(two):
 
 
 def test_a_grid_that_processes_share_out_chooses_the_same_setting(alone, two):
-    chosen = [record_of(run["cached"])["environment"]["chosen"] for run in (two, alone)]
+    chosen = [record_of(run["cached"])["details"]["chosen"] for run in (two, alone)]
     assert chosen[0] == chosen[1]
     grids = [(run["cached"] / "grid.csv").read_text() for run in (two, alone)]
     assert len(grids[0].splitlines()) == 1 + 3 * 4
@@ -144,7 +144,7 @@ def test_a_grid_that_processes_share_out_chooses_the_same_setting(alone, two):
 
 
 def test_an_svm_chooses_the_same_costs(alone, two):
-    costs = [record_of(run["svm"])["environment"]["svm_costs"] for run in (two, alone)]
+    costs = [record_of(run["svm"])["details"]["svm_costs"] for run in (two, alone)]
     assert costs[0] == costs[1]
 
 

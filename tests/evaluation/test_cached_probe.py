@@ -278,7 +278,7 @@ def test_the_table_has_every_setting_with_what_it_reaches_alone(tmp_path):
 def test_the_best_on_the_held_out_part_is_chosen_and_scored_on_val(tmp_path):
     probe = small_probe(tmp_path, *A_GRID)
     metrics = probe.score([TRAIN], VAL)
-    rows, chosen = read_grid(tmp_path), probe.report.setup["chosen"]
+    rows, chosen = read_grid(tmp_path), probe.report.details["chosen"]
     assert [row[2] for row in rows] == sorted((row[2] for row in rows), reverse=True)
     assert (chosen["LR"], chosen["WEIGHT_DECAY"]) == rows[0][:2]
     assert metrics["held_out/top1"] == chosen["held_out_top1"] == pytest.approx(rows[0][2])
@@ -294,7 +294,7 @@ def test_of_equal_settings_the_first_is_chosen(tmp_path):
     probe = small_probe(tmp_path, "PROBE.LRS", rates, "PROBE.WEIGHT_DECAYS", [0.0])
     probe.score([TRAIN], VAL)
     assert {row[2] for row in read_grid(tmp_path)} == {read_grid(tmp_path)[0][2]}
-    assert probe.report.setup["chosen"]["LR"] == 0.0100001
+    assert probe.report.details["chosen"]["LR"] == 0.0100001
 
 
 def test_val_labels_do_not_change_the_choice(tmp_path):
@@ -308,7 +308,7 @@ def test_val_labels_do_not_change_the_choice(tmp_path):
     for labels in (VAL_LABELS, (VAL_LABELS + 1) % CLASSES):
         probe = small_probe(tmp_path, *grid, val_labels=labels)
         top1 = probe.score([separable[0]], separable[1])["top1"]
-        found.append((top1, probe.report.setup["chosen"]))
+        found.append((top1, probe.report.details["chosen"]))
     assert [top1 for top1, _ in found] == [100, 0]
     assert found[0][1] == found[1][1]
     assert found[0][1]["LR"] == 0.01

@@ -384,7 +384,7 @@ def test_the_table_adds_up_what_is_held(cache):
     put(cache, shape=(2000, 1000))
     head, row = cache.table().splitlines()
     assert ": 0.008 of 100 GB, 1 entries" in head
-    assert row.split()[:2] == ["0.008", "GB"]
+    assert row.split()[:2] == ["8.0", "MB"]
 
 
 def test_an_empty_cache_has_a_table_too(cache):

@@ -208,7 +208,7 @@ def test_the_protocol_is_that_of_a_plain_loop(relabelled, liblinear_here, defini
     metrics = evaluator.score(*features)
     plain = plain_protocol(train, test, *features, AVERAGE_PRECISIONS[definition])
     names = VOC_CLASSES[:3]
-    assert evaluator.report.setup["svm_costs"] == dict(
+    assert evaluator.report.details["svm_costs"] == dict(
         zip(names, (cost for _, cost in plain), strict=True)
     )
     assert [metrics[f"AP/{name}"] for name in names] == pytest.approx(

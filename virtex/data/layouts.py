@@ -48,12 +48,12 @@ COCO_CAPTIONS = (
     Need("coco/annotations/captions_train2017.json", "file"),
     Need("coco/annotations/captions_val2017.json", "file"),
 )
-VOC2007 = (
-    Need("VOC2007/Annotations", "folder"),
+VOC2007_IMAGES = (
     Need("VOC2007/JPEGImages", "folder"),
     Need("VOC2007/ImageSets/Main/trainval.txt", "file"),
     Need("VOC2007/ImageSets/Main/test.txt", "file"),
 )
+VOC2007 = (Need("VOC2007/Annotations", "folder"), *VOC2007_IMAGES)
 VOC2012 = (
     Need("VOC2012/Annotations", "folder"),
     Need("VOC2012/JPEGImages", "folder"),
@@ -79,7 +79,7 @@ LAYOUTS: dict[str, Layout] = {
         "their images are COCO's, of which LVIS val uses some from train2017",
     ),
     "voc": Layout(VOC2007 + VOC2012, VOC_SOURCE),
-    "voc07_svm": Layout(VOC2007 + VOC2007_LABELS, VOC_SOURCE),
+    "voc07_svm": Layout(VOC2007_IMAGES + VOC2007_LABELS, VOC_SOURCE),
     "imagenet": Layout(
         (Need("imagenet/train", "class folders"), Need("imagenet/val", "class folders")),
         "ImageNet (ILSVRC 2012): https://image-net.org/download; "

@@ -178,7 +178,7 @@ class CachedLinearProbe:
         best = best_of(outcomes)
         lr, decay = grid[best.number]
         chosen = {"LR": lr, "WEIGHT_DECAY": decay, "held_out_top1": best.held_out}
-        self.report.setup["chosen"] = chosen
+        self.report.details["chosen"] = chosen
         self.report.notes += self.at_the_edge(lr, decay)
         logger.info(
             "best on the held-out images: lr %g, weight decay %g (%.2f)", lr, decay, best.held_out

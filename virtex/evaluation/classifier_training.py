@@ -69,6 +69,13 @@ class ClassifierTraining:
         self.train, self.val, self.options = train, val, options
         self.settings = with_iterations(settings, len(train))
         self.report = Report()
+        batches, size = epoch_of(settings, len(train)), settings.OPTIM.BATCH_SIZE
+        excess = 100 * (batches * size / len(train) - 1)
+        if excess > 1:
+            self.report.notes.append(
+                f"an epoch is {batches} whole batches of {size}, {excess:.0f} % more than the "
+                f"{len(train)} images"
+            )
         precision = amp_dtype(self.settings, options.device)
         self.report.setup = {
             "precision": str(precision or torch.float32).removeprefix("torch."),
@@ -125,6 +132,7 @@ class ClassifierTraining:
                 amp_dtype=amp_dtype(settings, options.device),
                 checkpoint_every=options.checkpoint_every,
                 log_every=options.log_every,
+                remedy="lower OPTIM.LR and OPTIM.CNN_LR and start anew with --overwrite",
             ),
             options.folder,
             evaluate=partial(self.validate, model),
@@ -171,6 +179,11 @@ class ClassifierTraining:
         return {f"val/{name}": value for name, value in metrics.items()}
 
 
+def epoch_of(settings: CfgNode, images: int) -> int:
+    """Iterations of an epoch, the last of which may go beyond it."""
+    return math.ceil(images / settings.OPTIM.BATCH_SIZE)
+
+
 def with_iterations(settings: CfgNode, images: int) -> CfgNode:
     """The settings with epochs told in iterations: images / batch, rounded up, are an epoch.
 
@@ -182,7 +195,7 @@ def with_iterations(settings: CfgNode, images: int) -> CfgNode:
     settings = settings.clone()
     settings.defrost()
     optim = settings.OPTIM
-    epoch = math.ceil(images / optim.BATCH_SIZE)
+    epoch = epoch_of(settings, images)
     optim.NUM_ITERATIONS = max(round(epoch * optim.NUM_EPOCHS), 1)
     optim.WARMUP_STEPS = round(epoch * optim.WARMUP_EPOCHS)
     optim.LR_STEPS = [round(epoch * step) for step in optim.LR_STEP_EPOCHS]

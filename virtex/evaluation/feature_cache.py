@@ -53,6 +53,7 @@ class Entry:
     folder: Path
     checkpoint: str
     data: str
+    view: str
     shape: tuple[int, ...]
     size: int
     used: float
@@ -147,10 +148,17 @@ class FeatureCache:
             UserError: it could not.
         """
         self.require_limit(size + HEADER)
+        self.require_folder()
         with self.errors_told():
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
+
+    def require_folder(self) -> None:
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(
+                f"the feature cache {self.folder} is a file; name a folder with --cache-dir"
+            )
 
     def require_limit(self, size: int) -> None:
         if size > self.limit:
@@ -166,9 +174,10 @@ class FeatureCache:
             try:
                 entry = json.loads(file.read_text())
                 size = (file.parent / FEATURES).stat().st_size
-                described = (entry["checkpoint"], entry["data"], tuple(entry["shape"]), size)
+                view = ", ".join(f"{k} {v}" for k, v in entry["key"].get("transform", {}).items())
+                described = (entry["checkpoint"], entry["data"], view, tuple(entry["shape"]), size)
                 found.append(Entry(file.parent, *described, file.stat().st_mtime))
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue
         return sorted(found, key=lambda entry: entry.used)
 
@@ -195,7 +204,12 @@ class FeatureCache:
             held -= entry.size
 
     def table(self) -> str:
-        """The entries for people, the latest used first."""
+        """The entries for people, the latest used first.
+
+        Raises:
+            UserError: the folder is a file.
+        """
+        self.require_folder()
         entries = self.entries()[::-1]
         held = sum(entry.size for entry in entries)
         lines = [
@@ -205,8 +219,8 @@ class FeatureCache:
             used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
             shape = " x ".join(map(str, entry.shape))
             lines.append(
-                f"  {entry.size / GB:8.3f} GB  {shape:>16}  used {used}  {entry.data}  "
-                f"{entry.checkpoint}  {entry.folder.name}"
+                f"  {entry.size / 1e6:10.1f} MB  {shape:>16}  used {used}  {entry.data}  "
+                f"({entry.view})  {entry.checkpoint}  {entry.folder.name}"
             )
         return "\n".join(lines)
 

@@ -104,9 +104,12 @@ class Extraction:
         return said
 
     def timing(self) -> dict[str, float]:
+        """Nothing where all came from the cache."""
+        if not self.images:
+            return {}
         return {
             "extract_seconds": self.seconds,
-            "extract_images_per_second": self.images / self.seconds if self.seconds else 0.0,
+            "extract_images_per_second": self.images / self.seconds,
         }
 
     def key(self, images: ImageSet, view: View) -> dict[str, Any]:
@@ -135,7 +138,9 @@ class Extraction:
                 not finite, or the cache cannot hold them.
         """
         key = self.key(images, view)
-        if not from_main_process(rank() > 0 or self.cache.find(key) is not None):
+        if from_main_process(rank() > 0 or self.cache.find(key) is not None):
+            logger.info("in the cache already: %s, %s", images.name, self.cache.place(key))
+        else:
             self.fill(images, view, key)
         found = self.cache.find(key)
         if found is None:

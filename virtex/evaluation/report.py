@@ -16,6 +16,7 @@ class Report:
     timing: dict[str, float] = field(default_factory=dict)
     verification: dict[str, Any] = field(default_factory=dict)
     setup: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
     departures: list[Departure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

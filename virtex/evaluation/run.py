@@ -151,8 +151,21 @@ def identity_of(
         **{f"setting {d.key}": d.run for d in departures},
         "seed": seed,
         **plan.identity,
-        **{f"data set {name}": described for name, described in data.items()},
+        **{f"data set {name}": described for name, described in same_data(data).items()},
         run_folder.DEPARTURES: [asdict(d) for d in departures],
+    }
+
+
+def same_data(data: dict[str, Any]) -> dict[str, Any]:
+    """What must be the same of each data set: all of the first, which is trained on.
+
+    Of the others the files may change, for they are read anew: a broken image that stopped the
+    scoring may be restored.
+    """
+    first = next(iter(data))
+    return {
+        name: {k: v for k, v in described.items() if name == first or k != "files_sha256"}
+        for name, described in data.items()
     }
 
 
@@ -167,7 +180,10 @@ def open_folder(plan: Plan, identity: dict[str, Any], overwrite: bool) -> None:
             run_folder.write_identity(plan.folder, identity)
             save_config(plan.settings, plan.folder / SETTINGS)
         except OSError as error:
-            raise UserError(f"--output-dir {plan.folder} cannot be written: {error}") from error
+            raise UserError(
+                f"--output-dir {plan.folder} cannot be written ({error.strerror or error}); "
+                "name another"
+            ) from error
     wait_for_all()
     if not plan.folder.is_dir():
         raise UserError(f"the machines do not see the same {plan.folder}; share --output-dir")
@@ -221,6 +237,7 @@ def record(
         data=data,
         verification=report.verification,
         setup={"device": device_of(args), "processes": world_size(), **report.setup},
+        details=report.details,
         notes=report.notes,
     )
     if not (plan.folder / METRICS).is_file():  # a training has written its own curves

@@ -71,6 +71,8 @@ class Voc07Svm:
         self.report = Report(setup={"svm_solver": solver})
         self.classes = self.usable_classes(train, test)
         self.names = [train.class_names[c] for c in self.classes]
+        if not low_shot:
+            fold_of_each(train.labels[:, self.classes[0]] == 1, settings.SVM.FOLDS)
 
     def usable_classes(self, train: ImageSet, test: ImageSet) -> list[int]:
         """Classes that can be trained and tested; the others are told of.
@@ -156,7 +158,7 @@ class Voc07Svm:
             self.solver, train, targets, svm.COSTS, svm.FOLDS, svm.POSITIVE_WEIGHT
         )
         costs = [svm.COSTS[best] for best in choose(quality)]
-        self.report.setup["svm_costs"] = dict(zip(self.names, costs, strict=True))
+        self.report.details["svm_costs"] = dict(zip(self.names, costs, strict=True))
         weights = self.fit(train, targets, torch.tensor(costs))
         found = self.test(decision(test, weights))
         for name, cost, value in zip(self.names, costs, found, strict=True):

@@ -113,6 +113,12 @@ def semi_supervised(args: argparse.Namespace, fraction: float) -> Plan:
         whole, val = read_images(args)
         train = whole.subset(balanced_fraction(whole.labels, fraction, args.seed))
         training = ClassifierTraining(train, val, settings, training_options(args, folder))
+        taken = len(train) / len(whole)
+        if abs(taken / fraction - 1) > 0.1:
+            training.report.notes.append(
+                f"of each class at least one image is taken: {len(train)} of {len(whole)}, "
+                f"{taken:.4g} of them"
+            )
         expected = IMAGENET_IMAGES.get(whole.name) if protocol.images else None
         if expected not in (None, len(whole)):
             key = f"{whole.name}: images to take the fraction of"

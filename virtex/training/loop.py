@@ -51,6 +51,7 @@ class LoopSettings:
         clip_norm: largest norm of the gradient; 0: not clipped.
         amp_dtype: what autocast computes in on a GPU; None: float32.
         keep: how many checkpoints stay on disk beside the final one.
+        remedy: what to do about a loss that is not finite.
     """
 
     iterations: int
@@ -61,6 +62,10 @@ class LoopSettings:
     checkpoint_every: int = 2000
     log_every: int = 20
     keep: int = 2
+    remedy: str = (
+        "lower the learning rate, then go on from the last checkpoint with --resume or anew with "
+        "--overwrite"
+    )
 
 
 def amp_dtype(config: CfgNode, device: torch.device) -> torch.dtype | None:
@@ -199,14 +204,27 @@ class TrainingLoop:
         # read after backward was begun, so that a GPU is waited for once; the scaler leaves a
         # step out by itself where the gradient overflows
         if not math.isfinite(loss.item()):
-            raise UserError(not_finite("loss", self.done + 1, loss.item(), batch, losses))
+            raise UserError(self.not_finite("loss", loss.item(), batch, losses))
         if not self.scaler.is_enabled() and not math.isfinite(norm.item()):
-            raise UserError(not_finite("gradient", self.done + 1, norm.item(), batch, losses))
+            raise UserError(self.not_finite("gradient", norm.item(), batch, losses))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.scheduler.step()
         self.sums.add(losses)
         self.done += 1
+
+    def not_finite(self, what: str, value: float, batch: Batch, losses: Losses) -> str:
+        """The sentence for a loss or gradient that is lost; called in every process."""
+        images = batch["image_id"].tolist()
+        finite = all(loss.total.isfinite() for loss in losses.values())
+        by_process = from_all_processes((finite, images))
+        # of the processes that lost it, or (a gradient is everybody's) of all
+        found = [own for kept, own in by_process if not kept] or [own for _, own in by_process]
+        images = ", ".join(str(image) for own in found for image in own)
+        return (
+            f"the {what} is {value} at iteration {self.done + 1} (images {images}); "
+            f"{self.settings.remedy}"
+        )
 
     def log(self) -> None:
         """Losses since the last time, learning rates, pace; to log, metrics.json, tensorboard."""
@@ -305,21 +323,6 @@ def objective(losses: Losses) -> Tensor:
     shared[-1] = torch.where(shared[-1].isfinite(), 0.0, torch.nan)
     sum_over_processes(shared)
     return (totals / shared[:-1].clamp(min=1)).sum() * world_size() + shared[-1]
-
-
-def not_finite(what: str, iteration: int, value: float, batch: Batch, losses: Losses) -> str:
-    """The sentence for a loss or gradient that is lost; called in every process."""
-    images = batch["image_id"].tolist()
-    finite = all(loss.total.isfinite() for loss in losses.values())
-    by_process = from_all_processes((finite, images))
-    # of the processes that lost it, or (a gradient is everybody's) of all
-    found = [own for kept, own in by_process if not kept] or [own for _, own in by_process]
-    images = ", ".join(str(image) for own in found for image in own)
-    return (
-        f"the {what} is {value} at iteration {iteration} (images {images}); "
-        "lower the learning rate, then go on from the last checkpoint with --resume or anew with "
-        "--overwrite"
-    )
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

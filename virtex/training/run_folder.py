@@ -89,8 +89,8 @@ def check_same_run(folder: Path, identity: dict[str, Any], eval_only: bool) -> N
         if started.get(key) != identity.get(key) and (key in identity or not eval_only):
             raise UserError(
                 f"{folder} was started with {key} {brief(started.get(key))}, not "
-                f"{brief(identity.get(key))}; go on with what it was started with, or give "
-                "another --output-dir"
+                f"{brief(identity.get(key))}; go on with what it was started with, start "
+                "anew with --overwrite, or give another --output-dir"
             )
 
 
