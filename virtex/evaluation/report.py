@@ -11,7 +11,10 @@ from virtex.results import Departure
 
 @dataclass
 class Report:
-    """Filled while an evaluator runs; see ``virtex.results.Result`` for each part."""
+    """Filled while an evaluator runs, its departures when it is made.
+
+    See ``virtex.results.Result`` for each part.
+    """
 
     timing: dict[str, float] = field(default_factory=dict)
     verification: dict[str, Any] = field(default_factory=dict)

@@ -103,6 +103,7 @@ def evaluate(plan: Plan, backbone: Backbone, args: argparse.Namespace) -> None:
     evaluator = plan.evaluator()
     data = {name: images.describe() for name, images in evaluator.images.items()}
     departures = plan.departures + departures_of_data(plan.protocol, data)
+    departures += evaluator.report.departures
     if args.skip_bad_images:
         departures.append(Departure("skip bad images", False, True, "override"))
     identity = identity_of(plan, backbone, data, departures, args.seed)
@@ -228,7 +229,7 @@ def record(
     result = Result(
         task=plan.protocol.task,
         protocol={"name": plan.protocol.name, "version": plan.protocol.version},
-        departures=departures + report.departures,
+        departures=departures,
         metrics=metrics,
         primary_metric=plan.protocol.primary_metric,
         model=backbone.record(),
