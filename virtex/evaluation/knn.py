@@ -98,11 +98,10 @@ def nearest(queries: Tensor, rows: np.ndarray, k: int) -> tuple[Tensor, Tensor]:
         for first in range(0, len(rows), TRAINING_ROWS):
             some = torch.from_numpy(np.array(rows[first : first + TRAINING_ROWS]))
             some = F.normalize(some.to(queries.device), dim=1)
-            numbers = torch.arange(first, first + len(some), device=queries.device)
             for place, part in enumerate(parts):
-                similar, found = best[place]
-                similar = torch.cat([similar, part @ some.T], dim=1)
-                found = torch.cat([found, numbers.expand(len(part), -1)], dim=1)
+                here, order = (part @ some.T).topk(min(k, len(some)), dim=1)
+                similar = torch.cat([best[place][0], here], dim=1)
+                found = torch.cat([best[place][1], first + order], dim=1)
                 similar, order = similar.topk(min(k, similar.shape[1]), dim=1)
                 best[place] = (similar, found.gather(1, order))
             bar.update(len(some))
