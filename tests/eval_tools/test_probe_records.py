@@ -382,3 +382,8 @@ def test_help_answers_at_once(tool):
     assert "virtex.tool" in imported
     assert not {"torch", "sklearn", "numpy"} & imported
     assert seconds() - before < 1
+
+
+def test_no_probe_needs_detectron2():
+    code = "import sys; sys.modules['detectron2'] = None; import virtex.evaluation.tasks"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
