@@ -5,6 +5,7 @@ worker, epoch or resumed run draws another's random numbers, and none draws its 
 """
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ Batch = dict[str, Tensor]
 # Samples -----------------------------------------------------------------------------------------
 
 
-class SeededSet(Dataset[Sample | UserError]):
+class SeededSet(Dataset[Sample | UserError], ABC):
     """Maps (position in the stream, index of the image) to a sample; draws from (seed, position).
 
     A subclass says how many images there are (``__len__``), what a sample of one is (``sample``),
@@ -41,20 +42,20 @@ class SeededSet(Dataset[Sample | UserError]):
         self.seed, self.training = seed, training
         self.skip_bad_images = skip_bad_images and training
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def __len__(self) -> int: ...
 
+    @abstractmethod
     def sample(self, index: int) -> Sample:
         """The image ``index`` with its targets; draws from torch's generator.
 
         Raises:
             UserError: the image cannot be read.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def batch(self, samples: Sequence[Sample]) -> Batch:
         """A batch of samples."""
-        raise NotImplementedError
 
     def __getitem__(self, key: Key) -> Sample | UserError:
         """The sample, or as a value what keeps it from being one.

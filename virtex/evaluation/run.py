@@ -99,7 +99,7 @@ def run_plans(args: argparse.Namespace) -> None:
 
 def evaluate(plan: Plan, backbone: Backbone, args: argparse.Namespace) -> None:
     """Check, run and record one evaluation."""
-    log_to(logging.getLogger("virtex"))
+    log_to(logging.getLogger("virtex"))  # and no longer into the folder of the plan before
     evaluator = plan.evaluator()
     data = {name: images.describe() for name, images in evaluator.images.items()}
     departures = plan.departures + departures_of_data(plan.protocol, data)
