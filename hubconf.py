@@ -7,4 +7,4 @@
 
 from virtex.zoo import resnet50  # noqa: F401 (the entry point)
 
-dependencies = ["torch", "torchvision", "fvcore", "iopath", "safetensors", "yaml"]
+dependencies = ["torch", "torchvision", "fvcore", "iopath", "safetensors", "yaml", "requests", "filelock"]

@@ -11,7 +11,8 @@ examples:
   python eval_tools/detectron2_transfer.py --checkpoint FILE --task lvis
   python eval_tools/detectron2_transfer.py --checkpoint FILE --task voc
 
-  # torchvision's supervised ResNet-50, a random one, a file on the web
+  # a model of the zoo (model_zoo.py list), torchvision's, a random one, a file on the web
+  ... --checkpoint virtex://moco/v2_800ep
   ... --checkpoint torchvision://resnet50
   ... --checkpoint 'random:resnet50?seed=0'
   ... --checkpoint https://example.org/model.pth
@@ -42,6 +43,7 @@ import argparse
 import os
 
 from virtex.tool import (
+    CHECKPOINT,
     add_checkpoint_arguments,
     add_training_arguments,
     non_negative,
@@ -52,9 +54,7 @@ from virtex.tool import (
 
 def build_parser() -> argparse.ArgumentParser:
     parser = tool_parser(__doc__)
-    parser.add_argument(
-        "--checkpoint", required=True, help="file, URL, torchvision://NAME or random:NAME?seed=N"
-    )
+    parser.add_argument("--checkpoint", required=True, help=CHECKPOINT)
     add_checkpoint_arguments(parser)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--task", choices=("coco", "lvis", "voc"), help="a packaged task")

@@ -5,8 +5,9 @@
     python eval_tools/inspect_checkpoint.py checkpoint.pth --format dino_student
     python eval_tools/inspect_checkpoint.py --list-formats
 
-A checkpoint is a local path, https://…, torchvision://NAME or random:NAME?seed=N. Exit status
-0: a complete backbone; 2: not complete, or not to be opened, with the reason on stderr.
+A checkpoint is a local path, https://…, virtex://NAME (model_zoo.py list), torchvision://NAME or
+random:NAME?seed=N. Exit status 0: a complete backbone; 2: not complete, or not to be opened, with
+the reason on stderr.
 """
 
 import argparse

@@ -11,7 +11,7 @@ import torch
 from fvcore.common.config import CfgNode
 
 from virtex.atomic import replace_file
-from virtex.checkpoints.opening import sha256_of
+from virtex.checkpoints.hashing import sha256_of
 from virtex.config import (
     get_setting,
     leaves,

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 
 from virtex.errors import UserError
 
+CHECKPOINT = "file, https://…, virtex://NAME, torchvision://NAME or random:NAME?seed=N"
+
 
 def tool_parser(doc: str) -> argparse.ArgumentParser:
     """A parser whose ``--help`` is the tool's docstring (``doc``), examples included."""
@@ -22,8 +24,19 @@ def tool_parser(doc: str) -> argparse.ArgumentParser:
     )
 
 
+def add_zoo_argument(parser: argparse.ArgumentParser) -> None:
+    """``--zoo``: model zoo files of one's own, which ``run_tool`` puts into the environment."""
+    parser.add_argument(
+        "--zoo",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="another file like model_zoo.yaml, for virtex://NAME (as $VIRTEX_ZOO; repeatable)",
+    )
+
+
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--format`` and ``--trust-pickle``: how a checkpoint file is to be read."""
+    """``--format`` and ``--trust-pickle``: how a checkpoint file is to be read; ``--zoo``."""
     parser.add_argument(
         "--format",
         default="auto",
@@ -35,6 +48,7 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="allow the file to run code while it is unpickled; only for files you trust",
     )
+    add_zoo_argument(parser)
 
 
 def add_probe_arguments(parser: argparse.ArgumentParser, output: str) -> None:
@@ -43,7 +57,7 @@ def add_probe_arguments(parser: argparse.ArgumentParser, output: str) -> None:
     Args:
         output: the default of ``--output-dir``.
     """
-    parser.add_argument("--checkpoint", help="file, URL, torchvision://NAME or random:NAME?seed=N")
+    parser.add_argument("--checkpoint", help=CHECKPOINT)
     add_checkpoint_arguments(parser)
     parser.add_argument("--data-root", default="datasets", metavar="DIR", help="default: datasets")
     parser.add_argument("--output-dir", default=output, metavar="DIR", help=f"default: {output}")
@@ -165,14 +179,28 @@ def whole_numbers(text: str) -> tuple[int, ...]:
     return tuple(sorted({positive(part) for part in text.split(",")}))
 
 
+def use_zoo_files(paths: Sequence[str]) -> None:
+    """Add zoo files to the environment, for every process that this one starts."""
+    if paths:
+        there = os.environ.get("VIRTEX_ZOO", "")
+        whole = [there] if there else []
+        os.environ["VIRTEX_ZOO"] = os.pathsep.join([*whole, *map(os.path.abspath, paths)])
+
+
 def run_tool(
     main: Callable[[argparse.Namespace], int | None],
     parser: argparse.ArgumentParser,
     argv: Sequence[str] | None = None,
+    commands: bool = False,
 ) -> None:
-    """Parse, run, and leave: status 0 done, 2 the user must mend something, 130 interrupted."""
+    """Parse, run, and leave: status 0 done, 2 the user must mend something, 130 interrupted.
+
+    Args:
+        commands: the parser has subcommands, between whose flags nothing can stand anywhere.
+    """
     # KEY VALUE pairs may stand anywhere between the flags
-    args = parser.parse_intermixed_args(argv)
+    args = parser.parse_args(argv) if commands else parser.parse_intermixed_args(argv)
+    use_zoo_files(getattr(args, "zoo", []))
     try:
         status = main(args)
     except UserError as error:

@@ -1,37 +1,30 @@
 """From names to files: local paths, the web, torchvision's weights, random networks."""
 
-import http.server
-import threading
-
 import pytest
 import torch
 import torchvision
 from iopath.common.file_io import PathHandler
 
-from virtex.checkpoints import PATHS, CheckpointError, load_backbone, resolve
+from tests.checkpoints.fault_server import start_server
+from virtex.checkpoints import (
+    PATHS,
+    CheckpointError,
+    InputSpec,
+    downloading,
+    load_backbone,
+    resolve,
+    sha256_of,
+)
+from virtex.errors import UserError
 
 
 @pytest.fixture
-def server(here):
-    """A web server on this machine; gives its folder and port."""
-    folder = here / "served"
-    folder.mkdir()
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args):
-            super().__init__(*args, directory=str(folder))
-
-        def log_message(self, *args):
-            pass
-
-        def do_GET(self):
-            self.path = f"/{self.headers['Host'].split(':')[0]}{self.path}"
-            super().do_GET()
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield folder, running.server_address[1]
-        running.shutdown()
+def server(here, monkeypatch):
+    monkeypatch.setattr(downloading, "BACK_OFF", 0.01)
+    faults, running = start_server()
+    yield faults
+    running.shutdown()
+    running.server_close()
 
 
 def test_a_local_path_is_itself(tmp_path):
@@ -47,41 +40,69 @@ def test_a_path_that_leads_nowhere_gets_examples_of_names():
 
 
 def test_an_address_is_downloaded_once(server):
-    folder, port = server
-    (folder / "127.0.0.1").mkdir()
-    (folder / "127.0.0.1" / "model.pth").write_bytes(b"weights")
-    path = resolve(f"http://127.0.0.1:{port}/model.pth")
-    (folder / "127.0.0.1" / "model.pth").write_bytes(b"changed")
-    assert resolve(f"http://127.0.0.1:{port}/model.pth") == path
+    url = server.serve("/model.pth", b"weights")
+    path = resolve(url)
+    server.serve("/model.pth", b"changed")
+    assert resolve(url) == path
     with open(path, "rb") as file:
         assert file.read() == b"weights"
 
 
 def test_one_path_on_two_hosts_is_two_files(server):
-    folder, port = server
-    contents = []
-    for host in ("127.0.0.1", "localhost"):
-        (folder / host).mkdir()
-        (folder / host / "model.pth").write_bytes(host.encode())
-        with open(resolve(f"http://{host}:{port}/model.pth"), "rb") as file:
-            contents.append(file.read())
-    assert contents == [b"127.0.0.1", b"localhost"]
+    url = server.serve("/model.pth", b"weights")
+    assert resolve(url) != resolve(url.replace("127.0.0.1", "localhost"))
 
 
 def test_a_download_that_fails_is_one_sentence(server):
-    _, port = server
-    address = f"http://127.0.0.1:{port}/absent.pth"
     with pytest.raises(CheckpointError) as error:
-        resolve(address)
-    assert f"could not download {address}: the server answered 404" in str(error.value)
+        resolve(f"{server.address}/absent.pth")
+    assert f"could not download {server.address}/absent.pth: the server answered 404" in str(
+        error.value
+    )
     assert "\n" not in str(error.value)
 
 
-def test_a_server_that_is_not_there_is_one_sentence(here):
-    with pytest.raises(
-        CheckpointError, match=r"could not download http://127.0.0.1:9/m.pth: .*efuse"
-    ):
-        resolve("http://127.0.0.1:9/m.pth")
+def test_a_zoo_entry_is_downloaded_and_checked(server, here, monkeypatch):
+    torch.save(torchvision.models.resnet18().state_dict(), here / "m.pth")
+    url = server.serve("/m.pth", (here / "m.pth").read_bytes())
+    (here / "zoo.yaml").write_text(
+        f"models: {{my/model: {{urls: [{server.address}/gone.pth, {url}], arch: resnet18, "
+        f"sha256: '{sha256_of(here / 'm.pth')}'}}}}"
+    )
+    monkeypatch.setenv("VIRTEX_ZOO", str(here / "zoo.yaml"))
+    backbone = load_backbone("virtex://my/model")
+    assert backbone.source.requested == "virtex://my/model"
+    assert [path for path, _ in server.asked] == ["/gone.pth", "/m.pth"]
+    assert load_backbone("virtex://my/model").source.path == backbone.source.path
+    assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "outcome"),
+    [
+        ("input: {channel_order: BGR, mean: [1, 2, 3], std: [4, 5, 6], scale: 255}", None),
+        ("arch: resnet50", "is a resnet18, but .* says of my/model that it is a resnet50"),
+        ("format: moco", "moco"),
+        ("format: mocko", "mocko"),
+    ],
+)
+def test_what_the_zoo_says_of_a_file_holds(said, outcome, server, here, monkeypatch):
+    torch.save(torchvision.models.resnet18().state_dict(), here / "m.pth")
+    url = server.serve("/m.pth", (here / "m.pth").read_bytes())
+    (here / "zoo.yaml").write_text(f"models: {{my/model: {{urls: [{url}], {said}}}}}")
+    monkeypatch.setenv("VIRTEX_ZOO", str(here / "zoo.yaml"))
+    if outcome:
+        with pytest.raises(CheckpointError, match=outcome):
+            load_backbone("virtex://my/model")
+        return
+    backbone = load_backbone("virtex://my/model")
+    assert backbone.input == InputSpec("BGR", (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), 255.0)
+    assert "input as zoo.yaml says" in backbone.source.notes
+
+
+def test_an_unknown_entry_gets_the_nearest_names():
+    with pytest.raises(UserError, match=r"the model zoo has no 'hub/resnet51'; near it: hub/res"):
+        resolve("virtex://hub/resnet51")
 
 
 def test_random_weights_are_torchvisions_initialisation_from_the_seed(here):
@@ -133,8 +154,9 @@ def test_torchvisions_weights_come_from_torchvisions_address(options, weights, h
     address = torchvision.models.get_model_weights("resnet50")[weights].url
     cached = here / "cache" / "virtex" / address.removeprefix("https://")
     cached.parent.mkdir(parents=True)
-    cached.touch()
-    assert resolve(f"torchvision://resnet50{options}") == str(cached)
+    cached.write_bytes(b"not torchvision's")
+    with pytest.raises(CheckpointError, match=f"{cached} is not what {address} gave: its sha256"):
+        resolve(f"torchvision://resnet50{options}")
 
 
 def test_a_handler_more_is_one_line(tmp_path):

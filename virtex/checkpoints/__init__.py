@@ -27,7 +27,7 @@ _HOME = {
     "inspect_checkpoint": "loading",
     "load_backbone": "loading",
     "open_checkpoint": "opening",
-    "sha256_of": "opening",
+    "sha256_of": "hashing",
     "PATHS": "sources",
     "resolve": "sources",
 }

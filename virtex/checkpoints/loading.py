@@ -22,11 +22,13 @@ from virtex.checkpoints.backbone import (
 )
 from virtex.checkpoints.coverage import cover, coverage_table, whats_wrong
 from virtex.checkpoints.formats import get_format
+from virtex.checkpoints.hashing import sha256_of
 from virtex.checkpoints.inputs import read_input
-from virtex.checkpoints.opening import open_checkpoint, sha256_of
+from virtex.checkpoints.opening import open_checkpoint
 from virtex.checkpoints.reading import Reading
 from virtex.checkpoints.recognition import recognise
 from virtex.checkpoints.sources import resolve
+from virtex.zoo import entry_named
 
 
 @dataclass(frozen=True)
@@ -109,9 +111,10 @@ def load_backbone(
     """The backbone of any checkpoint, complete or not at all.
 
     Args:
-        name: a local path, ``https://…``, ``torchvision://resnet50``,
+        name: a local path, ``https://…``, ``virtex://NAME``, ``torchvision://resnet50``,
             ``random:resnet50?seed=0``, or what else a handler is registered for.
-        format: a row of the format table by name; ``auto`` recognises it.
+        format: a row of the format table by name; ``auto``: as the zoo's entry says, else
+            recognised.
         trust_pickle: let a pickle run the code it asks for.
 
     Returns:
@@ -139,9 +142,12 @@ def inspect_checkpoint(name: str, format: str = "auto", trust_pickle: bool = Fal
     Raises:
         CheckpointError: there is no such format, or the file cannot be had or opened at all.
     """
+    name = os.fspath(name)
+    entry = entry_named(name)
+    if entry is not None and format == "auto":
+        format = entry.format
     if format != "auto":
         get_format(format)  # a mistyped name is told before anything is downloaded
-    name = os.fspath(name)
     path = resolve(name)
     content, flat = open_checkpoint(path, trust_pickle)
     found = Inspection(name, path, os.path.getsize(path), sha256_of(path))
@@ -156,6 +162,11 @@ def inspect_checkpoint(name: str, format: str = "auto", trust_pickle: bool = Fal
         spec, stride_in_1x1, notes = read_input((row.input, row.stride_in_1x1), content, config)
     except CheckpointError as error:
         return replace(found, problem=f"{path}: {error}")
+    if entry is not None and entry.input not in (None, spec):
+        spec, notes = entry.input, [*notes, f"input as {entry.zoo_file.name} says"]
+    if entry is not None and entry.arch not in ("", reading.arch.name):
+        said = f"{entry.zoo_file} says of {entry.name} that it is a {entry.arch}"
+        return replace(found, problem=f"{path} is a {reading.arch.name}, but {said}; mend it there")
     coverage = cover(expected_shapes(reading.arch), reading.tensors, reading.unused)
     tensors, problem = _own_tensors(reading, coverage)
     return replace(

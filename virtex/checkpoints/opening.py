@@ -7,7 +7,6 @@ Whatever needs more is refused with the names it asks for, unless the user trust
 
 from __future__ import annotations
 
-import hashlib
 import pathlib
 import pickle
 import re
@@ -97,15 +96,6 @@ def open_checkpoint(path: str | pathlib.Path, trust_pickle: bool = False) -> tup
         f"{path} is no checkpoint that is known here (torch, safetensors or numpy pickle); "
         f"it begins with the bytes {head[:8].hex(' ')}"
     )
-
-
-def sha256_of(path: str | pathlib.Path) -> str:
-    """Hex digest of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _open_zip(path: pathlib.Path, trust_pickle: bool) -> Any:

@@ -1,27 +1,29 @@
 """From the name of a checkpoint to a file on this machine.
 
-Names are iopath's: a local path, ``https://…``, ``torchvision://resnet50``,
-``torchvision://resnet50?weights=IMAGENET1K_V2``, ``random:resnet50?seed=0``. A handler for
-another kind of name is one line: ``PATHS.register_handler(Handler())``.
+Names are iopath's: a local path, ``https://…``, ``virtex://NAME`` (of the model zoo),
+``torchvision://resnet50``, ``torchvision://resnet50?weights=IMAGENET1K_V2``,
+``random:resnet50?seed=0``. A handler for another kind of name is one line:
+``PATHS.register_handler(Handler())``.
 """
 
 from __future__ import annotations
 
 import difflib
-import logging
 import os
+import re
 import tempfile
-from http.client import HTTPException
-from urllib.error import HTTPError, URLError
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 import torch
 import torchvision
-from iopath.common.file_io import HTTPURLHandler, PathHandler, PathManager, get_cache_dir
+from iopath.common.file_io import PathHandler, PathManager, get_cache_dir
 
+from virtex import zoo
 from virtex.checkpoints.backbone import CheckpointError
+from virtex.checkpoints.downloading import cached_path, download
+from virtex.zoo.files import fetch_entry
 
-_EXAMPLES = "a local path, https://…, torchvision://resnet50 or random:resnet50?seed=0"
+_EXAMPLES = "a local path, https://…, virtex://NAME, torchvision://resnet50 or random:resnet50"
 
 PATHS = PathManager()
 
@@ -34,32 +36,33 @@ def resolve(name: str) -> str:
     """
     try:
         path = PATHS.get_local_path(os.path.expanduser(name))
-    except (URLError, HTTPException, OSError) as error:
+    except OSError as error:
         raise CheckpointError(
-            f"could not download {name}: {_reason(error)}; check the address and the connection, "
-            "or download the file by other means and give its path"
+            f"{name} cannot be had: {error}; free space, or set FVCORE_CACHE to another folder"
         ) from error
     if not os.path.exists(path):
         raise CheckpointError(f"there is no checkpoint {name}; give {_EXAMPLES}")
     return path
 
 
-class WebHandler(HTTPURLHandler):
-    """Downloads once into the cache, a folder for each host.
+class WebHandler(PathHandler):
+    """``https://…``: downloaded once into the cache, checked whenever it is used."""
 
-    iopath's own handler leaves the host out: files of one path on two hosts would be one.
-    """
+    def _get_supported_prefixes(self) -> list[str]:
+        return ["https://", "http://"]
 
-    def _get_local_path(self, path: str, force: bool = False, cache_dir=None, **kwargs) -> str:
-        host = urlsplit(path).netloc.replace(":", "_")
-        folder = os.path.join(get_cache_dir(cache_dir), "virtex", host)
-        log = logging.getLogger("iopath.common.download")
-        level = log.level
-        log.setLevel(logging.CRITICAL)  # a failure is told by the exception, once
-        try:
-            return super()._get_local_path(path, force=force, cache_dir=folder, **kwargs)
-        finally:
-            log.setLevel(level)
+    def _get_local_path(self, path: str, force: bool = False, **kwargs) -> str:
+        return str(download([path], cached_path(path)))
+
+
+class ZooHandler(PathHandler):
+    """``virtex://NAME``: an entry of the model zoo."""
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return [zoo.PREFIX]
+
+    def _get_local_path(self, path: str, force: bool = False, **kwargs) -> str:
+        return str(fetch_entry(zoo.find(path.removeprefix(zoo.PREFIX))))
 
 
 class TorchvisionHandler(PathHandler):
@@ -75,7 +78,8 @@ class TorchvisionHandler(PathHandler):
         if wanted not in weights.__members__:
             there_are = " and ".join(weights.__members__)
             raise CheckpointError(f"{path}: torchvision has no weights {wanted}, only {there_are}")
-        return PATHS.get_local_path(weights[wanted].url, force=force, **kwargs)
+        url = weights[wanted].url
+        return str(download([url], cached_path(url), hash_in_name(url)))
 
 
 class RandomHandler(PathHandler):
@@ -107,6 +111,12 @@ class RandomHandler(PathHandler):
         return file
 
 
+def hash_in_name(url: str) -> str:
+    """The first digits of the sha256, which torchvision writes into its files' names."""
+    found = re.search(r"-([0-9a-f]{8,})\.pth$", url)
+    return found[1] if found else ""
+
+
 def _parse(rest: str, path: str, known: set[str]) -> tuple[str, dict[str, str]]:
     """``resnet50?seed=0`` -> ("resnet50", {"seed": "0"})."""
     name, _, query = rest.partition("?")
@@ -130,11 +140,5 @@ def _network_name(name: str, path: str) -> str:
     return name
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, HTTPError):
-        return f"the server answered {error.code} {error.reason}"
-    return str(getattr(error, "reason", error)) or type(error).__name__
-
-
-for _handler in (WebHandler(), TorchvisionHandler(), RandomHandler()):
+for _handler in (WebHandler(), ZooHandler(), TorchvisionHandler(), RandomHandler()):
     PATHS.register_handler(_handler)

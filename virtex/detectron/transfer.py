@@ -11,8 +11,8 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
+from virtex.checkpoints.hashing import sha256_of
 from virtex.checkpoints.inputs import saved_input
-from virtex.checkpoints.opening import sha256_of
 from virtex.detectron.checkpointing import load_detector
 from virtex.detectron.datasets import DETECTION_SETS
 from virtex.detectron.evaluation import evaluate

@@ -1,62 +1,55 @@
-"""Published models by name: look up in ``model_zoo.yaml``, download, load strictly.
-
->>> from virtex import zoo
->>> model = zoo.get("width_ablations/bicaptioning_R_50_L1_H2048", pretrained=True)
-"""
+"""Models of the zoo in Python: download, whole models with their textual head, the backbone."""
 
 from __future__ import annotations
 
-import difflib
-from dataclasses import dataclass
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
-import virtex
 from virtex.errors import UserError
+from virtex.zoo.entries import PREFIX, Entry, entry_named, find
 
 if TYPE_CHECKING:
     from torch import nn
 
-ZOO_FILE = Path(virtex.__file__).parent / "model_zoo.yaml"
 
+def download(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
+    """The file of an entry, downloaded once.
 
-@dataclass(frozen=True)
-class Entry:
-    """One downloadable model.
-
-    Attributes:
-        url: where its file is.
-        config: the packaged pretraining config it was trained with; "" for a bare backbone.
-        arch: its backbone, by torchvision's name.
-    """
-
-    name: str
-    url: str
-    config: str = ""
-    arch: str = "resnet50"
-
-
-def entries() -> dict[str, Entry]:
-    """Every entry of ``model_zoo.yaml`` by name."""
-    rows = yaml.safe_load(ZOO_FILE.read_text(encoding="utf-8"))["models"]
-    return {name: Entry(name, **row) for name, row in rows.items()}
-
-
-def find(name: str) -> Entry:
-    """The entry of this name; its last part alone is enough.
+    Args:
+        name: as ``width_ablations/bicaptioning_R_50_L1_H2048``, or its last part alone.
+        folder: where it goes; ``None``: the cache, where ``virtex://NAME`` looks.
 
     Raises:
-        UserError: there is none; the nearest names are listed.
+        UserError: there is no such entry, or its file cannot be had.
     """
-    known = entries()
-    by_last_part = {key.rpartition("/")[2]: entry for key, entry in known.items()}
-    entry = known.get(name.removesuffix(".yaml")) or by_last_part.get(name.removesuffix(".yaml"))
-    if entry is None:
-        near = difflib.get_close_matches(name, [*known, *by_last_part], n=3, cutoff=0.3) or known
-        raise UserError(f"the model zoo has no {name!r}; near it: {', '.join(near)}")
-    return entry
+    from virtex.zoo.files import fetch_entry
+
+    return fetch_entry(find(name), Path(folder) if folder is not None else None)
+
+
+def config_yaml(name: str) -> str:
+    """Every setting of the pretraining that a model came from, as YAML that reproduces it.
+
+    Raises:
+        UserError: there is no such entry, or no config of it.
+    """
+    from virtex.config import load_config
+
+    entry = find(name)
+    if not entry.config:
+        raise UserError(
+            f"{entry.name} was not trained by this package, so that there is no config of it; "
+            f"see {entry.source or entry.urls[0]}"
+        )
+    part = "the backbone of a" if entry.holds == "backbone" else "a"
+    return f"# {entry.name}: {part} model of this config\n{load_config(config_of(entry)).dump()}"
+
+
+def config_of(entry: Entry) -> str:
+    """The name of a packaged config, or the path of one beside the entry's zoo file."""
+    beside = entry.zoo_file.parent / entry.config
+    return str(beside) if beside.is_file() else entry.config
 
 
 def get(name: str, pretrained: bool = False) -> nn.Module:
@@ -73,14 +66,14 @@ def get(name: str, pretrained: bool = False) -> nn.Module:
     from virtex.models.build import build_model
 
     entry = find(name)
-    if not entry.config:
+    if entry.holds != "model" or not entry.config:
         raise UserError(
             f"{entry.name} is a backbone alone; load it with virtex.checkpoints.load_backbone, "
             "or hubconf.py's resnet50"
         )
-    model = build_model(load_config(entry.config))
+    model = build_model(load_config(config_of(entry)))
     if pretrained:
-        load_weights(model, entry.url)
+        load_weights(model, f"{PREFIX}{entry.name}")
     return model.eval()
 
 
@@ -88,7 +81,8 @@ def load(checkpoint: str) -> nn.Module:
     """The whole model in a checkpoint of ``virtex.pretrain``, in eval mode.
 
     Args:
-        checkpoint: its path; the ``pretrain_config.yaml`` beside it says what it is.
+        checkpoint: its path, beside which ``pretrain_config.yaml`` says what it is; or
+            ``virtex://NAME``.
 
     Raises:
         UserError: there is no config beside it, or they do not fit.
@@ -97,6 +91,8 @@ def load(checkpoint: str) -> nn.Module:
     from virtex.config import load_config
     from virtex.models.build import build_model
 
+    if entry_named(str(checkpoint)):
+        return get(str(checkpoint), pretrained=True)
     path = Path(resolve(checkpoint))
     config = path.with_name("pretrain_config.yaml")
     if not config.is_file():
@@ -128,7 +124,7 @@ def resnet50(pretrained: bool | str = False, **kwargs) -> nn.Module:
     model = SpatialResNet50(**kwargs)
     if not pretrained:
         return model
-    checkpoint = find("hub/resnet50").url if pretrained is True else pretrained
+    checkpoint = f"{PREFIX}hub/resnet50" if pretrained is True else pretrained
     backbone = load_backbone(checkpoint)
     # the stride's place leaves no trace in the shapes, but makes it another network
     if backbone.arch.name != "resnet50" or backbone.arch.stride_in_1x1:

@@ -14,7 +14,7 @@ from virtex.errors import UserError
 from virtex.models.build import build_model
 
 RESNET18 = "torchvision::resnet18"
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def hub(**kwargs):
@@ -40,6 +40,11 @@ def test_the_package_holds_no_links():
 def test_a_model_is_found_by_its_last_part():
     assert zoo.find("bicaptioning_R_101_L1_H1024").arch == "resnet101"
     assert zoo.find("width_ablations/bicaptioning_R_50_L1_H512.yaml").arch == "resnet50"
+
+
+def test_a_last_part_that_several_models_have_is_refused():
+    with pytest.raises(UserError, match="give hub/resnet50 or torchvision/resnet50"):
+        zoo.find("resnet50")
 
 
 def test_an_unknown_model_is_answered_with_the_nearest():

@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+"""The model zoo: what can be downloaded, how it was trained, and the files themselves.
+
+examples:
+  # every model: architecture, what the file holds, licence, published numbers
+  python eval_tools/model_zoo.py list
+  python eval_tools/model_zoo.py list moco --json
+
+  # the YAML that reproduces a model: every setting of its pretraining
+  python eval_tools/model_zoo.py config width_ablations/bicaptioning_R_50_L1_H2048 -o virtex.yaml
+  python -m virtex.pretrain --config virtex.yaml --data-root datasets --output-dir output/virtex
+
+  # its weights, checked; into the cache, or a folder
+  python eval_tools/model_zoo.py download moco/v2_800ep
+  python eval_tools/model_zoo.py download torchvision/resnet50 hub/resnet50 --output-dir models
+
+  # as a checkpoint's name anywhere; it is downloaded once
+  python eval_tools/voc07_svm.py --checkpoint virtex://moco/v2_800ep ...
+
+  # your own models beside these (in the form of model_zoo.yaml); $VIRTEX_ZOO does the same
+  python eval_tools/model_zoo.py list --zoo my_zoo.yaml
+  python eval_tools/inspect_checkpoint.py virtex://my/model --zoo my_zoo.yaml
+
+The last part of a name is enough where no other ends so. A download is resumed where it stopped,
+tried again, then at the next mirror, and checked; the sha256 is pinned at the first use. Files go
+to iopath's cache ($FVCORE_CACHE moves it). Exit status: 0 done, 2 something to mend, said in one
+sentence, 130 interrupted.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+
+from virtex.errors import UserError
+from virtex.tool import add_zoo_argument, run_tool, tool_parser
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = tool_parser(__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    listing = commands.add_parser("list", help="every model that can be downloaded")
+    listing.add_argument("pattern", nargs="?", default="", help="only names that contain it")
+    listing.add_argument("--json", action="store_true", help="everything that is known of them")
+
+    config = commands.add_parser("config", help="print the YAML that reproduces a model")
+    config.add_argument("name")
+    config.add_argument("-o", "--output", metavar="FILE", help="write it there")
+
+    download = commands.add_parser("download", help="fetch files and print where they are")
+    download.add_argument("names", nargs="+", metavar="NAME")
+    download.add_argument("-o", "--output-dir", metavar="DIR", help="default: the cache")
+
+    for command in (listing, config, download):
+        add_zoo_argument(command)
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    {"list": show, "config": write_config, "download": download}[args.command](args)
+
+
+def show(args: argparse.Namespace) -> None:
+    from virtex import zoo
+    from virtex.zoo.listing import as_json, as_table
+
+    found = [entry for name, entry in zoo.entries().items() if args.pattern in name]
+    if not found:
+        raise UserError(f"no model's name contains {args.pattern!r}; list without it shows all")
+    print(json.dumps(as_json(found), indent=2) if args.json else as_table(found))
+
+
+def write_config(args: argparse.Namespace) -> None:
+    from virtex import zoo
+    from virtex.atomic import replace_file
+
+    text = zoo.config_yaml(args.name)
+    if not args.output:
+        print(text, end="")
+        return
+    path = Path(args.output)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, lambda file: file.write(text.encode()))
+    except OSError as error:
+        raise UserError(f"--output {path} cannot be written: {error.strerror}") from error
+    print(path)
+
+
+def download(args: argparse.Namespace) -> None:
+    from virtex import zoo
+
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+    logging.getLogger("virtex.download").setLevel(logging.INFO)
+    for name in args.names:
+        zoo.find(name)  # a mistyped one is told before anything is downloaded
+    for name in args.names:
+        print(zoo.download(name, args.output_dir), flush=True)
+
+
+if __name__ == "__main__":
+    run_tool(main, build_parser(), commands=True)

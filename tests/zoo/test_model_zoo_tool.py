@@ -1,0 +1,150 @@
+"""eval_tools/model_zoo.py as a user runs it, and virtex:// as a checkpoint's name."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+import torchvision
+import yaml
+
+from eval_tools import inspect_checkpoint, model_zoo
+from tests.checkpoints.fault_server import Answer, start_server
+from virtex import zoo
+from virtex.config import load_config
+from virtex.tool import run_tool
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_the_users(tmp_path, monkeypatch):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("VIRTEX_ZOO", "")
+
+
+@pytest.fixture
+def tool(capsys):
+    """Runs the tool; gives status, stdout and stderr."""
+
+    def run(*argv):
+        with pytest.raises(SystemExit) as left:
+            run_tool(model_zoo.main, model_zoo.build_parser(), list(map(str, argv)), commands=True)
+        shown = capsys.readouterr()
+        return left.value.code, shown.out, shown.err
+
+    return run
+
+
+@pytest.fixture
+def shelf(tmp_path):
+    """A zoo file of one model, whose file a server of this machine has."""
+    faults, running = start_server()
+    torch.manual_seed(0)
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "m.pth")
+    content = (tmp_path / "m.pth").read_bytes()
+    url = faults.serve("/m.pth", content, Answer(cut=10_000_000), Answer())
+    path = tmp_path / "zoo.yaml"
+    path.write_text(f"models: {{my/model: {{urls: [{url}], arch: resnet18}}}}")
+    yield path
+    running.shutdown()
+    running.server_close()
+
+
+def test_the_list_shows_each_model_with_its_published_numbers(tool):
+    status, out, _ = tool("list")
+    assert status == 0
+    assert len(out.splitlines()) == len(zoo.entries()) + 2
+    line = next(line for line in out.splitlines() if line.startswith("width_ablations/bicapt"))
+    assert "voc07_svm mAP 88.4, imagenet_linear top1 51.8" in line
+
+
+def test_the_list_as_json_holds_everything(tool):
+    status, out, _ = tool("list", "moco/", "--json")
+    found = json.loads(out)
+    assert status == 0
+    assert [entry["name"] for entry in found] == ["moco/v1_200ep", "moco/v2_200ep", "moco/v2_800ep"]
+    last = found[-1]
+    assert last["urls"][0].endswith("moco_v2_800ep_pretrain.pth.tar")
+    assert last["cached"] is None and last["pinned_sha256"] is None
+    values = {result["metric"]: result["value"] for result in last["results"]}
+    assert values["bbox/AP50"] == 82.5
+
+
+def test_a_pattern_that_fits_nothing_is_said(tool):
+    status, _, err = tool("list", "nothing-of-that")
+    assert status == 2
+    assert "no model's name contains 'nothing-of-that'" in err
+
+
+@pytest.mark.parametrize(
+    "name", ["depth_ablations/bicaptioning_R_50_L4_H1024", "token_classification_R_50"]
+)
+def test_the_config_is_the_one_that_reproduces_the_model(tool, tmp_path, name):
+    path = tmp_path / "new" / "config.yaml"
+    assert tool("config", name, "-o", path)[:2] == (0, f"{path}\n")
+    assert load_config(path) == load_config(zoo.find(name).config)
+    assert tool("config", name)[1] == path.read_text()
+
+
+def test_the_config_of_a_backbone_is_that_of_the_model_it_was_taken_from(tool):
+    _, out, _ = tool("config", "hub/resnet50")
+    assert out.startswith("# hub/resnet50: the backbone of a model of this config\n")
+    assert yaml.safe_load(out)["MODEL"]["TEXTUAL"]["NAME"].endswith("L1_H2048_A32_F8192")
+
+
+def test_a_model_that_was_not_trained_here_has_no_config(tool):
+    status, _, err = tool("config", "moco/v2_800ep")
+    assert status == 2
+    assert "moco/v2_800ep was not trained by this package" in err and "https://" in err
+
+
+def test_a_config_that_cannot_be_written_is_said(tool, tmp_path):
+    status, _, err = tool("config", "hub/resnet50", "-o", tmp_path)
+    assert status == 2
+    assert f"--output {tmp_path} cannot be written" in err
+
+
+def test_a_download_prints_where_the_file_is(tool, shelf, tmp_path):
+    status, out, _ = tool("download", "my/model", "--zoo", shelf)
+    assert status == 0
+    path = out.strip()
+    assert path.startswith(str(tmp_path / "cache"))
+    with open(path, "rb") as file, open(tmp_path / "m.pth", "rb") as wanted:
+        assert file.read() == wanted.read()
+    found = json.loads(tool("list", "my/model", "--json", "--zoo", shelf)[1])
+    assert found[0]["cached"] == path
+    assert len(found[0]["pinned_sha256"]) == 64
+
+
+def test_a_download_goes_to_the_folder_that_is_named(tool, shelf, tmp_path):
+    status, out, _ = tool("download", "model", "--zoo", shelf, "-o", tmp_path / "models")
+    assert (status, out) == (0, f"{tmp_path / 'models' / 'm.pth'}\n")
+
+
+def test_a_mistyped_name_is_told_before_anything_is_downloaded(tool, shelf, tmp_path):
+    status, out, err = tool("download", "my/model", "my/modl", "--zoo", shelf)
+    assert (status, out) == (2, "")
+    assert "the model zoo has no 'my/modl'; near it: my/model" in err
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_broken_file_of_ones_own_is_one_sentence(tool, tmp_path):
+    (tmp_path / "zoo.yaml").write_text("models:\n  a:\n    url: x\n")
+    status, _, err = tool("list", "--zoo", tmp_path / "zoo.yaml")
+    assert status == 2
+    assert err.count("\n") == 1 and "line 3, models.a.url: unknown; there is urls, file" in err
+
+
+def test_without_a_command_the_usage_is_shown():
+    command = [sys.executable, "eval_tools/model_zoo.py"]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.returncode == 2 and "COMMAND" in found.stderr
+
+
+def test_an_entry_is_a_checkpoints_name_anywhere(tool, shelf, capsys):
+    argv = ["virtex://my/model", "--zoo", str(shelf), "--json"]
+    with pytest.raises(SystemExit) as left:
+        run_tool(inspect_checkpoint.main, inspect_checkpoint.build_parser(), argv)
+    assert left.value.code == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["complete"] and found["requested"] == "virtex://my/model"

@@ -1,0 +1,40 @@
+"""The model zoo: ``model_zoo.yaml`` and files like it, looked up, downloaded, loaded strictly.
+
+>>> from virtex import zoo
+>>> path = zoo.download("moco/v2_800ep")
+>>> model = zoo.get("width_ablations/bicaptioning_R_50_L1_H2048", pretrained=True)
+
+As a checkpoint's name an entry is ``virtex://NAME``.
+"""
+
+from virtex.zoo.entries import (
+    PREFIX,
+    VARIABLE,
+    ZOO_FILE,
+    Entry,
+    PublishedResult,
+    entries,
+    entry_named,
+    find,
+)
+from virtex.zoo.models import config_yaml, download, get, load, load_weights, resnet50
+from virtex.zoo.published import matching, published_results
+
+__all__ = [
+    "PREFIX",
+    "VARIABLE",
+    "ZOO_FILE",
+    "Entry",
+    "PublishedResult",
+    "config_yaml",
+    "download",
+    "entries",
+    "entry_named",
+    "find",
+    "get",
+    "load",
+    "load_weights",
+    "matching",
+    "published_results",
+    "resnet50",
+]

@@ -1,0 +1,47 @@
+"""The zoo as a table for people, and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tabulate import tabulate
+
+from virtex.checkpoints.downloading import pinned_hash
+from virtex.zoo.entries import Entry, PublishedResult
+from virtex.zoo.files import cached_file
+
+
+def as_table(found: Sequence[Entry]) -> str:
+    """A line a model."""
+    rows = [
+        (
+            entry.name,
+            entry.arch,
+            entry.format,
+            entry.holds,
+            entry.pretraining_data,
+            entry.licence.partition(";")[0],
+            ", ".join(map(brief, entry.results)),
+            "yes" if cached_file(entry).is_file() else "",
+        )
+        for entry in found
+    ]
+    heads = ["name", "arch", "format", "holds", "pretrained on", "licence", "published", "cached"]
+    return tabulate(rows, headers=heads, disable_numparse=True)
+
+
+def brief(result: PublishedResult) -> str:
+    return f"{result.task} {result.metric} {result.value:g}"
+
+
+def as_json(found: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Everything that the zoo says, where the cache keeps the file, and the hash pinned there."""
+    return [
+        {
+            **entry.as_dict(),
+            "cached": str(cached_file(entry)) if cached_file(entry).is_file() else None,
+            "pinned_sha256": pinned_hash(cached_file(entry)) or None,
+        }
+        for entry in found
+    ]
