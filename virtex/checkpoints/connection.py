@@ -236,4 +236,5 @@ def reason_of(error: Exception) -> str:
 
 
 def one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    text = re.sub(r"^HTTPS?Connection(Pool)?\(.*?\): ", "", str(error))  # the address is said anyway
+    return " ".join(text.split()) or type(error).__name__

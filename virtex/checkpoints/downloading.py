@@ -110,7 +110,8 @@ def fetch_from_any(urls: Sequence[str], path: Path, sha256: str, size: int) -> N
         try:
             fetch_checked(url, part, sha256, size)
         except Refused as error:
-            logger.warning("%s: %s", url, error)
+            if url != urls[-1]:
+                logger.warning("%s: %s; trying the next address", url, error)
             reasons.append(f"{url}: {error}")
         else:
             part.finish()
@@ -157,7 +158,7 @@ def fetch(url: str, part: PartialFile, sha256: str, size: int) -> None:
                 raise Refused(f"{error} ({ATTEMPTS} attempts)") from error
             wait = min(max(error.wait, BACK_OFF * 2 ** (failures - 1)), LONGEST_WAIT)
             wait *= random.uniform(1.0, 1.25)  # not all machines at once
-            logger.warning("%s: %s; again in %.1f s", url, error, wait)
+            logger.warning("%s: %s; again in %.1f s", part.target.name, error, wait)
             time.sleep(wait)
 
 
