@@ -236,5 +236,5 @@ def reason_of(error: Exception) -> str:
 
 
 def one_line(error: Exception) -> str:
-    text = re.sub(r"^HTTPS?Connection(Pool)?\(.*?\): ", "", str(error))  # the address is said anyway
+    text = re.sub(r"^HTTPS?Connection(Pool)?\(.*?\): ", "", str(error))  # it is said anyway
     return " ".join(text.split()) or type(error).__name__
