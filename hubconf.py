@@ -7,4 +7,7 @@
 
 from virtex.zoo import resnet50  # noqa: F401 (the entry point)
 
-dependencies = ["torch", "torchvision", "fvcore", "iopath", "safetensors", "yaml", "requests", "filelock"]
+dependencies = [
+    *("torch", "torchvision", "fvcore", "iopath", "safetensors", "yaml"),
+    *("requests", "filelock", "tqdm"),
+]

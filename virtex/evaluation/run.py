@@ -67,7 +67,9 @@ def run_or_list(args: argparse.Namespace, planner: Planner) -> int:
         print(feature_cache_of(args).table())
         return 0
     if not args.checkpoint:
-        raise UserError("--checkpoint is missing; give a file, virtex://NAME, torchvision://resnet50, …")
+        raise UserError(
+            "--checkpoint is missing; give a file, virtex://NAME, torchvision://NAME, …"
+        )
     return run(args, planner)
 
 

@@ -1,0 +1,53 @@
+"""Toy data, checkpoints, caches of their own, and one evaluation that others look at."""
+
+import os
+import shutil
+
+import pytest
+
+from tests.eval_tools.probe_runs import write_data
+from tests.evaluate_all.evaluations import Evaluation, in_this_process, write_checkpoint
+
+
+@pytest.fixture(scope="session", autouse=True)
+def caches(tmp_path_factory):
+    """Nothing goes to the user's caches."""
+    folder = tmp_path_factory.mktemp("caches")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FVCORE_CACHE", str(folder / "checkpoints"))
+        patch.setenv("VIRTEX_FEATURE_CACHE", str(folder / "features"))
+        yield
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("evaluate_all_data") / "data")
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory):
+    """Two networks, and a file that is none."""
+    folder = tmp_path_factory.mktemp("evaluate_all_checkpoints")
+    write_checkpoint(folder / "first.pth", 0)
+    write_checkpoint(folder / "second.pth", 1)
+    (folder / "broken.pth").write_text("no network")
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def mixed(data, checkpoints, tmp_path_factory):
+    """The broken file and both networks on VOC07, two runs at once; never to be changed."""
+    out = tmp_path_factory.mktemp("mixed") / "out"
+    names = [str(checkpoints / f"{name}.pth") for name in ("broken", "first", "second")]
+    yield in_this_process(Evaluation(names, data, out), "--at-once", "2")
+    shutil.rmtree(out)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty current folder."""
+    monkeypatch.chdir(tmp_path)
+    assert not os.listdir()
+    return tmp_path

@@ -1,0 +1,146 @@
+"""The command: plan, run what is missing, gather the results."""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from virtex.errors import UserError
+from virtex.evaluate_all.gpus import share_out, visible_gpus
+from virtex.evaluate_all.plan import FAILED, LOGS, Entry, make_plan
+from virtex.evaluate_all.report import (
+    print_failures,
+    print_plan,
+    print_summary,
+    write_leaderboard,
+)
+from virtex.evaluate_all.running import Here, Launcher, run_all
+from virtex.evaluate_all.submitting import Submitit, job_parameters, require
+
+LOCK = ".evaluate_all.lock"
+Shares = list[tuple[str, ...] | None]
+
+
+def evaluate_all(args: argparse.Namespace, tools: Path, prog: str) -> int:
+    """Plan the runs, run what is open, tell what became of them and write the leaderboard.
+
+    Args:
+        args: of ``eval_tools/evaluate_all.py``.
+        tools: the folder of the tools.
+        prog: the command's name, for what is said on stderr.
+
+    Returns:
+        the exit status: 0 all complete; 1 some failed; 2 none can be run; 128 + the signal that
+        interrupted it.
+
+    Raises:
+        UserError: something the user must mend before anything can run.
+    """
+    if "LOCAL_RANK" in os.environ:
+        raise UserError(f"{prog} starts the processes itself; start it without torchrun")
+    if args.slurm and args.launcher == "here":
+        raise UserError("--slurm belongs to --launcher slurm")
+    out = Path(args.output_dir)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--output-dir {out} is a file; name a folder")
+    if args.launcher != "here" and not args.dry_run:
+        require(args.launcher)
+    shares = shares_of(args)
+    gpus = args.num_gpus if shares is None else len(shares[0])
+    entries = make_plan(args, tools, gpus)
+    if args.dry_run:
+        print_plan(entries, in_words(shares, args.at_once, gpus))
+        return conclude(entries, prog)
+    if all(entry.status == FAILED for entry in entries):
+        return conclude(entries, prog)
+    with held(out):
+        stopped = 0
+        if any(entry.is_open for entry in entries):
+            launcher = launcher_of(args, out, gpus)
+            each = [None] * len(entries) if shares is None else shares
+            stopped = run_all(entries, each, launcher)
+        print_summary(entries)
+        gathered = 0 if stopped else gather(entries, out, prog)
+    status = conclude(entries, prog)
+    if stopped:
+        print(f"{prog}: interrupted; the same command goes on", file=sys.stderr)
+        return 128 + stopped
+    return max(status, gathered)
+
+
+def shares_of(args: argparse.Namespace) -> Shares | None:
+    """The GPUs of each run at the same time; None where a cluster shares them out.
+
+    Raises:
+        UserError: they cannot be shared out so.
+    """
+    if args.launcher != "slurm":
+        return list(share_out(visible_gpus(args.num_gpus), args.at_once or 1))
+    if args.num_gpus is None:
+        raise UserError("--launcher slurm needs --num-gpus N, the GPUs of each job (0: CPU)")
+    return None
+
+
+def launcher_of(args: argparse.Namespace, out: Path, gpus: int) -> Launcher:
+    if args.launcher == "here":
+        return Here(args.at_once or 1)
+    at_once = args.at_once if args.launcher == "slurm" else None
+    parameters = job_parameters(args.slurm, gpus, args.num_workers, at_once)
+    return Submitit(args.launcher, out, parameters)
+
+
+def in_words(shares: Shares | None, at_once: int | None, gpus: int) -> str:
+    """How the runs would be run."""
+    on = f"{gpus} GPU(s) each" if gpus else "on the CPU"
+    number = at_once if shares is None else len(shares)
+    return f"{number or 'all'} at once, {on}"
+
+
+@contextlib.contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Keep other evaluations out of an output folder, which is made.
+
+    Raises:
+        UserError: another one is at work in it, or it cannot be written.
+    """
+    lock = FileLock(out / LOCK, blocking=False)
+    try:
+        (out / LOGS).mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(
+            f"another evaluate_all.py is at work in {out}; wait for it, or name another "
+            "--output-dir"
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"--output-dir {out} cannot be written ({error.strerror or error}); name another"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def gather(entries: Sequence[Entry], out: Path, prog: str) -> int:
+    """Write the leaderboard, if there is a record. Returns 1 if that cannot be."""
+    try:
+        if any(entry.record for entry in entries):
+            write_leaderboard(out)
+    except UserError as error:
+        print(f"{prog}: error: no leaderboard: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def conclude(entries: Sequence[Entry], prog: str) -> int:
+    """Say what failed. Returns the exit status."""
+    print_failures(entries, prog)
+    failed = [entry for entry in entries if entry.status == FAILED]
+    if not failed:
+        return 0
+    return 2 if len(failed) == len(entries) and all(e.seconds is None for e in failed) else 1

@@ -1,0 +1,113 @@
+"""The tasks that can be asked for, a row each, and what ``TASK[:PROTOCOL]`` chooses of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from virtex.errors import UserError
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task and the tool that evaluates on it.
+
+    Attributes:
+        name: what the record calls it.
+        tool: the script's file name.
+        layout: what it needs of the data root, see ``virtex.data.layouts.LAYOUTS``.
+        protocols: the module whose ``PROTOCOLS[name]`` holds its protocols, the default first.
+        planner: module:function from the tool's parsed arguments to a list of
+            ``virtex.evaluation.run.Plan`` (or another with its protocol and departures).
+        arguments: of the tool, beside those that all have.
+        workers: the tool's flag or setting for the processes that load images.
+        in_default: whether it is evaluated on where no tasks are named.
+    """
+
+    name: str
+    tool: str
+    layout: str
+    protocols: str
+    planner: str
+    arguments: tuple[str, ...] = ()
+    workers: str = "--num-workers"
+    in_default: bool = True
+
+    def protocol_names(self) -> list[str]:
+        """Short names of its protocols; the first is the default."""
+        return list(import_module(self.protocols).PROTOCOLS[self.name])
+
+    def plans(self, args: Any) -> list[Any]:
+        """What the tool would run for its parsed arguments."""
+        module, _, function = self.planner.partition(":")
+        return getattr(import_module(module), function)(args)
+
+
+def detection(name: str) -> Task:
+    return Task(
+        name,
+        "detectron2_transfer.py",
+        name,
+        "virtex.detectron.protocols",
+        "virtex.evaluate_all.records:detection_plans",
+        ("--task", name),
+        "DATALOADER.NUM_WORKERS",
+    )
+
+
+def probe(name: str, tool: str, layout: str, planner: str, *arguments: str, **more: bool) -> Task:
+    place = "virtex.evaluation"
+    return Task(
+        name, tool, layout, f"{place}.protocols", f"{place}.tasks:{planner}", arguments, **more
+    )
+
+
+ROWS = (
+    detection("coco"),
+    detection("lvis"),
+    detection("voc"),
+    probe("voc07_svm", "voc07_svm.py", "voc07_svm", "voc07_svm"),
+    probe("imagenet_linear", "imagenet_linear.py", "imagenet", "imagenet_linear"),
+    probe("imagenet_knn", "imagenet_linear.py", "imagenet", "imagenet_linear", "--knn",
+          in_default=False),
+    probe("inaturalist", "inaturalist_finetune.py", "inaturalist", "inaturalist_finetune"),
+)  # fmt: skip
+TASKS = {row.name: row for row in ROWS}
+DEFAULT_TASKS = [row.name for row in ROWS if row.in_default]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A task under one of its protocols.
+
+    Attributes:
+        protocol: its short name.
+        folder: the task's name, with the protocol's unless it is the default.
+    """
+
+    task: Task
+    protocol: str
+    folder: str
+
+
+def choose_tasks(asked: Sequence[str], protocol: str | None) -> list[Choice]:
+    """What ``TASK[:PROTOCOL] …`` chooses, each once.
+
+    Args:
+        protocol: of the tasks that name none; None: the default of each.
+
+    Raises:
+        UserError: there is no such task, or it has no such protocol.
+    """
+    chosen = []
+    for text in asked:
+        name, _, own = text.partition(":")
+        if name not in TASKS:
+            raise UserError(f"--tasks: there is no task {name!r}; there are {', '.join(TASKS)}")
+        task = TASKS[name]
+        names = task.protocol_names()
+        wanted = own or protocol or names[0]
+        if wanted not in names:
+            raise UserError(f"task {name} has no protocol {wanted!r}; it has {', '.join(names)}")
+        chosen.append(Choice(task, wanted, name if wanted == names[0] else f"{name}_{wanted}"))
+    return list(dict.fromkeys(chosen))

@@ -1,0 +1,280 @@
+"""The table as one HTML page that needs no network, and no script to be read.
+
+``page.html``, ``page.css`` and ``page.js`` beside this file are put into one. The script makes
+cells of columns that are not shown at first as ``cell_html`` makes those that are.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from html import escape
+from importlib.resources import files
+from string import Template
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from virtex.leaderboard.columns import Column
+from virtex.leaderboard.records import Conditions
+from virtex.leaderboard.table import SHORTEST_HASH, Cell, Row, Table
+
+if TYPE_CHECKING:
+    from virtex.zoo import PublishedResult as Published
+
+Key: TypeAlias = tuple[str, str, str]  # task, protocol, metric
+
+MODEL_HEAD = '<th scope="col"><button type="button"><b>Model</b></button></th>'
+BEST = ' class="best"'
+SHORTEST_BAR = 6  # percent of a cell: the column's worst value is still a bar
+DIGITS = 4  # after the point, of the numbers that are sorted and listed
+# in JSON inside of a script element: what could end it, and what JavaScript takes for line ends
+UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
+
+
+def page_text(table: Table, title: str = "Leaderboard", show_all: bool = False) -> str:
+    """The page.
+
+    Args:
+        show_all: show every column at first, and not only the metrics that rank.
+
+    Raises:
+        UserError: a zoo file, where published numbers are looked up, is broken.
+    """
+    shown = [n for n, column in enumerate(table.columns) if show_all or column.primary]
+    scales = [scale_of(table, column) for column in table.columns]
+    rows = [row_data(row, table.columns, scales) for row in table.rows]
+    groups = {column.conditions: None for column in table.columns}
+    numbers = {conditions: number for number, conditions in enumerate(groups)}
+    environments: dict[str, int] = {}
+    for row, about in zip(table.rows, rows, strict=True):
+        about["runs"] = runs_data(row, numbers, environments)
+    data = {
+        "columns": [column_data(c, numbers, n in shown) for n, c in enumerate(table.columns)],
+        "groups": [group_data(conditions) for conditions in groups],
+        "rows": rows,
+        "environments": [environment_data(text) for text in environments],
+    }
+    script = read("page.js")
+    return Template(read("page.html")).substitute(
+        title=escape(title),
+        counts=counts(table),
+        style=read("page.css"),
+        script=script,
+        script_hash=content_hash(script),
+        head="".join([MODEL_HEAD, *(head_html(n, table.columns[n]) for n in shown)]),
+        body="\n".join(map(partial(row_html, table.columns, shown), table.rows, rows)),
+        data=json.dumps(data, ensure_ascii=False, separators=(",", ":")).translate(UNSAFE),
+    )
+
+
+def read(name: str) -> str:
+    return (files(__package__) / name).read_text(encoding="utf-8").rstrip("\n")
+
+
+def content_hash(script: str) -> str:
+    """What the page's policy allows to run: this script and no other.
+
+    The script element holds the text between its tags, where HTML keeps line ends.
+    """
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
+
+
+def counts(table: Table) -> str:
+    measured = sum(row.model is not None for row in table.rows)
+    tasks = len({column.conditions.task for column in table.columns})
+    parts = [f"{measured} measured", f"{len(table.rows) - measured} published"]
+    shown = " and ".join(part for part in parts if not part.startswith("0 "))
+    return f"{shown} models on {tasks} task{'s' * (tasks != 1)}"
+
+
+# ---- numbers
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How long the bars of a column are.
+
+    Attributes:
+        worst, best: of all numbers in it.
+        best_measured: None where all are published.
+    """
+
+    worst: float
+    best: float
+    best_measured: float | None
+
+    def share(self, value: float) -> int:
+        """Percent of a cell's width."""
+        if self.best == self.worst:
+            return 100
+        part = (value - self.worst) / (self.best - self.worst)
+        return round(SHORTEST_BAR + (100 - SHORTEST_BAR) * part)
+
+
+def scale_of(table: Table, column: Column) -> Scale:
+    values = [row.cells[column].mean for row in table.rows if column in row.cells]
+    ends = min(values), max(values)
+    worst, best = ends if column.higher_is_better else reversed(ends)
+    return Scale(worst, best, table.best(column))
+
+
+def row_data(row: Row, columns: Sequence[Column], scales: Sequence[Scale]) -> dict[str, Any]:
+    """What the script knows of a row; ``cells`` by the column's number."""
+    known = published_values(row)
+    cells = {}
+    for number, (column, scale) in enumerate(zip(columns, scales, strict=True)):
+        cell = row.cells.get(column)
+        if cell:
+            cells[str(number)] = cell_data(row, column, cell, scale, known)
+    about: dict[str, Any] = {"name": row.name, "measured": row.model is not None, "cells": cells}
+    if row.model:
+        model = row.model
+        about |= {"names": row.names, "arch": row.arch, "format": model.format}
+        return about | {"sha256": model.sha256}
+    sources = {str(n): row.cells[c].source for n, c in enumerate(columns) if c in row.cells}
+    return about | {"sources": sources}
+
+
+def cell_data(
+    row: Row, column: Column, cell: Cell, scale: Scale, known: Mapping[Key, Sequence[Published]]
+) -> list[Any]:
+    """Number, mean and std as text, n, bar, whether it is the best; values of the seeds, and what
+    is published, where there are any."""
+    best = row.model is not None and cell.mean == scale.best_measured
+    std = "" if cell.std is None else f"{cell.std:.2f}"
+    data = [round(cell.mean, DIGITS), f"{cell.mean:.2f}", std, cell.n]
+    data += [scale.share(cell.mean), int(best)]
+    values = None
+    if len(cell.runs) > 1:
+        found = [run.metrics.get(column.metric) for run in cell.runs]
+        values = [value if value is None else round(value, DIGITS) for value in found]
+    conditions = column.conditions
+    departs = conditions.departures != "[]"
+    published = [
+        (
+            f"{number.value:.2f}",
+            None if departs else f"{cell.mean - number.value:+.2f}",
+            number.source,
+        )
+        for number in known.get((conditions.task, conditions.protocol, column.metric), ())
+        if conditions.version == "1"
+    ]
+    if published:
+        return [*data, values, published]
+    return [*data, values] if values else data
+
+
+def published_values(row: Row) -> dict[Key, list[Published]]:
+    """What is published of a measured model: (task, protocol, metric) -> numbers."""
+    if row.model is None:
+        return {}
+    from virtex.zoo import matching
+
+    found: dict[Key, list[Published]] = {}
+    entries = (matching(name, row.model.sha256) for name in row.names)
+    entry = next(filter(None, entries), None)
+    for result in entry.results if entry else ():
+        found.setdefault((result.task, result.protocol, result.metric), []).append(result)
+    return found
+
+
+def runs_data(
+    row: Row, numbers: Mapping[Conditions, int], environments: dict[str, int]
+) -> dict[str, list[tuple[str, str, str, int]]]:
+    """Seed, time, path and environment of the runs in each of a row's groups of columns."""
+    groups = {column.conditions: cell.runs for column, cell in row.cells.items() if cell.runs}
+    return {
+        str(numbers[conditions]): [
+            (
+                str(run.seed),
+                run.created,
+                run.shown,
+                environments.setdefault(run.environment, len(environments)),
+            )
+            for run in runs
+        ]
+        for conditions, runs in groups.items()
+    }
+
+
+def column_data(column: Column, numbers: Mapping[Conditions, int], shown: bool) -> dict[str, Any]:
+    return {
+        "label": column.label,
+        "task": column.conditions.task,
+        "setting": column.setting,
+        "metric": column.metric,
+        "primary": column.primary,
+        "higher": column.higher_is_better,
+        "shown": shown,
+        "group": numbers[column.conditions],
+    }
+
+
+def group_data(conditions: Conditions) -> dict[str, Any]:
+    """What the columns of the same conditions share."""
+    return {
+        "protocol": conditions.protocol,
+        "version": conditions.version,
+        "departures": [
+            [words(departure[key]) for key in ("key", "protocol", "run", "why")]
+            for departure in conditions.listed_departures()
+        ],
+        "data": [data_words(name, about) for name, about in json.loads(conditions.data).items()],
+    }
+
+
+def data_words(name: str, about: Mapping[str, Any]) -> str:
+    parts = [f"{words(about['images'])} images"] if "images" in about else []
+    if "annotations_sha256" in about:
+        parts.append(f"annotations {words(about['annotations_sha256'])[:SHORTEST_HASH]}")
+    return f"{name}: {', '.join(parts) or 'not told'}"
+
+
+def environment_data(text: str) -> list[tuple[str, str]]:
+    return [(name, words(value)) for name, value in json.loads(text).items()]
+
+
+def words(value: Any) -> str:
+    """JSON for people."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {words(inner)}" for key, inner in value.items()) or "none"
+    if isinstance(value, list):
+        return ", ".join(map(words, value)) or "none"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+# ---- what is read without a script
+
+
+def head_html(number: int, column: Column) -> str:
+    setting = f"<span>{escape(column.setting)}</span>" if column.setting else ""
+    return (
+        f'<th scope="col" data-c="{number}" title="{escape(column.label)}"><button type="button">'
+        f"<b>{escape(column.conditions.task)}</b>{setting}<span>{escape(column.metric)}</span>"
+        "</button></th>"
+    )
+
+
+def row_html(columns: Sequence[Column], shown: Sequence[int], row: Row, about: Any) -> str:
+    if row.model:
+        start, more = "<tr>", f"{row.arch} · {row.model.sha256[:SHORTEST_HASH]}"
+    else:
+        start, more = '<tr class="published">', row.source
+    chip = "" if row.model else ' <span class="chip">published</span>'
+    name = f"{escape(row.name)}{chip}<small>{escape(more)}</small>"
+    cells = (cell_html(n, columns[n], about["cells"].get(str(n))) for n in shown)
+    return f'{start}<th scope="row">{name}</th>{"".join(cells)}</tr>'
+
+
+def cell_html(number: int, column: Column, cell: Sequence[Any] | None) -> str:
+    if cell is None:
+        return f'<td data-c="{number}"></td>'
+    _, mean, std, n, share, best = cell[:6]
+    return (
+        f'<td data-c="{number}"{BEST * best} style="--share: {share}%;" '
+        f'data-label="{escape(column.label)}" tabindex="0">{mean}'
+        f"{f'<small> ± {std} ({n})</small>' if std else ''}</td>"
+    )
