@@ -28,7 +28,7 @@ from virtex.checkpoints.opening import open_checkpoint
 from virtex.checkpoints.reading import Reading
 from virtex.checkpoints.recognition import recognise
 from virtex.checkpoints.sources import resolve
-from virtex.zoo import entry_named
+from virtex.zoo.entries import entry_named
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ import torch
 import torchvision
 from iopath.common.file_io import PathHandler, PathManager, get_cache_dir
 
-from virtex import zoo
 from virtex.checkpoints.backbone import CheckpointError
 from virtex.checkpoints.downloading import cached_path, download
+from virtex.zoo.entries import PREFIX, find
 from virtex.zoo.files import fetch_entry
 
 _EXAMPLES = "a local path, https://…, virtex://NAME, torchvision://resnet50 or random:resnet50"
@@ -59,10 +59,10 @@ class ZooHandler(PathHandler):
     """``virtex://NAME``: an entry of the model zoo."""
 
     def _get_supported_prefixes(self) -> list[str]:
-        return [zoo.PREFIX]
+        return [PREFIX]
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs) -> str:
-        return str(fetch_entry(zoo.find(path.removeprefix(zoo.PREFIX))))
+        return str(fetch_entry(find(path)))
 
 
 class TorchvisionHandler(PathHandler):
