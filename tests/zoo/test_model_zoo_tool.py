@@ -86,6 +86,17 @@ def test_the_config_is_the_one_that_reproduces_the_model(tool, tmp_path, name):
     assert tool("config", name)[1] == path.read_text()
 
 
+def test_the_config_of_ones_own_model_lies_beside_the_zoo_file(tool, tmp_path):
+    tool("config", "token_classification_R_50", "-o", tmp_path / "zoo" / "ours.yaml")
+    path = tmp_path / "zoo" / "zoo.yaml"
+    path.write_text(
+        "models: {our/model: {urls: [https://a.org/m.pth], holds: model, config: ours.yaml}}"
+    )
+    status, out, _ = tool("config", "our/model", "--zoo", path)
+    assert status == 0
+    assert yaml.safe_load(out)["MODEL"]["NAME"] == "token_classification"
+
+
 def test_the_config_of_a_backbone_is_that_of_the_model_it_was_taken_from(tool):
     _, out, _ = tool("config", "hub/resnet50")
     assert out.startswith("# hub/resnet50: the backbone of a model of this config\n")
