@@ -4,20 +4,21 @@
 examples:
   # every model: architecture, what the file holds, licence, published numbers
   python eval_tools/model_zoo.py list
-  python eval_tools/model_zoo.py list moco --json
+  python eval_tools/model_zoo.py list moco 'swav/*800ep' --json
 
   # the YAML that reproduces a model: every setting of its pretraining
   python eval_tools/model_zoo.py config width_ablations/bicaptioning_R_50_L1_H2048 -o virtex.yaml
   python -m virtex.pretrain --config virtex.yaml --data-root datasets --output-dir output/virtex
 
-  # its weights, checked; into the cache, or a folder
+  # its weights, checked; into the cache, and a copy into a folder
   python eval_tools/model_zoo.py download moco/v2_800ep
   python eval_tools/model_zoo.py download torchvision/resnet50 hub/resnet50 --output-dir models
 
   # as a checkpoint's name anywhere; it is downloaded once
   python eval_tools/voc07_svm.py --checkpoint virtex://moco/v2_800ep ...
 
-  # your own models beside these (in the form of model_zoo.yaml); $VIRTEX_ZOO does the same
+  # your own models beside these (in the form of model_zoo.yaml); $VIRTEX_ZOO does the same, with
+  # a : between several files
   python eval_tools/model_zoo.py list --zoo my_zoo.yaml
   python eval_tools/inspect_checkpoint.py virtex://my/model --zoo my_zoo.yaml
 
@@ -31,6 +32,8 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from virtex.errors import UserError
@@ -42,16 +45,18 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     listing = commands.add_parser("list", help="every model that can be downloaded")
-    listing.add_argument("pattern", nargs="?", default="", help="only names that contain it")
+    listing.add_argument(
+        "patterns", nargs="*", metavar="PATTERN", help="only names that contain or fit one: 'moco*'"
+    )
     listing.add_argument("--json", action="store_true", help="everything that is known of them")
 
     config = commands.add_parser("config", help="print the YAML that reproduces a model")
-    config.add_argument("name")
-    config.add_argument("-o", "--output", metavar="FILE", help="write it there")
+    config.add_argument("name", help="of a model that list shows")
+    config.add_argument("-o", "--output", metavar="FILE", help="write it there, to a new file")
 
     download = commands.add_parser("download", help="fetch files and print where they are")
     download.add_argument("names", nargs="+", metavar="NAME")
-    download.add_argument("-o", "--output-dir", metavar="DIR", help="default: the cache")
+    download.add_argument("-o", "--output-dir", metavar="DIR", help="copy them there too")
 
     for command in (listing, config, download):
         add_zoo_argument(command)
@@ -66,10 +71,17 @@ def show(args: argparse.Namespace) -> None:
     from virtex import zoo
     from virtex.zoo.listing import as_json, as_table
 
-    found = [entry for name, entry in zoo.entries().items() if args.pattern in name]
+    found = [entry for name, entry in zoo.entries().items() if fits(name, args.patterns)]
     if not found:
-        raise UserError(f"no model's name contains {args.pattern!r}; list without it shows all")
+        wanted = " or ".join(map(repr, args.patterns))
+        raise UserError(f"no model's name contains or fits {wanted}; list without it shows all")
     print(json.dumps(as_json(found), indent=2) if args.json else as_table(found))
+
+
+def fits(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a name contains or fits one of the patterns, whatever the case; all fit none."""
+    name, wanted = name.lower(), [pattern.lower() for pattern in patterns]
+    return not wanted or any(part in name or fnmatchcase(name, part) for part in wanted)
 
 
 def write_config(args: argparse.Namespace) -> None:
@@ -81,6 +93,8 @@ def write_config(args: argparse.Namespace) -> None:
         print(text, end="")
         return
     path = Path(args.output)
+    if path.is_file() and path.read_bytes() != text.encode():
+        raise UserError(f"--output {path} is there already; name a new file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, lambda file: file.write(text.encode()))
@@ -96,8 +110,14 @@ def download(args: argparse.Namespace) -> None:
     logging.getLogger("virtex.download").setLevel(logging.INFO)
     for name in args.names:
         zoo.find(name)  # a mistyped one is told before anything is downloaded
+    failed = []
     for name in args.names:
-        print(zoo.download(name, args.output_dir), flush=True)
+        try:
+            print(zoo.download(name, args.output_dir), flush=True)
+        except UserError as error:
+            failed.append(str(error))
+    if failed:
+        raise UserError("; ".join(failed))
 
 
 if __name__ == "__main__":

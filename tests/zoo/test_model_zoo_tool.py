@@ -12,6 +12,7 @@ import yaml
 from eval_tools import inspect_checkpoint, model_zoo
 from tests.checkpoints.fault_server import Answer, start_server
 from virtex import zoo
+from virtex.checkpoints import downloading
 from virtex.config import load_config
 from virtex.tool import run_tool
 
@@ -70,10 +71,19 @@ def test_the_list_as_json_holds_everything(tool):
     assert values["bbox/AP50"] == 82.5
 
 
+@pytest.mark.parametrize("patterns", [("MOCO/",), ("moco/*",), ("moco/v1*", "moco/v2")])
+def test_patterns_are_parts_or_wildcards_whatever_the_case(tool, patterns):
+    assert [line.split()[0] for line in tool("list", *patterns)[1].splitlines()[2:]] == [
+        "moco/v1_200ep",
+        "moco/v2_200ep",
+        "moco/v2_800ep",
+    ]
+
+
 def test_a_pattern_that_fits_nothing_is_said(tool):
     status, _, err = tool("list", "nothing-of-that")
     assert status == 2
-    assert "no model's name contains 'nothing-of-that'" in err
+    assert "no model's name contains or fits 'nothing-of-that'; list without it" in err
 
 
 @pytest.mark.parametrize(
@@ -109,6 +119,13 @@ def test_a_model_that_was_not_trained_here_has_no_config(tool):
     assert "moco/v2_800ep was not trained by this package" in err and "https://" in err
 
 
+def test_a_config_replaces_no_other_file(tool, tmp_path):
+    (tmp_path / "mine.yaml").write_text("mine")
+    status, _, err = tool("config", "hub/resnet50", "-o", tmp_path / "mine.yaml")
+    assert status == 2 and "is there already; name a new file" in err
+    assert (tmp_path / "mine.yaml").read_text() == "mine"
+
+
 def test_a_config_that_cannot_be_written_is_said(tool, tmp_path):
     status, _, err = tool("config", "hub/resnet50", "-o", tmp_path)
     assert status == 2
@@ -127,9 +144,39 @@ def test_a_download_prints_where_the_file_is(tool, shelf, tmp_path):
     assert len(found[0]["pinned_sha256"]) == 64
 
 
-def test_a_download_goes_to_the_folder_that_is_named(tool, shelf, tmp_path):
-    status, out, _ = tool("download", "model", "--zoo", shelf, "-o", tmp_path / "models")
-    assert (status, out) == (0, f"{tmp_path / 'models' / 'm.pth'}\n")
+def test_a_copy_goes_to_the_folder_that_is_named_and_to_the_cache(tool, shelf, tmp_path):
+    copy = tmp_path / "models" / "m.pth"
+    for _ in range(2):  # what is there is kept
+        status, out, _ = tool("download", "model", "--zoo", shelf, "-o", tmp_path / "models")
+        assert (status, out) == (0, f"{copy}\n")
+    assert copy.read_bytes() == (tmp_path / "m.pth").read_bytes()
+    assert [path.name for path in copy.parent.iterdir()] == ["m.pth"]
+    assert json.loads(tool("list", "my/model", "--json", "--zoo", shelf)[1])[0]["cached"]
+
+
+def test_another_file_of_that_name_is_not_taken_for_the_model(tool, shelf, tmp_path):
+    copy = tmp_path / "models" / "m.pth"
+    copy.parent.mkdir()
+    copy.write_bytes(b"another model")
+    status, out, err = tool("download", "model", "--zoo", shelf, "-o", copy.parent)
+    assert (status, out) == (2, "")
+    assert f"{copy} is there, and is not my/model; name another folder" in err
+    assert copy.read_bytes() == b"another model"
+
+
+def test_a_folder_that_cannot_be_made_is_said(tool, shelf):
+    status, _, err = tool("download", "model", "--zoo", shelf, "-o", shelf)
+    assert status == 2 and f"{shelf}/m.pth cannot be written" in err
+
+
+def test_a_download_that_fails_stops_no_other(tool, shelf, tmp_path, monkeypatch):
+    monkeypatch.setattr(downloading, "BACK_OFF", 0.01)
+    text = shelf.read_text()
+    address = text.partition("[")[2].partition("/m.pth")[0]
+    shelf.write_text(f"{text[:-1]}, my/other: {{urls: [{address}/gone.pth]}}}}")
+    status, out, err = tool("download", "other", "model", "--zoo", shelf)
+    assert status == 2 and out.endswith("m.pth\n")
+    assert "gone.pth: the server answered 404 Not Found" in err
 
 
 def test_a_mistyped_name_is_told_before_anything_is_downloaded(tool, shelf, tmp_path):

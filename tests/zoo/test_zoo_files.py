@@ -111,6 +111,8 @@ def test_what_is_wrong_is_said_with_line_and_key(old, new, said, written):
         ("[" * 5000, "nested too deeply"),
         ("a: 2020-99-99", "is not YAML"),
         ("\x00", "is not YAML"),
+        ("models: {a: {urls: [https://a.org/m?dl=1]}}", "(an address with ? belongs in quotes)"),
+        ("models: {a: {urls: ['https://a.org/?dl=1']}}", "a list of addresses of a file"),
     ],
 )
 def test_what_is_no_zoo_is_said(text, said, written):
@@ -125,9 +127,9 @@ def test_anchors_that_multiply_are_no_trap(written):
 
 def test_a_file_that_cannot_be_read_is_said(tmp_path):
     assert "cannot be read: No such file" in problem(tmp_path / "absent.yaml")
-    assert "cannot be read" in problem(tmp_path)
+    assert "cannot be read: Is a directory" in problem(tmp_path)
     (tmp_path / "zoo.yaml").write_bytes(b"\xff\xfe\x00")
-    assert "cannot be read" in problem(tmp_path / "zoo.yaml")
+    assert "is not UTF-8 text; name a YAML file" in problem(tmp_path / "zoo.yaml")
 
 
 def test_files_of_ones_own_stand_beside_the_packaged_one(written, monkeypatch):

@@ -30,6 +30,7 @@ logger = logging.getLogger("virtex.download")
 ATTEMPTS = 5  # of one address in a row that do not come on
 PROGRESS = 1 << 20  # bytes; an attempt that brings less does not come on
 BACK_OFF = 1.0  # seconds before the second attempt; doubled before each further one
+AT_FIRST_USE = "as at its first use"
 LONGEST_WAIT = 60.0  # seconds, whatever a server asks for
 
 
@@ -63,7 +64,8 @@ def download(urls: Sequence[str], path: Path, sha256: str = "", size: int = 0) -
         ) from error
     if wrong:
         raise CheckpointError(
-            f"{path} is not what {urls[0]} gave: {wrong}; delete it to download it again"
+            f"{path} is not, or no longer, what {urls[0]} gave: {wrong}; delete this file to "
+            "download it again"
         )
     return path
 
@@ -116,10 +118,13 @@ def fetch_from_any(urls: Sequence[str], path: Path, sha256: str, size: int) -> N
         else:
             part.finish()
             return
-    raise CheckpointError(
-        f"could not download {'; '.join(reasons)}; check the address and the connection, or "
-        f"download the file by other means and put it at {path}"
+    remedy = (
+        "check the address and the connection, or download the file by other means and put it at "
+        f"{path}"
     )
+    if any(AT_FIRST_USE in reason for reason in reasons):
+        remedy = f"if you trust the new file, delete {pin_of(path)}"
+    raise CheckpointError(f"could not download {'; '.join(reasons)}; {remedy}")
 
 
 def fetch_checked(url: str, part: PartialFile, sha256: str, size: int) -> None:
@@ -137,7 +142,7 @@ def fetch_checked(url: str, part: PartialFile, sha256: str, size: int) -> None:
         wrong = whats_wrong(part.path, part.target, sha256, size)
     if wrong:
         part.discard()
-        raise Refused(f"the file there is not the one that is wanted: {wrong}")
+        raise Refused(f"another file is there: {wrong}")
 
 
 def fetch(url: str, part: PartialFile, sha256: str, size: int) -> None:
@@ -177,10 +182,7 @@ def whats_wrong(file: Path, path: Path, sha256: str, size: int) -> str:
     if not found.startswith(sha256.lower()):
         return f"its sha256 is {found}, not {sha256}"
     if pinned not in ("", found):
-        return (
-            f"its sha256 is {found}, and was {pinned} at its first use (delete {pin_of(path)} if "
-            "you trust the change)"
-        )
+        return f"its sha256 is {found}, not {pinned}, {AT_FIRST_USE}"
     if is_torn_zip(file):
         return "it ends before its end"
     if not pinned:

@@ -79,8 +79,9 @@ class Entry:
     zoo_file: Path
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON types only."""
-        return {**asdict(self), "zoo_file": str(self.zoo_file)}
+        """JSON types only; None for what is unknown."""
+        known = {key: None if value in ("", 0) else value for key, value in asdict(self).items()}
+        return {**known, "zoo_file": str(self.zoo_file)}
 
 
 def entries() -> dict[str, Entry]:
@@ -168,8 +169,9 @@ def find(name: str) -> Entry:
         raise UserError(f"the model zoo has several models {wanted!r}; give {several}")
     if named:
         return named[0]
-    last_parts = [key.rpartition("/")[2] for key in known]
-    near = difflib.get_close_matches(wanted, [*known, *last_parts], n=3, cutoff=0.3)
+    last_parts = {key.rpartition("/")[2]: key for key in known}
+    near = difflib.get_close_matches(wanted, [*known, *last_parts], n=3, cutoff=0.5)
+    near = list(dict.fromkeys(last_parts.get(key, key) for key in near))
     hint = f"near it: {', '.join(near)}" if near else "eval_tools/model_zoo.py list shows them"
     raise UserError(f"the model zoo has no {wanted!r}; {hint}")
 

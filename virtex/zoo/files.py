@@ -2,23 +2,45 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+from virtex.atomic import replace_file
 from virtex.checkpoints.downloading import cached_path, download
+from virtex.checkpoints.hashing import sha256_of
+from virtex.errors import UserError
 from virtex.zoo.entries import Entry
 
 
-def fetch_entry(entry: Entry, folder: Path | None = None) -> Path:
-    """The file of a zoo entry, downloaded once.
-
-    Args:
-        folder: where it goes; ``None``: the cache.
+def fetch_entry(entry: Entry) -> Path:
+    """The file of a zoo entry in the cache, downloaded once.
 
     Raises:
         CheckpointError: it cannot be had, or is not the one that the entry describes.
     """
-    path = folder / entry.file if folder else cached_file(entry)
-    return download(entry.urls, path, entry.sha256, entry.size)
+    return download(entry.urls, cached_file(entry), entry.sha256, entry.size)
+
+
+def copy_entry(entry: Entry, folder: Path) -> Path:
+    """A copy of the file of a zoo entry, in a folder that is made.
+
+    Raises:
+        UserError: it cannot be had or written, or another file of that name is there.
+    """
+    cached, path = fetch_entry(entry), folder / entry.file
+    try:
+        if path.exists():
+            if path.is_file() and sha256_of(path) == sha256_of(cached):
+                return path
+            raise UserError(f"{path} is there, and is not {entry.name}; name another folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(cached, "rb") as source:
+            replace_file(path, lambda file: shutil.copyfileobj(source, file, 1 << 20))
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror or error}); name another folder"
+        ) from error
+    return path
 
 
 def cached_file(entry: Entry) -> Path:

@@ -18,14 +18,15 @@ def download(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
 
     Args:
         name: as ``width_ablations/bicaptioning_R_50_L1_H2048``, or its last part alone.
-        folder: where it goes; ``None``: the cache, where ``virtex://NAME`` looks.
+        folder: where a copy goes; ``None``: only the cache, where ``virtex://NAME`` looks.
 
     Raises:
         UserError: there is no such entry, or its file cannot be had.
     """
-    from virtex.zoo.files import fetch_entry
+    from virtex.zoo.files import copy_entry, fetch_entry
 
-    return fetch_entry(find(name), Path(folder) if folder is not None else None)
+    entry = find(name)
+    return fetch_entry(entry) if folder is None else copy_entry(entry, Path(folder))
 
 
 def config_yaml(name: str) -> str:

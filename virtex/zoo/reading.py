@@ -29,7 +29,8 @@ def is_number(value: Any) -> bool:
 def is_address(value: Any) -> bool:
     try:
         parts = urlsplit(value) if is_text(value) else None
-        return bool(parts and parts.scheme in ("http", "https") and parts.hostname and parts.path)
+        known = parts and parts.scheme in ("http", "https") and parts.hostname
+        return bool(known and parts.path.rpartition("/")[2])
     except ValueError:
         return False
 
@@ -76,7 +77,7 @@ class Key:
 
 
 ENTRY: dict[str, Key] = {
-    "urls": Key(is_addresses, "a list of addresses, https://…", required=True),
+    "urls": Key(is_addresses, "a list of addresses of a file, https://…", required=True),
     "file": Key(is_file_name, "a file name without a folder"),
     "sha256": Key(is_hash, "8 to 64 hex digits in quotes"),
     "size": Key(is_size, "a whole number of bytes"),
@@ -111,15 +112,18 @@ def read_zoo_file(path: Path) -> dict[str, dict[str, Any]]:
         text = path.read_text(encoding="utf-8")
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
         content = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the zoo file {path} cannot be read: {error}") from error
+    except OSError as error:
+        raise UserError(f"the zoo file {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"the zoo file {path} is not UTF-8 text; name a YAML file") from error
     except RecursionError as error:
         raise UserError(f"the zoo file {path} is nested too deeply; write it anew") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that cannot be
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         what = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise UserError(f"the zoo file {path}{where} is not YAML: {what}; mend it") from error
+        hint = " (an address with ? belongs in quotes)" if "'?'" in what else ""
+        raise UserError(f"the zoo file {path}{where} is not YAML: {what}{hint}; mend it") from error
     check = Checker(path, tree)
     for key in content if is_mapping(content) else ():
         if key != "models" and not str(key).startswith("x-"):
