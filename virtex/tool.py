@@ -181,6 +181,9 @@ def whole_numbers(text: str) -> tuple[int, ...]:
 
 def use_zoo_files(paths: Sequence[str]) -> None:
     """Add zoo files to the environment, for every process that this one starts."""
+    for path in paths:
+        if os.pathsep in path:
+            raise UserError(f"--zoo {path}: a path with {os.pathsep!r} in it cannot be named")
     if paths:
         there = os.environ.get("VIRTEX_ZOO", "")
         whole = [there] if there else []
@@ -200,8 +203,8 @@ def run_tool(
     """
     # KEY VALUE pairs may stand anywhere between the flags
     args = parser.parse_args(argv) if commands else parser.parse_intermixed_args(argv)
-    use_zoo_files(getattr(args, "zoo", []))
     try:
+        use_zoo_files(getattr(args, "zoo", []))
         status = main(args)
     except UserError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)

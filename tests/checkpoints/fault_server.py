@@ -1,5 +1,6 @@
 """A real HTTP server on this machine that behaves as badly as it is told."""
 
+import gzip
 import http.server
 import threading
 import time
@@ -16,6 +17,9 @@ class Answer:
         announce: Content-Length, where it is a lie.
         pause: seconds before each 64 KB.
         ranges: whether parts can be asked for.
+        gzip: whether the content is encoded on the way, though nobody asked for it.
+        part: Content-Range of a 206, where it is a lie; first: its first byte.
+        etag: another one than the file's.
         headers: further ones; Location makes it a redirect.
     """
 
@@ -24,6 +28,10 @@ class Answer:
     announce: int | None = None
     pause: float = 0.0
     ranges: bool = True
+    gzip: bool = False
+    part: str = ""
+    first: int | None = None
+    etag: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -32,12 +40,13 @@ class FaultServer:
     """Serves what ``serve`` was told, and remembers what it was asked.
 
     Attributes:
-        asked: path and Range header of each request, in order.
+        asked: path and Range header of each request, in order; headers: all of them.
     """
 
     address: str = ""
     pages: dict[str, tuple[bytes, str, list[Answer]]] = field(default_factory=dict)
     asked: list[tuple[str, str]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
 
     def serve(self, path: str, content: bytes, *answers: Answer, etag: str = '"1"') -> str:
         """Answer requests for ``path`` by each of ``answers``, the last for ever; its address."""
@@ -47,6 +56,7 @@ class FaultServer:
     def answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
         asked_range = request.headers.get("Range", "")
         self.asked.append((request.path, asked_range))
+        self.headers.append(dict(request.headers))
         if request.path not in self.pages:
             request.send_error(404)
             return
@@ -60,18 +70,27 @@ class FaultServer:
             request.end_headers()
             return
         start = int(asked_range[6:-1]) if asked_range and answer.ranges else 0
-        if request.headers.get("If-Range", etag) != etag:
+        if not answer.part and request.headers.get("If-Range", etag) != etag:
             start = 0
+        if answer.first is not None:
+            start = answer.first
         if start >= len(content) > 0:
-            request.send_error(416)
+            request.send_response(416)
+            request.send_header("Content-Range", f"bytes */{len(content)}")
+            request.send_header("Content-Length", "0")
+            request.end_headers()
             return
-        request.send_response(206 if start else 200)
-        if start:
-            request.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        part = answer.part or f"bytes {start}-{len(content) - 1}/{len(content)}"
+        request.send_response(206 if start or answer.part else 200)
+        if start or answer.part:
+            request.send_header("Content-Range", part)
+        if answer.gzip:
+            content = gzip.compress(content)
+            request.send_header("Content-Encoding", "gzip")
         length = len(content) - start if answer.announce is None else answer.announce
         request.send_header("Content-Length", str(length))
-        if etag:
-            request.send_header("ETag", etag)
+        if answer.etag or etag:
+            request.send_header("ETag", answer.etag or etag)
         for name, value in answer.headers.items():
             request.send_header(name, value)
         request.end_headers()

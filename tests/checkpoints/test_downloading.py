@@ -8,12 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
+import requests
 import torch
 
 from tests.checkpoints.fault_server import Answer, start_server
 from virtex.checkpoints import CheckpointError, downloading
+from virtex.checkpoints.connection import PartialFile, Refused, check_answer
 from virtex.checkpoints.downloading import cached_path, download
 
 CONTENT = random.Random(0).randbytes(3_000_000)
@@ -142,6 +146,124 @@ def test_a_beginning_longer_than_the_file_is_dropped(server, path):
     with open(path.with_name("model.pth.part"), "ab") as part:
         part.write(CONTENT)
     server.serve("/model.pth", CONTENT)
+    assert download([url], path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        Answer(part="bytes 5-2999999/3000000"),
+        Answer(part="bytes 700000-2999999/3000000", etag='"2"'),
+        Answer(part="bytes seven-eight/nine"),
+        Answer(part=""),
+    ],
+    ids=["another start", "another file", "nonsense", "nothing"],
+)
+def test_a_part_that_was_not_asked_for_is_not_glued_on(server, path, lie):
+    lie = replace(lie, first=None if lie.part else 100)
+    url = server.serve("/model.bin", CONTENT, Answer(cut=700_000), lie, Answer())
+    assert download([url], path).read_bytes() == CONTENT
+
+
+def test_a_part_where_the_whole_was_asked_for_is_not_taken_for_it(server, path):
+    url = server.serve("/model.bin", CONTENT, Answer(first=100), Answer())
+    assert download([url], path).read_bytes() == CONTENT
+
+
+def test_a_part_shorter_than_the_rest_is_not_taken_for_the_end(server, path):
+    """Some caches give at most so many bytes at once, and announce the whole file's number."""
+    short = Answer(announce=500_000, cut=500_000, part="bytes 700000-1199999/3000000")
+    url = server.serve("/model.bin", CONTENT, Answer(cut=700_000), short, Answer())
+    assert download([url], path).read_bytes() == CONTENT
+    assert server.asked[-1][1] == "bytes=1200000-"
+
+
+def test_all_that_came_before_is_checked_and_kept(server, path):
+    url = server.serve("/model.bin", CONTENT)
+    part = PartialFile(path)
+    path.parent.mkdir()
+    part.path.write_bytes(CONTENT)
+    part.begin(url, '"1"')
+    assert download([url], path).read_bytes() == CONTENT
+    assert server.asked == [("/model.bin", "bytes=3000000-")]
+
+
+@pytest.mark.parametrize("sha256", ["", SHA256])
+def test_what_is_encoded_on_the_way_is_decoded_and_never_resumed(server, path, sha256):
+    url = server.serve("/model.bin", CONTENT, Answer(gzip=True, cut=700_000), Answer(gzip=True))
+    assert download([url], path, sha256).read_bytes() == CONTENT
+    assert [asked for _, asked in server.asked] == ["", ""]
+    assert server.headers[0]["Accept-Encoding"] == "identity"
+
+
+def test_a_date_marks_a_file_as_well(server, path):
+    date = {"Last-Modified": "Wed, 25 Nov 2026 00:00:00 GMT"}
+    first = Answer(cut=700_000, headers=date)
+    url = server.serve("/model.bin", CONTENT, first, Answer(headers=date), etag="")
+    assert download([url], path).read_bytes() == CONTENT
+    assert server.headers[-1]["If-Range"] == date["Last-Modified"]
+
+
+def test_a_mirror_does_not_go_on_with_the_part_of_another(server, path):
+    first = server.serve("/first.bin", b"?" * len(CONTENT), *BEGINNING)
+    second = server.serve("/second.bin", CONTENT)
+    assert download([first, second], path, SHA256).read_bytes() == CONTENT
+    assert server.asked[-1] == ("/second.bin", "")
+
+
+@pytest.mark.parametrize(
+    ("asked", "way", "refused"),
+    [
+        ("https://a.org/m", ["https://a.org/m"], False),
+        ("http://a.org/m", ["http://a.org/m"], False),
+        ("https://a.org/m", ["https://a.org/m", "http://b.org/m"], True),
+        ("HTTPS://a.org/m", ["https://a.org/m", "http://b.org/m", "https://a.org/n"], True),
+    ],
+)
+def test_a_way_without_encryption_is_refused_where_it_was_asked_for(asked, way, refused):
+    answers = []
+    for url in way:
+        answers.append(requests.Response())
+        answers[-1].url, answers[-1].status_code = url, 200
+    answers[-1].history = answers[:-1]
+    with pytest.raises(Refused, match="without encryption") if refused else nullcontext():
+        check_answer(answers[-1], asked)
+
+
+@pytest.mark.parametrize("wish", ["100000", "Wed, 25 Nov 2126 00:00:00 GMT"])
+def test_a_wish_to_wait_for_ages_is_cut_short(server, path, wish, monkeypatch):
+    monkeypatch.setattr(downloading, "LONGEST_WAIT", 0.3)
+    busy = Answer(503, headers={"Retry-After": wish})
+    start = time.monotonic()
+    download([server.serve("/model.bin", CONTENT, busy, Answer())], path)
+    assert 0.3 <= time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (Answer(302, headers={"Location": "http://[::1"}), "Invalid"),
+        (Answer(302, headers={"Location": "http://a..b/m.bin"}), ""),
+    ],
+)
+def test_an_address_that_cannot_be_one_is_said(server, path, answer, words):
+    assert words in refusal([server.serve("/model.bin", b"", answer)], path)
+
+
+def test_a_number_of_bytes_beyond_all_measure_is_not_believed(server, path):
+    huge = Answer(headers={"Content-Length": "9" * 5000}, announce=0)
+    url = server.serve("/model.bin", CONTENT, huge)
+    try:
+        download([url], path)
+    except CheckpointError as error:
+        assert "\n" not in str(error)
+
+
+def test_a_message_in_place_of_the_file_is_refused_and_not_pinned(server, path):
+    url = server.serve("/model.bin", b'{"error": "quota exceeded", "code": 403}')
+    said = refusal([url], path)
+    assert 'the server sent a message, not the file: {"error": "quota exceeded"' in said
+    server.serve("/model.bin", CONTENT)
     assert download([url], path).read_bytes() == CONTENT
 
 

@@ -155,9 +155,7 @@ def test_torchvisions_weights_come_from_torchvisions_address(options, weights, h
     cached = here / "cache" / "virtex" / address.removeprefix("https://")
     cached.parent.mkdir(parents=True)
     cached.write_bytes(b"not torchvision's")
-    with pytest.raises(
-        CheckpointError, match=f"{cached} is not, or no longer, what"
-    ):
+    with pytest.raises(CheckpointError, match=f"{cached} is not, or no longer, what"):
         resolve(f"torchvision://resnet50{options}")
 
 

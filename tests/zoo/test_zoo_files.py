@@ -9,6 +9,7 @@ from virtex import zoo
 from virtex.checkpoints import InputSpec
 from virtex.errors import UserError
 from virtex.zoo.entries import entries_of
+from virtex.zoo.files import cached_file
 
 WHOLE = """\
 x-rgb: &rgb {channel_order: RGB, mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2], scale: 1.0}
@@ -88,6 +89,7 @@ def test_an_entry_is_read_with_what_is_silent_filled_in(written):
         ("my/model:", "7:", "line 4, models.7: a name is letters, digits"),
         ("models:", "model:", "line 3, model: unknown; there is models"),
         ("    <<: *mine", "    <<: *yours", "line 5 is not YAML: found undefined alias 'yours'"),
+        ("size: 100", "holds: model", "models.my/model: it holds a model, of which it lacks"),
         ("size: 100", "size: 100\n   x: 1", "line 9 is not YAML"),
         ("size: 100", "licence: !!python/object/apply:os.system [x]", "line 8 is not YAML: could"),
     ],
@@ -123,6 +125,13 @@ def test_anchors_that_multiply_are_no_trap(written):
     levels = ["x-0: &a0 [x]"] + [f"x-{n}: &a{n} [{f'*a{n - 1}, ' * 9}]" for n in range(1, 12)]
     text = "\n".join([*levels, "models: {a: {urls: *a11}}"])
     assert "models.a.urls: it should be a list of addresses" in problem(written(text))
+
+
+def test_merges_that_multiply_are_no_trap(written):
+    levels = ["x-0: &a0 {k: v}"]
+    levels += [f"x-{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}" for n in range(1, 40)]
+    text = "\n".join([*levels, "models: {}"])
+    assert "<<: it takes one mapping, *name" in problem(written(text))
 
 
 def test_a_file_that_cannot_be_read_is_said(tmp_path):
@@ -209,8 +218,32 @@ def test_torchvisions_addresses_are_those_that_torchvision_gives(name):
 
 def test_a_measured_model_finds_its_entry_by_name_address_or_hash():
     entry = zoo.find("torchvision/resnet50")
-    assert zoo.matching("virtex://torchvision/resnet50", "") == entry
-    assert zoo.matching(entry.urls[0], "") == entry
-    assert zoo.matching("some/file.pth", entry.sha256 + "0" * 56) == entry
+    whole = entry.sha256 + "0" * 56
+    assert zoo.matching("virtex://torchvision/resnet50", whole) == entry
+    assert zoo.matching(entry.urls[0], whole) == entry
+    assert zoo.matching("some/file.pth", whole) == entry
     assert zoo.matching("some/file.pth", "0" * 64) is None
     assert zoo.matching("torchvision/resnet50", "0" * 64) is None  # a folder of that name
+    best = zoo.find("task_ablations/bicaptioning_R_50_L1_H2048")
+    assert zoo.matching("virtex://bicaptioning_R_50_L1_H2048", "0" * 64) == best
+
+
+def test_a_measured_model_of_another_hash_is_not_the_entrys():
+    assert zoo.matching("virtex://torchvision/resnet50", "f" * 64) is None
+    assert zoo.matching("virtex://a/model/of/a/file/not/given", "f" * 64) is None
+
+
+def test_numbers_of_ones_own_for_a_packaged_config_are_kept(written, monkeypatch):
+    path = written(
+        WHOLE.replace("    size: 100", "    config: task_ablations/bicaptioning_R_50_L1_H2048")
+    )
+    monkeypatch.setenv("VIRTEX_ZOO", str(path))
+    assert [r.value for r in zoo.published_results() if r.model == "my/model"] == [80.0]
+
+
+def test_files_of_one_name_have_places_of_their_own(written, monkeypatch):
+    rows = [f"{name}: {{urls: [https://h.org/{name}.pth], file: m.pth}}" for name in "ab"]
+    text = f"models: {{{', '.join(rows)}}}"
+    monkeypatch.setenv("VIRTEX_ZOO", str(written(text)))
+    first, second = (cached_file(zoo.find(name)) for name in ("a", "b"))
+    assert first.name == second.name == "m.pth" and first != second

@@ -14,6 +14,7 @@ from pathlib import Path
 from time import time
 
 import requests
+import urllib3
 from tqdm import tqdm
 
 import virtex
@@ -23,6 +24,8 @@ TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of the content
 PIECE = 1 << 16  # bytes read at once, of which a broken connection loses the last
 TRY_AGAIN = (408, 425, 429)  # of the answers 4xx; the others will not change
 WEB_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype|!--|html|head|body|\?xml)", re.IGNORECASE)
+MESSAGE = re.compile(rb"\s*\{\s*\"[\t\n\r\x20-\x7e]{20}")  # in JSON; no checkpoint is text
+CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)")
 
 _WILL_NOT_CHANGE = (
     requests.exceptions.MissingSchema,
@@ -31,7 +34,7 @@ _WILL_NOT_CHANGE = (
     requests.exceptions.InvalidHeader,
     requests.exceptions.SSLError,
     requests.TooManyRedirects,
-    UnicodeError,  # a host name that cannot be one
+    ValueError,  # an address, perhaps that of a redirect, that cannot be one
 )
 
 
@@ -119,21 +122,37 @@ def fetch_once(url: str, part: PartialFile, sha256: str, size: int) -> None:
             headers["If-Range"] = part.mark()[1]
     try:
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-            if response.status_code == 416:  # the file there ends before
+            if response.status_code == 416:
+                if range_of(response)[1] == have:  # all of it had come
+                    return
                 part.discard()
                 raise Interrupted("the server has nothing from there on")
             check_answer(response, url)
-            start = have if response.status_code == 206 else 0
-            if start == 0:
-                part.begin(url, mark_in(response))
-            elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-                part.discard()
-                raise Interrupted("the server sent another part than was asked for")
-            save(response, part, start, size)
+            if response.status_code == 206:
+                start, total = have, continued(response, part, have)
+            else:
+                start, total = 0, length_of(response)
+                # of what is encoded on the way no part fits the file
+                part.begin(url, mark_in(response)) if not is_encoded(response) else part.discard()
+            save(response, part, start, total, size)
     except _WILL_NOT_CHANGE as error:
         raise Refused(one_line(error)) from error
-    except requests.RequestException as error:
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         raise Interrupted(reason_of(error)) from error
+
+
+def continued(response: requests.Response, part: PartialFile, have: int) -> int | None:
+    """The whole file's bytes, by an answer that brings its part from byte ``have`` on.
+
+    Raises:
+        Interrupted: it brings another part, or one of another file; ``part`` is gone then.
+    """
+    start, total = range_of(response)
+    mark, now = part.mark()[1], mark_in(response)
+    if have and start == have and (not mark or now in ("", mark)) and not is_encoded(response):
+        return total
+    part.discard()
+    raise Interrupted("the server sent another part than was asked for")
 
 
 def check_answer(response: requests.Response, asked: str) -> None:
@@ -142,8 +161,10 @@ def check_answer(response: requests.Response, asked: str) -> None:
     Raises:
         Refused, Interrupted: it brings none, or comes without the encryption that was asked for.
     """
-    if asked.startswith("https://") and response.url.startswith("http://"):
-        raise Refused(f"it leads to an address without encryption, {response.url}")
+    way = [answer.url for answer in (*response.history, response)]
+    bare = [url for url in way if url.lower().startswith("http://")]
+    if bare and asked.lower().startswith("https://"):
+        raise Refused(f"it leads over an address without encryption, {bare[0]}")
     code = response.status_code
     if code in (200, 206):
         return
@@ -153,15 +174,19 @@ def check_answer(response: requests.Response, asked: str) -> None:
     raise Refused(reason)
 
 
-def save(response: requests.Response, part: PartialFile, start: int, size: int) -> None:
+def save(
+    response: requests.Response, part: PartialFile, start: int, total: int | None, size: int
+) -> None:
     """Write a response's content from byte ``start`` on, under a progress bar.
 
+    Args:
+        total: of the whole file, as announced; size: as wanted, 0 if unknown.
+
     Raises:
-        Refused: it is a web page, or a file of another size than wanted.
+        Refused: it is a web page or a message, or a file of another size than wanted.
         Interrupted: less came than was announced.
         OSError: the disk is too small.
     """
-    total = total_of(response, start)
     if size and total and total != size:
         raise Refused(f"the file there has {total} bytes, not {size}")
     free = shutil.disk_usage(part.path.parent).free
@@ -175,6 +200,8 @@ def save(response: requests.Response, part: PartialFile, start: int, size: int) 
         for piece in response.iter_content(PIECE):
             if file.tell() == 0 and WEB_PAGE.match(piece):
                 raise Refused("the server sent a web page, not the file")
+            if file.tell() == 0 and MESSAGE.match(piece):
+                raise Refused(f"the server sent a message, not the file: {piece[:80].decode()}")
             file.write(piece)
             bar.update(len(piece))
         got = file.tell()
@@ -195,10 +222,18 @@ def bar_of(part: PartialFile, total: int | None, start: int) -> tqdm:
     )
 
 
-def total_of(response: requests.Response, start: int) -> int | None:
-    """The whole file's bytes, as the server announces them."""
+def length_of(response: requests.Response) -> int | None:
+    """The bytes of the content, as the server announces them."""
     said = response.headers.get("Content-Length", "")
-    return start + int(said) if said.isdecimal() and not is_encoded(response) else None
+    known = said.isdecimal() and len(said) <= 18 and not is_encoded(response)
+    return int(said) if known else None
+
+
+def range_of(response: requests.Response) -> tuple[int | None, int | None]:
+    """Of the header Content-Range the first byte and the whole file's bytes; None if unknown."""
+    found = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    start, _, total = found.groups() if found else (None, None, "*")
+    return start and int(start), None if total == "*" else int(total)
 
 
 def mark_in(response: requests.Response) -> str:

@@ -57,6 +57,8 @@ def download(urls: Sequence[str], path: Path, sha256: str = "", size: int = 0) -
                 if not path.is_file():  # another process was faster
                     fetch_from_any(urls, path, sha256, size)
         wrong = whats_wrong(path, path, sha256, size)
+        if not wrong:
+            pin(path)
     except OSError as error:
         raise CheckpointError(
             f"could not write {path} ({error.strerror or error}); free space, or set FVCORE_CACHE "
@@ -168,7 +170,7 @@ def fetch(url: str, part: PartialFile, sha256: str, size: int) -> None:
 
 
 def whats_wrong(file: Path, path: Path, sha256: str, size: int) -> str:
-    """Why ``file`` is not what belongs at ``path``; "" if it is, which pins its hash.
+    """Why ``file`` is not what belongs at ``path``; "" if it is.
 
     Raises:
         OSError: it cannot be read.
@@ -185,11 +187,15 @@ def whats_wrong(file: Path, path: Path, sha256: str, size: int) -> str:
         return f"its sha256 is {found}, not {pinned}, {AT_FIRST_USE}"
     if is_torn_zip(file):
         return "it ends before its end"
-    if not pinned:
-        text = f"{found}  {path.name}\n"
-        with contextlib.suppress(OSError):  # a folder that others fill may be read-only
-            replace_file(pin_of(path), lambda pin: pin.write(text.encode()))
     return ""
+
+
+def pin(path: Path) -> None:
+    """Keep the hash of a file's first use, from which no later one may differ."""
+    if not pin_of(path).is_file():
+        text = f"{sha256_of(path)}  {path.name}\n"
+        with contextlib.suppress(OSError):  # a folder that others fill may be read-only
+            replace_file(pin_of(path), lambda file: file.write(text.encode()))
 
 
 def is_torn_zip(file: Path) -> bool:

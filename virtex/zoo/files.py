@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -45,4 +46,8 @@ def copy_entry(entry: Entry, folder: Path) -> Path:
 
 def cached_file(entry: Entry) -> Path:
     """Where the cache keeps the file of a zoo entry, whether it is there or not."""
-    return cached_path(entry.urls[0]).with_name(entry.file)
+    path = cached_path(entry.urls[0])
+    if path.name == entry.file:
+        return path
+    # beside it, files of other addresses may be called the same
+    return path.parent / hashlib.sha256(path.name.encode()).hexdigest()[:12] / entry.file

@@ -6,7 +6,8 @@ import csv
 from pathlib import Path
 
 import virtex
-from virtex.zoo.entries import PREFIX, Entry, PublishedResult, entries
+from virtex.errors import UserError
+from virtex.zoo.entries import PREFIX, Entry, PublishedResult, entries, find
 
 RESULTS_FILE = Path(virtex.__file__).parent / "published_results.csv"
 
@@ -19,10 +20,12 @@ def published_results() -> list[PublishedResult]:
     """
     shown, found = set(), []
     for entry in entries().values():
-        same = {entry.urls, entry.config} - {""}
-        if not same & shown:
-            found += entry.results
-        shown |= same
+        for result in entry.results:
+            number = result.task, result.protocol, result.metric, result.value, result.source
+            same = {(key, *number) for key in (entry.urls, entry.config) if key}
+            if not same & shown:
+                found.append(result)
+            shown |= same
     with open(RESULTS_FILE, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             del row["pretraining_data"]
@@ -35,15 +38,18 @@ def matching(name: str, sha256: str) -> Entry | None:
 
     Args:
         name: what was asked for: ``virtex://NAME``, an address, or anything else.
-        sha256: of the file.
+        sha256: of the file; an entry with another hash is not the model's.
 
     Raises:
         UserError: a zoo file is broken.
     """
-    known = entries()
-    if name.removeprefix(PREFIX) in known and name.startswith(PREFIX):
-        return known[name.removeprefix(PREFIX)]
-    for entry in known.values():
-        if name in entry.urls or (entry.sha256 and sha256.startswith(entry.sha256)):
-            return entry
-    return None
+    known = entries().values()
+    if name.startswith(PREFIX):
+        try:
+            named = [find(name)]
+        except UserError:  # a zoo file that is not given now
+            named = []
+    else:
+        named = [e for e in known if name in e.urls]
+        named += [e for e in known if e.sha256 and sha256.startswith(e.sha256)]
+    return next((e for e in named if sha256.startswith(e.sha256)), None)

@@ -30,7 +30,7 @@ def is_address(value: Any) -> bool:
     try:
         parts = urlsplit(value) if is_text(value) else None
         known = parts and parts.scheme in ("http", "https") and parts.hostname
-        return bool(known and parts.path.rpartition("/")[2])
+        return bool(known and parts.path.rpartition("/")[2] not in ("", ".", ".."))
     except ValueError:
         return False
 
@@ -111,6 +111,8 @@ def read_zoo_file(path: Path) -> dict[str, dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8")
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        check = Checker(path, tree)
+        check.merges_are_single()
         content = yaml.safe_load(text)
     except OSError as error:
         raise UserError(f"the zoo file {path} cannot be read: {error.strerror}") from error
@@ -124,7 +126,6 @@ def read_zoo_file(path: Path) -> dict[str, dict[str, Any]]:
         what = " ".join(str(getattr(error, "problem", None) or error).split())
         hint = " (an address with ? belongs in quotes)" if "'?'" in what else ""
         raise UserError(f"the zoo file {path}{where} is not YAML: {what}{hint}; mend it") from error
-    check = Checker(path, tree)
     for key in content if is_mapping(content) else ():
         if key != "models" and not str(key).startswith("x-"):
             check.fail((key,), "unknown; there is models, and x-… for what anchors refer to")
@@ -141,6 +142,10 @@ def read_zoo_file(path: Path) -> dict[str, dict[str, Any]]:
             check.row((*where, "input"), row["input"], INPUT)
         for number, result in enumerate(row.get("results", ())):
             check.row((*where, "results", number), result, RESULT)
+            if result in row["results"][:number]:
+                check.fail((*where, "results", number), "it is there twice")
+        if row.get("holds") == "model" and not row.get("config"):
+            check.fail(where, "it holds a model, of which it lacks the config")
     return models
 
 
@@ -163,6 +168,22 @@ class Checker:
         for key, rule in keys.items():
             if rule.required and key not in row:
                 self.fail(where, f"it lacks {key}: {rule.words}")
+
+    def merges_are_single(self) -> None:
+        """A merge key with a list of mappings can make a small file endless to read."""
+        nodes, seen = [self.tree], set()
+        while nodes:
+            node = nodes.pop()
+            if node is None or id(node) in seen:
+                continue
+            seen.add(id(node))
+            if isinstance(node, yaml.MappingNode):
+                for key, value in node.value:
+                    if key.value == "<<" and not isinstance(value, yaml.MappingNode):
+                        raise UserError(self.sentence(("<<",), key, "it takes one mapping, *name"))
+                    nodes += (key, value)
+            elif isinstance(node, yaml.SequenceNode):
+                nodes += node.value
 
     def no_key_twice(self, where: tuple) -> None:
         """YAML takes the last of two equal keys in silence."""
