@@ -28,8 +28,8 @@ examples:
       'random:resnet18?seed=1' --tasks voc07_svm imagenet_knn imagenet_linear:toy-cached \\
       --protocol toy --data-root datasets/toy --output-dir output/toy_all --num-gpus 0
 
-The same command again skips what is complete (its record is of this file, protocol, settings and
-seed), resumes what is not, and tries anew what failed. A failure stops no other run.
+The same command again skips what is complete (its record is of this file, data, protocol,
+settings and seed), resumes what is not, and tries anew what failed. A failure stops no other run.
 
 OUTPUT_DIR then holds CHECKPOINT/TASK/seed_N/, each as the task's own tool leaves it; logs/, with
 what each tool printed; leaderboard.csv, .md, .html and .png. Exit status: 0 all complete; 1 some
@@ -78,7 +78,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--protocol", metavar="NAME", help="of the tasks that name none (default: each its own)"
     )
     parser.add_argument(
-        "--seeds", nargs="+", type=non_negative, default=[0], metavar="N", help="default: 0"
+        "--seeds",
+        nargs="+",
+        type=non_negative,
+        default=[0],
+        metavar="N",
+        help="default: 0; one is enough where the result does not depend on it (SVM, neighbours)",
     )
     parser.add_argument(
         "--arguments",
@@ -93,6 +98,9 @@ def build_parser() -> argparse.ArgumentParser:
         type=non_negative,
         metavar="N",
         help="processes that load images, for each GPU (default: the tools' own)",
+    )
+    parser.add_argument(
+        "--published", action="store_true", help="published numbers in the leaderboard, too"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
     machines = parser.add_argument_group("machines")

@@ -7,6 +7,7 @@ import pytest
 
 from tests.eval_tools.probe_runs import write_data
 from tests.evaluate_all.evaluations import Evaluation, in_this_process, write_checkpoint
+from virtex.evaluate_all.naming import checkpoint_folders
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -27,20 +28,27 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory):
-    """Two networks, and a file that is none."""
+    """Three networks, and a file that is none."""
     folder = tmp_path_factory.mktemp("evaluate_all_checkpoints")
     write_checkpoint(folder / "first.pth", 0)
     write_checkpoint(folder / "second.pth", 1)
-    (folder / "broken.pth").write_text("no network")
+    write_checkpoint(folder / "broken.pth", 2)
+    (folder / "text.pth").write_text("no network")
     yield folder
     shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")
 def mixed(data, checkpoints, tmp_path_factory):
-    """The broken file and both networks on VOC07, two runs at once; never to be changed."""
+    """Three networks on VOC07, two runs at once; never to be changed.
+
+    The run of the first is broken: a file has the name of its folder.
+    """
     out = tmp_path_factory.mktemp("mixed") / "out"
     names = [str(checkpoints / f"{name}.pth") for name in ("broken", "first", "second")]
+    place = out / checkpoint_folders(names)[names[0]] / "voc07_svm_toy" / "seed_0"
+    place.parent.mkdir(parents=True)
+    place.touch()
     yield in_this_process(Evaluation(names, data, out), "--at-once", "2")
     shutil.rmtree(out)
 

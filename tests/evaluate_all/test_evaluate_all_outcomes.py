@@ -58,9 +58,22 @@ def test_a_failure_is_told_with_its_reason_and_log(mixed):
     (line,) = mixed.errors.strip().splitlines()
     assert line.startswith("evaluate_all.py: failed: ")
     assert "exit status 2: " in line
-    assert "broken.pth is a text file, not a checkpoint" in line
+    assert "is a file; name a folder" in line
     assert line.endswith(f"(log: {log})")
-    assert "is a text file" in log.read_text()
+    assert "is a file; name a folder" in log.read_text()
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_file_that_is_no_checkpoint_is_told_once_before_anything_runs(
+    checkpoints, data, here, dry_run
+):
+    names = [str(checkpoints / "text.pth")]
+    found = Evaluation(names, data, here / "out", task="voc07_svm")
+    in_this_process(found, "--seeds", "0", "1", *(["--dry-run"] if dry_run else []))
+    assert found.status == 2
+    assert found.errors.count("text.pth is a text file, not a checkpoint") == 1
+    assert "cannot run: " in found.errors
+    assert not found.out.exists()
 
 
 def test_runs_at_once_begin_before_the_first_has_ended(mixed):
@@ -131,6 +144,29 @@ def test_a_finished_run_with_other_settings_is_told(again, arguments, told):
     assert again.status == 2
     assert told in again.errors
     assert times_of(again.out) == before
+
+
+@pytest.mark.parametrize("solver", ["liblinear", "fast"])
+def test_what_the_record_does_not_tell_is_compared_too(again, solver):
+    again.arguments += f" --solver {solver}"
+    in_this_process(again)
+    assert again.status == (2 if solver == "liblinear" else 0)
+    assert ('solver "fast", not "liblinear"' in again.errors) == (solver == "liblinear")
+
+
+def test_a_finished_run_on_other_data_is_told(again, tmp_path):
+    shutil.copytree(again.data / "VOC2007", tmp_path / "other" / "VOC2007")
+    again.data = tmp_path / "other"
+    in_this_process(again)
+    assert again.status == 2
+    assert "holds a finished run of another kind (data_root" in again.errors
+
+
+def test_a_file_read_in_another_format_is_another_model(again):
+    in_this_process(again, "--format", "torchvision")  # as it was recognised
+    assert again.status == 0
+    in_this_process(again, "--format", "timm")
+    assert again.status == 2
 
 
 def test_the_same_settings_in_other_words_are_the_same(again):

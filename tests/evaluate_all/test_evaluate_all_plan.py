@@ -9,9 +9,17 @@ import sys
 import pytest
 from filelock import FileLock
 
-from tests.evaluate_all.evaluations import TOOL, Evaluation, in_this_process, refused, status_of
+from tests.evaluate_all.evaluations import (
+    TOOL,
+    Evaluation,
+    in_this_process,
+    refused,
+    status_of,
+    write_checkpoint,
+)
 
 TASKS = ("--tasks", "voc07_svm", "imagenet_knn", "--protocol", "toy", "--num-gpus", "0")
+TRAINED = ("--tasks", "voc07_svm", "imagenet_linear", "--protocol", "toy", "--num-gpus", "0")
 
 
 def commands_in(printed):
@@ -22,16 +30,16 @@ def test_a_dry_run_prints_every_run_and_command_and_writes_nothing(here, data, c
     monkeypatch.setenv("FVCORE_CACHE", str(here / "cache"))
     argv = [
         *("--checkpoint", "random:resnet18", "./random:resnet18/../a.pth", "random:resnet18"),
-        *TASKS, "--seeds", "0", "1", "--data-root", str(data), "--num-workers", "0",
+        *TASKS, "--seeds", "0", "--data-root", str(data), "--num-workers", "0",
         *("--arguments", "voc07_svm", "--ap voc11 SVM.FOLDS 2", "--dry-run"),
     ]  # fmt: skip
-    (here / "a.pth").write_text("")
+    write_checkpoint(here / "a.pth", 0)
     assert status_of(argv) == 0
     assert os.listdir(here) == ["a.pth"]
     printed = capsys.readouterr().out
-    assert printed.count("to run\n") == 8  # 2 checkpoints, 2 tasks, 2 seeds
+    assert printed.count("to run\n") == 4  # 2 checkpoints, 2 tasks
     commands = commands_in(printed)
-    assert len(commands) == 8
+    assert len(commands) == 4
     folder = "output/all/random_resnet18/voc07_svm_toy/seed_0"
     assert commands[0][1:] == [
         *(str(TOOL.parent / "voc07_svm.py"), "--checkpoint", "random:resnet18"),
@@ -40,6 +48,37 @@ def test_a_dry_run_prints_every_run_and_command_and_writes_nothing(here, data, c
         *("--ap", "voc11", "SVM.FOLDS", "2"),
     ]
     assert all("--knn" in command for command in commands if "imagenet_linear.py" in command[1])
+
+
+@pytest.mark.parametrize(
+    ("more", "svm", "said"),
+    [
+        ((), 1, "run with one seed, on which the result does not depend: voc07_svm\n"),
+        (("--arguments", "voc07_svm", "--low-shot 1,2"), 2, ""),
+    ],
+)
+def test_what_no_seed_changes_is_run_once(here, data, capsys, more, svm, said):
+    argv = ["--checkpoint", "random:resnet18", *TRAINED, "--data-root", str(data), *more]
+    assert status_of([*argv, "--seeds", "0", "1", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    tools = [os.path.basename(command[1]) for command in commands_in(printed)]
+    assert (tools.count("voc07_svm.py"), tools.count("imagenet_linear.py")) == (svm, 2)
+    assert printed.startswith(said) and ("one seed" in printed) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--checkpoint", "virtex://nope"), "the model zoo has no 'nope'"),
+        (("--data-root", "nowhere"), "--data-root nowhere is no folder; name the one with"),
+        (("--launcher", "slurm", "--slurm", "foo"), "--slurm foo: give KEY=VALUE"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(here, data, words, told):
+    evaluation = Evaluation(["random:resnet18"], data, here / "out")
+    in_this_process(evaluation, *words, "--dry-run")
+    assert evaluation.status == 2
+    assert told in evaluation.errors
 
 
 def test_neighbours_in_the_plan_share_no_features(here, data, capsys):
@@ -62,14 +101,17 @@ def test_detection_runs_by_its_own_tool(here, data, capsys):
 
 
 def test_only_the_runs_that_lack_something_fail(mixed, tmp_path):
-    """The records are complete whatever has become of the data; the others lack them."""
-    evaluation = Evaluation(mixed.checkpoints[1:], tmp_path, mixed.out)
-    in_this_process(evaluation, "--tasks", "voc07_svm", "inaturalist", "--dry-run")
+    evaluation = Evaluation(mixed.checkpoints[1:], mixed.data, mixed.out)
+    (mixed.data / "inaturalist").rename(tmp_path / "away")
+    try:
+        in_this_process(evaluation, "--tasks", "voc07_svm", "inaturalist", "--dry-run")
+    finally:
+        (tmp_path / "away").rename(mixed.data / "inaturalist")
     assert evaluation.status == 1
     assert evaluation.printed.count(" complete") == 2
-    (failure,) = evaluation.errors.split("evaluate_all.py: failed: ")[1:]
+    (failure,) = evaluation.errors.split("evaluate_all.py: cannot run: ")[1:]
     assert failure.count("inaturalist_toy seed 0") == 2
-    assert f"the data root {tmp_path} lacks what task inaturalist needs" in failure
+    assert f"the data root {mixed.data} lacks what task inaturalist needs" in failure
 
 
 def test_where_nothing_can_run_nothing_is_written(here, data):
@@ -84,7 +126,7 @@ def test_a_folder_as_checkpoint_is_told(here, data):
     (here / "folder").mkdir()
     in_this_process(evaluation := Evaluation(["folder"], data, here / "out"))
     assert evaluation.status == 2
-    assert "folder cannot be read (Is a directory); give a file" in evaluation.errors
+    assert "folder is a folder: give the checkpoint file in it" in evaluation.errors
 
 
 @pytest.mark.parametrize(
@@ -98,6 +140,11 @@ def test_a_folder_as_checkpoint_is_told(here, data):
         (("--arguments", "voc07_svm", "SVM.COST 1"), "there is no setting SVM.COST; the nearest"),
         (("--arguments", "voc07_svm", "--knn 1"), "--arguments voc07_svm: unrecognized arguments"),
         (("--arguments", "voc07_svm", "--seed 1"), "voc07_svm: --seed is not for there"),
+        (("--arguments", "voc07_svm", "--format moco"), "voc07_svm: --format is not for there"),
+        (
+            ("--arguments", "voc07_svm", "--ap voc11 --help"),
+            "--help is not for there; run voc07_svm.py",
+        ),
         (("--arguments", "voc07_svm", "--output x"), "voc07_svm: --output-dir is not for there"),
         (("--arguments", "voc07_svm", " --overwrite"), "not allowed with argument --resume"),
         (
@@ -125,7 +172,7 @@ def test_arguments_that_make_it_another_task_are_refused(here, data, capsys):
         *("--data-root", str(data), "--arguments", "imagenet_linear", " --knn"),
     ]
     error = refused(capsys, argv)
-    assert "--arguments imagenet_linear make it imagenet_knn, another task" in error
+    assert "--arguments imagenet_linear make it another task" in error
 
 
 def test_torchrun_is_refused(here, data, capsys, monkeypatch):
@@ -156,6 +203,7 @@ def test_help_comes_at_once_and_a_single_flag_may_be_added(here):
     done = subprocess.run([*command, "--help"], capture_output=True, text=True, timeout=5)
     assert done.returncode == 0 and "examples:" in done.stdout
     words = ["--checkpoint", "a", "--tasks", "voc07_svm", "--arguments", "voc07_svm", "--seed=1"]
+    words += ["--data-root", "."]
     done = subprocess.run([*command, *words], capture_output=True, text=True)
     assert done.returncode == 2
     assert "--arguments voc07_svm: --seed is not for there" in done.stderr

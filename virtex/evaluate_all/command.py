@@ -6,12 +6,14 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from virtex.errors import UserError
 from virtex.evaluate_all.gpus import share_out, visible_gpus
-from virtex.evaluate_all.plan import FAILED, LOGS, Entry, make_plan
+from virtex.evaluate_all.plan import LOGS, TO_RUN, Entry, make_plan
+from virtex.evaluate_all.records import write_options
 from virtex.evaluate_all.report import (
     print_failures,
     print_plan,
@@ -51,20 +53,25 @@ def evaluate_all(args: argparse.Namespace, tools: Path, prog: str) -> int:
         require(args.launcher)
     shares = shares_of(args)
     gpus = args.num_gpus if shares is None else len(shares[0])
+    parameters = job_parameters(args.slurm, gpus, args.num_workers, jobs_at_once(args))
     entries = make_plan(args, tools, gpus)
+    say_once(args, entries)
     if args.dry_run:
         print_plan(entries, in_words(shares, args.at_once, gpus))
         return conclude(entries, prog)
-    if all(entry.status == FAILED for entry in entries):
+    if all(entry.has_failed for entry in entries):
         return conclude(entries, prog)
     with held(out):
         stopped = 0
         if any(entry.is_open for entry in entries):
-            launcher = launcher_of(args, out, gpus)
+            launcher = launcher_of(args, out, parameters)
             each = [None] * len(entries) if shares is None else shares
+            for entry in entries:
+                if entry.status == TO_RUN:
+                    write_options(entry.run.expected, entry.run.options)
             stopped = run_all(entries, each, launcher)
         print_summary(entries)
-        gathered = 0 if stopped else gather(entries, out, prog)
+        gathered = 0 if stopped else gather(entries, out, args.published, prog)
     status = conclude(entries, prog)
     if stopped:
         print(f"{prog}: interrupted; the same command goes on", file=sys.stderr)
@@ -85,12 +92,26 @@ def shares_of(args: argparse.Namespace) -> Shares | None:
     return None
 
 
-def launcher_of(args: argparse.Namespace, out: Path, gpus: int) -> Launcher:
+def jobs_at_once(args: argparse.Namespace) -> int | None:
+    """How many jobs the cluster is to run at the same time; None: as many as it allows."""
+    return args.at_once if args.launcher == "slurm" else None
+
+
+def launcher_of(args: argparse.Namespace, out: Path, parameters: dict[str, Any]) -> Launcher:
     if args.launcher == "here":
         return Here(args.at_once or 1)
-    at_once = args.at_once if args.launcher == "slurm" else None
-    parameters = job_parameters(args.slurm, gpus, args.num_workers, at_once)
     return Submitit(args.launcher, out, parameters)
+
+
+def say_once(args: argparse.Namespace, entries: Sequence[Entry]) -> None:
+    """Name the tasks that are run with one seed of several."""
+    wanted = len(set(args.seeds))
+    seeds: dict[str, set[int]] = {}
+    for entry in entries:
+        seeds.setdefault(entry.run.task.name, set()).add(entry.run.seed)
+    once = [name for name, found in seeds.items() if len(found) < wanted]
+    if once:
+        print(f"run with one seed, on which the result does not depend: {', '.join(once)}")
 
 
 def in_words(shares: Shares | None, at_once: int | None, gpus: int) -> str:
@@ -126,11 +147,11 @@ def held(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def gather(entries: Sequence[Entry], out: Path, prog: str) -> int:
+def gather(entries: Sequence[Entry], out: Path, published: bool, prog: str) -> int:
     """Write the leaderboard, if there is a record. Returns 1 if that cannot be."""
     try:
         if any(entry.record for entry in entries):
-            write_leaderboard(out)
+            write_leaderboard(out, published)
     except UserError as error:
         print(f"{prog}: error: no leaderboard: {error}", file=sys.stderr)
         return 1
@@ -140,7 +161,7 @@ def gather(entries: Sequence[Entry], out: Path, prog: str) -> int:
 def conclude(entries: Sequence[Entry], prog: str) -> int:
     """Say what failed. Returns the exit status."""
     print_failures(entries, prog)
-    failed = [entry for entry in entries if entry.status == FAILED]
+    failed = [entry for entry in entries if entry.has_failed]
     if not failed:
         return 0
     return 2 if len(failed) == len(entries) and all(e.seconds is None for e in failed) else 1

@@ -5,20 +5,27 @@ import itertools
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from virtex.errors import UserError
 from virtex.evaluate_all.naming import checkpoint_folders, is_address, normal_name
-from virtex.evaluate_all.records import Expected, expected_record, read_record, whats_other
+from virtex.evaluate_all.records import (
+    Expected,
+    expected_record,
+    other_options,
+    plain,
+    read_record,
+    whats_other,
+)
 from virtex.evaluate_all.tasks import Choice, Task, choose_tasks
 from virtex.results import RECORD_NAME
 from virtex.training import run_folder
 
-COMPLETE, TO_RESUME, TO_RUN, FAILED = "complete", "to resume", "to run", "failed"
-DONE, INTERRUPTED, NOT_STARTED = "done", "interrupted", "not started"
+COMPLETE, TO_RESUME, TO_RUN, CANNOT_RUN = "complete", "to resume", "to run", "cannot run"
+DONE, FAILED, INTERRUPTED, NOT_STARTED = "done", "failed", "interrupted", "not started"
 ON_CLUSTER = "on the cluster"
 LOGS = "logs"
 
@@ -43,6 +50,11 @@ class Run:
     tools: Path
     arguments: tuple[str, ...]
     more: tuple[str, ...]
+
+    @property
+    def options(self) -> Path:
+        """How it was asked for, beside its log."""
+        return self.log.with_suffix(".json")
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -71,13 +83,17 @@ class Entry:
     status: str = TO_RUN
     reason: str = ""
     seconds: float | None = None
-    model: dict[str, str] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
     record: dict[str, Any] | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether it is to be run."""
         return self.status in (TO_RUN, TO_RESUME)
+
+    @property
+    def has_failed(self) -> bool:
+        return self.status in (CANNOT_RUN, FAILED)
 
 
 def make_plan(args: argparse.Namespace, tools: Path, gpus: int) -> list[Entry]:
@@ -94,19 +110,20 @@ def make_plan(args: argparse.Namespace, tools: Path, gpus: int) -> list[Entry]:
         from virtex.checkpoints.formats import get_format
 
         get_format(args.format)
+    if not Path(args.data_root).is_dir():
+        raise UserError(f"--data-root {args.data_root} is no folder; name the one with the data")
     choices = choose_tasks(args.tasks, args.protocol)
     more = added_arguments(args.arguments, choices)
     names = list(dict.fromkeys(map(normal_name, args.checkpoint)))
     folders = checkpoint_folders(names)
     runs = [
         make_run(args, tools, gpus, name, folders[name], choice, seed, more[choice])
-        for seed, choice, name in itertools.product(
-            dict.fromkeys(args.seeds), choices, names
-        )
-    ]  # fmt: skip
+        for seed, choice, name in itertools.product(dict.fromkeys(args.seeds), choices, names)
+        if seed in choice.task.seeds(args.seeds, more[choice])
+    ]
     for run in {run.folder.parent.name: run for run in runs if run.more}.values():
         run.expected  # noqa: B018 (a wrong argument is told at once)
-    models = {name: look_up(name, args.dry_run) for name in names}
+    models = {name: look_up(name, args) for name in names}
     lacking = {choice.task: whats_lacking(choice.task, args.data_root) for choice in choices}
     return [look_at(run, models[run.checkpoint], lacking[run.task]) for run in runs]
 
@@ -159,23 +176,27 @@ def added_arguments(
     return added
 
 
-def look_up(name: str, dry_run: bool) -> dict[str, str] | UserError:
-    """What is known of a checkpoint, or why it cannot be had.
+def look_up(name: str, args: argparse.Namespace) -> dict[str, Any] | UserError:
+    """What is known of a checkpoint, or why it cannot be evaluated.
 
-    Args:
-        dry_run: nothing is downloaded or made.
+    In a dry run nothing is downloaded or made, so that of an address only the name is known.
     """
-    if dry_run and is_address(name):
-        return {"name": name}
-    from virtex.checkpoints.hashing import sha256_of
-    from virtex.checkpoints.sources import resolve
+    from virtex.checkpoints.loading import inspect_checkpoint
+    from virtex.zoo.entries import entry_named
 
     try:
-        return {"sha256": sha256_of(resolve(name))}
+        if args.dry_run and is_address(name):
+            entry_named(name)  # a model that the zoo does not have is known without a network
+            return {"name": name}
+        found = inspect_checkpoint(name, args.format, args.trust_pickle)
     except OSError as error:
         return UserError(f"{name} cannot be read ({error.strerror or error}); give a file")
     except UserError as error:
         return error
+    if found.problem:
+        return UserError(found.problem)
+    spec = plain(asdict(found.input))
+    return {"sha256": found.sha256, "format": found.format, "input": spec}
 
 
 def whats_lacking(task: Task, data_root: str) -> UserError | None:
@@ -188,10 +209,10 @@ def whats_lacking(task: Task, data_root: str) -> UserError | None:
     return None
 
 
-def look_at(run: Run, model: dict[str, str] | UserError, lacking: UserError | None) -> Entry:
+def look_at(run: Run, model: dict[str, Any] | UserError, lacking: UserError | None) -> Entry:
     """How far a run is."""
     if isinstance(model, UserError):
-        return Entry(run, FAILED, str(model))
+        return Entry(run, CANNOT_RUN, str(model))
     entry = Entry(run, model=model)
     try:
         if has_record(run):
@@ -202,7 +223,7 @@ def look_at(run: Run, model: dict[str, str] | UserError, lacking: UserError | No
             raise lacking
         entry.status = TO_RESUME if is_begun(run, model) else TO_RUN
     except UserError as error:
-        entry.status, entry.reason = FAILED, str(error)
+        entry.status, entry.reason = CANNOT_RUN, str(error)
     return entry
 
 
@@ -210,14 +231,14 @@ def has_record(run: Run) -> bool:
     return (run.folder / RECORD_NAME).is_file()
 
 
-def finished_record(run: Run, model: dict[str, str]) -> dict[str, Any]:
+def finished_record(run: Run, model: dict[str, Any]) -> dict[str, Any]:
     """The record of a finished run.
 
     Raises:
         UserError: it is that of another evaluation.
     """
     record = read_record(run.folder / RECORD_NAME)
-    other = whats_other(record, run.expected, model)
+    other = whats_other(record, run.expected, model) or other_options(run.expected, run.options)
     if other:
         raise UserError(
             f"{run.folder} holds a finished run of another kind ({other}); move it away, or name "
@@ -226,7 +247,7 @@ def finished_record(run: Run, model: dict[str, str]) -> dict[str, Any]:
     return record
 
 
-def is_begun(run: Run, model: dict[str, str]) -> bool:
+def is_begun(run: Run, model: dict[str, Any]) -> bool:
     """Whether there is a run to resume.
 
     Raises:

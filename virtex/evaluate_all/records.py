@@ -5,6 +5,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from virtex.errors import UserError
 from virtex.evaluate_all.tasks import Task
 from virtex.protocols import Protocol
-from virtex.results import Departure
+from virtex.results import Departure, write_json
 from virtex.training.run_folder import brief
 
 OVERRIDE = "override"
@@ -21,6 +22,13 @@ OVERRIDE = "override"
 DECIDED = (
     *("checkpoint", "task", "protocol", "data_root", "output_dir", "seed"),
     *("num_gpus", "num_machines", "machine_rank", "dist_url", "resume", "eval_only", "list_cache"),
+    *("format", "trust_pickle", "zoo", "weights", "config"),
+)
+# What changes how a run is done, not what it gives.
+WITHOUT_EFFECT = (
+    *("checkpoint", "format", "trust_pickle", "zoo", "output_dir", "resume", "overwrite"),
+    *("num_gpus", "num_machines", "machine_rank", "dist_url", "num_workers", "batch_size"),
+    *("cache_dir", "cache_limit", "checkpoint_every", "log_every", "overrides"),
 )
 
 
@@ -51,13 +59,19 @@ def detection_plans(args: argparse.Namespace) -> list[DetectionPlan]:
 
 @dataclass(frozen=True)
 class Expected:
-    """What the finished record of a run says; ``overrides``: setting -> value the user gives it."""
+    """What the finished record of a run says, and how it was asked for.
+
+    Attributes:
+        overrides: setting -> value the user gives it.
+        options: the tool's other arguments, of which the record does not tell all: data, solver, …
+    """
 
     task: str
     protocol: str
     version: str
     seed: int
     overrides: dict[str, Any]
+    options: dict[str, Any]
 
 
 def expected_record(
@@ -78,17 +92,21 @@ def expected_record(
         if getattr(alone, key, None) != getattr(args, key, None):
             flag = f"--{key.replace('_', '-')}"
             raise UserError(f"--arguments {task.name}: {flag} is not for there; leave it out")
-    (plan,) = task.plans(args)
-    if plan.protocol.task != task.name:
+    plans = task.plans(args)
+    plan = plans[0]
+    if len(plans) > 1 or plan.protocol.task != task.name:
         raise UserError(
-            f"--arguments {task.name} make it {plan.protocol.task}, another task; run "
-            f"{task.tool} itself for that"
+            f"--arguments {task.name} make it another task; run {task.tool} itself for that"
         )
     overrides = {d.key: plain(d.run) for d in plan.departures if d.why == OVERRIDE}
     if args.skip_bad_images:
         overrides["skip bad images"] = True
     protocol = plan.protocol
-    return Expected(task.name, protocol.name, protocol.version, args.seed, overrides)
+    options = {k: v for k, v in vars(args).items() if k not in WITHOUT_EFFECT}
+    options["data_root"] = os.path.realpath(args.data_root)
+    return Expected(
+        task.name, protocol.name, protocol.version, args.seed, overrides, plain(options)
+    )
 
 
 def parsed(task: Task, tools: Path, arguments: Sequence[str]) -> argparse.Namespace:
@@ -106,6 +124,10 @@ def parsed(task: Task, tools: Path, arguments: Sequence[str]) -> argparse.Namesp
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
             return module.build_parser().parse_intermixed_args(arguments)
     except SystemExit as error:
+        if not error.code:
+            raise UserError(
+                f"--arguments {task.name}: --help is not for there; run {task.tool} --help"
+            ) from error
         reason = said.getvalue().strip().rpartition("error: ")[2].partition("\n")[0]
         raise UserError(f"--arguments {task.name}: {reason}") from error
 
@@ -134,11 +156,25 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def whats_other(record: dict[str, Any], expected: Expected, model: dict[str, str]) -> str:
+def write_options(expected: Expected, path: Path) -> None:
+    """Keep beside a run's log what its record does not tell."""
+    write_json(path, expected.options)
+
+
+def other_options(expected: Expected, path: Path) -> str:
+    """How a run was asked for otherwise, in words; "" where it was not, or that is not known."""
+    try:
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return ""
+    return differences(found, expected.options)
+
+
+def whats_other(record: dict[str, Any], expected: Expected, model: dict[str, Any]) -> str:
     """How a record differs from the one expected, in words; "" where it does not.
 
     Args:
-        model: what is known of the checkpoint: its ``sha256``, or its ``name`` alone.
+        model: what is known of the checkpoint: entries of the record's ``model``.
     """
     found = {
         "task": record["task"],
@@ -156,6 +192,10 @@ def whats_other(record: dict[str, Any], expected: Expected, model: dict[str, str
         **{f"checkpoint {key}": value for key, value in model.items()},
         **{f"setting {key}": value for key, value in expected.overrides.items()},
     }
+    return differences(found, wanted)
+
+
+def differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
     return ", ".join(
         f"{key} {brief(found.get(key))}, not {brief(wanted.get(key))}"
         for key in dict.fromkeys([*wanted, *found])

@@ -7,15 +7,17 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from virtex.evaluate_all.plan import FAILED, Entry
+from virtex.evaluate_all.plan import Entry
 from virtex.evaluate_all.running import score_of
+
+MOST_NAMES = 3  # of runs that failed for one reason
 
 
 def print_plan(entries: Sequence[Entry], at_once: str) -> None:
     """A table of the runs, then the command line of each that is to be run."""
     print(tabulate([(e.run.name, e.status) for e in entries], headers=["run", "status"]))
     commands = [shlex.join(e.run.command) for e in entries if e.is_open]
-    print(f"\n{len(commands)} to run, {at_once}:")
+    print(f"\n{len(commands)} to run, {at_once}{':' if commands else ''}")
     print("\n".join(commands), flush=True)
 
 
@@ -37,29 +39,35 @@ def print_summary(entries: Sequence[Entry]) -> None:
 
 def print_failures(entries: Sequence[Entry], prog: str) -> None:
     """Each reason once, on stderr, with the runs it stopped and their logs."""
-    reasons: dict[str, list[Entry]] = {}
+    reasons: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries:
-        if entry.status == FAILED:
-            reasons.setdefault(entry.reason, []).append(entry)
-    for reason, failed in reasons.items():
-        names = ", ".join(e.run.name for e in failed)
-        logs = ", ".join(str(e.run.log) for e in failed if e.seconds is not None)
-        print(
-            f"{prog}: failed: {names}: {reason}" + (f" (log: {logs})" if logs else ""),
-            file=sys.stderr,
-            flush=True,
-        )
+        if entry.has_failed:
+            reasons.setdefault((entry.status, entry.reason), []).append(entry)
+    for (status, reason), stopped in reasons.items():
+        names = some([e.run.name for e in stopped])
+        logs = some([str(e.run.log) for e in stopped if e.seconds is not None])
+        log = f" (log: {logs})" if logs else ""
+        print(f"{prog}: {status}: {names}: {reason}{log}", file=sys.stderr, flush=True)
 
 
-def write_leaderboard(out: Path) -> None:
+def some(names: Sequence[str]) -> str:
+    """The first names, and how many more."""
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def write_leaderboard(out: Path, published: bool) -> None:
     """CSV, Markdown, page and plot of every record below ``out``, of this command or not.
+
+    Args:
+        published: add rows of published numbers.
 
     Raises:
         UserError: there is no usable record, or a file cannot be written.
     """
     from virtex import leaderboard
 
-    board = leaderboard.make([out])
+    board = leaderboard.make([out], published=published)
     print("\n".join([*board.problems(), f"leaderboard: {board.summary()}"]))
     for file, write in (
         ("leaderboard.csv", leaderboard.write_csv),

@@ -111,7 +111,10 @@ class Submitit:
             self.executor.update_parameters(**parameters)
         except (NameError, AssertionError, ValueError, TypeError) as error:
             reason = str(error).partition("\n")[0]
-            raise UserError(f"--slurm: submitit does not take that ({reason})") from error
+            raise UserError(
+                f"--slurm: submitit does not take that ({reason}); what only Slurm has is written "
+                "slurm_NAME"
+            ) from error
         self.said, self.said_at = "", time.monotonic()
 
     def start(self, started: Sequence[tuple[Run, Sequence[str] | None]]) -> list[Submitted]:

@@ -22,6 +22,8 @@ class Task:
         arguments: of the tool, beside those that all have.
         workers: the tool's flag or setting for the processes that load images.
         in_default: whether it is evaluated on where no tasks are named.
+        seeded_by: the argument without which its result does not depend on the seed, so that one
+            seed is enough; "": it always does; None: it never does.
     """
 
     name: str
@@ -32,6 +34,16 @@ class Task:
     arguments: tuple[str, ...] = ()
     workers: str = "--num-workers"
     in_default: bool = True
+    seeded_by: str | None = ""
+
+    def seeds(self, asked: Sequence[int], more: Sequence[str]) -> list[int]:
+        """Those of the seeds asked for that give results of their own.
+
+        Args:
+            more: arguments that the user adds.
+        """
+        different = list(dict.fromkeys(asked))
+        return different if self.seeded_by in ("", *more) else different[:1]
 
     def protocol_names(self) -> list[str]:
         """Short names of its protocols; the first is the default."""
@@ -55,7 +67,7 @@ def detection(name: str) -> Task:
     )
 
 
-def probe(name: str, tool: str, layout: str, planner: str, *arguments: str, **more: bool) -> Task:
+def probe(name: str, tool: str, layout: str, planner: str, *arguments: str, **more: Any) -> Task:
     place = "virtex.evaluation"
     return Task(
         name, tool, layout, f"{place}.protocols", f"{place}.tasks:{planner}", arguments, **more
@@ -66,10 +78,10 @@ ROWS = (
     detection("coco"),
     detection("lvis"),
     detection("voc"),
-    probe("voc07_svm", "voc07_svm.py", "voc07_svm", "voc07_svm"),
+    probe("voc07_svm", "voc07_svm.py", "voc07_svm", "voc07_svm", seeded_by="--low-shot"),
     probe("imagenet_linear", "imagenet_linear.py", "imagenet", "imagenet_linear"),
     probe("imagenet_knn", "imagenet_linear.py", "imagenet", "imagenet_linear", "--knn",
-          in_default=False),
+          in_default=False, seeded_by=None),
     probe("inaturalist", "inaturalist_finetune.py", "inaturalist", "inaturalist_finetune"),
 )  # fmt: skip
 TASKS = {row.name: row for row in ROWS}
