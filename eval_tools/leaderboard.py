@@ -32,9 +32,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser = tool_parser(__doc__)
     parser.add_argument("results", nargs="+", metavar="RESULTS", help="folders, or records")
     outputs = parser.add_argument_group("outputs (none: the Markdown table to the terminal)")
-    outputs.add_argument("--output", type=Path, metavar="FILE", help="CSV")
+    outputs.add_argument("--output", type=Path, metavar="FILE", help="CSV; - is standard output")
     outputs.add_argument("--long", action="store_true", help="the CSV has a row for each number")
-    outputs.add_argument("--markdown", type=Path, metavar="FILE", help="a table for a README")
+    outputs.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="a table for a README; - is standard output"
+    )
     outputs.add_argument("--html", type=Path, metavar="FILE", help="one self-contained page")
     outputs.add_argument("--plot", type=Path, metavar="FILE", help="a chart: .png, .svg or .pdf")
     outputs.add_argument("--title", default="Leaderboard", help="of page and chart")

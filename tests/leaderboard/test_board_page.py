@@ -74,6 +74,19 @@ def test_the_numbers_are_there_without_a_script(page):
     assert cells_of(text, 1) == [f"nresnet50 · {sha256_of('n')[:8]}", "40.00", ""]
 
 
+def test_equal_seeds_are_shown_without_a_spread(page):
+    text = page(record("m", value=88.0), record("m", value=88.0, seed=1))
+    assert cells_of(text)[1:] == ["88.00 (2)"]
+
+
+def test_columns_with_something_measured_come_first(page):
+    data = data_of(page(record("m", "imagenet_linear"), published=True))
+    labels = [column["label"] for column in data["columns"]]
+    assert labels[:3] == ["imagenet_linear/top1", "imagenet_linear/top5", "coco/bbox/AP"]
+    assert [column["measured"] for column in data["columns"]][:3] == [True, True, False]
+    assert list(data["rows"][0]["cells"]) == ["0", "1"]
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_what_a_record_says_is_text(page, name):
     plain = parsed(page(record("m", departures=[LR])))

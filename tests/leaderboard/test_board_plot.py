@@ -7,8 +7,9 @@ import pytest
 from tests.leaderboard.board_records import record, write
 from virtex import leaderboard
 from virtex.errors import UserError
-from virtex.leaderboard.plot import MOST_BARS, bar_name
+from virtex.leaderboard.plot import MOST_BARS, TITLE_LINE, bar_name, wrapped
 
+LR = ("SOLVER.BASE_LR", 0.02, 0.01, "scaled")
 STARTS = {".png": b"\x89PNG\r\n", ".svg": b"<?xml", ".pdf": b"%PDF-"}
 
 
@@ -42,9 +43,51 @@ def test_a_chart_has_a_panel_for_each_column_and_says_the_numbers(table, tmp_pat
     )
     leaderboard.write_plot(made, tmp_path / "a.svg", "Transfer")
     texts = texts_of(tmp_path / "a.svg")
-    assert {"Transfer", "coco/bbox/AP", "voc07_svm/mAP", "m", "n"} <= set(texts)
+    assert {"Transfer", "coco bbox/AP", "voc07_svm mAP", "m", "n"} <= set(texts)
     assert {"88.50 ± 0.71", "40.00"} <= set(texts)
     assert not any("AP50" in text for text in texts)
+
+
+def test_equal_seeds_have_no_error_bar(table, tmp_path):
+    charts = []
+    for seed in range(2):  # the second time there are two
+        path = tmp_path / f"{seed}.svg"
+        leaderboard.write_plot(table(record("m", value=88.0, seed=seed)), path)
+        charts.append(path.read_text())
+    assert "88.00" in texts_of(path)
+    assert charts[0] == charts[1]
+
+
+def test_a_panels_setting_has_lines_of_its_own(table, tmp_path):
+    runs = [record("m", "coco", protocol="coco_mask_rcnn_R_50_FPN_1x", departures=[LR])]
+    leaderboard.write_plot(table(*runs), tmp_path / "a.svg")
+    texts = texts_of(tmp_path / "a.svg")
+    start = texts.index("coco bbox/AP")
+    assert texts[start + 1 : start + 3] == [
+        "coco_mask_rcnn_R_50_FPN_1x,", "SOLVER.BASE_LR=0.01"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("", []),
+        ("toy, SOLVER.BASE_LR=0.01", ["toy, SOLVER.BASE_LR=0.01"]),
+        ("one_" * 10 + "end/" + "two" * 4, ["one_" * 8, "one_" * 2 + "end/" + "two" * 4]),
+        ("x" * 80, ["x" * TITLE_LINE, "x" * TITLE_LINE, "x" * (80 - 2 * TITLE_LINE)]),
+    ],
+)
+def test_a_title_is_broken_at_sensible_places(text, lines):
+    assert wrapped(text) == lines
+
+
+def test_the_title_is_not_at_the_edge(table, tmp_path):
+    leaderboard.write_plot(table(record("m")), tmp_path / "a.svg", "Transfer")
+    svg = (tmp_path / "a.svg").read_text()
+    place = re.search(r"<!-- Transfer -->.*?translate\(([\d.]+) ([\d.]+)\)", svg, re.S)
+    left, baseline = map(float, place.groups())  # points
+    assert left >= 10
+    assert baseline >= 18
 
 
 def test_published_bars_are_named_so(table, tmp_path):
@@ -69,7 +112,7 @@ def test_names_are_no_formulas_and_keep_both_ends(table, tmp_path):
     leaderboard.write_plot(made, tmp_path / "a.svg")
     long = next(bar_name(row) for row in made.rows if "end" in row.name)
     assert long.endswith("_end.pth")
-    assert len(long) <= 40
+    assert len(long) == 60
     assert "$\\bad$" in texts_of(tmp_path / "a.svg")
 
 

@@ -254,9 +254,28 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path):
         read_records([tmp_path, tmp_path / "nowhere"])
 
 
-def test_no_usable_record_is_an_error_that_counts_the_others(tmp_path):
-    with pytest.raises(UserError, match=r"no usable result.json below .*: 2 files skipped"):
-        leaderboard.make([write(tmp_path, "{", "[]")])
+@pytest.mark.parametrize(
+    ("place", "count"), [("", "2 files"), ("000/result.json", "1 file")], ids=["folder", "file"]
+)
+def test_no_usable_record_is_an_error_that_says_why_and_what_to_do(tmp_path, place, count):
+    there = write(tmp_path, "{", "[]") / place
+    with pytest.raises(UserError) as refused:
+        leaderboard.make([there])
+    said = str(refused.value)
+    first = f"{tmp_path}/000/result.json: corrupt: it is not JSON"
+    assert said.startswith(
+        f"there is no usable result in {there} ({count} skipped; the first, {first} ("
+    )
+    assert said.endswith("); name a folder with result.json files of these tools")
+
+
+def test_an_empty_folder_is_an_error_that_says_what_to_do(tmp_path):
+    with pytest.raises(UserError) as refused:
+        leaderboard.make([tmp_path])
+    assert str(refused.value) == (
+        f"there is no usable result in {tmp_path}; "
+        "name a folder with result.json files of these tools"
+    )
 
 
 def test_a_folder_whose_name_is_no_text_is_read(tmp_path):

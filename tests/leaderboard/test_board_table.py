@@ -51,9 +51,17 @@ def test_one_seed_has_no_standard_deviation(table):
     assert (found.mean, found.std, found.n) == (88.0, None, 1)
 
 
-def test_equal_seeds_have_a_deviation_of_zero(table):
-    found = cell(table(record("m"), record("m", seed=1)), "m", "voc07_svm/mAP")
-    assert found.std == 0.0
+@pytest.mark.parametrize("value", [88.0, 0.1, 83.7])  # 3 * 0.1 / 3 is not 0.1
+def test_equal_seeds_have_a_deviation_of_zero_and_no_spread(table, value):
+    made = table(*(record("m", value=value, seed=seed) for seed in range(3)))
+    found = cell(made, "m", "voc07_svm/mAP")
+    assert (found.mean, found.std, found.n, found.spread) == (value, 0.0, 3, None)
+
+
+def test_the_least_difference_of_seeds_is_a_spread(table):
+    made = table(record("m", value=88.0), record("m", value=88.001, seed=1))
+    found = cell(made, "m", "voc07_svm/mAP")
+    assert found.spread == found.std > 0
 
 
 def test_an_undefined_metric_is_left_out_of_mean_and_n(table):
@@ -142,18 +150,35 @@ def test_long_settings_are_cut_and_still_told_apart(table):
         ({"voc_2007_test": {"images": 9, "annotations_sha256": "4" * 64}}, True),
         ({"voc_2007_test": {"images": 4952, "annotations_sha256": "f" * 64}}, True),
         ({"voc_2007_trainval": {"images": 40, "annotations_sha256": "3" * 64}}, True),
-        # a seed's own draw of the same size
-        ({"voc_2007_trainval": {"images": 5011, "annotations_sha256": "f" * 64}}, False),
+        ({"voc_2007_trainval": {"images": 5011, "annotations_sha256": "f" * 64}}, True),
         ({"voc_2007_test": {"images": 4952, "annotations_sha256": "4" * 64, "files": 3}}, False),
     ],
 )
-def test_numbers_scored_on_other_data_never_share_a_column(table, data, apart):
+def test_numbers_of_other_data_never_share_a_column(table, data, apart):
     one, other = record("m"), record("m", seed=1)
     other["data"] |= data
     found = labels(table(one, other))
     assert len(found) == 1 + apart
     if apart:
         assert all(label.startswith("voc07_svm[data ") for label in found)
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "apart"),
+    [
+        ("imagenet_semi_supervised", "imagenet_train", False),  # a seed's own draw
+        ("imagenet_semi_supervised", "imagenet_val", True),
+        ("imagenet_semi_supervised", "trains_val", True),
+        ("imagenet_knn", "imagenet_train", True),
+    ],
+)
+@pytest.mark.parametrize("key", ["annotations_sha256", "files_sha256"])
+def test_only_what_the_seed_draws_may_differ(table, task, name, apart, key):
+    one, other = record("m"), record("m", seed=1)
+    for number, run in enumerate((one, other)):
+        run["task"] = task
+        run["data"] = {name: {"images": 100, key: str(number) * 64}}
+    assert len(labels(table(one, other))) == 1 + apart
 
 
 def test_no_two_columns_have_the_same_label(table):

@@ -60,7 +60,7 @@ def test_the_long_csv_has_a_row_for_each_number(table):
         "version": "1",
         "departures": '[{"key":"SOLVER.BASE_LR","protocol":0.02,"run":0.01,"why":"scaled"}]',
         "data": '{"voc_2007_test":{"annotations_sha256":"' + "4" * 64 + '","images":4952},'
-        '"voc_2007_trainval":{"images":5011}}',
+        '"voc_2007_trainval":{"annotations_sha256":"' + "3" * 64 + '","images":5011}}',
         "metric": "mAP",
         "primary": "yes",
         "mean": "88.5000",
@@ -135,6 +135,15 @@ def test_a_markdown_table(table):
         "| a_model.pth |    **40.00** |                80.00 |\n"
         "| b.pth       |              | **88.50** ± 0.71 (2) |\n"
     )
+
+
+def test_equal_seeds_are_a_mean_and_n_and_keep_their_zero_in_the_csv(table):
+    made = table(record("m", value=88.0), record("m", value=88.0, seed=1))
+    line = leaderboard.markdown_text(made.primary()).splitlines()[2]
+    assert line == "| m     | **88.00** (2) |"
+    [row] = read(leaderboard.csv_text(made))
+    assert row["voc07_svm/mAP"] == "88.0000"
+    assert (row["voc07_svm/mAP_std"], row["voc07_svm/mAP_n"]) == ("0.0000", "2")
 
 
 def test_markdown_marks_published_rows_and_names_their_source(table):

@@ -167,6 +167,20 @@ def test_bad_outputs_and_flags_are_one_sentence_and_nothing_is_written(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("flag", ["--output", "--markdown"])
+def test_a_dash_is_standard_output_and_nothing_else_is_said_there(run, results, tmp_path, flag):
+    run(results, flag, tmp_path / "file")
+    status, said, err = run(results, flag, "-", "--html", tmp_path / "a.html")
+    assert status == 0
+    assert said == (tmp_path / "file").read_text().splitlines()
+    assert err == [f"2 models, 3 records, 0 skipped, 0 duplicates; wrote {tmp_path / 'a.html'}"]
+    assert run(results, flag, "-")[1:] == (said, [err[0].partition(";")[0]])
+
+
+def test_only_one_output_is_standard_output(refused, results):
+    assert refused(results, "--output", "-", "--markdown", "-").startswith("- is named for two")
+
+
 def test_long_needs_the_csv(refused, results):
     assert "--output" in refused(results, "--long")
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from virtex.errors import UserError
 from virtex.leaderboard.finding import Duplicate, Skipped, read_records
 from virtex.leaderboard.outputs import check_outputs, write
+from virtex.leaderboard.records import printable
 from virtex.leaderboard.table import Table, build_table, read_labels
 from virtex.leaderboard.text import csv_text, long_csv_text, markdown_text
 
@@ -94,9 +95,7 @@ def make(
     """
     found = read_records(results)
     if not found.records:
-        unusable = f": {counted(len(found.skipped), 'file')} skipped" if found.skipped else ""
-        where = ", ".join(map(str, results))
-        raise UserError(f"there is no usable result.json below {where}{unusable}")
+        raise nothing_usable(results, found.skipped)
     numbers = []
     if published:
         from virtex.zoo import published_results
@@ -115,6 +114,17 @@ def make(
         numbers = [number for number in numbers if number.task in tasks]
     table = build_table(records, numbers, read_labels(labels, found.records))
     return Leaderboard(table, len(records), tuple(found.skipped), tuple(found.duplicates))
+
+
+def nothing_usable(results: Sequence[AnyPath], skipped: Sequence[Skipped]) -> UserError:
+    where = printable(", ".join(map(str, results)))
+    first = ""
+    if skipped:
+        first = f" ({counted(len(skipped), 'file')} skipped; the first, {skipped[0].reason()})"
+    return UserError(
+        f"there is no usable result in {where}{first}; "
+        "name a folder with result.json files of these tools"
+    )
 
 
 def write_csv(table: Table, path: AnyPath) -> None:

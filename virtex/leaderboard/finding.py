@@ -39,7 +39,11 @@ class Skipped:
     why: str
 
     def __str__(self) -> str:
-        return printable(f"skipped {self.path}: {self.kind}: {self.why}")
+        return f"skipped {self.reason()}"
+
+    def reason(self) -> str:
+        """Path, kind and why, for one line."""
+        return printable(f"{self.path}: {self.kind}: {self.why}")
 
 
 @dataclass(frozen=True, slots=True)

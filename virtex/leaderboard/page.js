@@ -9,13 +9,18 @@
     ["filter", "task", "sort", "direction", "published"].map(byId);
   const body = table.tBodies[0];
   const headRow = table.tHead.rows[0];
-  const rows = [...body.rows].map((element, index) => ({
-    element, ...data.rows[index], index, text: element.cells[0].textContent.toLowerCase(),
-  }));
+  const rows = [...body.rows].map((element, index) => {
+    const row = data.rows[index];
+    const short = row.arch.replace(/resnet(?=\d)/i, "r"); // people write R50
+    const text = [row.name, ...row.names, row.arch, short, row.format].join("\n").toLowerCase();
+    return { element, ...row, index, text };
+  });
   const columns = data.columns;
   const byLabel = new Map(columns.map((column, index) => [column.label, index]));
   const shownAtFirst = columns.flatMap((column, index) => (column.shown ? [index] : []));
-  const state = { sort: "model", ascending: true, shown: shownAtFirst };
+  // sort: "" until one is chosen; chosen: columns that stay even where no row has a number
+  const state = { sort: "", ascending: true, shown: shownAtFirst, chosen: new Set() };
+  let there = shownAtFirst; // the columns that are in the table now
   const number = new Intl.NumberFormat("en", { maximumFractionDigits: 4 });
 
   function make(tag, text = "", attributes = {}) {
@@ -31,13 +36,13 @@
     const cell = row.cells[index];
     const element = make("td", "", { "data-c": index });
     if (!cell) return element;
-    const [, mean, std, n, share, best] = cell;
+    const [, mean, spread, n, share, best] = cell;
     if (best) element.className = "best";
     element.style.setProperty("--share", `${share}%`);
     element.dataset.label = columns[index].label;
     element.tabIndex = 0;
     element.append(mean);
-    if (std) element.append(make("small", ` ± ${std} (${n})`));
+    if (n > 1) element.append(make("small", spread ? ` ± ${spread} (${n})` : ` (${n})`));
     return element;
   }
 
@@ -52,29 +57,35 @@
     return head;
   }
 
-  function showColumns(wanted) {
-    const chosen = visible(wanted);
-    if ([...headRow.cells].slice(1).map((cell) => cell.dataset.c).join() === chosen.join()) return;
+  function showColumns() {
+    if ([...headRow.cells].slice(1).map((cell) => cell.dataset.c).join() === there.join()) return;
     hide();
-    headRow.replaceChildren(headRow.cells[0], ...chosen.map(makeHead));
+    headRow.replaceChildren(headRow.cells[0], ...there.map(makeHead));
     for (const row of rows) {
       row.element.replaceChildren(
-        row.element.cells[0], ...chosen.map((index) => makeCell(row, index)),
+        row.element.cells[0], ...there.map((index) => makeCell(row, index)),
       );
     }
   }
 
-  const visible = (wanted) =>
-    wanted.filter((index) => !task.value || columns[index].task === task.value);
-
   // ---- sorting and filtering
 
+  // As chosen; without a choice, or where its column is not shown, the first that has something
+  // measured ranks the models.
+  function currentOrder() {
+    if (state.sort === "model" || there.includes(byLabel.get(state.sort))) return state;
+    const index = there.find((one) => columns[one].measured) ?? there[0];
+    if (index === undefined) return { sort: "model", ascending: true };
+    return { sort: columns[index].label, ascending: !columns[index].higher };
+  }
+
   function arrange() {
-    const index = byLabel.get(state.sort);
-    const sign = state.ascending ? 1 : -1;
+    const by = currentOrder();
+    const index = byLabel.get(by.sort);
+    const sign = by.ascending ? 1 : -1;
     const value = (row) => row.cells[index]?.[0];
     const order = [...rows];
-    if (state.sort === "model") order.sort((a, b) => sign * (a.index - b.index));
+    if (by.sort === "model") order.sort((a, b) => sign * (a.index - b.index));
     else if (index !== undefined) {
       order.sort((a, b) => {
         const [x, y] = [value(a), value(b)];
@@ -87,30 +98,35 @@
     body.append(...order.map((row) => row.element));
     for (const head of headRow.cells) {
       const label = head.dataset.c === undefined ? "model" : columns[head.dataset.c].label;
-      if (label === state.sort) {
-        head.setAttribute("aria-sort", state.ascending ? "ascending" : "descending");
+      if (label === by.sort) {
+        head.setAttribute("aria-sort", by.ascending ? "ascending" : "descending");
       } else head.removeAttribute("aria-sort");
     }
-    direction.textContent = state.ascending ? "↑" : "↓";
+    direction.textContent = by.ascending ? "↑" : "↓";
   }
 
   function select() {
     const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const there = visible(state.shown);
-    let count = 0;
-    for (const row of rows) {
-      const shown = words.every((word) => row.text.includes(word)) &&
-        (published.checked || row.measured) &&
-        (!task.value || there.some((index) => row.cells[index]));
-      row.element.hidden = !shown;
-      count += shown;
-    }
-    byId("status").textContent = count === rows.length
-      ? `${count} rows` : `${count} of ${rows.length} rows`;
+    const wanted = state.shown.filter(
+      (index) => !task.value || columns[index].task === task.value,
+    );
+    // a hash counts from its first digit: within 64 digits a short word would often be found
+    const shown = rows.filter((row) => (published.checked || row.measured) &&
+      words.every((word) => row.text.includes(word) || row.sha256?.startsWith(word)) &&
+      (!task.value || wanted.some((index) => row.cells[index])));
+    for (const row of rows) row.element.hidden = true;
+    for (const row of shown) row.element.hidden = false;
+    there = wanted.filter((index) =>
+      state.chosen.has(index) || shown.some((row) => row.cells[index]));
+    byId("scroll").hidden = !shown.length;
+    byId("none").hidden = shown.length > 0;
+    byId("status").textContent = shown.length === rows.length
+      ? `${rows.length} rows` : `${shown.length} of ${rows.length} rows`;
   }
 
   function sortBy(label) {
-    if (label === state.sort) state.ascending = !state.ascending;
+    const by = currentOrder();
+    if (label === by.sort) state.ascending = !by.ascending;
     else {
       const column = columns[byLabel.get(label)];
       state.ascending = !column || !column.higher; // the best first
@@ -124,22 +140,25 @@
   // ---- controls
 
   function fillSort() {
-    const labels = ["model", ...visible(state.shown).map((index) => columns[index].label)];
-    const current = labels.includes(state.sort) ? state.sort : "model";
+    const labels = ["model", ...there.map((index) => columns[index].label)];
     sort.replaceChildren(...labels.map((label) => {
       return make("option", label === "model" ? "Model" : label, { value: label });
     }));
-    sort.value = current;
+    sort.value = currentOrder().sort;
   }
 
   function fillMenu() {
     const quick = make("p");
-    for (const [name, chosen] of [
-      ["Ranking metrics", columns.flatMap((c, i) => (c.primary ? [i] : []))],
-      ["All", columns.map((_, index) => index)],
+    const all = columns.map((_, index) => index);
+    for (const [name, shown, chosen] of [
+      ["Ranking metrics", all.filter((index) => columns[index].primary), []], ["All", all, all],
     ]) {
       const button = make("button", name, { type: "button" });
-      button.addEventListener("click", () => { state.shown = chosen; refresh(); });
+      button.addEventListener("click", () => {
+        state.shown = shown;
+        state.chosen = new Set(chosen);
+        refresh();
+      });
       quick.append(button);
     }
     const groups = new Map();
@@ -154,6 +173,7 @@
       box.addEventListener("change", () => {
         const others = state.shown.filter((other) => other !== index);
         state.shown = box.checked ? [...others, index].sort((a, b) => a - b) : others;
+        state.chosen[box.checked ? "add" : "delete"](index);
         refresh();
       });
       label.append(box, column.label.slice(column.task.length).replace(/^\//, ""));
@@ -164,13 +184,13 @@
   }
 
   function refresh() {
-    showColumns(state.shown);
+    select();
+    showColumns();
     for (const box of byId("choices").querySelectorAll("input")) {
       box.checked = state.shown.includes(Number(box.value));
     }
     fillSort();
     arrange();
-    select();
     remember();
   }
 
@@ -178,16 +198,18 @@
 
   function remember() {
     const view = new URLSearchParams();
-    if (state.sort !== "model" || !state.ascending) {
+    if (state.sort) {
       view.set("sort", state.sort);
       view.set("order", state.ascending ? "ascending" : "descending");
     }
     if (filter.value) view.set("filter", filter.value);
     if (task.value) view.set("task", task.value);
     if (!published.checked) view.set("published", "no");
-    if (state.shown.join() !== shownAtFirst.join()) {
-      view.set("columns", JSON.stringify(state.shown.map((index) => columns[index].label)));
-    }
+    const list = (indices) => JSON.stringify(indices.map((index) => columns[index].label));
+    if (state.shown.join() !== shownAtFirst.join()) view.set("columns", list(state.shown));
+    // the others in "columns" are there by choice anyway
+    const kept = shownAtFirst.filter((index) => state.chosen.has(index));
+    if (kept.length) view.set("keep", list(kept));
     const hash = view.toString();
     if (hash !== location.hash.slice(1)) {
       history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
@@ -196,23 +218,28 @@
 
   function recall() {
     const view = new URLSearchParams(location.hash.slice(1));
-    state.sort = view.get("sort") ?? "model";
+    state.sort = view.get("sort") ?? "";
     state.ascending = view.get("order") !== "descending";
     filter.value = view.get("filter") ?? "";
     task.value = view.get("task") ?? "";
     if (task.selectedIndex < 0) task.value = "";
-    published.checked = view.get("published") !== "no";
-    state.shown = shownAtFirst;
+    published.checked = view.get("published") !== "no" || byId("published-field").hidden;
+    state.shown = listed(view.get("columns")) ?? shownAtFirst;
+    const byChoice = state.shown.filter((index) => !shownAtFirst.includes(index));
+    state.chosen = new Set([...byChoice, ...listed(view.get("keep")) ?? []]);
+    refresh();
+  }
+
+  function listed(text) {
+    let labels = null;
     try {
-      const labels = JSON.parse(view.get("columns"));
-      if (Array.isArray(labels)) {
-        const known = new Set(labels);
-        state.shown = columns.flatMap((column, index) => (known.has(column.label) ? [index] : []));
-      }
+      labels = JSON.parse(text);
     } catch {
       // an address that was cut short shows the usual columns
     }
-    refresh();
+    if (!Array.isArray(labels)) return null;
+    const known = new Set(labels);
+    return columns.flatMap(({ label }, index) => (known.has(label) ? [index] : []));
   }
 
   // ---- details of a cell
@@ -258,12 +285,15 @@
   function describe(row, index) {
     const column = columns[index];
     const group = data.groups[column.group];
-    const [, mean, std, n, , , values, known] = row.cells[index];
+    const [, mean, spread, n, , , values, known] = row.cells[index];
     const close = make("button", "✕", { type: "button", class: "close", "aria-label": "Close" });
     close.addEventListener("click", () => { const cell = anchor; hide(); cell.focus(); hide(); });
     const parts = [close, make("h2", row.name), make("p", column.label)];
     const big = make("p", mean, { class: "big" });
-    if (std) big.append(make("small", ` ± ${std} (${n} seeds)`));
+    if (n > 1) {
+      const seeds = spread ? ` ± ${spread} (${n} seeds)` : ` (${n} seeds, each the same)`;
+      big.append(make("small", seeds));
+    }
     parts.push(big);
     if (!row.measured) {
       parts.push(make("p", "Published, not measured here."));
@@ -399,11 +429,16 @@
     }
   });
   tools.addEventListener("submit", (event) => event.preventDefault());
-  filter.addEventListener("input", () => { select(); remember(); });
-  published.addEventListener("change", () => { select(); remember(); });
+  filter.addEventListener("input", refresh);
+  published.addEventListener("change", refresh);
   task.addEventListener("change", refresh);
-  sort.addEventListener("change", () => { state.sort = ""; sortBy(sort.value); });
-  direction.addEventListener("click", () => sortBy(state.sort));
+  byId("reset").addEventListener("click", () => {
+    filter.value = task.value = "";
+    refresh();
+    filter.focus();
+  });
+  sort.addEventListener("change", () => sortBy(sort.value));
+  direction.addEventListener("click", () => sortBy(currentOrder().sort));
   addEventListener("hashchange", recall);
 
   byId("published-field").hidden = rows.every((row) => row.measured) || rows.every((row) => !row.measured);

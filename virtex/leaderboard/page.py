@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from html import escape
 from importlib.resources import files
@@ -43,6 +43,9 @@ def page_text(table: Table, title: str = "Leaderboard", show_all: bool = False) 
     Raises:
         UserError: a zoo file, where published numbers are looked up, is broken.
     """
+    # what was measured is to be seen first, without scrolling past columns of published numbers
+    columns = sorted(table.columns, key=lambda column: table.best(column) is None)
+    table = replace(table, columns=tuple(columns))
     shown = [n for n, column in enumerate(table.columns) if show_all or column.primary]
     scales = [scale_of(table, column) for column in table.columns]
     rows = [row_data(row, table.columns, scales) for row in table.rows]
@@ -52,7 +55,10 @@ def page_text(table: Table, title: str = "Leaderboard", show_all: bool = False) 
     for row, about in zip(table.rows, rows, strict=True):
         about["runs"] = runs_data(row, numbers, environments)
     data = {
-        "columns": [column_data(c, numbers, n in shown) for n, c in enumerate(table.columns)],
+        "columns": [
+            column_data(column, numbers, number in shown, scale.best_measured is not None)
+            for number, (column, scale) in enumerate(zip(table.columns, scales, strict=True))
+        ],
         "groups": [group_data(conditions) for conditions in groups],
         "rows": rows,
         "environments": [environment_data(text) for text in environments],
@@ -130,10 +136,9 @@ def row_data(row: Row, columns: Sequence[Column], scales: Sequence[Scale]) -> di
         if cell:
             cells[str(number)] = cell_data(row, column, cell, scale, known)
     about: dict[str, Any] = {"name": row.name, "measured": row.model is not None, "cells": cells}
+    about |= {"names": row.names, "arch": row.arch}
     if row.model:
-        model = row.model
-        about |= {"names": row.names, "arch": row.arch, "format": model.format}
-        return about | {"sha256": model.sha256}
+        return about | {"format": row.model.format, "sha256": row.model.sha256}
     sources = {str(n): row.cells[c].source for n, c in enumerate(columns) if c in row.cells}
     return about | {"sources": sources}
 
@@ -141,11 +146,11 @@ def row_data(row: Row, columns: Sequence[Column], scales: Sequence[Scale]) -> di
 def cell_data(
     row: Row, column: Column, cell: Cell, scale: Scale, known: Mapping[Key, Sequence[Published]]
 ) -> list[Any]:
-    """Number, mean and std as text, n, bar, whether it is the best; values of the seeds, and what
-    is published, where there are any."""
+    """Number, mean and spread as text, n, bar, whether it is the best; values of the seeds, and
+    what is published, where there are any."""
     best = row.model is not None and cell.mean == scale.best_measured
-    std = "" if cell.std is None else f"{cell.std:.2f}"
-    data = [round(cell.mean, DIGITS), f"{cell.mean:.2f}", std, cell.n]
+    spread = f"{cell.spread:.2f}" if cell.spread else ""
+    data = [round(cell.mean, DIGITS), f"{cell.mean:.2f}", spread, cell.n]
     data += [scale.share(cell.mean), int(best)]
     values = None
     if len(cell.runs) > 1:
@@ -200,7 +205,9 @@ def runs_data(
     }
 
 
-def column_data(column: Column, numbers: Mapping[Conditions, int], shown: bool) -> dict[str, Any]:
+def column_data(
+    column: Column, numbers: Mapping[Conditions, int], shown: bool, measured: bool
+) -> dict[str, Any]:
     return {
         "label": column.label,
         "task": column.conditions.task,
@@ -209,6 +216,7 @@ def column_data(column: Column, numbers: Mapping[Conditions, int], shown: bool) 
         "primary": column.primary,
         "higher": column.higher_is_better,
         "shown": shown,
+        "measured": measured,
         "group": numbers[column.conditions],
     }
 
@@ -272,9 +280,10 @@ def row_html(columns: Sequence[Column], shown: Sequence[int], row: Row, about: A
 def cell_html(number: int, column: Column, cell: Sequence[Any] | None) -> str:
     if cell is None:
         return f'<td data-c="{number}"></td>'
-    _, mean, std, n, share, best = cell[:6]
+    _, mean, spread, n, share, best = cell[:6]
+    seeds = f" ± {spread} ({n})" if spread else f" ({n})"
     return (
         f'<td data-c="{number}"{BEST * best} style="--share: {share}%;" '
         f'data-label="{escape(column.label)}" tabindex="0">{mean}'
-        f"{f'<small> ± {std} ({n})</small>' if std else ''}</td>"
+        f"{f'<small>{seeds}</small>' if n > 1 else ''}</td>"
     )

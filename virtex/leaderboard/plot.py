@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-import textwrap
+import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 FORMATS = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 MOST_BARS = 30  # in a panel
 MOST_PANELS = 40
-LONGEST_NAME = 40  # characters
-TITLE_LINE = 36  # characters
-WIDTH = 7.2  # inches, of a panel
+LONGEST_NAME = 60  # characters
+TITLE_LINE = 34  # characters: what fits over the bars beside the longest names
+BREAK = re.compile(r"(?<=[/_])")  # where a word may be broken
+WIDTH = 7.6  # inches, of a panel
 BAR = 0.28  # inches
+MARGIN = 0.15  # inches, around the whole and each panel
 MEASURED, BEST, PUBLISHED, EDGE = "#7c9cc4", "#2b5c9e", "#e4e0d8", "#8d877b"
-STYLE = {"svg.hashsalt": "virtex", "font.size": 9, "axes.titlesize": 10, "hatch.linewidth": 0.5}
+STYLE = {"svg.hashsalt": "virtex", "font.size": 9, "axes.titlesize": 9.5, "hatch.linewidth": 0.5}
 
 
 def check_plot_path(path: Path) -> None:
@@ -55,7 +57,8 @@ def plot_bytes(table: Table, suffix: str, title: str = "Leaderboard") -> bytes:
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         # a name in a script that the font lacks is drawn as boxes
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure = Figure((WIDTH * across, sum(heights) + 0.6), layout="constrained")
+        figure = Figure((WIDTH * across, sum(heights) + 0.7), layout="constrained")
+        figure.get_layout_engine().set(w_pad=MARGIN, h_pad=MARGIN)
         axes = figure.subplots(
             math.ceil(len(panels) / across),
             across,
@@ -68,7 +71,14 @@ def plot_bytes(table: Table, suffix: str, title: str = "Leaderboard") -> bytes:
             place.set_axis_off()
         if len(table.columns) > MOST_PANELS:
             title += f" (the first {MOST_PANELS} of {len(table.columns)} columns)"
-        figure.suptitle(printable(title), x=0.01, ha="left", weight="bold", parse_math=False)
+        figure.suptitle(
+            printable(title),
+            x=MARGIN / (WIDTH * across),
+            ha="left",
+            weight="bold",
+            size=12,
+            parse_math=False,
+        )
         buffer = io.BytesIO()
         kind = suffix.lower()
         figure.savefig(buffer, format=kind[1:], metadata=FORMATS[kind], dpi=120)
@@ -91,7 +101,7 @@ def draw_panel(axes: Axes, column: Column, bars: list[tuple[Row, Cell]], depth: 
         range(len(shown)),
         [cell.mean for _, cell in shown],
         0.72,
-        xerr=[math.nan if cell.std is None else cell.std for _, cell in shown],
+        xerr=[cell.spread or math.nan for _, cell in shown],
         color=colours,
         edgecolor=[EDGE if colour == PUBLISHED else colour for colour in colours],
         hatch=["////" if colour == PUBLISHED else "" for colour in colours],
@@ -99,8 +109,8 @@ def draw_panel(axes: Axes, column: Column, bars: list[tuple[Row, Cell]], depth: 
         error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "#333333"},
     )
     for place, (_, cell) in enumerate(shown):
-        end = max(cell.mean, 0) + (cell.std or 0)
-        text = f"{cell.mean:.2f}" + (f" ± {cell.std:.2f}" if cell.std is not None else "")
+        end = max(cell.mean, 0) + (cell.spread or 0)
+        text = f"{cell.mean:.2f}" + (f" ± {cell.spread:.2f}" if cell.spread else "")
         axes.annotate(
             text, (end, place), xytext=(4, 0), textcoords="offset points", va="center", size=8
         )
@@ -114,10 +124,26 @@ def draw_panel(axes: Axes, column: Column, bars: list[tuple[Row, Cell]], depth: 
     axes.spines[:].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.xaxis.set_visible(False)  # each bar says its number
-    title = printable(column.label)
+    title = f"{column.conditions.task} {column.metric}"
     if len(bars) > MOST_BARS:
         title += f" (best {MOST_BARS} of {len(bars)})"
-    axes.set_title(textwrap.fill(title, TITLE_LINE), loc="left", parse_math=False)
+    lines = [*wrapped(printable(title)), *wrapped(printable(column.setting))]
+    axes.set_title("\n".join(lines), loc="left", parse_math=False)
+
+
+def wrapped(text: str) -> list[str]:
+    """Lines of whole words; one that is longer than a line ends after "/" or "_", if it can."""
+    pieces: list[str] = []
+    for word in text.split():
+        parts = BREAK.split(word) if len(word) > TITLE_LINE else [word]
+        parts[-1] += " "
+        pieces += [p[n : n + TITLE_LINE] for p in parts for n in range(0, len(p), TITLE_LINE)]
+    lines = [""]
+    for piece in pieces:
+        if len(lines[-1] + piece.rstrip()) > TITLE_LINE:
+            lines.append("")
+        lines[-1] += piece
+    return [line.rstrip() for line in lines if line.strip()]
 
 
 def bar_name(row: Row) -> str:

@@ -13,6 +13,8 @@ from virtex.results import SCHEMA_VERSION
 
 MAX_SIZE = 1e15  # of a metric: beyond it four digits after the point mean nothing
 MAX_SEED = 2**64
+DATA = ("images", "annotations_sha256", "files_sha256")  # what tells data sets apart
+DRAWN = "_semi_supervised"  # the end of tasks whose training images the seed draws
 ENVIRONMENT = (
     "virtex", "git_revision", "python", "torch", "torchvision", "detectron2", "scorer",
     "svm_solver", "device", "processes", "gpus", "platform",
@@ -43,8 +45,7 @@ class Conditions:
         protocol: its name.
         version: of the protocol.
         departures: canonical JSON of the sorted departures; ``"[]"`` for a run as packaged.
-        data: canonical JSON of data set -> images, and the hash of the annotations if it is scored
-            on.
+        data: canonical JSON of data set -> images, and hashes of annotations and files.
     """
 
     task: str
@@ -215,16 +216,17 @@ def conditions_of(content: Any) -> Conditions:
 
 
 def data_of(content: Any) -> dict[str, dict[str, Any]]:
-    """Each data set's number of images, and its annotations' hash if numbers are scored on it.
+    """Each data set's number of images and the hashes of its files and annotations.
 
-    The seed draws the training images of a run on a fraction of the labels, so the hash of what
-    was trained on differs between seeds that belong together.
+    The seed draws the training images of a run on a fraction of the labels, so the hashes of what
+    was trained on differ between seeds that belong together.
     """
+    drawn = part(content, "task", kind=str).endswith(DRAWN)
     described = {}
     for name, about in part(content, "data", kind=dict, default={}).items():
         if not isinstance(about, dict):
             raise Unusable("foreign", f"data.{name} holds no JSON object")
-        keys = ("images",) if "train" in name else ("images", "annotations_sha256")
+        keys = DATA[:1] if drawn and name.endswith("_train") else DATA
         described[name] = {key: about[key] for key in keys if key in about}
     return described
 

@@ -37,6 +37,15 @@ class Cell:
     runs: tuple[Record, ...] = ()
     source: str = ""
 
+    @property
+    def spread(self) -> float | None:
+        """The deviation to show: none where every seed gave the same number.
+
+        Then the task does not depend on the seed (SVM, nearest neighbours), and "± 0.00" would
+        pass for a measurement of how much results vary.
+        """
+        return self.std or None
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -152,6 +161,8 @@ def average(metric: str, runs: tuple[Record, ...]) -> Cell | None:
     mean = math.fsum(values) / len(values)
     if len(values) == 1:
         return Cell(mean, None, 1, runs)
+    if min(values) == max(values):  # the mean of equal numbers may be rounded to another one
+        return Cell(values[0], 0.0, len(values), runs)
     variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
     return Cell(mean, math.sqrt(variance), len(values), runs)
 

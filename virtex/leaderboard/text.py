@@ -85,7 +85,10 @@ def as_csv(lines: Iterable[Sequence[str]]) -> str:
 
 
 def markdown_text(table: Table) -> str:
-    """A GitHub table: mean ± std (n), the best measured number of a column bold."""
+    """A GitHub table: mean ± std (n), without ± where all seeds gave the same number.
+
+    The best measured number of a column is bold.
+    """
     best = {column: table.best(column) for column in table.columns}
     sources = any(row.source for row in table.rows)
     head = ["model", *(in_markdown(column.label) for column in table.columns)]
@@ -109,7 +112,8 @@ def number_text(row: Row, column: Column, best: float | None) -> str:
     mean = f"{cell.mean:.2f}"
     if row.model and cell.mean == best:
         mean = f"**{mean}**"
-    return mean if cell.std is None else f"{mean} ± {cell.std:.2f} ({cell.n})"
+    spread = f" ± {cell.spread:.2f}" if cell.spread else ""
+    return f"{mean}{spread} ({cell.n})" if cell.n > 1 else mean
 
 
 def table_line(texts: Sequence[str], widths: Sequence[int], left: set[int]) -> str:

@@ -12,6 +12,8 @@ from virtex.leaderboard.outputs import check_outputs, write
 from virtex.leaderboard.records import printable
 from virtex.leaderboard.table import Table
 
+STDOUT = Path("-")
+
 
 def run(args: argparse.Namespace) -> int:
     """Make the leaderboard that the arguments ask for.
@@ -20,9 +22,11 @@ def run(args: argparse.Namespace) -> int:
         UserError: nothing usable was found, --strict found something, or a file cannot be
             written; then none is.
     """
-    outputs = [args.output, args.markdown, args.html, args.plot]
+    outputs = [path for path in (args.output, args.markdown, args.html, args.plot) if path]
     if args.long and not args.output:
         raise UserError("--long is a form of the CSV; name its file with --output")
+    if outputs.count(STDOUT) > 1:
+        raise UserError("- is named for two outputs; give one of them a file")
     if args.plot:
         from virtex.leaderboard.plot import check_plot_path
 
@@ -34,15 +38,22 @@ def run(args: argparse.Namespace) -> int:
         print(line, file=sys.stderr)
     if args.strict and board.problems():
         raise UserError(f"--strict: {board.summary()}; mend or remove what is named above")
-    check_outputs([path for path in outputs if path])
+    check_outputs([path for path in outputs if path != STDOUT])
     contents = render(args, board.table)
+    printed = contents.pop(STDOUT, None)
     for path, content in contents.items():
         write(path, content)
-    if not contents:
+    if printed is not None:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(printed)
+        sys.stdout.buffer.flush()
+    elif not contents:
         ranking = board.table if args.metrics == "all" else board.table.primary()
         print(leaderboard.markdown_text(ranking))
     written = f"; wrote {', '.join(map(str, contents))}" if contents else ""
-    print(printable(f"{board.summary()}{written}"))
+    # what reads standard output is to get a table and nothing else
+    said_to = sys.stdout if printed is None else sys.stderr
+    print(printable(f"{board.summary()}{written}"), file=said_to)
     return 0
 
 
