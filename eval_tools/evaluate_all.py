@@ -103,6 +103,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--published", action="store_true", help="published numbers in the leaderboard, too"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
+    add_machine_arguments(parser)
+    return parser
+
+
+def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where the runs are run, and how many at the same time."""
     machines = parser.add_argument_group("machines")
     machines.add_argument(
         "--num-gpus",
@@ -131,7 +137,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="what each job asks for, as submitit's executor.update_parameters takes it "
         "(default: timeout_min=1440, gpus_per_node as --num-gpus, cpus_per_task to load images)",
     )
-    return parser
 
 
 def main(args: argparse.Namespace) -> int:

@@ -3,6 +3,9 @@
 import pytest
 from checkpoint_writers import randomised
 
+from tests.checkpoints.fault_server import start_server
+from virtex.checkpoints import downloading
+
 
 @pytest.fixture(scope="session")
 def resnet18():
@@ -22,6 +25,16 @@ def here(tmp_path, monkeypatch):
     for file in tmp_path.rglob("*"):
         if file.is_file() and file.stat().st_size > 1_000_000:
             file.unlink()
+
+
+@pytest.fixture
+def server(here, monkeypatch):
+    """A ``FaultServer``, which is asked again without a long wait."""
+    monkeypatch.setattr(downloading, "BACK_OFF", 0.01)
+    faults, running = start_server()
+    yield faults
+    running.shutdown()
+    running.server_close()
 
 
 @pytest.fixture

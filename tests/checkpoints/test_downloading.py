@@ -15,7 +15,7 @@ import pytest
 import requests
 import torch
 
-from tests.checkpoints.fault_server import Answer, start_server
+from tests.checkpoints.fault_server import Answer
 from virtex.checkpoints import CheckpointError, downloading
 from virtex.checkpoints.connection import PartialFile, Refused, check_answer
 from virtex.checkpoints.downloading import cached_path, download
@@ -23,15 +23,6 @@ from virtex.checkpoints.downloading import cached_path, download
 CONTENT = random.Random(0).randbytes(3_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 BEGINNING = (Answer(cut=700_000), Answer(503))  # then it gives nothing more
-
-
-@pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setattr(downloading, "BACK_OFF", 0.01)
-    faults, running = start_server()
-    yield faults
-    running.shutdown()
-    running.server_close()
 
 
 @pytest.fixture

@@ -5,26 +5,15 @@ import torch
 import torchvision
 from iopath.common.file_io import PathHandler
 
-from tests.checkpoints.fault_server import start_server
 from virtex.checkpoints import (
     PATHS,
     CheckpointError,
     InputSpec,
-    downloading,
     load_backbone,
     resolve,
     sha256_of,
 )
 from virtex.errors import UserError
-
-
-@pytest.fixture
-def server(here, monkeypatch):
-    monkeypatch.setattr(downloading, "BACK_OFF", 0.01)
-    faults, running = start_server()
-    yield faults
-    running.shutdown()
-    running.server_close()
 
 
 def test_a_local_path_is_itself(tmp_path):

@@ -54,11 +54,13 @@ def download(urls: Sequence[str], path: Path, sha256: str = "", size: int = 0) -
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             with only_one(path):
-                if not path.is_file():  # another process was faster
+                if not path.is_file():  # else another process was faster
                     fetch_from_any(urls, path, sha256, size)
-        wrong = whats_wrong(path, path, sha256, size)
+                    return path
+        found = sha256_of(path)
+        wrong = whats_wrong(path, found, path, sha256, size)
         if not wrong:
-            pin(path)
+            pin(path, found)
     except OSError as error:
         raise CheckpointError(
             f"could not write {path} ({error.strerror or error}); free space, or set FVCORE_CACHE "
@@ -104,7 +106,7 @@ def only_one(path: Path) -> Iterator[None]:
 
 
 def fetch_from_any(urls: Sequence[str], path: Path, sha256: str, size: int) -> None:
-    """Put the file at ``path``, whole and checked.
+    """Put the file at ``path``, whole, checked and pinned.
 
     Raises:
         CheckpointError: each address, with the reason why it does not give it.
@@ -112,13 +114,14 @@ def fetch_from_any(urls: Sequence[str], path: Path, sha256: str, size: int) -> N
     part, reasons = PartialFile(path), []
     for url in urls:
         try:
-            fetch_checked(url, part, sha256, size)
+            found = fetch_checked(url, part, sha256, size)
         except Refused as error:
             if url != urls[-1]:
                 logger.warning("%s: %s; trying the next address", url, error)
             reasons.append(f"{url}: {error}")
         else:
             part.finish()
+            pin(path, found)
             return
     remedy = (
         "check the address and the connection, or download the file by other means and put it at "
@@ -129,22 +132,24 @@ def fetch_from_any(urls: Sequence[str], path: Path, sha256: str, size: int) -> N
     raise CheckpointError(f"could not download {'; '.join(reasons)}; {remedy}")
 
 
-def fetch_checked(url: str, part: PartialFile, sha256: str, size: int) -> None:
+def fetch_checked(url: str, part: PartialFile, sha256: str, size: int) -> str:
     """Fill ``part`` from one address; again from its start where a resumed one turns out wrong.
+
+    Returns:
+        its sha256.
 
     Raises:
         Refused: the address does not give the file, or gives another.
     """
-    resumed = part.goes_on_from(url, sha256)
-    fetch(url, part, sha256, size)
-    wrong = whats_wrong(part.path, part.target, sha256, size)
-    if wrong and resumed:
-        part.discard()
+    tries = 2 if part.goes_on_from(url, sha256) else 1
+    for _ in range(tries):
         fetch(url, part, sha256, size)
-        wrong = whats_wrong(part.path, part.target, sha256, size)
-    if wrong:
+        found = sha256_of(part.path)
+        wrong = whats_wrong(part.path, found, part.target, sha256, size)
+        if not wrong:
+            return found
         part.discard()
-        raise Refused(f"another file is there: {wrong}")
+    raise Refused(f"another file is there: {wrong}")
 
 
 def fetch(url: str, part: PartialFile, sha256: str, size: int) -> None:
@@ -169,18 +174,20 @@ def fetch(url: str, part: PartialFile, sha256: str, size: int) -> None:
             time.sleep(wait)
 
 
-def whats_wrong(file: Path, path: Path, sha256: str, size: int) -> str:
+def whats_wrong(file: Path, found: str, path: Path, sha256: str, size: int) -> str:
     """Why ``file`` is not what belongs at ``path``; "" if it is.
+
+    Args:
+        found: the hash of ``file``.
 
     Raises:
         OSError: it cannot be read.
     """
-    found_size = file.stat().st_size
+    found_size, pinned = file.stat().st_size, pinned_hash(path)
     if found_size == 0:
         return "it is empty"
     if size and found_size != size:
         return f"it has {found_size} bytes, not {size}"
-    found, pinned = sha256_of(file), pinned_hash(path)
     if not found.startswith(sha256.lower()):
         return f"its sha256 is {found}, not {sha256}"
     if pinned not in ("", found):
@@ -190,10 +197,10 @@ def whats_wrong(file: Path, path: Path, sha256: str, size: int) -> str:
     return ""
 
 
-def pin(path: Path) -> None:
+def pin(path: Path, found: str) -> None:
     """Keep the hash of a file's first use, from which no later one may differ."""
     if not pin_of(path).is_file():
-        text = f"{sha256_of(path)}  {path.name}\n"
+        text = f"{found}  {path.name}\n"
         with contextlib.suppress(OSError):  # a folder that others fill may be read-only
             replace_file(pin_of(path), lambda file: file.write(text.encode()))
 
