@@ -105,6 +105,17 @@ def test_a_leaderboard_that_cannot_be_written_is_told(again):
     assert {row.split()[0] for row in rows_of(again.printed).values()} == {"complete"}
 
 
+def test_an_output_that_cannot_be_written_is_told_before_anything_runs(checkpoints, data, here):
+    names = [str(checkpoints / "first.pth")]
+    found = Evaluation(names, data, here / "out")
+    slug = checkpoint_folders(names)[names[0]]
+    (here / "out" / "logs" / f"{slug}_voc07_svm_toy_seed_0.json").mkdir(parents=True)
+    in_this_process(found)
+    assert found.status == 2
+    assert "_seed_0.json cannot be written (Is a directory); mend that, or name" in found.errors
+    assert not records_in(found.out)
+
+
 def test_what_is_complete_is_left_alone(again):
     before = times_of(again.out)
     in_this_process(again)

@@ -157,8 +157,18 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def write_options(expected: Expected, path: Path) -> None:
-    """Keep beside a run's log what its record does not tell."""
-    write_json(path, expected.options)
+    """Keep beside a run's log what its record does not tell.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        write_json(path, expected.options)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror or error}); mend that, or name another "
+            "--output-dir"
+        ) from error
 
 
 def other_options(expected: Expected, path: Path) -> str:
