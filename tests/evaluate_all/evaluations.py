@@ -11,11 +11,17 @@ import torch
 import torchvision
 
 from eval_tools import evaluate_all
-from tests.eval_tools.probe_runs import CROPS
+from tests.eval_tools.probe_runs import CROPS, TRAINED
 from virtex.tool import run_tool
 
 TOOL = Path(evaluate_all.__file__)
 SMALL = " ".join(f"{key} {value}" for key, value in CROPS.items())
+
+# a linear probe that is long enough to be ended in its middle, even by someone slow
+INTERRUPTIBLE = "--log-every 1 --checkpoint-every 3 " + " ".join(
+    f'{key} "{value}"' for key, value in (TRAINED | {"OPTIM.NUM_EPOCHS": 16.0}).items()
+)
+EARLY = "iteration 4/80"  # what it says soon
 
 
 def write_checkpoint(path, seed):

@@ -10,9 +10,15 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tests.eval_tools.probe_runs import TRAINED
 from tests.evaluate_all.cluster import make_cluster
-from tests.evaluate_all.evaluations import Evaluation, in_this_process, records_in, refused
+from tests.evaluate_all.evaluations import (
+    EARLY,
+    INTERRUPTIBLE,
+    Evaluation,
+    in_this_process,
+    records_in,
+    refused,
+)
 from tests.evaluate_all.small_tools import (
     NOTE,
     STUBBORN,
@@ -28,7 +34,6 @@ from virtex.evaluate_all.running import run_all
 from virtex.evaluate_all.submitting import Submission, Submitit, job_parameters
 
 submitit = pytest.importorskip("submitit")
-SETTINGS = " ".join(f'{key} "{value}"' for key, value in TRAINED.items())
 
 
 @pytest.fixture
@@ -64,10 +69,9 @@ def preempt_when(out, text):
 
 
 def test_a_preempted_job_resumes(evaluation):
-    evaluation.task = "imagenet_linear"
-    evaluation.arguments = f"--log-every 1 --checkpoint-every 3 {SETTINGS}"
+    evaluation.task, evaluation.arguments = "imagenet_linear", INTERRUPTIBLE
     out = evaluation.out
-    preempting = threading.Thread(target=preempt_when, args=(out, "iteration 4/10"))
+    preempting = threading.Thread(target=preempt_when, args=(out, EARLY))
     preempting.start()
     in_this_process(evaluation)
     preempting.join()
