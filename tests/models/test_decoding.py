@@ -8,7 +8,12 @@ from small_models import EOS, SOS, plain_twin, small_model, some_features
 from torch.nn import functional as F
 
 from benchmarks.plain_virtex import plain_beam_search
-from virtex.models.decoding import BeamSearch, NucleusSampling, caption_ids
+from virtex.models.decoding import (
+    BeamSearch,
+    NucleusSampling,
+    caption_ids,
+    inverse_of_cumulative,
+)
 
 MODELS = [(1, False), (2, False), (1, True), (2, True)]
 BATCH = 6
@@ -96,10 +101,10 @@ def test_an_image_is_captioned_the_same_alone_and_in_a_batch(models):
     assert together == alone
 
 
-def plain_nucleus(head, features, nucleus, max_steps, generator):
+def plain_nucleus(head, features, nucleus, max_steps, draws):
     """Nucleus sampling with the whole prefix computed anew; draws as in ``NucleusSampling``."""
     prefix = torch.full((len(features), 1), SOS)
-    for _ in range(max_steps):
+    for step in range(max_steps):
         lengths = torch.full((len(prefix),), prefix.shape[1])
         logits = head(features, prefix, lengths)[:, -1].float()
         last = prefix[:, -1]
@@ -117,7 +122,8 @@ def plain_nucleus(head, features, nucleus, max_steps, generator):
                 row[probabilities.argsort(descending=True)[1]] = 1.0
         order = logits.argsort(descending=True)
         kept = (logits.softmax(-1) * allowed).gather(1, order)
-        drawn = order.gather(1, torch.multinomial(kept, 1, generator=generator))
+        reached = kept.cumsum(dim=-1) > draws[:, step, None] * kept.sum(dim=-1, keepdim=True)
+        drawn = order.gather(1, reached.int().argmax(dim=-1, keepdim=True))
         drawn[last == EOS] = EOS
         prefix = torch.cat([prefix, drawn], dim=1)
         if (drawn == EOS).all():
@@ -130,23 +136,43 @@ def plain_nucleus(head, features, nucleus, max_steps, generator):
 def test_nucleus_sampling_equals_the_plain_one(models, nucleus, max_steps):
     model, plain = models
     features = some_features(BATCH)
-    tokens, _ = NucleusSampling(nucleus, max_steps)(
-        model.textual, features, SOS, EOS, torch.Generator().manual_seed(3)
-    )
-    expected = plain_nucleus(
-        plain.textual, features, nucleus, max_steps, torch.Generator().manual_seed(3)
-    )
+    draws = some_draws(max_steps)
+    tokens, _ = NucleusSampling(nucleus, max_steps)(model.textual, features, SOS, EOS, draws)
+    expected = plain_nucleus(plain.textual, features, nucleus, max_steps, draws)
     assert tokens.tolist() == expected.tolist()
 
 
-def test_nucleus_sampling_draws_from_the_seed():
+def some_draws(steps, seed=3):
+    return torch.rand(BATCH, steps, generator=torch.Generator().manual_seed(seed))
+
+
+def test_nucleus_sampling_draws_from_torchs_generator_where_it_is_given_no_draws():
     head, features = small_model().textual, some_features(BATCH)
-    draws = [
-        NucleusSampling(0.9, 20)(head, features, SOS, EOS, torch.Generator().manual_seed(s))[0]
-        for s in (0, 0, 1)
+    sampled = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        sampled.append(caption_ids(NucleusSampling(0.9, 20)(head, features, SOS, EOS)[0], EOS))
+    assert sampled[0] == sampled[1] != sampled[2]
+
+
+def test_a_sampled_caption_is_the_same_alone_and_in_a_batch():
+    head, features, draws = small_model().textual, some_features(BATCH), some_draws(20)
+    sample = NucleusSampling(0.9, 20)
+    together = caption_ids(sample(head, features, SOS, EOS, draws)[0], EOS)
+    alone = [
+        caption_ids(sample(head, image[None], SOS, EOS, own[None])[0], EOS)[0]
+        for image, own in zip(features, draws, strict=True)
     ]
-    assert torch.equal(draws[0], draws[1])
-    assert draws[0].shape != draws[2].shape or not torch.equal(draws[0], draws[2])
+    assert together == alone
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely_and_never_one_of_probability_0():
+    probabilities = torch.tensor([0.5, 0.0, 0.3, 0.2, 0.0]).expand(10_000, 5)
+    draws = (torch.arange(10_000) / 10_000)[:, None]
+    places = inverse_of_cumulative(probabilities, draws)[:, 0]
+    assert places.bincount(minlength=5).tolist() == pytest.approx([5000, 0, 3000, 2000, 0], abs=1)
+    above = inverse_of_cumulative(probabilities[:1], torch.tensor([[1.0]]))
+    assert above.item() == 3
 
 
 def test_a_tiny_nucleus_is_greedy_decoding():

@@ -92,9 +92,14 @@ class CaptioningModel(nn.Module):
         }
 
     @torch.no_grad()
-    def caption(self, images: Tensor) -> list[list[int]]:
-        """Token ids of a caption for each image (batch, 3, height, width), without [SOS], [EOS]."""
-        tokens, _ = self.decoder(self.textual, self.visual(images), self.sos, self.eos)
+    def caption(self, images: Tensor, draws: Tensor | None = None) -> list[list[int]]:
+        """Token ids of a caption for each image (batch, 3, height, width), without [SOS], [EOS].
+
+        Args:
+            draws: of ``NucleusSampling``, which alone takes them.
+        """
+        chance = () if draws is None else (draws,)
+        tokens, _ = self.decoder(self.textual, self.visual(images), self.sos, self.eos, *chance)
         return caption_ids(tokens, self.eos)
 
     def samples(self, batch: Batch) -> list[tuple[list[int], list[int]]]:

@@ -77,7 +77,7 @@ class BeamSearch:
 class NucleusSampling:
     """Draw each token from the smallest set that holds ``nucleus_size`` of the probability.
 
-    Holtzman et al., arXiv 1904.09751. Draws come from torch's generator, or from one's own.
+    Holtzman et al., arXiv 1904.09751.
     """
 
     nucleus_size: float = 0.9
@@ -90,14 +90,21 @@ class NucleusSampling:
         features: Tensor,
         start: int,
         end: int,
-        generator: torch.Generator | None = None,
+        draws: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """A caption of each image; arguments and results as ``BeamSearch``'s."""
+        """A caption of each image; arguments and results as ``BeamSearch``'s.
+
+        Args:
+            draws: (batch, max_steps) in [0, 1), what chooses each token, so that an image's
+                caption need not depend on the batch it is in; None: torch's generator.
+        """
+        if draws is None:
+            draws = torch.rand(len(features), self.max_steps, device=features.device)
         state = head.start(features)
         last = torch.full((len(features),), start, device=features.device)
         scores = torch.zeros(len(features), device=features.device)
         captions: list[Tensor] = []
-        for _ in range(self.max_steps):
+        for step in range(self.max_steps):
             logits = state.step(last).float()
             ranked, order = logits.sort(descending=True)
             share = ranked.softmax(dim=-1)
@@ -107,7 +114,7 @@ class NucleusSampling:
             ranked[:, 1] = torch.where(
                 ranked.isneginf().all(dim=-1), torch.zeros_like(ranked[:, 1]), ranked[:, 1]
             )
-            drawn = torch.multinomial(ranked.softmax(dim=-1), 1, generator=generator)
+            drawn = inverse_of_cumulative(ranked.softmax(dim=-1), draws[:, step, None])
             token = order.gather(1, drawn)[:, 0]
             token = torch.where(last == end, end, token)
             step_scores = F.log_softmax(logits, dim=-1).gather(1, token[:, None])[:, 0]
@@ -117,6 +124,17 @@ class NucleusSampling:
             if (last == end).all():
                 break
         return torch.stack(captions, dim=1), scores
+
+
+def inverse_of_cumulative(probabilities: Tensor, draws: Tensor) -> Tensor:
+    """The place (batch, 1) in each row of (batch, n) at which its sum exceeds the draw (batch, 1).
+
+    Never one of probability 0, wherever rounding lets the sums end.
+    """
+    sums = probabilities.cumsum(dim=-1)
+    total = sums[:, -1:]
+    last = (sums < total).sum(dim=-1, keepdim=True)
+    return torch.minimum((sums <= draws * total).sum(dim=-1, keepdim=True), last)
 
 
 def caption_ids(tokens: Tensor, end: int) -> list[list[int]]:
