@@ -6,20 +6,18 @@ cells of columns that are not shown at first as ``cell_html`` makes those that a
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from html import escape
-from importlib.resources import files
 from string import Template
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from virtex.leaderboard.columns import Column
 from virtex.leaderboard.records import Conditions
 from virtex.leaderboard.table import SHORTEST_HASH, Cell, Row, Table
+from virtex.pages import content_hash, page_part, page_style, script_data
 
 if TYPE_CHECKING:
     from virtex.zoo import PublishedResult as Published
@@ -30,8 +28,6 @@ MODEL_HEAD = '<th scope="col"><button type="button"><b>Model</b></button></th>'
 BEST = ' class="best"'
 SHORTEST_BAR = 6  # percent of a cell: the column's worst value is still a bar
 DIGITS = 4  # after the point, of the numbers that are sorted and listed
-# in JSON inside of a script element: what could end it, and what JavaScript takes for line ends
-UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
 def page_text(table: Table, title: str = "Leaderboard", show_all: bool = False) -> str:
@@ -63,29 +59,17 @@ def page_text(table: Table, title: str = "Leaderboard", show_all: bool = False) 
         "rows": rows,
         "environments": [environment_data(text) for text in environments],
     }
-    script = read("page.js")
-    return Template(read("page.html")).substitute(
+    script = page_part(__package__, "page.js")
+    return Template(page_part(__package__, "page.html")).substitute(
         title=escape(title),
         counts=counts(table),
-        style=read("page.css"),
+        style=page_style(__package__),
         script=script,
         script_hash=content_hash(script),
         head="".join([MODEL_HEAD, *(head_html(n, table.columns[n]) for n in shown)]),
         body="\n".join(map(partial(row_html, table.columns, shown), table.rows, rows)),
-        data=json.dumps(data, ensure_ascii=False, separators=(",", ":")).translate(UNSAFE),
+        data=script_data(data),
     )
-
-
-def read(name: str) -> str:
-    return (files(__package__) / name).read_text(encoding="utf-8").rstrip("\n")
-
-
-def content_hash(script: str) -> str:
-    """What the page's policy allows to run: this script and no other.
-
-    The script element holds the text between its tags, where HTML keeps line ends.
-    """
-    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
 def counts(table: Table) -> str:
