@@ -30,6 +30,7 @@ examples:
 
 The same command again skips what is complete (its record is of this file, data, protocol,
 settings and seed), resumes what is not, and tries anew what failed. A failure stops no other run.
+A task that is not for a checkpoint (captioning, for a backbone alone) is named and left out.
 
 OUTPUT_DIR then holds CHECKPOINT/TASK/seed_N/, each as the task's own tool leaves it; logs/, with
 what each tool printed; leaderboard.csv, .md, .html and .png. Exit status: 0 all complete; 1 some

@@ -118,15 +118,23 @@ def open_tokenizer(config: CfgNode) -> Tokenizer:
     Raises:
         UserError: it is missing (how to train it is told), or no vocabulary.
     """
-    path, data = Path(config.DATA.TOKENIZER_MODEL), config.DATA
+    data = config.DATA
+    path = Path(data.TOKENIZER_MODEL)
     if not path.exists():
         raise UserError(
-            f"there is no vocabulary {path}; train one with: python -m virtex.data.tokenizer "
-            f"--captions {data.ROOT}/annotations/captions_train2017.json "
-            f"--vocab-size {data.VOCAB_SIZE} --output {path} (a small corpus allows fewer tokens: "
-            "DATA.VOCAB_SIZE), or name another with DATA.TOKENIZER_MODEL FILE"
+            f"there is no vocabulary {path}; train one with: {tokenizer_command(data)} (a small "
+            "corpus allows fewer tokens: DATA.VOCAB_SIZE), or name another with "
+            "DATA.TOKENIZER_MODEL FILE"
         )
     return Tokenizer(path)
+
+
+def tokenizer_command(data: CfgNode) -> str:
+    """What trains the vocabulary that the section ``DATA`` of a config names."""
+    return (
+        f"python -m virtex.data.tokenizer --captions {data.ROOT}/annotations/"
+        f"captions_train2017.json --vocab-size {data.VOCAB_SIZE} --output {data.TOKENIZER_MODEL}"
+    )
 
 
 def place_data(config: CfgNode, data_root: str | None) -> CfgNode:

@@ -26,7 +26,8 @@ class Departure:
         key: the setting, as ``SOLVER.MAX_ITER``.
         protocol: its value under the protocol.
         run: its value in this run.
-        why: ``"override"``, ``"scaled"`` (with the batch), ``"data"`` or ``"device"``.
+        why: ``"override"``, ``"scaled"`` (with the batch), ``"data"``, ``"device"`` or
+            ``"software"`` (that is not there).
     """
 
     key: str

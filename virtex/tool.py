@@ -174,6 +174,14 @@ def above_zero(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """An argument that is a number above 0 and at most 1."""
+    value = above_zero(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and at most 1")
+    return value
+
+
 def whole_numbers(text: str) -> tuple[int, ...]:
     """An argument such as 1,2,4,8: whole numbers above 0, each once, ascending."""
     return tuple(sorted({positive(part) for part in text.split(",")}))

@@ -82,22 +82,28 @@ class ImageSet:
 
     @functools.cached_property  # a million files on a network disk are asked once
     def _hashes(self) -> dict[str, str]:
-        with_times, without = hashlib.sha256(), hashlib.sha256()
-        for file in self.files:
-            found = self._stat(file)
-            said = b"%s\0%d\0" % (os.fsencode(file), found.st_size)
-            without.update(said)
-            with_times.update(b"%s%d\0" % (said, found.st_mtime_ns))
-        return {"with times": with_times.hexdigest(), "without": without.hexdigest()}
+        return file_hashes(self.root, self.files)
 
-    def _stat(self, file: str) -> os.stat_result:
-        path = os.path.join(self.root, file)
+
+def file_hashes(root: Path, files: Sequence[str]) -> dict[str, str]:
+    """sha256 of the names and sizes of ``files`` below ``root``: "with times" of change, "without".
+
+    Raises:
+        UserError: an image is not there any more.
+    """
+    with_times, without = hashlib.sha256(), hashlib.sha256()
+    for file in files:
+        path = os.path.join(root, file)
         try:
-            return os.stat(path)
+            found = os.stat(path)
         except OSError as error:
             raise UserError(
                 f"the image {path} cannot be read ({error.strerror}); restore it"
             ) from error
+        said = b"%s\0%d\0" % (os.fsencode(file), found.st_size)
+        without.update(said)
+        with_times.update(b"%s%d\0" % (said, found.st_mtime_ns))
+    return {"with times": with_times.hexdigest(), "without": without.hexdigest()}
 
 
 def require_images(images: ImageSet, source: str | Path) -> ImageSet:

@@ -48,6 +48,11 @@ COCO_CAPTIONS = (
     Need("coco/annotations/captions_train2017.json", "file"),
     Need("coco/annotations/captions_val2017.json", "file"),
 )
+# captioning is judged on val; the train captions are only for its vocabulary
+COCO_VAL_CAPTIONS = (
+    Need("coco/val2017", "folder"),
+    Need("coco/annotations/captions_val2017.json", "file"),
+)
 VOC2007_IMAGES = (
     Need("VOC2007/JPEGImages", "folder"),
     Need("VOC2007/ImageSets/Main/trainval.txt", "file"),
@@ -93,7 +98,7 @@ LAYOUTS: dict[str, Layout] = {
         ),
         "iNaturalist 2018: https://github.com/visipedia/inat_comp/tree/master/2018",
     ),
-    "captioning": Layout(COCO_IMAGES + COCO_CAPTIONS, COCO_SOURCE),
+    "captioning": Layout(COCO_VAL_CAPTIONS, COCO_SOURCE),
     "pretraining": Layout(COCO_IMAGES + COCO_CAPTIONS, COCO_SOURCE),
     "multilabel_pretraining": Layout(COCO_IMAGES + COCO_INSTANCES, COCO_SOURCE),
 }

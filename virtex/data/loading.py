@@ -142,6 +142,17 @@ def validation_loader(
         UserError: at the batch that holds an image which cannot be read.
     """
     batches = validation_batches(len(dataset), batch_size, rank, world_size)
+    return listed_loader(dataset, batches, num_workers)
+
+
+def listed_loader(
+    dataset: SeededSet, batches: list[list[Key]], num_workers: int = 0
+) -> ReadableBatches:
+    """The batches that are listed, each of (position, index of the image).
+
+    Raises:
+        UserError: as ``validation_loader``.
+    """
     return ReadableBatches(_loader(dataset, batches, num_workers))
 
 

@@ -122,7 +122,7 @@ def build_pretraining_set(
         items, label_names = read_labels(root, split, skip)
         _check_categories(len(label_names), data.VOCAB_SIZE, root)
     else:
-        _check_vocabulary(tokenizer, data)
+        check_vocabulary(tokenizer, data)
         masking = data.MASKED_LM
         text = TextOptions(
             tokenizer,
@@ -141,7 +141,12 @@ def build_pretraining_set(
     )
 
 
-def _check_vocabulary(tokenizer: Tokenizer, data: CfgNode) -> None:
+def check_vocabulary(tokenizer: Tokenizer, data: CfgNode) -> None:
+    """A vocabulary fits the section ``DATA`` of a config.
+
+    Raises:
+        UserError: it has more tokens, or special tokens of other ids.
+    """
     if len(tokenizer) > data.VOCAB_SIZE:
         raise UserError(
             f"the vocabulary {tokenizer.path} has {len(tokenizer)} tokens, more than "

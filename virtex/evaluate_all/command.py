@@ -12,12 +12,13 @@ from filelock import FileLock, Timeout
 
 from virtex.errors import UserError
 from virtex.evaluate_all.gpus import share_out, visible_gpus
-from virtex.evaluate_all.plan import LOGS, TO_RUN, Entry, make_plan
+from virtex.evaluate_all.plan import LOGS, NOT_FOR_IT, TO_RUN, Entry, make_plan
 from virtex.evaluate_all.records import write_options
 from virtex.evaluate_all.report import (
     print_failures,
     print_plan,
     print_summary,
+    print_unsuited,
     write_leaderboard,
 )
 from virtex.evaluate_all.running import Here, Launcher, run_all
@@ -59,7 +60,7 @@ def evaluate_all(args: argparse.Namespace, tools: Path, prog: str) -> int:
     if args.dry_run:
         print_plan(entries, in_words(shares, args.at_once, gpus))
         return conclude(entries, prog)
-    if all(entry.has_failed for entry in entries):
+    if all(entry.has_failed or entry.status == NOT_FOR_IT for entry in entries):
         return conclude(entries, prog)
     with held(out):
         stopped = 0
@@ -159,9 +160,11 @@ def gather(entries: Sequence[Entry], out: Path, published: bool, prog: str) -> i
 
 
 def conclude(entries: Sequence[Entry], prog: str) -> int:
-    """Say what failed. Returns the exit status."""
+    """Say what failed, and what was left out. Returns the exit status."""
+    print_unsuited(entries)
     print_failures(entries, prog)
-    failed = [entry for entry in entries if entry.has_failed]
-    if not failed:
+    suited = [entry for entry in entries if entry.status != NOT_FOR_IT]
+    failed = [entry for entry in suited if entry.has_failed]
+    if suited and not failed:
         return 0
-    return 2 if len(failed) == len(entries) and all(e.seconds is None for e in failed) else 1
+    return 2 if len(failed) == len(suited) and all(e.seconds is None for e in failed) else 1

@@ -16,6 +16,7 @@ from virtex.evaluate_all.records import (
     Expected,
     expected_record,
     other_options,
+    parsed,
     plain,
     read_record,
     whats_other,
@@ -25,6 +26,7 @@ from virtex.results import RECORD_NAME
 from virtex.training import run_folder
 
 COMPLETE, TO_RESUME, TO_RUN, CANNOT_RUN = "complete", "to resume", "to run", "cannot run"
+NOT_FOR_IT = "not for it"  # a task that a checkpoint of its kind cannot do
 DONE, FAILED, INTERRUPTED, NOT_STARTED = "done", "failed", "interrupted", "not started"
 ON_CLUSTER = "on the cluster"
 LOGS = "logs"
@@ -73,7 +75,7 @@ class Entry:
 
     Attributes:
         status: one of the words above.
-        reason: why it failed.
+        reason: why it failed, or is not run.
         seconds: that it took this time.
         model: what is known of the checkpoint, see ``whats_other``.
         record: once it is complete or done.
@@ -125,7 +127,12 @@ def make_plan(args: argparse.Namespace, tools: Path, gpus: int) -> list[Entry]:
         run.expected  # noqa: B018 (a wrong argument is told at once)
     models = {name: look_up(name, args) for name in names}
     lacking = {choice.task: whats_lacking(choice.task, args.data_root) for choice in choices}
-    return [look_at(run, models[run.checkpoint], lacking[run.task]) for run in runs]
+    entries = [look_at(run, models[run.checkpoint], lacking[run.task]) for run in runs]
+    for entry in entries:
+        if entry.is_open:
+            elsewhere = args.dry_run and is_address(entry.run.checkpoint)
+            leave_out_unsuited(entry, at_hand=not elsewhere)
+    return entries
 
 
 def make_run(
@@ -225,6 +232,21 @@ def look_at(run: Run, model: dict[str, Any] | UserError, lacking: UserError | No
     except UserError as error:
         entry.status, entry.reason = CANNOT_RUN, str(error)
     return entry
+
+
+def leave_out_unsuited(entry: Entry, at_hand: bool) -> None:
+    """Mark a run of a task that the checkpoint is not made for.
+
+    Args:
+        at_hand: the checkpoint may be opened.
+    """
+    run = entry.run
+    try:
+        args = parsed(run.task, run.tools, [*run.arguments, *run.more])
+        if reason := run.task.why_unsuited(args, at_hand):
+            entry.status, entry.reason = NOT_FOR_IT, reason
+    except UserError as error:
+        entry.status, entry.reason = CANNOT_RUN, str(error)
 
 
 def has_record(run: Run) -> bool:

@@ -22,7 +22,7 @@ OVERRIDE = "override"
 DECIDED = (
     *("checkpoint", "task", "protocol", "data_root", "output_dir", "seed"),
     *("num_gpus", "num_machines", "machine_rank", "dist_url", "resume", "eval_only", "list_cache"),
-    *("format", "trust_pickle", "zoo", "weights", "config"),
+    *("format", "trust_pickle", "zoo"),
 )
 # What changes how a run is done, not what it gives.
 WITHOUT_EFFECT = (
@@ -88,7 +88,7 @@ def expected_record(
         UserError: the user adds what the tool does not know or what is decided here.
     """
     alone, args = (parsed(task, tools, [*arguments, *words]) for words in ((), more))
-    for key in DECIDED:
+    for key in (*DECIDED, *task.decided):
         if getattr(alone, key, None) != getattr(args, key, None):
             flag = f"--{key.replace('_', '-')}"
             raise UserError(f"--arguments {task.name}: {flag} is not for there; leave it out")

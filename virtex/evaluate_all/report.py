@@ -2,12 +2,12 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tabulate import tabulate
 
-from virtex.evaluate_all.plan import Entry
+from virtex.evaluate_all.plan import NOT_FOR_IT, Entry
 from virtex.evaluate_all.running import score_of
 
 MOST_NAMES = 3  # of runs that failed for one reason
@@ -39,15 +39,25 @@ def print_summary(entries: Sequence[Entry]) -> None:
 
 def print_failures(entries: Sequence[Entry], prog: str) -> None:
     """Each reason once, on stderr, with the runs it stopped and their logs."""
-    reasons: dict[tuple[str, str], list[Entry]] = {}
-    for entry in entries:
-        if entry.has_failed:
-            reasons.setdefault((entry.status, entry.reason), []).append(entry)
-    for (status, reason), stopped in reasons.items():
+    for (status, reason), stopped in by_reason(e for e in entries if e.has_failed).items():
         names = some([e.run.name for e in stopped])
         logs = some([str(e.run.log) for e in stopped if e.seconds is not None])
         log = f" (log: {logs})" if logs else ""
         print(f"{prog}: {status}: {names}: {reason}{log}", file=sys.stderr, flush=True)
+
+
+def print_unsuited(entries: Sequence[Entry]) -> None:
+    """Which runs are left out because a task is not for the checkpoint, and why."""
+    for (status, reason), left in by_reason(e for e in entries if e.status == NOT_FOR_IT).items():
+        print(f"{status}: {some([e.run.name for e in left])}: {reason}", flush=True)
+
+
+def by_reason(entries: Iterable[Entry]) -> dict[tuple[str, str], list[Entry]]:
+    """Those of the same status and reason together."""
+    reasons: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        reasons.setdefault((entry.status, entry.reason), []).append(entry)
+    return reasons
 
 
 def some(names: Sequence[str]) -> str:

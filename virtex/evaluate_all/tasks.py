@@ -1,6 +1,6 @@
 """The tasks that can be asked for, a row each, and what ``TASK[:PROTOCOL]`` chooses of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -24,6 +24,9 @@ class Task:
         in_default: whether it is evaluated on where no tasks are named.
         seeded_by: the argument without which its result does not depend on the seed, so that one
             seed is enough; "": it always does; None: it never does.
+        decided: arguments of the tool that ``--arguments`` may not set, beside those of all tools.
+        unsuited: module:function from the tool's parsed arguments and whether the checkpoint is
+            on this machine to why the task is not for it; "" where it is for all.
     """
 
     name: str
@@ -35,6 +38,8 @@ class Task:
     workers: str = "--num-workers"
     in_default: bool = True
     seeded_by: str | None = ""
+    decided: tuple[str, ...] = ()
+    unsuited: str = ""
 
     def seeds(self, asked: Sequence[int], more: Sequence[str]) -> list[int]:
         """Those of the seeds asked for that give results of their own.
@@ -51,8 +56,24 @@ class Task:
 
     def plans(self, args: Any) -> list[Any]:
         """What the tool would run for its parsed arguments."""
-        module, _, function = self.planner.partition(":")
-        return getattr(import_module(module), function)(args)
+        return function_named(self.planner)(args)
+
+    def why_unsuited(self, args: Any, at_hand: bool) -> str:
+        """Why the task is not for the checkpoint of the parsed arguments; "" if it is.
+
+        Args:
+            at_hand: the checkpoint is on this machine and may be opened.
+
+        Raises:
+            UserError: that cannot be told.
+        """
+        return function_named(self.unsuited)(args, at_hand) if self.unsuited else ""
+
+
+def function_named(place: str) -> Callable[..., Any]:
+    """What ``module:function`` names."""
+    module, _, function = place.partition(":")
+    return getattr(import_module(module), function)
 
 
 def detection(name: str) -> Task:
@@ -64,6 +85,7 @@ def detection(name: str) -> Task:
         "virtex.evaluate_all.records:detection_plans",
         ("--task", name),
         "DATALOADER.NUM_WORKERS",
+        decided=("weights", "config"),  # which would make it another protocol
     )
 
 
@@ -83,6 +105,8 @@ ROWS = (
     probe("imagenet_knn", "imagenet_linear.py", "imagenet", "imagenet_linear", "--knn",
           in_default=False, seeded_by=None),
     probe("inaturalist", "inaturalist_finetune.py", "inaturalist", "inaturalist_finetune"),
+    probe("coco_captioning", "coco_captioning.py", "captioning", "coco_captioning",
+          seeded_by="--nucleus", unsuited="virtex.captioning.captioner:why_unsuited"),
 )  # fmt: skip
 TASKS = {row.name: row for row in ROWS}
 DEFAULT_TASKS = [row.name for row in ROWS if row.in_default]

@@ -32,6 +32,7 @@ CONFIG_FOLDER = Path(virtex.__file__).parent / "configs" / "downstream"
 
 VOC07_IMAGES = {"voc_2007_trainval": 5011, "voc_2007_test": 4952}
 IMAGENET_IMAGES = {"imagenet_train": 1281167, "imagenet_val": 50000}
+CAPTIONING_IMAGES = {"coco_captions_val2017": 5000}
 INATURALIST_IMAGES = {"inaturalist_2018_train": 437513, "inaturalist_2018_val": 24426}
 
 
@@ -63,6 +64,12 @@ PROTOCOLS: dict[str, dict[str, Protocol]] = {
         ),
         "toy": packaged("inaturalist", "toy", "toy/inaturalist_finetune", "top1"),
     },
+    "coco_captioning": {
+        "paper": packaged(
+            "coco_captioning", "paper", "coco_captioning", "CIDEr", CAPTIONING_IMAGES
+        ),
+        "toy": packaged("coco_captioning", "toy", "toy/coco_captioning", "CIDEr"),
+    },
     "imagenet_semi_supervised": {
         "20-epochs": packaged("imagenet_semi_supervised", "20-epochs", "semi_supervised",
                               "top1", {"imagenet_val": 50000}),
@@ -71,6 +78,7 @@ PROTOCOLS: dict[str, dict[str, Protocol]] = {
 }  # fmt: skip
 
 CHOICES: dict[str, tuple[str, ...]] = {
+    "MODEL.DECODER.NAME": ("beam_search", "nucleus_sampling"),
     "AMP_DTYPE": ("auto", "bfloat16", "float16"),
     "OPTIM.OPTIMIZER_NAME": ("sgd", "adamw"),
     "OPTIM.LR_DECAY_NAME": ("none", "linear", "cosine", "multistep"),
@@ -94,6 +102,10 @@ LIMITS: dict[str, Limit] = {
     "PROBE.BATCH_SIZE": POSITIVE,
     "PROBE.NUM_EPOCHS": POSITIVE,
     "PROBE.HELD_OUT": Limit("more than 0 and less than 1", lambda value: 0 < value < 1),
+    "MODEL.DECODER.BEAM_SIZE": WHOLE_POSITIVE,
+    "MODEL.DECODER.PER_NODE_BEAM_SIZE": WHOLE_POSITIVE,
+    "MODEL.DECODER.NUCLEUS_SIZE": SHARE_ABOVE_0,
+    "MODEL.DECODER.MAX_DECODING_STEPS": WHOLE_POSITIVE,
     "OPTIM.SGD_MOMENTUM": SHARE_BELOW_1,
     "OPTIM.WEIGHT_DECAY": NOT_NEGATIVE,
     "OPTIM.CLIP_GRAD_NORM": NOT_NEGATIVE,

@@ -5,8 +5,17 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from virtex.checkpoints.backbone import Backbone
-from virtex.data.image_sets import ImageSet
 from virtex.results import Departure
+
+
+class Images(Protocol):
+    """Pictures that an evaluation looks at."""
+
+    def __len__(self) -> int: ...
+
+    def describe(self) -> dict[str, Any]:
+        """``images``, their number, and hashes: for the record."""
+        ...
 
 
 @dataclass
@@ -14,6 +23,9 @@ class Report:
     """Filled while an evaluator runs, its departures when it is made.
 
     See ``virtex.results.Result`` for each part.
+
+    Attributes:
+        found: departures that nobody could know before it ran.
     """
 
     timing: dict[str, float] = field(default_factory=dict)
@@ -21,6 +33,7 @@ class Report:
     setup: dict[str, Any] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     departures: list[Departure] = field(default_factory=list)
+    found: list[Departure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -32,7 +45,7 @@ class Evaluator(Protocol):
         report: what it tells beside the metrics, once it has run.
     """
 
-    images: Mapping[str, ImageSet]
+    images: Mapping[str, Images]
     report: Report
 
     def check(self, backbone: Backbone) -> None:
@@ -43,8 +56,10 @@ class Evaluator(Protocol):
         """
         ...
 
-    def __call__(self, backbone: Backbone) -> dict[str, float]:
+    def __call__(self, backbone: Backbone) -> dict[str, float] | None:
         """Metrics in percent, in every process; NaN where one is not defined.
+
+        None where there is nothing to compare with, and so no result to record.
 
         Raises:
             UserError: something the user must mend.

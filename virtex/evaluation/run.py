@@ -126,7 +126,10 @@ def evaluate(plan: Plan, backbone: Backbone, args: argparse.Namespace) -> None:
             f"the GPU's memory is too small ({str(error).partition('. ')[0]}); free some, lower "
             "--batch-size or PROBE.BATCH_SIZE, or run with --num-gpus 0"
         ) from error
-    if rank() == 0:
+    for note in evaluator.report.notes:
+        logger.warning("%s", note)
+    if rank() == 0 and metrics is not None:
+        departures += evaluator.report.found
         record(plan, backbone, evaluator, metrics, departures, data, args)
     wait_for_all()
 
@@ -226,8 +229,6 @@ def record(
 ) -> None:
     """Write ``result.json`` and the metrics' curves, and print where everything is."""
     report = evaluator.report
-    for note in report.notes:
-        logger.warning("%s", note)
     result = Result(
         task=plan.protocol.task,
         protocol={"name": plan.protocol.name, "version": plan.protocol.version},

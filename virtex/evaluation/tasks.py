@@ -7,6 +7,9 @@ from pathlib import Path
 import torch
 from fvcore.common.config import CfgNode
 
+from virtex.captioning.captioner import Naming
+from virtex.captioning.evaluator import Captioning
+from virtex.captioning.pictures import coco_pictures, own_pictures
 from virtex.data.image_folders import read_image_folder
 from virtex.data.image_sets import ImageSet, balanced_fraction
 from virtex.data.inaturalist import read_inaturalist
@@ -92,6 +95,51 @@ def inaturalist_finetune(args: argparse.Namespace) -> list[Plan]:
         return ClassifierTraining(train, val, settings, training_options(args, folder))
 
     return [Plan(protocol, settings, departures, folder, evaluator, processes_of(settings))]
+
+
+def coco_captioning(args: argparse.Namespace) -> list[Plan]:
+    """Captions of COCO val2017, scored; or of pictures of one's own, which have no scores."""
+    protocol = packaged_protocol("coco_captioning", args.protocol)
+    if args.images:
+        protocol = replace(protocol, task="captions", images={})
+    settings, departures = load_settings(protocol, [*decoding_overrides(args), *args.overrides])
+    folder = Path(args.output_dir)
+    naming = Naming(args.config, args.tokenizer, args.data_root, args.trust_pickle)
+
+    def evaluator() -> Evaluator:
+        pictures = own_pictures(args.images) if args.images else coco_pictures(args.data_root)
+        return Captioning(
+            pictures,
+            settings,
+            naming,
+            args.scorer,
+            folder,
+            torch.device(device_of(args)),
+            args.seed,
+            args.batch_size,
+            args.num_workers,
+        )
+
+    identity = {"config": args.config, "tokenizer": args.tokenizer}
+    return [Plan(protocol, settings, departures, folder, evaluator, identity)]
+
+
+def decoding_overrides(args: argparse.Namespace) -> list[str]:
+    """The flags of decoding as ``KEY VALUE`` pairs.
+
+    Raises:
+        UserError: they exclude one another.
+    """
+    if args.nucleus is not None and args.beam_size is not None:
+        raise UserError("--nucleus draws words and --beam-size searches for them; give one")
+    pairs = {
+        "BEAM_SIZE": args.beam_size,
+        "NAME": None if args.nucleus is None else "nucleus_sampling",
+        "NUCLEUS_SIZE": args.nucleus,
+        "MAX_DECODING_STEPS": args.max_length,
+    }
+    given = [(f"MODEL.DECODER.{key}", value) for key, value in pairs.items() if value is not None]
+    return [word for pair in given for word in pair]
 
 
 def processes_of(settings: CfgNode) -> dict[str, int]:

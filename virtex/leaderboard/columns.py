@@ -25,6 +25,7 @@ TASKS = {
     "imagenet_knn": ("k20", "top1"),
     "imagenet_semi_supervised": ("20-epochs", "top1"),
     "inaturalist": ("paper", "top1"),
+    "coco_captioning": ("paper", "CIDEr"),
 }
 SPELLED = 2  # departures in a label; of more, the first
 LONGEST = 24  # characters of a setting's value in a label

@@ -18,6 +18,7 @@ RUN_FILES = (
     *(IDENTITY, RECORD_NAME, "config.yaml", "metrics.json", "last_checkpoint"),
     *("pretraining.json", "pretrain_config.yaml", "tokenizer.model"),
     *("per_class.csv", "grid.csv"),
+    *("captions.json", "captions.html", "captions.partial*.jsonl"),
     *(
         "model_*.pth",
         "log.txt*",

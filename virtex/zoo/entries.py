@@ -56,6 +56,7 @@ class Entry:
         arch: its backbone, by torchvision's name; "" if unknown.
         holds: "backbone", or "model": a whole pretraining model.
         config: the pretraining config it was trained with, packaged or a file; "" if none.
+        tokenizer: the vocabulary of its captions, a file; "" where the config says where it is.
         input: what it expects of an image; ``None``: what its format says.
         pretraining_data, licence, source: for people; source is where the address is published.
         results: published numbers.
@@ -71,6 +72,7 @@ class Entry:
     arch: str
     holds: str
     config: str
+    tokenizer: str
     input: InputSpec | None
     pretraining_data: str
     licence: str
@@ -140,6 +142,7 @@ def entry_from(name: str, row: Mapping[str, Any], path: Path) -> Entry:
         arch=arch,
         holds=row.get("holds", "backbone"),
         config=row.get("config", ""),
+        tokenizer=row.get("tokenizer", ""),
         input=spec,
         pretraining_data=row.get("pretraining_data", ""),
         licence=row.get("licence", ""),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from virtex.errors import UserError
 from virtex.zoo.entries import PREFIX, Entry, entry_named, find
@@ -49,8 +49,13 @@ def config_yaml(name: str) -> str:
 
 def config_of(entry: Entry) -> str:
     """The name of a packaged config, or the path of one beside the entry's zoo file."""
-    beside = entry.zoo_file.parent / entry.config
-    return str(beside) if beside.is_file() else entry.config
+    return beside_zoo_file(entry, entry.config)
+
+
+def beside_zoo_file(entry: Entry, name: str) -> str:
+    """The path of a file beside the entry's zoo file, if it is there; else ``name``."""
+    beside = entry.zoo_file.parent / name
+    return str(beside) if beside.is_file() else name
 
 
 def get(name: str, pretrained: bool = False) -> nn.Module:
@@ -88,19 +93,29 @@ def load(checkpoint: str) -> nn.Module:
     Raises:
         UserError: there is no config beside it, or they do not fit.
     """
-    from virtex.checkpoints.sources import resolve
     from virtex.config import load_config
     from virtex.models.build import build_model
 
     if entry_named(str(checkpoint)):
         return get(str(checkpoint), pretrained=True)
+    model = build_model(load_config(config_beside(checkpoint)))
+    load_weights(model, str(checkpoint))
+    return model.eval()
+
+
+def config_beside(checkpoint: str) -> Path:
+    """``pretrain_config.yaml`` in the folder of a checkpoint, which training leaves there.
+
+    Raises:
+        UserError: there is none.
+    """
+    from virtex.checkpoints.sources import resolve
+
     path = Path(resolve(checkpoint))
     config = path.with_name("pretrain_config.yaml")
     if not config.is_file():
         raise UserError(f"{path} has no {config.name} beside it; put the one it was trained with")
-    model = build_model(load_config(config))
-    load_weights(model, str(path))
-    return model.eval()
+    return config
 
 
 def resnet50(pretrained: bool | str = False, **kwargs) -> nn.Module:
@@ -144,11 +159,28 @@ def load_weights(model: nn.Module, checkpoint: str) -> None:
     Raises:
         UserError: the checkpoint cannot be had, or is of another model.
     """
+    fill(model, weights_in(checkpoint), checkpoint)
+
+
+def weights_in(checkpoint: str, trust_pickle: bool = False) -> dict[str, Any]:
+    """The state_dict in a pretraining's checkpoint; empty where there is none.
+
+    Args:
+        trust_pickle: let a pickle run the code it asks for.
+
+    Raises:
+        UserError: the checkpoint cannot be had or opened.
+    """
     from virtex.checkpoints.opening import open_checkpoint
     from virtex.checkpoints.sources import resolve
 
-    content, _ = open_checkpoint(resolve(checkpoint))
+    content, _ = open_checkpoint(resolve(checkpoint), trust_pickle)
     weights = content.get("model", content) if isinstance(content, dict) else {}
+    return weights if isinstance(weights, dict) else {}
+
+
+def fill(model: nn.Module, weights: dict[str, Any], checkpoint: str) -> None:
+    """Load all of a model's weights, and no others; ``UserError`` where they are of another."""
     try:
         model.load_state_dict(weights, strict=True)
     except (RuntimeError, TypeError, AttributeError) as error:

@@ -85,6 +85,7 @@ ENTRY: dict[str, Key] = {
     "arch": Key(is_text, "an architecture, as resnet50"),
     "holds": Key(lambda value: value in ("backbone", "model"), "backbone or model"),
     "config": Key(is_text, "a packaged pretraining config, or a YAML file"),
+    "tokenizer": Key(is_text, "a sentencepiece model, a file beside this one"),
     "input": Key(is_mapping, "{channel_order, mean, std, scale}"),
     "pretraining_data": Key(is_text, "text"),
     "licence": Key(is_text, "text"),
