@@ -1,19 +1,13 @@
 """The page of captions in a real Chromium, where one is installed."""
 
-import shutil
-
 import pytest
 
+from tests.browser import PHONE, needs_chromium, quiet_pages
 from tests.captioning.drawn_pictures import HOSTILE, NAN, image, picture
 from virtex.captioning.page import thumbnail, write_page
 
-sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+pytestmark = needs_chromium
 
-PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 METRICS = {"CIDEr-D": 98.1, "BLEU-4": 32.0, "SPICE": 19.8}
 # name: caption, scores
 SCORED = {
@@ -30,14 +24,6 @@ def scored_pictures():
         drawn = thumbnail(image((60 * number, 120, 90), *((400, 300), (150, 300))[number % 2]))
         values = dict(zip(METRICS, scores, strict=True))
         yield picture(name, caption, references, values, drawn)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -72,26 +58,8 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def open_page(browser, files):
-    """Open a page; at the end nothing was loaded and nothing was said in the console."""
-    contexts, wrong, loaded = [], [], []
-
-    def start(name="scored", hash="", **options):
-        options = {"viewport": {"width": 1400, "height": 900}, **options}
-        contexts.append(browser.new_context(**options))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(10_000)
-        page.on("console", lambda message: wrong.append(message.text))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("dialog", lambda dialog: (wrong.append("dialog"), dialog.dismiss()))
-        page.on("request", lambda request: loaded.append(request.url))
-        page.goto(files[name].as_uri() + hash)
-        return page
-
-    yield start
-    for context in contexts:
-        context.close()
-    assert wrong == []
-    assert [url for url in loaded if not url.startswith(("file:", "data:"))] == []
+    with quiet_pages(browser, files, "scored") as open_page:
+        yield open_page
 
 
 def names(page):

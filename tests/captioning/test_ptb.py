@@ -76,6 +76,7 @@ ROWS = {
         "a 747 and a 737-800": "a 747 and a 737-800",
         "1/2 cup, 24/7, 12/25/2014": "1/2 cup 24/7 12/25/2014",
         "1 1/2 cups": "1\u00a01/2 cups",
+        "1\n1/2 cups": "1\u00a01/2 cups",
         "call (555) 555-1234": "call -lrb-555-rrb-\u00a0555-1234",
         "a 6'2\" man with a 2x4": "a 6 2 man with a 2x4",
         "route #1": "route # 1",
@@ -106,6 +107,7 @@ ROWS = {
         "a cat -- a dog --- a cow": "a cat a dog a cow",
         "a dog -----": "a dog -----",
         "......": "",
+        "a cat...5 dogs": "a cat 5 dogs",
         ",,,": "",
     },
     "marks of other alphabets": {

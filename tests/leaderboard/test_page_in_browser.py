@@ -1,31 +1,17 @@
 """The page in a real Chromium, where one is installed."""
 
-import shutil
-
 import pytest
 
+from tests.browser import PHONE, needs_chromium, quiet_pages
 from tests.leaderboard.board_records import record, sha256_of, write
 from virtex import leaderboard, zoo
 from virtex.leaderboard.page import page_text
 
-sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+pytestmark = needs_chromium
 
 LR = ("SOLVER.BASE_LR", 0.02, 0.01, "scaled")
 VIRTEX = "virtex://task_ablations/bicaptioning_R_50_L1_H2048"
 SCRIPT = "<script>alert(1)</script>"
-PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -50,26 +36,8 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def open_page(browser, files):
-    """Open the page; at the end nothing was loaded and nothing was said in the console."""
-    contexts, wrong, loaded = [], [], []
-
-    def start(name="page", hash="", **options):
-        options = {"viewport": {"width": 1400, "height": 900}, **options}
-        contexts.append(browser.new_context(**options))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(10_000)
-        page.on("console", lambda message: wrong.append(message.text))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("dialog", lambda dialog: (wrong.append("dialog"), dialog.dismiss()))
-        page.on("request", lambda request: loaded.append(request.url))
-        page.goto(files[name].as_uri() + hash)
-        return page
-
-    yield start
-    for context in contexts:
-        context.close()
-    assert wrong == []
-    assert [url for url in loaded if not url.startswith(("file:", "data:"))] == []
+    with quiet_pages(browser, files, "page") as open_page:
+        yield open_page
 
 
 def head(page, label):

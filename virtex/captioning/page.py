@@ -21,8 +21,8 @@ from typing import Any, BinaryIO
 from PIL import Image
 from torch import Tensor
 
+from virtex import pages
 from virtex.atomic import replace_file
-from virtex.pages import content_hash, page_part, page_style, script_data
 
 REFERENCES_AT_ONCE = 2  # more are opened by a click, so that cards are of one height
 DIGITS = 4  # after the point, of the numbers that are sorted
@@ -164,22 +164,16 @@ def frame(
     title: str,
 ) -> tuple[bytes, bytes]:
     """What comes before the cards, and after them."""
-    script = page_part(__package__, "page.js")
-    parts = {
-        "title": escape(title),
+    parts = pages.page_values(__package__, title, data(cards, tuple(metrics))) | {
         "counts": counts(cards),
         "figures": figures_html(metrics),
         "about": list_html("about", "About these captions", about),
         "skipped": list_html("skipped", f"Could not be read: {len(skipped)}", skipped),
-        "style": page_style(__package__),
         "range": range_style([card.scores[0] for card in cards if card.scores]),
         "empty": "" if cards else "<p>There are no pictures.</p>",
         "unscored": "" if metrics else " hidden",
-        "script": script,
-        "script_hash": content_hash(script),
-        "data": script_data(data(cards, tuple(metrics))),
     }
-    head, tail = page_part(__package__, "page.html").split("$cards\n")
+    head, tail = pages.page_text(__package__).split("$cards\n")
     return encode(Template(head).substitute(parts)), encode(Template(tail).substitute(parts))
 
 

@@ -14,10 +14,10 @@ from html import escape
 from string import Template
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from virtex import pages
 from virtex.leaderboard.columns import Column
 from virtex.leaderboard.records import Conditions
 from virtex.leaderboard.table import SHORTEST_HASH, Cell, Row, Table
-from virtex.pages import content_hash, page_part, page_style, script_data
 
 if TYPE_CHECKING:
     from virtex.zoo import PublishedResult as Published
@@ -59,16 +59,11 @@ def page_text(table: Table, title: str = "Leaderboard", show_all: bool = False) 
         "rows": rows,
         "environments": [environment_data(text) for text in environments],
     }
-    script = page_part(__package__, "page.js")
-    return Template(page_part(__package__, "page.html")).substitute(
-        title=escape(title),
+    return Template(pages.page_text(__package__)).substitute(
+        pages.page_values(__package__, title, data),
         counts=counts(table),
-        style=page_style(__package__),
-        script=script,
-        script_hash=content_hash(script),
         head="".join([MODEL_HEAD, *(head_html(n, table.columns[n]) for n in shown)]),
-        body="\n".join(map(partial(row_html, table.columns, shown), table.rows, rows)),
-        data=script_data(data),
+        rows="\n".join(map(partial(row_html, table.columns, shown), table.rows, rows)),
     )
 
 

@@ -1,6 +1,7 @@
 """What the pages share that are one file each and need no network: looks, and safety.
 
-``base.css`` holds colours, type and form controls; a page's own style follows it.
+``frame.html`` is what is around a page, with a policy that lets nothing but its own script run;
+``base.css`` holds colours, type and form controls, and a page's own style follows it.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from html import escape
 from importlib.resources import files
 from typing import Any
 
@@ -15,14 +17,30 @@ from typing import Any
 UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
-def page_part(package: str, name: str) -> str:
-    """A file beside a page's module."""
+def page_text(package: str) -> str:
+    """A page with placeholders ($title, …): ``page.html`` in ``package``, in the frame of all."""
+    return part(__name__, "frame.html").replace("$body", part(package, "page.html")) + "\n"
+
+
+def page_values(package: str, title: str, data: Any) -> dict[str, str]:
+    """What the frame's placeholders stand for.
+
+    Args:
+        package: holds ``page.css`` and ``page.js``.
+        data: what the script reads from the element ``data`` (JSON types).
+    """
+    script = part(package, "page.js")
+    return {
+        "title": escape(title),
+        "style": f"{part(__name__, 'base.css')}\n{part(package, 'page.css')}",
+        "script": script,
+        "script_hash": content_hash(script),
+        "data": script_data(data),
+    }
+
+
+def part(package: str, name: str) -> str:
     return (files(package) / name).read_text(encoding="utf-8").rstrip("\n")
-
-
-def page_style(package: str) -> str:
-    """The style of the page whose ``page.css`` is in ``package``."""
-    return f"{page_part(__name__, 'base.css')}\n{page_part(package, 'page.css')}"
 
 
 def content_hash(script: str) -> str:
