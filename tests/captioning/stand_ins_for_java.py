@@ -1,5 +1,6 @@
 """Real processes that stand in for Java, and folders that stand in for pycocoevalcap."""
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -48,8 +49,17 @@ def put_pycocoevalcap(folder, monkeypatch, *jars):
     for jar in (java.TOKENIZER, java.METEOR, java.SPICE, *jars):
         (root / jar).parent.mkdir(parents=True, exist_ok=True)
         (root / jar).touch()
-    monkeypatch.syspath_prepend(root.parent)
+    find_first(root.parent, monkeypatch)
     return root
+
+
+def find_first(folder, monkeypatch):
+    """Let imports look here before anywhere else.
+
+    pytest's own way of it asks pkg_resources, which where Detectron2 is used may be a stand-in.
+    """
+    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+    importlib.invalidate_caches()
 
 
 def hide_pycocoevalcap(monkeypatch):

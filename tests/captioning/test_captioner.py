@@ -1,6 +1,7 @@
 """From a checkpoint's name to a whole captioning model, or to a sentence that says why not."""
 
 import functools
+import json
 import shutil
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +13,7 @@ import torchvision
 from tests.captioning.small_captioners import write_checkpoint
 from virtex import zoo
 from virtex.captioning.captioner import Naming, load_captioner
+from virtex.checkpoints.hashing import sha256_of
 from virtex.checkpoints.loading import load_backbone
 from virtex.data.tokenizer import train_tokenizer
 from virtex.errors import UserError
@@ -142,8 +144,8 @@ def test_other_pretraining_tasks_write_no_captions(tmp_path, vocabulary, task, s
 
 
 def test_a_model_of_another_config_is_refused(checkpoint):
-    with pytest.raises(UserError, match="does not hold this model"):
-        load(checkpoint, config="bicaptioning_R_50_L1_H512")
+    said = refusal(checkpoint, config="bicaptioning_R_50_L1_H512")
+    assert "does not hold this model: " in said and " more" in said
 
 
 def test_a_vocabulary_of_more_tokens_is_refused(checkpoint, tmp_path):
@@ -153,6 +155,18 @@ def test_a_vocabulary_of_more_tokens_is_refused(checkpoint, tmp_path):
     assert "130 tokens, more than DATA.VOCAB_SIZE, 120" in refusal(
         checkpoint, tokenizer=str(large.path)
     )
+
+
+def test_the_vocabulary_of_another_model_is_refused(checkpoint, vocabulary, tmp_path):
+    """As far as the run that trained the model tells which one is its own."""
+    shutil.copytree(checkpoint.parent, tmp_path / "run")
+    model, other = tmp_path / "run/model_final.pth", tmp_path / "other.model"
+    said = {"tokenizer sha256": sha256_of(vocabulary)}
+    (tmp_path / "run/run.json").write_text(json.dumps(said))
+    assert load(model).tokenizer.path == model.with_name("tokenizer.model")
+    train_tokenizer(["a red circle and a blue square on a green background"] * 3, 40, other)
+    said = refusal(model, tokenizer=str(other))
+    assert f"{other} is not the vocabulary that {model} was trained with" in said
 
 
 def test_more_steps_than_the_model_has_positions_are_refused(checkpoint):

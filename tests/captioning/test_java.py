@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.captioning.stand_ins_for_java import (
+    find_first,
     hide_pycocoevalcap,
     needs_java,
     put_java,
@@ -373,7 +374,7 @@ def spice_without_models(tmp_path, monkeypatch):
     for jar in (java.TOKENIZER, *java.SPICE_MODELS):
         (root / jar).parent.mkdir(exist_ok=True)
         (root / jar).symlink_to(real / java.TOKENIZER)
-    monkeypatch.syspath_prepend(root.parent)
+    find_first(root.parent, monkeypatch)
     if java.spice_missing():
         pytest.skip(java.spice_missing())
     yield

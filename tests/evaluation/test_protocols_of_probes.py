@@ -26,6 +26,7 @@ DEFAULTS = {
     "imagenet_linear": "paper",
     "imagenet_knn": "k20",
     "inaturalist": "paper",
+    "coco_captioning": "paper",
     "imagenet_semi_supervised": "20-epochs",
 }
 TRAIN_IMAGES = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from fvcore.common.config import CfgNode
 from torch import Tensor
 
 from virtex.checkpoints.backbone import Backbone
+from virtex.checkpoints.hashing import sha256_of
 from virtex.config import find_config, load_config, with_settings
 from virtex.config.checks import CAPTIONING_MODELS
 from virtex.data.pretraining import check_vocabulary
@@ -20,8 +22,11 @@ from virtex.errors import UserError
 from virtex.models.build import build_decoder, build_model
 from virtex.models.captioning import CaptioningModel
 from virtex.pretraining_run import TOKENIZER, place_data, tokenizer_command
+from virtex.training.run_folder import IDENTITY, read_identity
 from virtex.zoo.entries import entry_named
 from virtex.zoo.models import beside_zoo_file, config_beside, config_of, fill, weights_in
+
+logger = logging.getLogger("virtex.captioning")
 
 TEXTUAL = "textual."  # what a captioning model's tensors are called beside those of its backbone
 WORDS = "textual.embedding."  # of a model that reads or writes words, not only names classes
@@ -95,7 +100,7 @@ def load_captioner(backbone: Backbone, decoding: CfgNode, naming: Naming) -> Cap
     settings["MODEL.VISUAL.PRETRAINED"] = False  # all weights are in the file
     config = with_settings(find_captioning_config(checkpoint, naming), settings)
     tokenizer = find_tokenizer(backbone, config, naming)
-    check_vocabulary(tokenizer, config.DATA)
+    require_own_vocabulary(tokenizer, config, backbone)
     model = build_model(config)
     fill(model, weights, checkpoint)
     require_backbone(model, backbone)
@@ -116,6 +121,33 @@ def require_backbone(model: CaptioningModel, backbone: Backbone) -> None:
                 f"{backbone.source.requested}: {name} is another tensor in the captioning model "
                 f"than format {backbone.source.format} reads; leave --format out"
             )
+
+
+def require_own_vocabulary(tokenizer: Tokenizer, config: CfgNode, backbone: Backbone) -> None:
+    """The vocabulary is the one the model learnt: of another its words would be nonsense.
+
+    Where the run that trained it lies beside the checkpoint, that tells its hash.
+
+    Raises:
+        UserError: it is another.
+    """
+    check_vocabulary(tokenizer, config.DATA)
+    folder = Path(backbone.source.path).parent
+    trained = folder / IDENTITY
+    wanted = (read_identity(folder) or {}).get("tokenizer sha256") if trained.is_file() else None
+    if wanted not in (None, sha256_of(tokenizer.path)):
+        raise UserError(
+            f"{tokenizer.path} is not the vocabulary that {backbone.source.requested} was trained "
+            f"with (sha256 {wanted[:12]}…, by {trained}); name that one with --tokenizer"
+        )
+    if len(tokenizer) < config.DATA.VOCAB_SIZE and wanted is None:
+        logger.warning(
+            "the vocabulary %s has %d tokens, the model %d: captions are nonsense if it is another "
+            "than the one that the model was trained with",
+            tokenizer.path,
+            len(tokenizer),
+            config.DATA.VOCAB_SIZE,
+        )
 
 
 def why_no_captions(checkpoint: str, weights: dict[str, Any], naming: Naming) -> str:

@@ -184,4 +184,7 @@ def fill(model: nn.Module, weights: dict[str, Any], checkpoint: str) -> None:
     try:
         model.load_state_dict(weights, strict=True)
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise UserError(f"{checkpoint} does not hold this model: {error}") from error
+        _, *problems = map(str.strip, str(error).splitlines())  # torch says many lines
+        first = problems[0] if problems else str(error)
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise UserError(f"{checkpoint} does not hold this model: {first[:300]}{more}") from error
