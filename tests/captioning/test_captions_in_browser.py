@@ -177,7 +177,7 @@ def test_thousands_of_cards_sort_and_filter_without_a_wait(open_page):
         }"""
     )
     assert page.locator(".score").first.text_content() == "CIDEr-D 0.00"  # at first the best was
-    assert seconds < 2  # 0.2 on an idle core; others may share it
+    assert seconds < 4  # 0.2 on an idle core; others may share it
     seconds = page.evaluate(
         """() => {
           const start = performance.now();
@@ -190,7 +190,7 @@ def test_thousands_of_cards_sort_and_filter_without_a_wait(open_page):
     )
     found = sum("19" in f"caption {n} {n}.jpg" for n in range(6000))
     assert page.locator("#status").inner_text() == f"{found} of 6000 pictures"
-    assert seconds < 2
+    assert seconds < 4
 
 
 def test_whoever_sorts_far_down_is_shown_what_comes_first(open_page):
