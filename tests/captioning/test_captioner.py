@@ -181,3 +181,12 @@ def test_a_checkpoint_that_lacks_a_tensor_of_the_head_is_refused(checkpoint, tmp
     torch.save(content, tmp_path / "run/model_final.pth")
     with pytest.raises(UserError, match=r"textual\.output\.bias"):
         load(tmp_path / "run/model_final.pth")
+
+
+def test_what_wrappers_put_before_names_is_no_part_of_them(checkpoint, tmp_path):
+    shutil.copytree(checkpoint.parent, tmp_path / "run")
+    content = torch.load(checkpoint)
+    content["model"] = {f"module.{name}": tensor for name, tensor in content["model"].items()}
+    torch.save(content, tmp_path / "run/model_final.pth")
+    found = load(tmp_path / "run/model_final.pth").model.state_dict()
+    assert all(torch.equal(found[k], v) for k, v in torch.load(checkpoint)["model"].items())

@@ -24,6 +24,8 @@ from tests.captioning.small_captioners import (
 from tests.pretraining_runs import VAL_IMAGES
 from virtex.captioning.pictures import coco_pictures
 from virtex.captioning.scoring import score
+from virtex.checkpoints.hashing import sha256_of
+from virtex.data.tokenizer import train_tokenizer
 
 PICTURES = 150
 METRICS = ["CIDEr", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L"]
@@ -83,7 +85,10 @@ def test_the_record_tells_the_scores_of_these_captions(finished, data, checkpoin
     assert (record["task"], record["primary_metric"]) == ("coco_captioning", "CIDEr")
     assert record["model"]["name"] == str(checkpoint)
     assert record["data"]["coco_captions_val2017"]["images"] == VAL_IMAGES
-    assert record["details"] == {"captions": "captions.json", "page": "captions.html"}
+    assert record["details"]["captions"] == "captions.json"
+    vocabulary = checkpoint.with_name("tokenizer.model")
+    assert record["details"]["vocabulary sha256"] == sha256_of(vocabulary)
+    assert sha256_of(vocabulary) in (finished / "captions.html").read_text()
     assert record["timing"]["caption_images_per_second"] > 0
 
 
@@ -127,6 +132,16 @@ def test_words_are_drawn_from_the_seed_and_the_picture_alone(data, checkpoint, t
     first = drawn(0, 4)
     assert first == drawn(0, 2)
     assert first != drawn(1, 4)
+
+
+def test_words_that_are_drawn_do_not_depend_on_the_other_pictures(data, checkpoint, tmp_path):
+    folder = tmp_path / "pictures"
+    shutil.copytree(data / "coco/val2017", folder)
+    flags = ("--nucleus", "0.9", "--images", folder)
+    whole = captions_in(ended_well(checkpoint, tmp_path / "whole", *flags))
+    min(folder.iterdir()).unlink()
+    fewer = captions_in(ended_well(checkpoint, tmp_path / "fewer", *flags))
+    assert len(fewer) == VAL_IMAGES - 1 and fewer.items() < whole.items()
 
 
 def test_flags_of_decoding_are_settings(data, checkpoint, out):
@@ -261,6 +276,70 @@ def test_a_folder_without_pictures_is_one_sentence(checkpoint, out, tmp_path, ca
     (tmp_path / "texts").mkdir()
     said = refused(capsys, out, checkpoint, "--images", tmp_path / "texts")
     assert "is empty; name pictures, or a folder that holds some" in said
+
+
+def test_another_vocabulary_cannot_go_on_with_a_run(
+    data, checkpoint, finished, out, tmp_path, capsys
+):
+    shutil.copytree(finished, out)
+    (out / "result.json").unlink()
+    other = tmp_path / "other.model"
+    train_tokenizer(["a red circle and a blue square on a green background"] * 3, 40, other)
+    flags = ("--data-root", data, "--resume", "--tokenizer", other)
+    assert status_of(arguments(checkpoint, out, *flags)) == 2
+    assert "was started with vocabulary sha256" in capsys.readouterr().err
+
+
+def test_another_scorer_may_score_what_a_run_has_written(data, checkpoint, finished, out):
+    shutil.copytree(finished, out)
+    (out / "result.json").unlink()
+    identity = json.loads((out / "run.json").read_text())
+    assert not any("scorer" in key for key in identity)
+    ended_well(checkpoint, out, "--data-root", data, "--resume", "--scorer", "auto")
+    assert record_in(out)["metrics"]["CIDEr"] == pytest.approx(
+        record_in(finished)["metrics"]["CIDEr"], abs=1e-6
+    )
+
+
+def test_names_that_are_no_text_are_names_too(data, checkpoint, out, tmp_path):
+    folder = os.fsencode(tmp_path / "odd")
+    os.mkdir(folder)
+    picture = min((data / "coco/val2017").iterdir())
+    shutil.copy(picture, os.path.join(folder, b"caf\xe9.jpg"))
+    ended_well(checkpoint, out, "--images", tmp_path / "odd")
+    assert list(captions_in(out)) == [os.fsdecode(b"caf\xe9.jpg")]
+    (out / "captions.html").unlink()
+    ended_well(checkpoint, out, "--images", tmp_path / "odd", "--resume")
+    assert (out / "captions.html").is_file()
+
+
+def test_a_line_is_no_picture(data, checkpoint, out, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.new("RGB", (20_000, 1)).save(folder / "line.png")
+    Image.new("RGB", (2, 1)).save(folder / "small.png")
+    ended_well(checkpoint, out, "--images", folder)
+    assert list(captions_in(out)) == ["small.png"]
+
+
+def test_overwriting_never_deletes_what_the_run_reads(data, checkpoint, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(checkpoint.parent, run)
+    (run / "run.json").write_text("{}")
+    before = sorted(path.name for path in run.iterdir())
+    argv = arguments(run / "model_final.pth", run, "--data-root", data, "--overwrite")
+    assert status_of(argv) == 2
+    assert "which this run reads; name another --output-dir" in capsys.readouterr().err
+    assert sorted(path.name for path in run.iterdir()) == before
+
+
+@pytest.mark.parametrize("flags", [(), ("--overwrite",)])
+def test_a_folder_that_no_run_has_filled_is_left_alone(data, checkpoint, tmp_path, capsys, flags):
+    (tmp_path / "gallery").mkdir()
+    shutil.copy(min((data / "coco/val2017").iterdir()), tmp_path / "gallery/a.jpg")
+    assert status_of(arguments(checkpoint, tmp_path, "--images", tmp_path, *flags)) == 2
+    assert "holds gallery, which a run would write, but no run" in capsys.readouterr().err
+    assert (tmp_path / "gallery/a.jpg").is_file()
 
 
 def test_a_setting_behind_the_pictures_is_told(data, checkpoint, out, capsys):

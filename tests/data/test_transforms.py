@@ -82,6 +82,27 @@ def test_an_image_is_turned_as_its_exif_data_say(tmp_path, picture, orientation)
     assert decoded.shape == ((48, 64, 3) if orientation < 5 else (64, 48, 3))
 
 
+@pytest.mark.parametrize("suffix", ["avif", "dds", "gif", "jpg", "png", "tif", "webp"])
+def test_a_damaged_file_is_read_or_refused_in_a_sentence(tmp_path, suffix):
+    """Whatever library decodes it: nothing else may come out of damaged bytes."""
+    path, rng = tmp_path / f"picture.{suffix}", np.random.default_rng(0)
+    try:
+        Image.new("RGB", (48, 32), "teal").save(path)
+    except (OSError, KeyError, ValueError) as error:
+        pytest.skip(f"this Pillow writes no {suffix}: {error}")
+    sound, refused = np.frombuffer(path.read_bytes(), np.uint8), 0
+    for _ in range(400):
+        damaged = sound.copy()
+        places = rng.integers(len(damaged), size=rng.integers(1, 8))
+        damaged[places] = rng.integers(256, size=len(places))
+        path.write_bytes(damaged.tobytes())
+        try:
+            decode_image(path)
+        except UserError:
+            refused += 1
+    assert refused
+
+
 def test_broken_exif_data_do_not_make_an_image_unreadable(tmp_path, picture):
     path = tmp_path / "a.jpg"
     Image.fromarray(picture).save(path, exif=b"Exif\0\0not a directory")

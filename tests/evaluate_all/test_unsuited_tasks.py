@@ -64,3 +64,19 @@ def test_a_captioning_model_without_its_config_is_an_error(evaluation):
     arguments = evaluation.arguments
     evaluation.arguments = f"--config {lost}.away {arguments}"
     assert in_this_process(evaluation).status == 0
+
+
+def test_a_backbone_alone_needs_no_captions(evaluation, captions, tmp_path):
+    root = tmp_path / "data"
+    root.mkdir()
+    (root / "VOC2007").symlink_to(captions / "VOC2007")
+    one = Evaluation(evaluation.checkpoints[1:], root, tmp_path / "out", "coco_captioning", "")
+    in_this_process(one, "--tasks", "voc07_svm", "coco_captioning", "--dry-run")
+    assert (one.status, one.errors) == (0, "")
+    assert ALONE in one.printed
+
+
+def test_words_that_are_drawn_need_each_seed(evaluation):
+    evaluation.arguments += " MODEL.DECODER.NAME nucleus_sampling"
+    in_this_process(evaluation, "--seeds", "0", "1", "--dry-run")
+    assert evaluation.printed.count("coco_captioning.py") == 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +80,30 @@ class Captioner:
             draws: of nucleus sampling, see ``virtex.models.decoding.NucleusSampling``.
         """
         return [self.tokenizer.decode(ids) for ids in self.model.caption(images, draws)]
+
+
+def captioner_identity(backbone: Backbone, naming: Naming) -> dict[str, str]:
+    """What captions depend on beside the weights: settings of the pretraining, the vocabulary.
+
+    Raises:
+        UserError: as ``load_captioner``.
+    """
+    checkpoint = backbone.source.requested
+    if reason := why_no_captions(checkpoint, weights_in(checkpoint, naming.trust_pickle), naming):
+        raise UserError(reason)
+    config = find_captioning_config(checkpoint, naming)
+    return identity_of(config, find_tokenizer(backbone, config, naming))
+
+
+def identity_of(config: CfgNode, tokenizer: Tokenizer) -> dict[str, str]:
+    """Hashes of a vocabulary, and of what of a config changes captions but is not decoding."""
+    model, data = config.MODEL, config.DATA
+    said = [model.NAME, model.VISUAL.NAME, model.TEXTUAL, data.IMAGE_TRANSFORM_VAL]
+    said += [data[key] for key in ("UNK_INDEX", "SOS_INDEX", "EOS_INDEX", "MAX_CAPTION_LENGTH")]
+    return {
+        "vocabulary sha256": sha256_of(tokenizer.path),
+        "pretraining config sha256": hashlib.sha256(json.dumps(said).encode()).hexdigest(),
+    }
 
 
 def load_captioner(backbone: Backbone, decoding: CfgNode, naming: Naming) -> Captioner:

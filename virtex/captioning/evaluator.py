@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from fvcore.common.config import CfgNode
 
-from virtex.captioning.captioner import Captioner, Naming, load_captioner
+from virtex.captioning.captioner import Captioner, Naming, identity_of, load_captioner
 from virtex.captioning.generation import RESULTS, Captions, PictureSet, write_captions
 from virtex.captioning.page import Picture, thumbnail, write_page
 from virtex.captioning.pictures import Pictures
@@ -67,10 +67,6 @@ class Captioning:
         build_transform(*self.transform_settings())
         if pictures.references:
             self.scorer = choose_scorer(scorer)
-            if self.scorer != JAVA:
-                self.report.departures.append(
-                    Departure("caption scorer", JAVA, self.scorer, "software")
-                )
 
     def transform_settings(self) -> tuple[list[str], int, int]:
         data = self.settings.DATA
@@ -108,6 +104,7 @@ class Captioning:
         self.tell_unreadable(captions)
         self.report.verification["textual head"] = "all tensors loaded, none left over"
         self.report.details |= {"captions": RESULTS, "page": PAGE}
+        self.report.details |= identity_of(self.captioner.config, self.captioner.tokenizer)
         metrics = from_main_process(self.conclude(backbone, captions) if rank() == 0 else None)
         return metrics
 
@@ -134,7 +131,7 @@ class Captioning:
         more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
         self.report.notes.append(
             f"{len(names)} of {len(self.pictures)} pictures cannot be read and are left out: "
-            f"{', '.join(names[:MOST_NAMED])}{more}"
+            f"{', '.join(names[:MOST_NAMED])}{more}; restore them and start anew (--overwrite)"
         )
         for reason in captions.unreadable.values():
             logger.warning("left out: %s", reason)
@@ -147,6 +144,9 @@ class Captioning:
         """Score the captions and write the page; of the main process alone."""
         scores = self.score(captions) if self.pictures.references else None
         self.write_page(backbone, captions, scores)
+        logger.info(
+            "%d pictures captioned, %d left out", len(captions.written), len(captions.unreadable)
+        )
         logger.info("captions: %s", self.folder / RESULTS)
         logger.info("page:     %s", self.folder / PAGE)
         return None if scores is None else scores.metrics
@@ -154,6 +154,8 @@ class Captioning:
     def score(self, captions: Captions) -> CaptionScores:
         references = {index: self.pictures.references[index] for index in captions.written}
         scores = score(captions.written, references, self.scorer)
+        if self.scorer != JAVA:  # not known before: another may score what this run has written
+            self.report.found.append(Departure("caption scorer", JAVA, self.scorer, "software"))
         self.report.notes += scores.notes
         self.report.setup |= scores.setup
         self.report.timing |= scores.timing
@@ -172,6 +174,8 @@ class Captioning:
         about = [
             ("Checkpoint", backbone.source.requested),
             ("sha256", backbone.source.sha256),
+            ("Vocabulary", str(self.captioner.tokenizer.path)),
+            ("Its sha256", self.report.details["vocabulary sha256"]),
             ("Pictures", f"{self.pictures.name}, {len(captions.written)} captioned"),
             ("Decoding", f"{how}, at most {decoder.MAX_DECODING_STEPS} tokens"),
         ]

@@ -4,6 +4,8 @@ What is done lies in ``captions.partial*.jsonl``, a line a picture, until ``capt
 whole. A caption depends on its picture and the seed, neither on batches nor on processes.
 """
 
+import contextlib
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,6 +32,7 @@ RESULTS = "captions.json"
 DONE = "captions.partial.jsonl"  # by runs before this one, all processes together
 DONE_BY = "captions.partial.rank{}.jsonl"
 PARTIAL = "captions.partial*.jsonl"
+LONGEST = 100  # times the shorter side
 
 
 @dataclass
@@ -72,10 +75,17 @@ class PictureSet(SeededSet):
     def __len__(self) -> int:
         return len(self.pictures)
 
+    def position(self, index: int) -> int:
+        """What stands for a picture where its random numbers are drawn: the same in any company."""
+        digest = hashlib.sha256(repr(self.pictures.ids[index]).encode("utf-8", "surrogateescape"))
+        return int.from_bytes(digest.digest()[:6], "little")
+
     def sample(self, index: int) -> dict[str, Any]:
-        draws = torch.rand(self.steps)  # of the generator that the seed and the index have set
+        draws = torch.rand(self.steps)  # of the generator that the seed and the position have set
         try:
-            image, _ = self.transform(decode_image(self.pictures.path(index)))
+            image = decode_image(self.pictures.path(index))
+            require_shape(image, self.pictures.path(index))
+            image, _ = self.transform(image)
         except UserError as error:
             return {"image_id": index, "problem": str(error)}
         return {"image_id": index, "image": image, "draws": draws}
@@ -93,6 +103,20 @@ class PictureSet(SeededSet):
             batch |= {key: torch.stack([s[key] for s in sound]) for key in ("image", "draws")}
             batch["image_id"] = torch.tensor([s["image_id"] for s in sound])
         return batch
+
+
+def require_shape(image: Tensor, path: Path) -> None:
+    """A line is no picture: its longer side would have millions of pixels once it is resized.
+
+    Raises:
+        UserError: it is one.
+    """
+    height, width = image.shape[-2:]
+    if max(height, width) > LONGEST * min(height, width):
+        raise UserError(
+            f"the image {path} is {width} x {height} pixels, a line that cannot be resized; leave "
+            "it out"
+        )
 
 
 def write_captions(
@@ -122,26 +146,22 @@ def write_captions(
         logger.info("going on after %d captions of %d", len(done), len(pictures))
     mine = todo[rank() :: world_size()]
     batches = [
-        [(index, index) for index in mine[first : first + batch_size]]
+        [(data.position(index), index) for index in mine[first : first + batch_size]]
         for first in range(0, len(mine), batch_size)
     ]
     captions = Captions(done)
     captioner.to(device)
-    try:
-        with (
-            progress_bar(len(mine), "picture", "captions") as bar,
-            open(folder / DONE_BY.format(rank()), "a", encoding="utf-8") as file,
-        ):
-            for batch in listed_loader(data, batches, num_workers):
-                captions.unreadable |= batch["problems"]
-                found = caption_batch(captioner, batch, device)
-                file.writelines(lines_of(found))
-                file.flush()  # a killed run goes on after this
-                captions.written |= found
-                captions.fresh += len(found)
-                bar.update(len(found) + len(batch["problems"]))
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error
+    with (
+        progress_bar(len(mine), "picture", "captions") as bar,
+        Keeping(folder / DONE_BY.format(rank())) as keeping,
+    ):
+        for batch in listed_loader(data, batches, num_workers):
+            captions.unreadable |= batch["problems"]
+            found = caption_batch(captioner, batch, device)
+            keeping.add(found)
+            captions.written |= found
+            captions.fresh += len(found)
+            bar.update(len(found) + len(batch["problems"]))
     captions = together(from_all_processes(captions))
     if rank() == 0:
         write_results(folder, pictures, captions)
@@ -174,6 +194,37 @@ def together(parts: Iterable[Captions]) -> Captions:
 # What is kept ------------------------------------------------------------------------------------
 
 
+class Keeping:
+    """Puts captions to the end of a file at once, so that a killed run goes on after them."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __enter__(self) -> "Keeping":
+        with told(self.path):
+            self.file = open(self.path, "a", encoding="utf-8")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def add(self, captions: dict[int, str]) -> None:
+        with told(self.path):
+            self.file.writelines(lines_of(captions))
+            self.file.flush()
+
+
+@contextlib.contextmanager
+def told(path: Path) -> Iterator[None]:
+    """What keeps ``path`` from being read or written becomes a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read or written: {error.strerror or error}; mend that and --resume"
+        ) from error
+
+
 def gather_done(folder: Path, pictures: Pictures) -> dict[int, str]:
     """What runs before this one have written, in every process; one file of it is left.
 
@@ -182,17 +233,18 @@ def gather_done(folder: Path, pictures: Pictures) -> dict[int, str]:
     """
     done: dict[int, str] = {}
     if rank() == 0:
-        if (folder / RESULTS).is_file():
-            done |= read_results(folder / RESULTS, pictures)
-        parts = sorted(folder.glob(PARTIAL))
-        for path in parts:
-            done |= dict(read_lines(path))
-        if parts:
-            text = "".join(lines_of(done))
-            replace_file(folder / DONE, lambda file: file.write(text.encode()))
-        for path in parts:
-            if path.name != DONE:
-                path.unlink()
+        with told(folder / PARTIAL):
+            if (folder / RESULTS).is_file():
+                done |= read_results(folder / RESULTS, pictures)
+            parts = sorted(folder.glob(PARTIAL))
+            for path in parts:
+                done |= dict(read_lines(path))
+            if parts:
+                text = "".join(lines_of(done))
+                replace_file(folder / DONE, lambda file: file.write(text.encode()))
+            for path in parts:
+                if path.name != DONE:
+                    path.unlink()
     return from_all_processes(done)[0]
 
 
@@ -221,15 +273,11 @@ def write_results(folder: Path, pictures: Pictures, captions: Captions) -> None:
         {"image_id": pictures.ids[index], "caption": caption}
         for index, caption in captions.written.items()
     ]
-    text = json.dumps(rows, ensure_ascii=False, indent=0) + "\n"
-    try:
+    text = json.dumps(rows, indent=0) + "\n"  # ASCII: a file name may hold what is no character
+    with told(folder / RESULTS):
         replace_file(folder / RESULTS, lambda file: file.write(text.encode()))
         for path in folder.glob(PARTIAL):
             path.unlink()
-    except OSError as error:
-        raise UserError(
-            f"{folder / RESULTS} cannot be written: {error.strerror or error}"
-        ) from error
 
 
 def read_results(path: Path, pictures: Pictures) -> dict[int, str]:

@@ -199,4 +199,6 @@ def failure(name: str, how: str, said: str) -> UserError:
     lines = [line.strip() for line in said.splitlines()]
     lines = [line for line in lines if line and not line.startswith(("at ", "... "))]
     quoted = f" ({' | '.join(lines[-QUOTED_LINES:])[-QUOTED:]})" if lines else ""
-    return UserError(f"{name} {how}{quoted}; mend it, or score in Python")
+    return UserError(
+        f"{name} {how}{quoted}; mend it and give --resume, or --resume --scorer python"
+    )

@@ -39,7 +39,10 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 # What Pillow raises for a file that is broken in one way or another.
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+BROKEN = (
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError),
+    RuntimeError,  # AVIF; NotImplementedError, of DDS, is one
+)
 
 
 def decode_image(path: str | Path) -> Tensor:

@@ -41,7 +41,12 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         UserError: something the user must mend; nothing is written then.
     """
-    run_folder.claim(Path(args.output_dir), args.resume or args.eval_only, args.overwrite)
+    run_folder.claim(
+        Path(args.output_dir),
+        args.resume or args.eval_only,
+        args.overwrite,
+        run_folder.inputs_of(args),
+    )
     return launch(transfer, args)
 
 

@@ -129,7 +129,8 @@ def make_plan(args: argparse.Namespace, tools: Path, gpus: int) -> list[Entry]:
     lacking = {choice.task: whats_lacking(choice.task, args.data_root) for choice in choices}
     entries = [look_at(run, models[run.checkpoint], lacking[run.task]) for run in runs]
     for entry in entries:
-        if entry.is_open:
+        # before what is lacking is a failure: data that it would not need may well lack
+        if entry.is_open or (entry.status == CANNOT_RUN and not is_unknown(entry, models)):
             elsewhere = args.dry_run and is_address(entry.run.checkpoint)
             leave_out_unsuited(entry, at_hand=not elsewhere)
     return entries
@@ -234,6 +235,11 @@ def look_at(run: Run, model: dict[str, Any] | UserError, lacking: UserError | No
     return entry
 
 
+def is_unknown(entry: Entry, models: dict[str, Any]) -> bool:
+    """Whether its checkpoint itself cannot be had."""
+    return isinstance(models[entry.run.checkpoint], UserError)
+
+
 def leave_out_unsuited(entry: Entry, at_hand: bool) -> None:
     """Mark a run of a task that the checkpoint is not made for.
 
@@ -246,7 +252,8 @@ def leave_out_unsuited(entry: Entry, at_hand: bool) -> None:
         if reason := run.task.why_unsuited(args, at_hand):
             entry.status, entry.reason = NOT_FOR_IT, reason
     except UserError as error:
-        entry.status, entry.reason = CANNOT_RUN, str(error)
+        if entry.is_open:
+            entry.status, entry.reason = CANNOT_RUN, str(error)
 
 
 def has_record(run: Run) -> bool:

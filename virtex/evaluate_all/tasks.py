@@ -22,8 +22,8 @@ class Task:
         arguments: of the tool, beside those that all have.
         workers: the tool's flag or setting for the processes that load images.
         in_default: whether it is evaluated on where no tasks are named.
-        seeded_by: the argument without which its result does not depend on the seed, so that one
-            seed is enough; "": it always does; None: it never does.
+        seeded_by: arguments without one of which its result does not depend on the seed, so that
+            one seed is enough; "" among them: it always does; none: it never does.
         decided: arguments of the tool that ``--arguments`` may not set, beside those of all tools.
         unsuited: module:function from the tool's parsed arguments and whether the checkpoint is
             on this machine to why the task is not for it; "" where it is for all.
@@ -37,7 +37,7 @@ class Task:
     arguments: tuple[str, ...] = ()
     workers: str = "--num-workers"
     in_default: bool = True
-    seeded_by: str | None = ""
+    seeded_by: tuple[str, ...] = ("",)
     decided: tuple[str, ...] = ()
     unsuited: str = ""
 
@@ -48,7 +48,7 @@ class Task:
             more: arguments that the user adds.
         """
         different = list(dict.fromkeys(asked))
-        return different if self.seeded_by in ("", *more) else different[:1]
+        return different if {"", *more}.intersection(self.seeded_by) else different[:1]
 
     def protocol_names(self) -> list[str]:
         """Short names of its protocols; the first is the default."""
@@ -100,13 +100,14 @@ ROWS = (
     detection("coco"),
     detection("lvis"),
     detection("voc"),
-    probe("voc07_svm", "voc07_svm.py", "voc07_svm", "voc07_svm", seeded_by="--low-shot"),
+    probe("voc07_svm", "voc07_svm.py", "voc07_svm", "voc07_svm", seeded_by=("--low-shot",)),
     probe("imagenet_linear", "imagenet_linear.py", "imagenet", "imagenet_linear"),
     probe("imagenet_knn", "imagenet_linear.py", "imagenet", "imagenet_linear", "--knn",
-          in_default=False, seeded_by=None),
+          in_default=False, seeded_by=()),
     probe("inaturalist", "inaturalist_finetune.py", "inaturalist", "inaturalist_finetune"),
     probe("coco_captioning", "coco_captioning.py", "captioning", "coco_captioning",
-          seeded_by="--nucleus", unsuited="virtex.captioning.captioner:why_unsuited"),
+          seeded_by=("--nucleus", "nucleus_sampling"),
+          unsuited="virtex.captioning.captioner:why_unsuited"),
 )  # fmt: skip
 TASKS = {row.name: row for row in ROWS}
 DEFAULT_TASKS = [row.name for row in ROWS if row.in_default]

@@ -44,6 +44,7 @@ class Plan:
         folder: of its record.
         evaluator: makes it, which reads and checks the data; writes nothing.
         identity: what a resumed run must agree on beside protocol, checkpoint, seed and data.
+        model_identity: the same of what belongs to the backbone's whole model.
     """
 
     protocol: Protocol
@@ -52,6 +53,7 @@ class Plan:
     folder: Path
     evaluator: Callable[[], Evaluator]
     identity: dict[str, Any] = field(default_factory=dict)
+    model_identity: Callable[[Backbone], dict[str, Any]] = lambda backbone: {}
 
 
 Planner = Callable[[argparse.Namespace], list[Plan]]
@@ -86,7 +88,8 @@ def run(args: argparse.Namespace, planner: Planner) -> int:
         UserError: something the user must mend.
     """
     for plan in planner(args):
-        run_folder.claim(plan.folder, args.resume, args.overwrite)
+        inputs = run_folder.inputs_of(args)
+        run_folder.claim(plan.folder, args.resume, args.overwrite, inputs)
     args.planner = planner
     return launch(run_plans, args)
 
@@ -157,13 +160,14 @@ def identity_of(
         **{f"setting {d.key}": d.run for d in departures},
         "seed": seed,
         **plan.identity,
+        **plan.model_identity(backbone),
         **{f"data set {name}": described for name, described in same_data(data).items()},
         run_folder.DEPARTURES: [asdict(d) for d in departures],
     }
 
 
 def same_data(data: dict[str, Any]) -> dict[str, Any]:
-    """What must be the same of each data set: all of the first, which is trained on.
+    """What must be the same of each data set: all of the first, which is trained on or captioned.
 
     Of the others the files may change, for they are read anew: a broken image that stopped the
     scoring may be restored.

@@ -2,12 +2,13 @@
 
 import argparse
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from fvcore.common.config import CfgNode
 
-from virtex.captioning.captioner import Naming
+from virtex.captioning.captioner import Naming, captioner_identity
 from virtex.captioning.evaluator import Captioning
 from virtex.captioning.pictures import coco_pictures, own_pictures
 from virtex.data.image_folders import read_image_folder
@@ -120,8 +121,8 @@ def coco_captioning(args: argparse.Namespace) -> list[Plan]:
             args.num_workers,
         )
 
-    identity = {"config": args.config, "tokenizer": args.tokenizer}
-    return [Plan(protocol, settings, departures, folder, evaluator, identity)]
+    identity = partial(captioner_identity, naming=naming)
+    return [Plan(protocol, settings, departures, folder, evaluator, model_identity=identity)]
 
 
 def decoding_overrides(args: argparse.Namespace) -> list[str]:

@@ -1,7 +1,10 @@
 """The output folder of a run: one run a folder, nothing overwritten by accident."""
 
+import argparse
 import json
 import shutil
+from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +38,26 @@ def run_files(folder: Path) -> list[Path]:
     return sorted(path for pattern in RUN_FILES for path in folder.glob(pattern))
 
 
-def claim(folder: Path, resume: bool, overwrite: bool) -> None:
+def claim(folder: Path, resume: bool, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
     """Check that a run may use this folder. Writes and deletes nothing.
 
+    Args:
+        inputs: files and folders that the run reads.
+
     Raises:
-        UserError: it is a file, or holds a run and neither flag is given.
+        UserError: it is a file; it holds a run and neither flag is given; it would be cleared of
+            what no run has left there, or of what this run reads.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output-dir {folder} is a file; name a folder")
     found = run_files(folder)
+    if found and not resume and not (folder / IDENTITY).is_file():
+        raise UserError(
+            f"{folder} holds {found[0].name}, which a run would write, but no run ({IDENTITY} is "
+            "missing); name another --output-dir, or move that away"
+        )
+    if overwrite:
+        spare(inputs, found)
     if found and not (resume or overwrite):
         raise UserError(
             f"{folder} holds another run ({found[0].name}, …); give --resume to continue it, "
@@ -51,9 +65,31 @@ def claim(folder: Path, resume: bool, overwrite: bool) -> None:
         )
 
 
+def spare(inputs: Iterable[Path], doomed: Iterable[Path]) -> None:
+    """What a run reads is not among what ``--overwrite`` would delete for it.
+
+    Raises:
+        UserError: it is.
+    """
+    for path, old in product(map(Path.resolve, inputs), doomed):
+        there = old.resolve()
+        # a folder that is read may be written into, as long as none of its folders is deleted
+        if path == there or there in path.parents or (there.is_dir() and path in there.parents):
+            raise UserError(
+                f"--overwrite would delete {old}, which this run reads; name another --output-dir"
+            )
+
+
+def inputs_of(args: argparse.Namespace) -> list[Path]:
+    """The files and folders of this machine that an evaluation's arguments name, but for data."""
+    named = [getattr(args, key, None) for key in ("checkpoint", "tokenizer", "config", "weights")]
+    named += getattr(args, "images", None) or []
+    return [path for path in (Path(name) for name in named if name) if path.exists()]
+
+
 def clear(folder: Path) -> None:
-    """Delete what a run has left, and nothing else."""
-    for path in run_files(folder):
+    """Delete what a run has left, and nothing else; last of all what says that it is one."""
+    for path in sorted(run_files(folder), key=lambda path: path.name == IDENTITY):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
@@ -66,7 +102,7 @@ def read_identity(folder: Path) -> dict[str, Any] | None:
     path = folder / IDENTITY
     if not path.is_file():
         if run_files(folder):
-            raise UserError(f"{folder} holds a run without {IDENTITY}; start anew with --overwrite")
+            raise UserError(f"{folder} holds a run without {IDENTITY}; name another folder")
         return None
     try:
         return dict(json.loads(path.read_text()))

@@ -12,6 +12,8 @@ from virtex.zoo.entries import PREFIX, Entry, entry_named, find
 if TYPE_CHECKING:
     from torch import nn
 
+WRAPPERS = ("module.", "_orig_mod.")
+
 
 def download(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
     """The file of an entry, downloaded once.
@@ -176,7 +178,16 @@ def weights_in(checkpoint: str, trust_pickle: bool = False) -> dict[str, Any]:
 
     content, _ = open_checkpoint(resolve(checkpoint), trust_pickle)
     weights = content.get("model", content) if isinstance(content, dict) else {}
-    return weights if isinstance(weights, dict) else {}
+    if not isinstance(weights, dict):
+        return {}
+    return {without_wrappers(str(name)): value for name, value in weights.items()}
+
+
+def without_wrappers(name: str) -> str:
+    """A tensor's name without what torch's wrappers put before it."""
+    while name.startswith(WRAPPERS):
+        name = name.partition(".")[2]
+    return name
 
 
 def fill(model: nn.Module, weights: dict[str, Any], checkpoint: str) -> None:
@@ -184,7 +195,7 @@ def fill(model: nn.Module, weights: dict[str, Any], checkpoint: str) -> None:
     try:
         model.load_state_dict(weights, strict=True)
     except (RuntimeError, TypeError, AttributeError) as error:
-        _, *problems = map(str.strip, str(error).splitlines())  # torch says many lines
+        problems = [line.strip() for line in str(error).splitlines()[1:]]  # torch says many
         first = problems[0] if problems else str(error)
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
         raise UserError(f"{checkpoint} does not hold this model: {first[:300]}{more}") from error
