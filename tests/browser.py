@@ -48,3 +48,13 @@ def quiet_pages(browser, files, default):
         context.close()
     assert wrong == []
     assert [url for url in loaded if not url.startswith(("file:", "data:"))] == []
+
+
+def brightness(page, selector, property):
+    """Of a colour of an element: 0 black, 1 white."""
+    colour = page.evaluate(
+        "([selector, property]) => getComputedStyle(document.querySelector(selector))[property]",
+        [selector, property],
+    )
+    red, green, blue = map(float, colour[colour.index("(") + 1 : -1].split(",")[:3])
+    return (0.299 * red + 0.587 * green + 0.114 * blue) / 255

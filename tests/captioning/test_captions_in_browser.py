@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.browser import PHONE, needs_chromium, quiet_pages
+from tests.browser import PHONE, brightness, needs_chromium, quiet_pages
 from tests.captioning.drawn_pictures import HOSTILE, NAN, image, picture
 from virtex.captioning.page import thumbnail, write_page
 
@@ -448,15 +448,6 @@ def test_a_phone_shows_one_card_beside_none_and_enlarges_by_a_tap(open_page):
     assert (box["x"], box["width"]) == (0, 390)
     page.get_by_role("button", name="Close").tap()
     assert page.locator("#large").is_hidden()
-
-
-def brightness(page, selector, property):
-    colour = page.evaluate(
-        "([selector, property]) => getComputedStyle(document.querySelector(selector))[property]",
-        [selector, property],
-    )
-    red, green, blue = map(float, colour[colour.index("(") + 1 : -1].split(",")[:3])
-    return (0.299 * red + 0.587 * green + 0.114 * blue) / 255
 
 
 @pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])

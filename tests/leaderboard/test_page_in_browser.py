@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.browser import PHONE, needs_chromium, quiet_pages
+from tests.browser import PHONE, brightness, needs_chromium, quiet_pages
 from tests.leaderboard.board_records import record, sha256_of, write
 from virtex import leaderboard, zoo
 from virtex.leaderboard.page import page_text
@@ -392,15 +392,6 @@ def test_a_broken_address_shows_the_usual_page(open_page, hash):
     page = open_page(hash=hash)
     assert rows(page).count() > 20
     assert head(page, "voc07_svm/mAP").count() == 1
-
-
-def brightness(page, selector, property):
-    colour = page.evaluate(
-        "([selector, property]) => getComputedStyle(document.querySelector(selector))[property]",
-        [selector, property],
-    )
-    red, green, blue = map(float, colour[colour.index("(") + 1 : -1].split(",")[:3])
-    return (0.299 * red + 0.587 * green + 0.114 * blue) / 255
 
 
 @pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
