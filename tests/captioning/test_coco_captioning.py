@@ -322,12 +322,16 @@ def test_a_line_is_no_picture(data, checkpoint, out, tmp_path):
     assert list(captions_in(out)) == ["small.png"]
 
 
-def test_overwriting_never_deletes_what_the_run_reads(data, checkpoint, tmp_path, capsys):
+@pytest.mark.parametrize("name", ["{}/run/model_final.pth", "~/run/model_final.pth"])
+def test_overwriting_never_deletes_what_the_run_reads(
+    data, checkpoint, tmp_path, capsys, monkeypatch, name
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
     run = tmp_path / "run"
     shutil.copytree(checkpoint.parent, run)
     (run / "run.json").write_text("{}")
     before = sorted(path.name for path in run.iterdir())
-    argv = arguments(run / "model_final.pth", run, "--data-root", data, "--overwrite")
+    argv = arguments(name.format(tmp_path), run, "--data-root", data, "--overwrite")
     assert status_of(argv) == 2
     assert "which this run reads; name another --output-dir" in capsys.readouterr().err
     assert sorted(path.name for path in run.iterdir()) == before
@@ -363,6 +367,7 @@ def test_pictures_none_of_which_can_be_read_are_an_error(checkpoint, out, tmp_pa
     (tmp_path / "a.jpg").write_text("no picture")
     assert status_of(arguments(checkpoint, out, "--images", tmp_path / "a.jpg")) == 2
     assert "not one of the 1 pictures can be read" in capsys.readouterr().err
+    assert not (out / "captions.json").exists() and not (out / "captions.html").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Captions of many pictures: each once over all processes, kept as they come, resumed.
 
 What is done lies in ``captions.partial*.jsonl``, a line a picture, until ``captions.json`` is
-whole. A caption depends on its picture and the seed, neither on batches nor on processes.
+whole. A caption depends on its picture (where words are drawn, on its id) and the seed, neither on
+the other pictures nor on batches and processes.
 """
 
 import contextlib
@@ -77,7 +78,7 @@ class PictureSet(SeededSet):
 
     def position(self, index: int) -> int:
         """What stands for a picture where its random numbers are drawn: the same in any company."""
-        digest = hashlib.sha256(repr(self.pictures.ids[index]).encode("utf-8", "surrogateescape"))
+        digest = hashlib.sha256(ascii(self.pictures.ids[index]).encode())
         return int.from_bytes(digest.digest()[:6], "little")
 
     def sample(self, index: int) -> dict[str, Any]:
@@ -130,7 +131,7 @@ def write_captions(
     """Caption the pictures that ``folder`` holds no captions of yet.
 
     Args:
-        folder: is there; ``captions.json`` in it is whole in the end.
+        folder: is there; ``captions.json`` in it is whole in the end, if any picture can be read.
         batch_size: pictures at once in each process.
 
     Returns:
@@ -163,7 +164,7 @@ def write_captions(
             captions.fresh += len(found)
             bar.update(len(found) + len(batch["problems"]))
     captions = together(from_all_processes(captions))
-    if rank() == 0:
+    if rank() == 0 and captions.written:
         write_results(folder, pictures, captions)
     wait_for_all()
     return captions

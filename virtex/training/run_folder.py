@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shutil
 from collections.abc import Iterable
 from itertools import product
@@ -84,7 +85,10 @@ def inputs_of(args: argparse.Namespace) -> list[Path]:
     """The files and folders of this machine that an evaluation's arguments name, but for data."""
     named = [getattr(args, key, None) for key in ("checkpoint", "tokenizer", "config", "weights")]
     named += getattr(args, "images", None) or []
-    return [path for path in (Path(name) for name in named if name) if path.exists()]
+    # os.path.exists: an address may be longer than a file's name can be
+    return [
+        Path(name) for name in map(os.path.expanduser, filter(None, named)) if os.path.exists(name)
+    ]
 
 
 def clear(folder: Path) -> None:
