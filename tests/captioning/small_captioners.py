@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from eval_tools import coco_captioning
 from tests.pretraining_runs import SMALL, VOCABULARY
 from virtex.config import load_config, save_config
 from virtex.data.tokenizer import Tokenizer
+from virtex.eval_tools import coco_captioning
 from virtex.models.build import build_model
 from virtex.tool import run_tool
 

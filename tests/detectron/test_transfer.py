@@ -15,13 +15,13 @@ import pytest
 import torch
 from detectron2.data.samplers import TrainingSampler
 
-from eval_tools import detectron2_transfer
 from tests.detectron.backbones import make_state_dict
 from tests.run_states import assert_equal, content_of
 from virtex.detectron.datasets import register_detection_sets
 from virtex.detectron.loading import training_samples
 from virtex.detectron.protocols import packaged_protocol
 from virtex.detectron.settings import load_config
+from virtex.eval_tools import detectron2_transfer
 from virtex.tool import run_tool
 
 TOOL = Path(detectron2_transfer.__file__)

@@ -14,9 +14,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from eval_tools import imagenet_linear, inaturalist_finetune, voc07_svm
 from tests.pretraining_runs import files_in
 from virtex.data.toy import write_toy_data
+from virtex.eval_tools import imagenet_linear, inaturalist_finetune, voc07_svm
 from virtex.tool import run_tool
 
 # odd, so that two processes validate different numbers of images; one of each class at least

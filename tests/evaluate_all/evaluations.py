@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 import torchvision
 
-from eval_tools import evaluate_all
 from tests.eval_tools.probe_runs import CROPS, TRAINED
+from virtex.eval_tools import evaluate_all
 from virtex.tool import run_tool
 
 TOOL = Path(evaluate_all.__file__)

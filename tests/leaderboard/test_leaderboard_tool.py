@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from eval_tools import leaderboard as tool
 from tests.leaderboard.board_records import record, write
+from virtex.eval_tools import leaderboard as tool
 from virtex.tool import run_tool
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -244,7 +244,8 @@ def test_two_thousand_records_take_little_time_and_memory(tmp_path):
 
 def test_help_answers_without_torch(tmp_path):
     code = (
-        "import sys; sys.argv = ['leaderboard.py', '--help']; from eval_tools import leaderboard;"
+        "import sys; sys.argv = ['leaderboard.py', '--help']\n"
+        "from virtex.eval_tools import leaderboard\n"
         "import virtex.tool\n"
         "try: virtex.tool.run_tool(leaderboard.main, leaderboard.build_parser())\n"
         "except SystemExit: print('torch' in sys.modules)"

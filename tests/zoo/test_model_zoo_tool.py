@@ -9,11 +9,11 @@ import torch
 import torchvision
 import yaml
 
-from eval_tools import inspect_checkpoint, model_zoo
 from tests.checkpoints.fault_server import Answer, start_server
 from virtex import zoo
 from virtex.checkpoints import downloading
 from virtex.config import load_config
+from virtex.eval_tools import inspect_checkpoint, model_zoo
 from virtex.tool import run_tool
 
 
