@@ -40,6 +40,11 @@ def test_residual_blocks_begin_as_identities():
     assert (cnn.layer3[1].bn3.weight == 0).all()
 
 
+def test_residual_blocks_begin_as_torchvisions_own_where_asked():
+    backbone = build_visual("torchvision::resnet18", zero_init_residual=False)
+    assert backbone.cnn.layer1[0].bn2.weight.eq(1).all()
+
+
 def test_a_frozen_backbone_learns_nothing_not_even_statistics():
     backbone = build_visual("torchvision::resnet18", frozen=True)
     before = {name: value.clone() for name, value in backbone.state_dict().items()}

@@ -75,6 +75,9 @@ def _model_defaults() -> CfgNode:
     model.VISUAL.FEATURE_SIZE = 0
     # Start from torchvision's ImageNet weights.
     model.VISUAL.PRETRAINED = False
+    # Start each residual block as the identity (scale 0 in its last BatchNorm), as published. A
+    # short training hardly leaves that point: then False is better.
+    model.VISUAL.ZERO_INIT_RESIDUAL = True
     # Leave the backbone as it is and train the textual head alone.
     model.VISUAL.FROZEN = False
     model.TEXTUAL = CfgNode()

@@ -24,7 +24,13 @@ def build_model(config: CfgNode) -> nn.Module:
         UserError: there is no such backbone.
     """
     visual = config.MODEL.VISUAL
-    backbone = build_visual(visual.NAME, visual.FEATURE_SIZE, visual.PRETRAINED, visual.FROZEN)
+    backbone = build_visual(
+        visual.NAME,
+        visual.FEATURE_SIZE,
+        visual.PRETRAINED,
+        visual.FROZEN,
+        visual.ZERO_INIT_RESIDUAL,
+    )
     return MODELS[config.MODEL.NAME](config, backbone)
 
 

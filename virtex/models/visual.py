@@ -49,7 +49,11 @@ def last_channels(cnn: ResNet) -> int:
 
 
 def build_visual(
-    name: str, feature_size: int = 0, pretrained: bool = False, frozen: bool = False
+    name: str,
+    feature_size: int = 0,
+    pretrained: bool = False,
+    frozen: bool = False,
+    zero_init_residual: bool = True,
 ) -> VisualBackbone:
     """The backbone a config names.
 
@@ -57,6 +61,7 @@ def build_visual(
         name: ``torchvision::`` and the name of a ResNet, wide ResNet or ResNeXt there.
         feature_size: what the config says of its channels; 0: nothing.
         pretrained: start from torchvision's ImageNet weights (a download).
+        zero_init_residual: start each residual block as the identity (arXiv 1706.02677, 5.1).
 
     Raises:
         UserError: there is no such network, or its channels are other.
@@ -71,7 +76,7 @@ def build_visual(
             f"MODEL.VISUAL.NAME {name!r} is no known backbone; near it: "
             + ", ".join(PREFIX + n for n in near)
         )
-    cnn = torchvision.models.get_model(network, weights=None, zero_init_residual=True)
+    cnn = torchvision.models.get_model(network, weights=None, zero_init_residual=zero_init_residual)
     if pretrained:
         from virtex.checkpoints.loading import load_backbone
 
