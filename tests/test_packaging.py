@@ -1,0 +1,148 @@
+"""What others install: sdist and wheel, built and installed for real, without network."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# of git and of continuous integration: only a clone needs them
+ONLY_IN_A_CLONE = {".ci", ".gitignore"}
+# beside the sources in the folder that an sdist unpacks to
+NOT_SOURCES = {"PKG-INFO", "build", "dist", "output", "datasets", "virtex.egg-info"}
+BUILD_SDIST = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+
+
+def run(*command: str | Path, **options) -> str:
+    """What it prints; a failure shows all of that."""
+    result = subprocess.run(
+        list(map(str, command)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
+    assert result.returncode == 0, result.stdout
+    return result.stdout
+
+
+def pip(*arguments: str | Path) -> None:
+    run(sys.executable, "-m", "pip", *arguments, "--quiet", "--no-index", "--no-deps")
+
+
+def files_of_the_tree() -> set[str]:
+    """The files git tracks or would add, or where the sources are no clone, all that is there."""
+    if (ROOT / ".git").exists():
+        command = (
+            "git",
+            "-C",
+            ROOT,
+            "ls-files",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+            "-z",
+        )
+        names = run(*command).split("\0")
+        return {name for name in names if name and (ROOT / name).exists()}
+    names = {path.relative_to(ROOT) for path in every_file(ROOT)}
+    return {str(name) for name in names if name.parts[0] not in NOT_SOURCES}
+
+
+def every_file(folder: Path) -> list[Path]:
+    """All files but those of hidden folders (.venv, .git) and what Python compiled."""
+    files = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name[0] != "." and name != "__pycache__"]
+        files += [Path(parent, name) for name in names]
+    return files
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> Path:
+    """The sources alone, as a clone has them, so that nothing built before takes part."""
+    copy = tmp_path_factory.mktemp("tree") / "virtex"
+    for name in files_of_the_tree():
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, copy / name, follow_symlinks=False)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def sdist(tree, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("sdist")
+    printed = run(sys.executable, "-c", BUILD_SDIST, out, cwd=tree)
+    # told of a line of MANIFEST.in that fits nothing
+    assert [line for line in printed.splitlines() if "no files found" in line] == []
+    return next(out.glob("virtex-*.tar.gz"))
+
+
+@pytest.fixture(scope="module")
+def wheel(tree, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
+    pip("wheel", "--no-build-isolation", "--wheel-dir", out, tree)
+    return next(out.glob("virtex-*.whl"))
+
+
+def content(wheel: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def test_the_sdist_holds_every_file_of_the_tree_and_no_links(tree, sdist):
+    with tarfile.open(sdist) as archive:
+        assert [member.name for member in archive if not (member.isfile() or member.isdir())] == []
+        held = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    wanted = {path.relative_to(tree) for path in tree.rglob("*") if path.is_file()}
+    for link in (path for path in tree.iterdir() if path.is_symlink() and path.is_dir()):
+        wanted |= {link.relative_to(tree) / file.relative_to(link) for file in every_file(link)}
+    wanted = {str(name) for name in wanted if name.parts[0] not in ONLY_IN_A_CLONE}
+    assert "virtex/py.typed" in wanted and "eval_tools/leaderboard.py" in wanted
+    assert wanted - held == set()
+
+
+def test_the_wheel_holds_every_file_of_the_package_and_no_other(tree, wheel):
+    held = {name: data for name, data in content(wheel).items() if ".dist-info/" not in name}
+    package = {str(file.relative_to(tree)): file for file in every_file(tree / "virtex")}
+    assert set(held) == set(package)
+    assert all(package[name].read_bytes() == data for name, data in held.items())
+
+
+def test_a_wheel_built_from_the_sdist_is_the_same(sdist, wheel, tmp_path):
+    pip("wheel", "--no-build-isolation", "--wheel-dir", tmp_path, sdist)
+    assert content(next(tmp_path.glob("virtex-*.whl"))) == content(wheel)
+
+
+def test_the_wheel_says_that_its_types_can_be_relied_on(wheel):
+    assert "virtex/py.typed" in content(wheel)
+
+
+def test_the_installed_wheel_runs_from_any_folder_without_the_repository(wheel, tmp_path):
+    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    pip("install", "--target", site, wheel)
+
+    def python(*arguments: str) -> str:
+        return run(sys.executable, *arguments, cwd=elsewhere, env=environment)
+
+    environment = {**os.environ, "PYTHONPATH": str(site), "FVCORE_CACHE": str(tmp_path / "cache")}
+    where = python("-c", "import virtex; print(virtex.__file__)").strip()
+    assert Path(where) == site / "virtex" / "__init__.py"
+
+    tools, sizes = "virtex.eval_tools", ("--train-images", "12", "--val-images", "6")
+    assert "wrote toy data" in python("-m", f"{tools}.make_toy_data", "toy", *sizes)
+    captions = ("--captions", "toy/coco/annotations/captions_train2017.json")
+    python("-m", "virtex.data.tokenizer", *captions, "--vocab-size", "80", "--output", "toy.model")
+    assert (elsewhere / "toy.model").is_file()
+    configs = python("-m", "virtex.pretrain", "--list-configs").split()
+    assert "toy/bicaptioning_R_18_L1_H256" in configs
+    listed = json.loads(python("-m", f"{tools}.model_zoo", "list", "--json"))
+    assert "moco/v2_800ep" in {entry["name"] for entry in listed}
+    found = python("-m", f"{tools}.inspect_checkpoint", "random:resnet18?seed=0", "--json")
+    assert json.loads(found)["complete"]

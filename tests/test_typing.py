@@ -1,0 +1,41 @@
+"""The package's types, which those who import it rely on."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PUBLIC = ("virtex.checkpoints", "virtex.config", "virtex.leaderboard", "virtex.optim", "virtex.zoo")
+UNTYPED = {"virtex.checkpoints.PATHS"}  # iopath's, which has no types
+
+
+@pytest.fixture(scope="module")
+def mypy(tmp_path_factory):
+    """mypy as ``make lint`` runs it, with the settings of pyproject.toml."""
+    command = [sys.executable, "-m", "mypy", "--cache-dir", tmp_path_factory.mktemp("cache")]
+
+    def run(checked: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, checked], cwd=ROOT, capture_output=True, text=True)
+
+    return run
+
+
+def test_mypy_finds_nothing_in_the_package(mypy):
+    found = mypy("virtex")
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_what_a_package_gives_has_a_type_for_those_who_import_it(mypy, tmp_path):
+    given = {name: importlib.import_module(name).__all__ for name in PUBLIC}
+    names = [f"{package}.{name}" for package in PUBLIC for name in given[package]]
+    user = tmp_path / "user.py"
+    lines = [f"import {package}" for package in PUBLIC]
+    user.write_text("\n".join([*lines, *(f"reveal_type({name})" for name in names)]))
+    found = mypy(user)
+    revealed = [line for line in found.stdout.splitlines() if "Revealed type is" in line]
+    assert len(revealed) == len(names), found.stdout
+    shown = zip(names, revealed, strict=True)
+    assert {name for name, line in shown if line.endswith('"Any"')} == UNTYPED
