@@ -63,6 +63,13 @@ def test_only_one_run_at_a_time_streams(tmp_path, capsys):
         assert "no news" in (folder / "logs/0.log").read_text()
 
 
+def test_what_runs_side_by_side_is_told_now_and_then_by_its_last_line(tmp_path):
+    bar = "import time; print('begun'); print('\\r 1 of 3', end='\\r 2 of 3'); time.sleep(2)"
+    told = []
+    run_all(entries_of(tmp_path, bar), [()] * 2, Here(2, news_seconds=0.5), told.append)
+    assert "  0:  2 of 3" in "\n".join(told).splitlines()
+
+
 @pytest.mark.parametrize(
     ("tool", "reason"),
     [

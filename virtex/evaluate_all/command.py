@@ -25,7 +25,7 @@ from virtex.evaluate_all.running import Here, Launcher, run_all
 from virtex.evaluate_all.submitting import Submitit, job_parameters, require
 
 LOCK = ".evaluate_all.lock"
-Shares = list[tuple[str, ...] | None]
+Shares = list[tuple[str, ...]]
 
 
 def evaluate_all(args: argparse.Namespace, tools: Path, prog: str) -> int:
@@ -66,7 +66,7 @@ def evaluate_all(args: argparse.Namespace, tools: Path, prog: str) -> int:
         stopped = 0
         if any(entry.is_open for entry in entries):
             launcher = launcher_of(args, out, parameters)
-            each = [None] * len(entries) if shares is None else shares
+            each = [None] * len(entries) if shares is None else list(shares)
             for entry in entries:
                 if entry.status == TO_RUN:
                     write_options(entry.run.expected, entry.run.options)
@@ -87,7 +87,7 @@ def shares_of(args: argparse.Namespace) -> Shares | None:
         UserError: they cannot be shared out so.
     """
     if args.launcher != "slurm":
-        return list(share_out(visible_gpus(args.num_gpus), args.at_once or 1))
+        return share_out(visible_gpus(args.num_gpus), args.at_once or 1)
     if args.num_gpus is None:
         raise UserError("--launcher slurm needs --num-gpus N, the GPUs of each job (0: CPU)")
     return None
@@ -98,7 +98,7 @@ def jobs_at_once(args: argparse.Namespace) -> int | None:
     return args.at_once if args.launcher == "slurm" else None
 
 
-def launcher_of(args: argparse.Namespace, out: Path, parameters: dict[str, Any]) -> Launcher:
+def launcher_of(args: argparse.Namespace, out: Path, parameters: dict[str, Any]) -> Launcher[Any]:
     if args.launcher == "here":
         return Here(args.at_once or 1)
     return Submitit(args.launcher, out, parameters)

@@ -203,6 +203,7 @@ def look_up(name: str, args: argparse.Namespace) -> dict[str, Any] | UserError:
         return error
     if found.problem:
         return UserError(found.problem)
+    assert found.input is not None  # what is without a problem has one
     spec = plain(asdict(found.input))
     return {"sha256": found.sha256, "format": found.format, "input": spec}
 

@@ -117,6 +117,7 @@ def parsed(task: Task, tools: Path, arguments: Sequence[str]) -> argparse.Namesp
     """
     path = tools / task.tool
     spec = importlib.util.spec_from_file_location(f"virtex_tool_{path.stem}", path)
+    assert spec is not None and spec.loader is not None  # it is a Python file
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     said = io.StringIO()

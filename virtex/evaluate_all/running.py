@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from types import FrameType
+from typing import Any, Protocol, TypeVar
 
 from virtex.errors import UserError
 from virtex.evaluate_all.plan import (
@@ -28,6 +29,8 @@ from virtex.evaluate_all.plan import (
 )
 
 LOOK_SECONDS = 0.1
+NEWS_SECONDS = 20  # between two looks at what runs side by side have said
+NEWS_BYTES, NEWS_WIDTH = 4096, 160
 GRACE_SECONDS = 20  # between asking a process to end and killing it
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
 ERROR_LINE = re.compile(r"(?:\S+: )?error(?: in process \d+)?: (.+)")
@@ -47,7 +50,10 @@ class Job(Protocol):
         """Its exit status, below 0 the signal that ended it; None while it runs."""
 
 
-class Launcher(Protocol):
+J = TypeVar("J", bound=Job)
+
+
+class Launcher(Protocol[J]):
     """Where runs are started.
 
     Attributes:
@@ -58,13 +64,13 @@ class Launcher(Protocol):
     streams: bool
     left: str
 
-    def start(self, started: Sequence[tuple[Run, Sequence[str] | None]]) -> list[Job]:
+    def start(self, started: Sequence[tuple[Run, Sequence[str] | None]]) -> list[J]:
         """Start runs, each with these GPUs (None: those that the cluster gives it)."""
 
-    def news(self, jobs: Sequence[Job]) -> str:
+    def news(self, jobs: Sequence[J]) -> str:
         """What else there is to say of them, if anything."""
 
-    def end(self, jobs: Sequence[Job]) -> None:
+    def end(self, jobs: Sequence[J]) -> None:
         """End those that still run, where they are this machine's."""
 
 
@@ -73,15 +79,21 @@ class Here:
 
     left = INTERRUPTED
 
-    def __init__(self, at_once: int):
+    def __init__(self, at_once: int, news_seconds: float = NEWS_SECONDS):
         self.streams = at_once == 1
+        self.news_seconds, self.told = news_seconds, time.monotonic()
         self.environment = {} if at_once == 1 else threads_of_each(at_once)
 
     def start(self, started: Sequence[tuple[Run, Sequence[str] | None]]) -> list["Process"]:
         return [Process(run.command, run.log, gpus, self.environment) for run, gpus in started]
 
-    def news(self, jobs: Sequence[Job]) -> str:
-        return ""
+    def news(self, jobs: Sequence["Process"]) -> str:
+        """What each of several has said last, now and then."""
+        if self.streams or time.monotonic() - self.told < self.news_seconds:
+            return ""
+        self.told = time.monotonic()
+        said = [(job.log.stem, last_line(job.log)) for job in jobs]
+        return "\n".join(f"  {name}: {line}" for name, line in said if line)
 
     def end(self, jobs: Sequence["Process"]) -> None:
         end_processes(jobs)
@@ -109,6 +121,7 @@ class Process:
         Args:
             gpus: all that it may see; None: those that this process sees.
         """
+        self.log = log
         environment = {**os.environ, **(environment or {}), "PYTHONUNBUFFERED": "1"}
         if gpus is not None:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
@@ -166,18 +179,18 @@ def end_processes(processes: Sequence[Process]) -> None:
 class Stop:
     """Notes SIGINT and SIGTERM while it is open, so that everything is ended in order."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.signal = 0
 
     def __enter__(self) -> "Stop":
         self.before = {number: signal.signal(number, self.note) for number in SIGNALS}
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
-    def note(self, number: int, _frame) -> None:
+    def note(self, number: int, _frame: FrameType | None) -> None:
         self.signal = self.signal or number
 
 
@@ -188,7 +201,7 @@ def tell(line: str) -> None:
 def run_all(
     entries: Sequence[Entry],
     shares: Sequence[Sequence[str] | None],
-    launcher: Launcher,
+    launcher: Launcher[Any],
     say: Callable[[str], None] = tell,
 ) -> int:
     """Run what is open, one run for each of ``shares`` at a time, on after failures.
@@ -202,7 +215,8 @@ def run_all(
     """
     waiting = [entry for entry in entries if entry.is_open]
     labels = {id(e): f"[{n}/{len(waiting)}] {e.run.name}:" for n, e in enumerate(waiting, 1)}
-    free, running = list(shares), []
+    free = list(shares)
+    running: list[Running] = []
     with Stop() as stop:
         try:
             while (waiting or running) and not stop.signal:
@@ -210,9 +224,10 @@ def run_all(
                 begun = [Running(waiting.pop(0), free.pop(0)) for _ in range(number)]
                 if begun:
                     jobs = launcher.start([(each.entry.run, each.share) for each in begun])
-                    for each, each.job in zip(begun, jobs, strict=True):
+                    for each, job in zip(begun, jobs, strict=True):
+                        each.job = job
                         running.append(each)
-                        say(f"{labels[id(each.entry)]} {each.job.how} (log {each.entry.run.log})")
+                        say(f"{labels[id(each.entry)]} {job.how} (log {each.entry.run.log})")
                 time.sleep(LOOK_SECONDS)
                 for each in running[:]:
                     status = each.job.poll()
@@ -278,6 +293,7 @@ def ending(entry: Entry) -> str:
     from virtex.training.progress import duration  # imports torch, which a job does without
 
     if entry.status == DONE:
+        assert entry.seconds is not None and entry.record is not None
         return f"done in {duration(entry.seconds)}, {score_of(entry.record)}"
     return f"failed: {entry.reason.partition(chr(10))[0]}"
 
@@ -294,6 +310,14 @@ def reason_of(status: int, log: Path, start: int) -> str:
     errors = [match[1] for line in lines if (match := ERROR_LINE.fullmatch(line))]
     said = errors[-1:] or lines[-1:]
     return f"{how}: {said[0]}" if said else how
+
+
+def last_line(log: Path) -> str:
+    """The newest line of a log, or of a progress bar in it; cut to a terminal's width."""
+    with open(log, "rb") as file:
+        file.seek(max(file.seek(0, os.SEEK_END) - NEWS_BYTES, 0))
+        lines = re.split(r"[\r\n]+", file.read().decode(errors="replace").rstrip())
+    return lines[-1][:NEWS_WIDTH]
 
 
 def lines_from(log: Path, start: int) -> Iterator[str]:
