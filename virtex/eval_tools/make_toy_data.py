@@ -4,6 +4,7 @@
     python eval_tools/make_toy_data.py datasets_toy --preview toy.png
     python eval_tools/make_toy_data.py small --seed 1 --train-images 60 --val-images 20
     python eval_tools/make_toy_data.py small --seed 2 --overwrite
+    python eval_tools/make_toy_data.py datasets_toy --coco-train-images 3000  # to pretrain on
 
 OUT becomes a --data-root for every other tool. It holds coco/ (instances and captions),
 lvis/, VOC2007/, VOC2012/, imagenet/ and inaturalist/. The same seed and sizes always give
@@ -27,6 +28,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="training images of COCO, VOC (both years together), ImageNet, iNaturalist each "
         "(default: 240)",
+    )
+    parser.add_argument(
+        "--coco-train-images",
+        type=int,
+        metavar="N",
+        help="training images of COCO, which models are pretrained on (default: as the others)",
     )
     parser.add_argument(
         "--val-images",
@@ -56,8 +63,9 @@ def main(args: argparse.Namespace) -> None:
     if args.preview:
         check_preview_name(args.preview)
     sizes = (args.seed, args.train_images, args.val_images)
-    there = not args.overwrite and has_toy_data(args.out, *sizes)
-    files = write_toy_data(args.out, *sizes, overwrite=args.overwrite, progress=True)
+    coco = {"coco_train_images": args.coco_train_images}
+    there = not args.overwrite and has_toy_data(args.out, *sizes, **coco)
+    files = write_toy_data(args.out, *sizes, overwrite=args.overwrite, progress=True, **coco)
     counts = ", ".join(f"{layout} {number}" for layout, number in files.items())
     if there:
         print(f"{args.out} already holds these toy data, nothing written (files: {counts})")

@@ -8,6 +8,7 @@ nothing but those two words swapped.
 
 from collections.abc import Callable
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from virtex.data.toy.world import ToyObject
 
 CAPTIONS = 5
 CLEARLY = 8.0  # pixels between two centres before one counts as left of, or above, the other
-NUMBERS = ("no", "one", "two", "three", "four", "five")
+NUMBERS = ("no", "one", "two", "three", "four")
 RELATIONS: dict[str, tuple[str, ...]] = {
     "left": ("to the left of", "left of"),
     "right": ("to the right of", "right of"),
@@ -31,8 +32,8 @@ def captions(drawing: Drawing, rng: np.random.Generator) -> list[str]:
 
     Where two objects stand in a clear relation, at least two of the sentences say so.
     """
-    relations = list(_RELATION_SENTENCES)
-    others = list(_OTHER_SENTENCES)
+    relations: list[Any] = list(_RELATION_SENTENCES)
+    others: list[Any] = list(_OTHER_SENTENCES)
     rng.shuffle(relations)
     rng.shuffle(others)
     said: list[str] = []
@@ -99,16 +100,14 @@ def _enumerate(parts: list[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def _pair(
-    drawing: Drawing, rng: np.random.Generator
-) -> tuple[ToyObject, str, ToyObject] | tuple[None, None, None]:
-    """Two objects and how the first lies to the second."""
+def _pair(drawing: Drawing, rng: np.random.Generator) -> tuple[ToyObject, str, ToyObject] | None:
+    """Two objects and how the first lies to the second; None where no two lie clearly."""
     pairs = [
         (first.thing, place, second.thing)
         for first, second in permutations(drawing.instances, 2)
         if (place := relation(first, second))
     ]
-    return pairs[rng.integers(len(pairs))] if pairs else (None, None, None)
+    return pairs[rng.integers(len(pairs))] if pairs else None
 
 
 def _words(place: str, rng: np.random.Generator) -> str:
@@ -116,24 +115,27 @@ def _words(place: str, rng: np.random.Generator) -> str:
 
 
 def _lies(drawing: Drawing, rng: np.random.Generator) -> str | None:
-    first, place, second = _pair(drawing, rng)
-    if place is None:
+    pair = _pair(drawing, rng)
+    if pair is None:
         return None
+    first, place, second = pair
     return f"{_name(first, rng)} {_words(place, rng)} {_name(second, rng)}"
 
 
 def _sits(drawing: Drawing, rng: np.random.Generator) -> str | None:
-    first, place, second = _pair(drawing, rng)
-    if place is None:
+    pair = _pair(drawing, rng)
+    if pair is None:
         return None
+    first, place, second = pair
     return f"there is {_name(first, rng)}, it sits {_words(place, rng)} {_name(second, rng)}"
 
 
 def _with(drawing: Drawing, rng: np.random.Generator) -> str | None:
     """The other way round: the second object is placed by the first one."""
-    first, place, second = _pair(drawing, rng)
-    if place is None:
+    pair = _pair(drawing, rng)
+    if pair is None:
         return None
+    first, place, second = pair
     return f"{_name(first, rng)} with {_name(second, rng)} {RELATIONS[OPPOSITE[place]][0]} it"
 
 

@@ -1,7 +1,8 @@
 """Toy pictures in the layouts of ImageNet and iNaturalist 2018: one object an image."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -36,18 +37,17 @@ INATURALIST_SPECIES = _species()
 
 def write_imagenet(plan: Plan) -> None:
     """One folder a class under train and val, one object an image, classes of equal size."""
-    number = 0
     for split, count in (("train", plan.train_images), ("val", plan.val_images)):
-        for index in range(count):
-            label = index % len(IMAGENET_CLASSES)
-            shape, texture = IMAGENET_CLASSES[label]
-            wnid = f"n{90000001 + label:08d}"
-            number += 1
-            name = f"{wnid}_{index}" if split == "train" else f"ILSVRC2012_val_{index + 1:08d}"
-            image = _single(plan, f"imagenet/{split}", index, {"shape": shape, "texture": texture})
-            path = plan.out / "imagenet" / split / wnid / f"{name}.JPEG"
-            write_file(path, jpeg_bytes(image))
-            plan.tick()
+        plan.each(partial(_write_imagenet_image, plan, split), range(count))
+
+
+def _write_imagenet_image(plan: Plan, split: str, index: int) -> None:
+    label = index % len(IMAGENET_CLASSES)
+    shape, texture = IMAGENET_CLASSES[label]
+    wnid = f"n{90000001 + label:08d}"
+    name = f"{wnid}_{index}" if split == "train" else f"ILSVRC2012_val_{index + 1:08d}"
+    image = _single(plan, f"imagenet/{split}", index, {"shape": shape, "texture": texture})
+    write_file(plan.out / "imagenet" / split / wnid / f"{name}.JPEG", jpeg_bytes(image))
 
 
 def write_inaturalist(plan: Plan) -> None:
@@ -95,28 +95,29 @@ def long_tail(total: int, classes: int) -> np.ndarray:
 
 
 def _write_inaturalist_images(
-    plan: Plan, split: str, chosen: Iterable[dict], first_id: int
+    plan: Plan, split: str, chosen: Sequence[dict], first_id: int
 ) -> list[dict]:
-    images = []
-    for index, category in enumerate(chosen):
-        words = INATURALIST_SPECIES[category["id"]]
-        pixels = _single(plan, f"inaturalist/{split}", index, words)
-        content = jpeg_bytes(pixels)
-        stem = hashlib.md5(content, usedforsecurity=False).hexdigest()
-        name = f"train_val2018/{category['supercategory']}/{category['id']}/{stem}.jpg"
-        write_file(plan.out / "inaturalist" / name, content)
-        images.append(
-            {
-                "license": 1,
-                "file_name": name,
-                "rights_holder": "virtex.data.toy",
-                "height": pixels.shape[0],
-                "id": first_id + index,
-                "width": pixels.shape[1],
-            }
-        )
-        plan.tick()
-    return images
+    write = partial(_write_inaturalist_image, plan, split, first_id)
+    return plan.each(write, list(enumerate(chosen)))
+
+
+def _write_inaturalist_image(
+    plan: Plan, split: str, first_id: int, numbered: tuple[int, dict]
+) -> dict:
+    index, category = numbered
+    pixels = _single(plan, f"inaturalist/{split}", index, INATURALIST_SPECIES[category["id"]])
+    content = jpeg_bytes(pixels)
+    stem = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    name = f"train_val2018/{category['supercategory']}/{category['id']}/{stem}.jpg"
+    write_file(plan.out / "inaturalist" / name, content)
+    return {
+        "license": 1,
+        "file_name": name,
+        "rights_holder": "virtex.data.toy",
+        "height": pixels.shape[0],
+        "id": first_id + index,
+        "width": pixels.shape[1],
+    }
 
 
 def _single(plan: Plan, split: str, index: int, wanted: dict[str, str]) -> np.ndarray:

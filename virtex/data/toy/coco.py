@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, product
 
 import numpy as np
@@ -46,8 +47,8 @@ class Picture:
 def write_coco_and_lvis(plan: Plan) -> None:
     """COCO's images, instances and captions, and LVIS v1 annotations of the same images."""
     pictures = {
-        "train": _write_coco_images(plan, "train", plan.train_images),
-        "val": _write_coco_images(plan, "val", plan.val_images),
+        "train": _write_images(plan, "train", plan.coco_train_images),
+        "val": _write_images(plan, "val", plan.val_images),
     }
     _write_coco_annotations(plan, pictures)
     categories = _lvis_categories(pictures["train"])
@@ -84,25 +85,23 @@ def _write_coco_annotations(plan: Plan, pictures: dict[str, list[Picture]]) -> N
         write_json(folder / f"captions_{split}2017.json", {**head, "annotations": said})
 
 
-def _write_coco_images(plan: Plan, split: str, images: int) -> list[Picture]:
+def _write_images(plan: Plan, split: str, images: int) -> list[Picture]:
+    return plan.each(partial(_write_image, plan, split), range(images))
+
+
+def _write_image(plan: Plan, split: str, index: int) -> Picture:
     kinds = list(product(COLOURS, SHAPES))
-    pictures = []
-    for index in range(images):
-        rng = picture_rng(plan.seed, f"coco/{split}", index)
-        colour, shape = kinds[index * 37 % len(kinds)]  # 37 is coprime to their number
-        wanted = {"shape": shape}
-        if split == "train" and index < len(kinds):  # so that train has every kind at least once
-            wanted["colour"] = colour
-        drawing = draw(sample_scene(rng, wanted, CROWD_CHANCE), rng)
-        number = 3 * index + (1 if split == "train" else 2)  # with gaps; never the same in both
-        name = f"{number:012d}.jpg"
-        write_file(plan.out / "coco" / f"{split}2017" / name, jpeg_bytes(drawing.image))
-        said = captions(drawing, rng)
-        pictures.append(
-            Picture(number, name, drawing.scene, drawing.instances, drawing.crowd, said)
-        )
-        plan.tick()
-    return pictures
+    rng = picture_rng(plan.seed, f"coco/{split}", index)
+    colour, shape = kinds[index * 37 % len(kinds)]  # 37 is coprime to their number
+    wanted = {"shape": shape}
+    if split == "train" and index < len(kinds):  # so that train has every kind at least once
+        wanted["colour"] = colour
+    drawing = draw(sample_scene(rng, wanted, CROWD_CHANCE), rng)
+    number = 3 * index + (1 if split == "train" else 2)  # with gaps; never the same in both
+    name = f"{number:012d}.jpg"
+    write_file(plan.out / "coco" / f"{split}2017" / name, jpeg_bytes(drawing.image))
+    said = captions(drawing, rng)
+    return Picture(number, name, drawing.scene, drawing.instances, drawing.crowd, said)
 
 
 def _coco_image(picture: Picture, split: str) -> dict:
@@ -195,7 +194,8 @@ def _lvis_categories(train: list[Picture]) -> list[dict]:
 
 
 def _lvis_content(plan: Plan, split: str, pictures: list[Picture], categories: list[dict]) -> dict:
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for picture in pictures:
         labelled = _lvis_labelled(picture)
         present = {_lvis_category(instance.thing) for instance in labelled}

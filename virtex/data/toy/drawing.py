@@ -53,7 +53,8 @@ def draw(scene: Scene, rng: np.random.Generator) -> Drawing:
     things = scene.crowd + scene.objects
     for label, thing in enumerate(things, start=1):
         _paint(canvas, owner, thing, label)
-    image = cv2.resize(canvas, (scene.width, scene.height), interpolation=cv2.INTER_AREA)
+    size = (scene.width, scene.height)
+    image: np.ndarray = cv2.resize(canvas, size, interpolation=cv2.INTER_AREA)
     image += rng.normal(0, 4, image.shape[:2])[:, :, None].astype(np.float32)
     found = [_instance(thing, owner == label, scene) for label, thing in enumerate(things, start=1)]
     split = len(scene.crowd)
@@ -153,7 +154,7 @@ def _paint(canvas: np.ndarray, owner: np.ndarray, thing: ToyObject, label: int) 
 
 def _shadow(mask: np.ndarray) -> np.ndarray:
     """``mask`` moved down and blurred, float32 in 0 to 1."""
-    offset = np.float32([[1, 0, 0], [0, 1, 2 * OVERSAMPLING]])
+    offset = np.array([[1, 0, 0], [0, 1, 2 * OVERSAMPLING]], np.float32)
     moved = cv2.warpAffine(mask.astype(np.float32), offset, mask.shape[::-1])
     return cv2.blur(cv2.blur(moved, (7, 7)), (7, 7))
 

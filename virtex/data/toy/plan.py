@@ -5,9 +5,12 @@ The same ``Plan`` gives the same bytes in every file. OSError passes through.
 
 import io
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -20,16 +23,32 @@ LICENSES = [
     }
 ]
 
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
 
 @dataclass(frozen=True)
 class Plan:
-    """What to write: the folder, the seed, how many images; ``tick`` is called after each."""
+    """What to write: the folder, the seed, how many images; ``tick`` is called after each.
+
+    ``train_images`` are those of every set but COCO.
+    """
 
     out: Path
     seed: int
     train_images: int
+    coco_train_images: int
     val_images: int
     tick: Callable[[], object] = lambda: None
+
+    def each(self, make: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:
+        """``make(item)`` of every item, in their order; no picture depends on another one."""
+        made = []
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for one in pool.map(make, items):
+                made.append(one)
+                self.tick()
+        return made
 
 
 def jpeg_bytes(image: np.ndarray) -> bytes:

@@ -3,7 +3,8 @@
 The twenty classes have VOC's real names, because detectors and scorers know no others.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from functools import partial
 from itertools import product
 from xml.sax.saxutils import escape
 
@@ -42,23 +43,23 @@ def _halves(trainval: dict[str, Labelled]) -> dict[str, dict[str, Labelled]]:
     return {"train": dict(images[::2]), "val": dict(images[1::2]), "trainval": trainval}
 
 
-def _write_images(plan: Plan, year: str, stems: Iterable[str]) -> dict[str, Labelled]:
+def _write_images(plan: Plan, year: str, stems: Sequence[str]) -> dict[str, Labelled]:
     """Draw and annotate; every class is wanted in its turn, so that 20 images show all 20."""
+    labels = plan.each(partial(_write_image, plan, year), list(enumerate(stems)))
+    return dict(zip(stems, labels, strict=True))
+
+
+def _write_image(plan: Plan, year: str, numbered: tuple[int, str]) -> Labelled:
+    index, stem = numbered
+    rng = picture_rng(plan.seed, f"{year}/{stem}", index)
+    shape, surface = VOC_KINDS[VOC_CLASSES[index % len(VOC_CLASSES)]]
     patterned = [texture for texture in TEXTURES if texture != "plain"]
-    labelled: dict[str, Labelled] = {}
-    for index, stem in enumerate(stems):
-        rng = picture_rng(plan.seed, f"{year}/{stem}", index)
-        shape, surface = VOC_KINDS[VOC_CLASSES[index % len(VOC_CLASSES)]]
-        texture = "plain" if surface == "plain" else str(rng.choice(patterned))
-        drawing = draw(sample_scene(rng, {"shape": shape, "texture": texture}), rng)
-        root = plan.out / year
-        write_file(root / "JPEGImages" / f"{stem}.jpg", jpeg_bytes(drawing.image))
-        write_file(root / "Annotations" / f"{stem}.xml", _xml(year, stem, drawing))
-        labelled[stem] = [
-            (voc_class(instance.thing), _difficult(instance)) for instance in drawing.instances
-        ]
-        plan.tick()
-    return labelled
+    texture = "plain" if surface == "plain" else str(rng.choice(patterned))
+    drawing = draw(sample_scene(rng, {"shape": shape, "texture": texture}), rng)
+    root = plan.out / year
+    write_file(root / "JPEGImages" / f"{stem}.jpg", jpeg_bytes(drawing.image))
+    write_file(root / "Annotations" / f"{stem}.xml", _xml(year, stem, drawing))
+    return [(voc_class(instance.thing), _difficult(instance)) for instance in drawing.instances]
 
 
 def _difficult(instance: Instance) -> bool:

@@ -98,9 +98,9 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
 }
 # Radius as a share of the picture's shorter side.
 SIZES: dict[str, tuple[float, float]] = {
-    "small": (0.095, 0.125),
-    "medium": (0.16, 0.20),
-    "large": (0.27, 0.39),
+    "small": (0.13, 0.16),
+    "medium": (0.20, 0.25),
+    "large": (0.30, 0.40),
 }
 PICTURE_SIZES = (
     (160, 128), (176, 128), (192, 144), (192, 160), (144, 144),
@@ -110,7 +110,7 @@ PICTURE_SIZES = (
 # Every shape has its usual and its unusual colours: that makes the long tail of LVIS.
 COLOUR_WEIGHTS = (0.34, 0.22, 0.15, 0.10, 0.07, 0.05, 0.04, 0.03)
 TEXTURE_WEIGHTS = (0.4, 0.2, 0.2, 0.2)
-COUNT_WEIGHTS = (0.12, 0.26, 0.28, 0.20, 0.14)  # of 1 to 5 objects
+COUNT_WEIGHTS = (0.35, 0.35, 0.20, 0.10)  # of 1 to 4 objects
 CROWD_RADIUS = 22  # of the whole group, in pixels
 
 
@@ -158,7 +158,7 @@ def picture_rng(seed: int, split: str, index: int) -> np.random.Generator:
 def sample_scene(
     rng: np.random.Generator, wanted: Mapping[str, str], crowd_chance: float = 0.0
 ) -> Scene:
-    """One to five objects, slightly overlapping at most.
+    """One to four objects, slightly overlapping at most.
 
     ``wanted`` fixes words of one object, such as ``{"shape": "star"}``; it lies in front of all
     others and inside the picture.

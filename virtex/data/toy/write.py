@@ -12,7 +12,7 @@ from virtex.data.toy.plan import Plan, write_json
 from virtex.data.toy.voc import write_voc
 from virtex.errors import UserError
 
-VERSION = 2  # raised whenever the same seed and sizes give other files
+VERSION = 3  # raised whenever the same seed and sizes give other files
 MARKER = "toy.json"  # written last
 UNFINISHED = "toy.unfinished.json"  # there while files are being written
 LAYOUTS = ("coco", "lvis", "VOC2007", "VOC2012", "imagenet", "inaturalist")
@@ -26,12 +26,14 @@ def write_toy_data(
     val_images: int = 60,
     overwrite: bool = False,
     progress: bool = False,
+    coco_train_images: int | None = None,
 ) -> dict[str, int]:
     """Write toy COCO, LVIS, VOC, ImageNet and iNaturalist data, so that ``out`` is a data root.
 
     COCO (shared with LVIS), ImageNet and iNaturalist each get ``train_images`` and
-    ``val_images``; VOC2007 and VOC2012 share ``train_images``, and VOC2007 test gets
-    ``val_images``. The same seed and sizes give the same bytes; where ``out`` holds them
+    ``val_images``; COCO's training images may be others in number (``coco_train_images``), for
+    it is what models are pretrained on. VOC2007 and VOC2012 share ``train_images``, and VOC2007
+    test gets ``val_images``. The same seed and sizes give the same bytes; where ``out`` holds them
     already, nothing is done. ``overwrite`` replaces toy data, finished or not, and nothing else.
 
     Returns the number of files of each layout. Raises UserError if ``out`` holds something
@@ -40,19 +42,21 @@ def write_toy_data(
     out = Path(out)
     if seed < 0:
         raise UserError(f"the seed must not be negative, but is {seed}")
-    if train_images < 2 or val_images < 1:
+    coco_train_images = train_images if coco_train_images is None else coco_train_images
+    sizes = (train_images, val_images, coco_train_images)
+    if train_images < 2 or val_images < 1 or coco_train_images < 2:
         raise UserError(
             "toy data needs at least 2 training images and 1 validation image, "
-            f"not {train_images} and {val_images}"
+            f"not {min(train_images, coco_train_images)} and {val_images}"
         )
-    settings = _settings(seed, train_images, val_images)
+    settings = _settings(seed, *sizes)
     try:
-        if not overwrite and has_toy_data(out, seed, train_images, val_images):
-            return _read_marker(out)["files"]
+        if not overwrite and has_toy_data(out, seed, *sizes):
+            return _count_files(out)
         _claim(out, settings, overwrite)
-        total = 4 * (train_images + val_images)
+        total = 3 * train_images + 4 * val_images + coco_train_images
         with tqdm(total=total, unit="image", disable=None if progress else True) as bar:
-            plan = Plan(out, seed, train_images, val_images, tick=bar.update)
+            plan = Plan(out, seed, train_images, coco_train_images, val_images, bar.update)
             for write in WRITERS:
                 write(plan)
         files = _count_files(out)
@@ -67,11 +71,18 @@ def write_toy_data(
     return files
 
 
-def has_toy_data(out: Path, seed: int, train_images: int, val_images: int) -> bool:
+def has_toy_data(
+    out: Path,
+    seed: int,
+    train_images: int,
+    val_images: int,
+    coco_train_images: int | None = None,
+) -> bool:
     """Whether ``out`` holds finished toy data of this seed and these sizes, no file lost."""
+    coco_train_images = train_images if coco_train_images is None else coco_train_images
     found = _read_marker(Path(out))
     return found is not None and found == {
-        **_settings(seed, train_images, val_images),
+        **_settings(seed, train_images, val_images, coco_train_images),
         "files": _count_files(Path(out)),
     }
 
@@ -80,12 +91,15 @@ def _count_files(out: Path) -> dict[str, int]:
     return {layout: sum(path.is_file() for path in (out / layout).rglob("*")) for layout in LAYOUTS}
 
 
-def _settings(seed: int, train_images: int, val_images: int) -> dict[str, int]:
+def _settings(
+    seed: int, train_images: int, val_images: int, coco_train_images: int
+) -> dict[str, int]:
     return {
         "toy_version": VERSION,
         "seed": seed,
         "train_images": train_images,
         "val_images": val_images,
+        "coco_train_images": coco_train_images,
     }
 
 
