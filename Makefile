@@ -1,16 +1,16 @@
-# make demo    sets up, then runs the main job on the built-in toy data
-# make test    sets up, then runs every test
-# make setup   only sets up; a second time it does nothing
-# make lint    ruff, as configured in pyproject.toml
+# make demo       sets up, then pretrains on built-in toy data and transfers to every task
+# make demo-full  the same with another pretraining, and two seeds
+# make test       sets up, then runs every test
+# make setup      only sets up; a second time it does nothing
+# make lint       ruff and mypy, as configured in pyproject.toml
+# make docs       the documentation site, into output/docs
 
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin/python
-DEMO := output/demo
-DEMO_CHECKPOINT := random:resnet18?seed=0
 
-.PHONY: setup demo test lint constraints
+.PHONY: setup demo demo-full test lint docs constraints
 
 setup: $(READY)
 
@@ -24,19 +24,57 @@ $(READY): setup.cfg pyproject.toml constraints.txt virtex/detectron/install.py
 test: $(READY)
 	$(RUN) -m pytest
 
-# A second time, what is finished is not run again; what was interrupted goes on.
-demo: $(READY)
-	$(RUN) eval_tools/make_toy_data.py $(DEMO)/data
-	$(RUN) eval_tools/inspect_checkpoint.py '$(DEMO_CHECKPOINT)'
-	for task in coco lvis voc; do \
-		$(RUN) eval_tools/detectron2_transfer.py --checkpoint '$(DEMO_CHECKPOINT)' \
-			--task $$task --protocol toy --data-root $(DEMO)/data \
-			--output-dir $(DEMO)/$$task --num-gpus 0 --resume || exit; \
-	done
+# The demo: a model is pretrained by captioning, and compared on every task with the same model
+# before its training. A second time, what is finished is not run again; what was interrupted goes on.
+DEMO := output/demo
+DATA := $(DEMO)/data
+VOCABULARY := $(DATA)/vocab/toy.model
+CAPTIONS := $(DEMO)/captions/model_final.pth
+CLASSES := $(DEMO)/classes/model_final.pth
+RANDOM := $(DEMO)/random/model_final.pth
+PRETRAIN := $(RUN) -m virtex.pretrain --data-root $(DATA) --num-gpus 0 --checkpoint-every 300 --resume
+EVALUATE := $(RUN) eval_tools/evaluate_all.py --protocol toy --data-root $(DATA) \
+	--output-dir $(DEMO)/evaluation --num-gpus 0 --at-once 2
+LEADERBOARD := $(RUN) eval_tools/leaderboard.py $(DEMO)/evaluation --title "The demo" \
+	--label "$(CAPTIONS)=VirTex: captions" --label "$(CLASSES)=classes" \
+	--label "$(RANDOM)=random initialisation" --output $(DEMO)/leaderboard.csv \
+	--html $(DEMO)/leaderboard.html --plot $(DEMO)/leaderboard.png --markdown -
+
+demo: $(CAPTIONS) $(RANDOM)
+	$(EVALUATE) --checkpoint $^
+	$(LEADERBOARD)
+
+# The same with the backbone pretrained by classification beside it, and with a second seed.
+demo-full: $(CAPTIONS) $(CLASSES) $(RANDOM)
+	$(EVALUATE) --seeds 0 1 --checkpoint $^
+	$(LEADERBOARD)
+
+$(VOCABULARY): | $(READY)
+	$(RUN) eval_tools/make_toy_data.py $(DATA) --coco-train-images 3000 --train-images 400 \
+		--val-images 200 --overwrite
+	$(RUN) -m virtex.data.tokenizer --captions $(DATA)/coco/annotations/captions_train2017.json \
+		--vocab-size 200 --output $@
+
+$(CAPTIONS): | $(VOCABULARY)
+	$(PRETRAIN) --config toy/bicaptioning_R_18_L1_H256 --output-dir $(@D)
+
+$(CLASSES): | $(VOCABULARY)
+	$(PRETRAIN) --config toy/multilabel_classification_R_18 --output-dir $(@D)
+
+$(RANDOM): | $(VOCABULARY)
+	$(PRETRAIN) --config toy/bicaptioning_R_18_L1_H256 --output-dir $(@D) \
+		OPTIM.NUM_ITERATIONS 0 OPTIM.WARMUP_STEPS 0
+
+.PRECIOUS: $(VOCABULARY) $(CAPTIONS) $(CLASSES) $(RANDOM)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy virtex
+
+docs: $(READY)
+	$(VENV)/bin/uv pip install --python $(RUN) --constraint constraints.txt --editable '.[docs]'
+	$(VENV)/bin/sphinx-build -W --keep-going -b html docs output/docs
 
 # The exact set that is tested, for every Python from 3.10; torch and its torchvision together.
 constraints: $(READY)

@@ -377,7 +377,7 @@ def test_a_wrong_override_is_refused(overrides, message):
         ("MODEL.TEXTUAL.NAME none", "virtex needs a transformer"),
         ("MODEL.NAME token_classification", "has no transformer: set it to none"),
         ("OPTIM.BATCH_SIZE 0", "it must be a positive number"),
-        ("OPTIM.NUM_ITERATIONS -1", "it must be a positive number"),
+        ("OPTIM.NUM_ITERATIONS -1", "0 or more"),
         ("OPTIM.LOOKAHEAD.STEPS 0", "it must be a positive number"),
         ("OPTIM.LOOKAHEAD.ALPHA 0", "more than 0"),
         ("OPTIM.CLIP_GRAD_NORM -1", "0 or more"),

@@ -212,6 +212,18 @@ def test_the_seed_of_the_config_is_that_of_the_flag(data, out):
     assert_equal(weights_of(first), weights_of(second))
 
 
+def test_no_iterations_save_the_model_as_it_is_initialised(data, out):
+    none = {"OPTIM.NUM_ITERATIONS": 0, "OPTIM.WARMUP_STEPS": 0}
+    saved = weights_of(trained(data, out, **none))
+    seed_everything("weights", 0)
+    overrides = [word for pair in (SMALL | none).items() for word in pair]
+    assert_equal(
+        saved, build_model(load_config("toy/bicaptioning_R_18_L1_H256", overrides)).state_dict()
+    )
+    trained(data, out, "--resume", **none)  # finished, so that nothing is done
+    assert load_backbone(str(out / "model_final.pth")).arch.name == "resnet18"
+
+
 def test_a_frozen_backbone_stays_as_it_was_with_its_statistics(data, out):
     frozen = {"MODEL.VISUAL.FROZEN": True, "OPTIM.NUM_ITERATIONS": 3}
     after = weights_of(trained(data, out, **frozen))
