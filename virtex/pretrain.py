@@ -60,8 +60,10 @@ from virtex.tool import (
 
 if TYPE_CHECKING:
     from virtex.data.loading import Batch
+    from virtex.models.build import PretrainingModel
     from virtex.pretraining_run import Run
     from virtex.training.loop import TrainingLoop
+    from virtex.training.progress import MetricsWriter
 
 logger = logging.getLogger("virtex.pretrain")  # __name__ is another when it is run as a tool
 
@@ -246,7 +248,13 @@ def train(
         write_record(run, folder, loop.stopwatch.seconds(), metrics)
 
 
-def validate(run: "Run", model, num_workers: int, iteration: int, writer) -> dict[str, float]:
+def validate(
+    run: "Run",
+    model: "PretrainingModel",
+    num_workers: int,
+    iteration: int,
+    writer: "MetricsWriter | None",
+) -> dict[str, float]:
     """Losses over every validation image exactly once, and a few predictions.
 
     Returns:
@@ -275,12 +283,14 @@ def validate(run: "Run", model, num_workers: int, iteration: int, writer) -> dic
         iteration,
         "  ".join(f"{name.removeprefix('val/')} {value:.4f}" for name, value in metrics.items()),
     )
-    if writer is not None:
+    if writer is not None and shown is not None:
         show_samples(run, model, shown, iteration, writer)
     return metrics
 
 
-def show_samples(run: "Run", model, batch, iteration: int, writer) -> None:
+def show_samples(
+    run: "Run", model: "PretrainingModel", batch: "Batch", iteration: int, writer: "MetricsWriter"
+) -> None:
     """Truth and prediction for some images, to the log and to tensorboard."""
     import torch
 
@@ -300,6 +310,7 @@ def words(run: "Run", ids: list[int]) -> str:
     task = run.config.MODEL.NAME
     if task == "multilabel_classification":
         return ", ".join(run.val.label_names[i] for i in ids if i < len(run.val.label_names))
+    assert run.tokenizer is not None  # all other tasks read captions
     if task in ("token_classification", "masked_lm"):
         return " ".join(run.tokenizer.piece(i) for i in ids)
     return run.tokenizer.decode(ids)

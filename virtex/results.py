@@ -5,6 +5,7 @@ import math
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
@@ -58,7 +59,7 @@ class Result:
     task: str
     protocol: dict[str, str]
     departures: list[Departure]
-    metrics: dict[str, float | None]
+    metrics: Mapping[str, float | None]
     primary_metric: str
     model: dict[str, Any]
     seed: int

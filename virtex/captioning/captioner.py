@@ -128,6 +128,7 @@ def load_captioner(backbone: Backbone, decoding: CfgNode, naming: Naming) -> Cap
     tokenizer = find_tokenizer(backbone, config, naming)
     require_own_vocabulary(tokenizer, config, backbone)
     model = build_model(config)
+    assert isinstance(model, CaptioningModel)  # why_no_captions lets no other pass
     fill(model, weights, checkpoint)
     require_backbone(model, backbone)
     model.decoder = build_decoder(config)

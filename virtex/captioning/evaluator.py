@@ -63,7 +63,7 @@ class Captioning:
         self.batch_size, self.num_workers = batch_size, num_workers
         self.images = {pictures.name: pictures}
         self.report = Report()
-        self.captioner: Captioner | None = None
+        self.loaded: Captioner | None = None
         build_transform(*self.transform_settings())
         if pictures.references:
             self.scorer = choose_scorer(scorer)
@@ -78,7 +78,13 @@ class Captioning:
         Raises:
             UserError: as ``load_captioner``.
         """
-        self.captioner = load_captioner(backbone, self.settings.MODEL.DECODER, self.naming)
+        self.loaded = load_captioner(backbone, self.settings.MODEL.DECODER, self.naming)
+
+    @property
+    def captioner(self) -> Captioner:
+        """The model, once ``check`` has loaded it."""
+        assert self.loaded is not None
+        return self.loaded
 
     def __call__(self, backbone: Backbone) -> dict[str, float] | None:
         """Scores in percent; None where there are no references.
@@ -86,7 +92,7 @@ class Captioning:
         Raises:
             UserError: no picture can be read, nothing can be written, or a scorer fails.
         """
-        if self.captioner is None:
+        if self.loaded is None:
             self.check(backbone)
         start = time.perf_counter()
         captions = write_captions(

@@ -128,7 +128,7 @@ def spice_missing() -> str | None:
 
 def major(version: str) -> int:
     """Of "1.8.0_412" 8, of "17.0.15" 17."""
-    return int(re.match(r"(?:1\.)?(\d+)", version)[1])
+    return int(re.split(r"\D", version.removeprefix("1."))[0])
 
 
 def java_command(jar: Path, *options: str) -> list[str]:

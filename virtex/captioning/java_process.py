@@ -48,7 +48,7 @@ def java_version(java: str) -> str:
     return version[1]
 
 
-def run(name: str, command: Sequence[str], seconds: int, text: str = "") -> tuple[str, str]:
+def run(name: str, command: Sequence[str], seconds: float, text: str = "") -> tuple[str, str]:
     """Run a program to its end. It reads and writes files, so that no full pipe can stop it.
 
     Args:
@@ -78,7 +78,7 @@ class UnaskedAnswer(Exception):
 
 @contextmanager
 def conversation(
-    name: str, command: Sequence[str], seconds: int
+    name: str, command: Sequence[str], seconds: float
 ) -> Iterator[Callable[[str, int, int], list[str]]]:
     """A program that answers lines. Yields ``ask``, but for its first argument.
 
@@ -90,6 +90,7 @@ def conversation(
     """
     pipe = subprocess.PIPE
     with temporary() as errors, started(name, command, pipe, pipe, errors) as process:
+        assert process.stdin and process.stdout  # pipes
         hung = threading.Timer(seconds, process.kill)  # which ends the wait for an answer
         hung.start()
         try:
@@ -118,6 +119,7 @@ def ask(process: subprocess.Popen[str], line: str, answers: int, numbers: int) -
     Raises:
         UnaskedAnswer: it holds something else, or there is none.
     """
+    assert process.stdin and process.stdout  # pipes
     with suppress(BrokenPipeError):  # what it has said last is still to be read
         process.stdin.write(line + "\n")
         process.stdin.flush()
@@ -184,7 +186,7 @@ def close(pipe: IO[str]) -> None:
         pipe.close()
 
 
-def how_it_ended(process: subprocess.Popen[str], seconds: int) -> str:
+def how_it_ended(process: subprocess.Popen[str], seconds: float) -> str:
     try:
         status = process.wait(seconds)
     except subprocess.TimeoutExpired:

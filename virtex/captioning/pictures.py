@@ -68,7 +68,7 @@ class Pictures:
         }
 
 
-def coco_pictures(data_root: str | os.PathLike[str]) -> Pictures:
+def coco_pictures(data_root: str | Path) -> Pictures:
     """COCO's val2017 with its captions.
 
     Raises:

@@ -103,13 +103,13 @@ class Counts(NamedTuple):
     Attributes:
         sentence: (rows,), ascending.
         ngram: (rows,), ascending within a sentence; 0 to ``size`` - 1.
-        count: (rows,).
+        times: (rows,).
         size: the number of different n-grams.
     """
 
     sentence: np.ndarray
-    ngram: np.ndarray
-    count: np.ndarray
+    start: np.ndarray
+    times: np.ndarray
     size: int
 
 
@@ -136,6 +136,7 @@ def ngram_counts(sentences: Sequence[Tokens]) -> list[Counts]:
     words = chain.from_iterable(sentences)
     word = np.array([numbers.setdefault(word, len(numbers)) for word in words], dtype=np.int64)
     sentence = np.arange(len(sentences)).repeat([len(words) for words in sentences])
+    start: np.ndarray
     start, ngram, size = np.arange(len(word)), word, len(numbers)
     found = [counted(sentence, ngram, size)]
     for longer in range(1, LONGEST):

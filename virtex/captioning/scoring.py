@@ -18,6 +18,7 @@ import numpy as np
 
 import virtex
 from virtex.captioning import java, scores
+from virtex.captioning.java_process import java_version
 from virtex.captioning.scores import Captions, References
 from virtex.errors import UserError
 
@@ -89,7 +90,9 @@ def score(
     scores.check(texts, own)
     chosen = choose_scorer(scorer)
     tokenize, measures, setup, notes = (with_java if chosen == "java" else in_python)()
-    metrics, per_image, timing = {}, {}, {}
+    metrics: dict[str, float] = {}
+    per_image: dict[str, np.ndarray] = {}
+    timing: dict[str, float] = {}
     start = time.perf_counter()
     found, expected = tokenised(tokenize, texts, own)
     timing["tokenize_seconds"] = seconds_since(start, "tokens")
@@ -192,7 +195,7 @@ def with_java() -> Scorer:
     setup = {
         "scorer": f"pycocoevalcap {metadata.version('pycocoevalcap')}",
         "tokenizer": "PTBTokenizer of Stanford CoreNLP 3.4.1",
-        "java": java.java_version(java.find_java()),
+        "java": java_version(java.java_command(java.TOKENIZER)[0]),
     }
     return Scorer(java.tokenize, measures, setup, notes)
 

@@ -233,7 +233,7 @@ def range_of(response: requests.Response) -> tuple[int | None, int | None]:
     """Of the header Content-Range the first byte and the whole file's bytes; None if unknown."""
     found = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
     start, _, total = found.groups() if found else (None, None, "*")
-    return start and int(start), None if total == "*" else int(total)
+    return None if start is None else int(start), None if total == "*" else int(total)
 
 
 def mark_in(response: requests.Response) -> str:

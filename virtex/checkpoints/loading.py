@@ -106,7 +106,7 @@ class Inspection:
 
 
 def load_backbone(
-    name: str | os.PathLike, format: str = "auto", trust_pickle: bool = False
+    name: str | os.PathLike[str], format: str = "auto", trust_pickle: bool = False
 ) -> Backbone:
     """The backbone of any checkpoint, complete or not at all.
 
@@ -128,13 +128,17 @@ def load_backbone(
     found = inspect_checkpoint(name, format, trust_pickle)
     if found.problem:
         raise CheckpointError(found.problem)
+    # what is without a problem has them all
+    assert found.arch and found.input and found.coverage and found.tensors
     source = Source(
         found.requested, found.path, found.sha256, found.format, found.coverage, found.notes
     )
     return Backbone(found.arch, found.tensors, found.input, source)
 
 
-def inspect_checkpoint(name: str, format: str = "auto", trust_pickle: bool = False) -> Inspection:
+def inspect_checkpoint(
+    name: str | os.PathLike[str], format: str = "auto", trust_pickle: bool = False
+) -> Inspection:
     """Everything that can be known of a checkpoint, even where it is not complete.
 
     Arguments as for ``load_backbone``.
@@ -155,7 +159,8 @@ def inspect_checkpoint(name: str, format: str = "auto", trust_pickle: bool = Fal
         reading = recognise(content, format, flat)
     except CheckpointError as error:
         return replace(found, problem=f"{path}: {error}")
-    row = reading.format
+    row, arch = reading.format, reading.arch
+    assert arch is not None  # a reading without one is a refusal, which is an error
     found = replace(found, format=row.name, project=row.project)
     config = Path(path).parent / "config.yaml" if row.reads_config else None
     try:
@@ -164,25 +169,27 @@ def inspect_checkpoint(name: str, format: str = "auto", trust_pickle: bool = Fal
         return replace(found, problem=f"{path}: {error}")
     if entry is not None and entry.input not in (None, spec):
         spec, notes = entry.input, [*notes, f"input as {entry.zoo_file.name} says"]
-    if entry is not None and entry.arch not in ("", reading.arch.name):
+    if entry is not None and entry.arch not in ("", arch.name):
         said = f"{entry.zoo_file} says of {entry.name} that it is a {entry.arch}"
-        return replace(found, problem=f"{path} is a {reading.arch.name}, but {said}; mend it there")
-    coverage = cover(expected_shapes(reading.arch), reading.tensors, reading.unused)
-    tensors, problem = _own_tensors(reading, coverage)
+        return replace(found, problem=f"{path} is a {arch.name}, but {said}; mend it there")
+    expected = expected_shapes(arch)
+    coverage = cover(expected, reading.tensors, reading.unused)
+    tensors, problem = _own_tensors(reading, expected, coverage)
     return replace(
         found,
-        arch=replace(reading.arch, stride_in_1x1=stride_in_1x1),
+        arch=replace(arch, stride_in_1x1=stride_in_1x1),
         input=spec,
         coverage=coverage,
         notes=tuple([*([row.note] if row.note else []), *notes, *_conversions(reading)]),
         tensors=tensors,
-        problem=problem and f"{path} ({row.name}, {reading.arch.name}): {problem}",
+        problem=problem and f"{path} ({row.name}, {arch.name}): {problem}",
     )
 
 
-def _own_tensors(reading: Reading, coverage: Coverage) -> tuple[dict[str, Tensor] | None, str]:
+def _own_tensors(
+    reading: Reading, expected: dict[str, tuple[int, ...]], coverage: Coverage
+) -> tuple[dict[str, Tensor] | None, str]:
     """float32 tensors independent of the file, and "", or ``None`` and why there are none."""
-    expected = expected_shapes(reading.arch)
     if not coverage.complete:
         missing = sum(len(stage.missing) for stage in coverage.stages.values())
         other = sum(len(stage.mismatched) for stage in coverage.stages.values())

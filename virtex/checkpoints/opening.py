@@ -126,7 +126,7 @@ def _open_legacy(path: pathlib.Path, trust_pickle: bool) -> Any:
 
 def _load_torch(path: pathlib.Path, trust_pickle: bool, mmap: bool) -> Any:
     try:
-        with safe_globals(harmless_globals()):
+        with safe_globals(list(harmless_globals())):
             return torch.load(path, map_location="cpu", weights_only=not trust_pickle, mmap=mmap)
     except ImportError as error:
         raise _needs_package(path, error) from error

@@ -12,6 +12,7 @@ import difflib
 import os
 import re
 import tempfile
+from typing import Any
 from urllib.parse import parse_qsl
 
 import torch
@@ -51,7 +52,7 @@ class WebHandler(PathHandler):
     def _get_supported_prefixes(self) -> list[str]:
         return ["https://", "http://"]
 
-    def _get_local_path(self, path: str, force: bool = False, **kwargs) -> str:
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         return str(download([path], cached_path(path)))
 
 
@@ -61,7 +62,7 @@ class ZooHandler(PathHandler):
     def _get_supported_prefixes(self) -> list[str]:
         return [PREFIX]
 
-    def _get_local_path(self, path: str, force: bool = False, **kwargs) -> str:
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         return str(fetch_entry(find(path)))
 
 
@@ -71,7 +72,7 @@ class TorchvisionHandler(PathHandler):
     def _get_supported_prefixes(self) -> list[str]:
         return ["torchvision://"]
 
-    def _get_local_path(self, path: str, force: bool = False, **kwargs) -> str:
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         name, options = _parse(path.removeprefix("torchvision://"), path, {"weights"})
         weights = torchvision.models.get_model_weights(_network_name(name, path))
         wanted = options.get("weights", "IMAGENET1K_V1")
@@ -92,7 +93,7 @@ class RandomHandler(PathHandler):
     def _get_supported_prefixes(self) -> list[str]:
         return ["random:"]
 
-    def _get_local_path(self, path: str, force: bool = False, **kwargs) -> str:
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         name, options = _parse(path.removeprefix("random:"), path, {"seed"})
         _network_name(name, path)
         seed = options.get("seed", "0")

@@ -9,8 +9,8 @@ import pathlib
 import pickle
 import pickletools
 import re
-from collections.abc import Callable
-from typing import Any, BinaryIO, ClassVar
+from collections.abc import Callable, Sequence
+from typing import IO, Any, ClassVar
 
 import numpy as np
 
@@ -38,7 +38,7 @@ def array_globals() -> dict[str, Any]:
 
 def plain_globals() -> dict[str, Any]:
     """Containers that hold things and do nothing."""
-    named = {f"builtins.{kind.__name__}": kind for kind in _PLAIN}
+    named: dict[str, Any] = {f"builtins.{kind.__name__}": kind for kind in _PLAIN}
     named |= {"collections.OrderedDict": collections.OrderedDict}
     return named | {"collections.defaultdict": _dict_without_default}
 
@@ -48,7 +48,7 @@ def _dict_without_default(factory: Any = None) -> dict:
     return {}
 
 
-def harmless_globals() -> list[tuple[Callable, str]]:
+def harmless_globals() -> Sequence[tuple[Callable, str]]:
     """What a torch checkpoint may hold beside tensors, for ``torch.serialization.safe_globals``.
 
     numpy arrays and scalars, plain containers, the ``argparse.Namespace`` of a training script,
@@ -97,7 +97,7 @@ class ArrayUnpickler(pickle.Unpickler):
         return self.allowed[f"{module}.{name}"]
 
 
-def names_asked_for(file: BinaryIO, pickles: int = 1) -> set[str]:
+def names_asked_for(file: IO[bytes], pickles: int = 1) -> set[str]:
     """``module.name`` of whatever a pickle would import.
 
     Reads the instructions of ``pickles`` pickles one after another and runs none. A damaged
@@ -112,11 +112,12 @@ def names_asked_for(file: BinaryIO, pickles: int = 1) -> set[str]:
     return names
 
 
-def _collect_names(file: BinaryIO, names: set[str]) -> None:
+def _collect_names(file: IO[bytes], names: set[str]) -> None:
     memo: list[str | None] = []  # strings by memo index; None for any other object
     numbered: dict[int, str | None] = {}
     strings: list[str] = []
     top: str | None = None
+    argument: Any  # text or a number, as the opcode has it
     for opcode, argument, _ in pickletools.genops(file):
         if opcode.name in ("GLOBAL", "INST"):
             module, _, name = str(argument).partition(" ")

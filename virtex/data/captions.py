@@ -7,7 +7,7 @@ No image is opened.
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -153,7 +153,8 @@ def _image_names(content: Any, path: Path) -> dict[int, str]:
     names: dict[int, str] = {}
     for index, image in enumerate(images):
         fields = image if isinstance(image, dict) else {}
-        image_id, name = fields.get("id"), fields.get("file_name")
+        image_id: Any = fields.get("id")
+        name = fields.get("file_name")
         if not is_id(image_id) or not isinstance(name, str) or not name:
             raise UserError(
                 f"{path}: images[{index}] must have a whole number as id and a file_name"
@@ -164,10 +165,10 @@ def _image_names(content: Any, path: Path) -> dict[int, str]:
     return names
 
 
-Images = list[CaptionedImage] | list[LabelledImage]
+Image = TypeVar("Image", CaptionedImage, LabelledImage)
 
 
-def _with_files(images: Images, path: Path, skip_missing: bool) -> Images:
+def _with_files(images: list[Image], path: Path, skip_missing: bool) -> list[Image]:
     """``images``, once it is known that their files are there.
 
     Raises:

@@ -46,7 +46,7 @@ class ImageSet:
     def path(self, index: int) -> Path:
         return self.root / self.files[index]
 
-    def subset(self, indices: Sequence[int]) -> "ImageSet":
+    def subset(self, indices: Sequence[int] | np.ndarray) -> "ImageSet":
         """The images at ``indices``, in that order; classes stay as they are."""
         files = [self.files[index] for index in indices]
         return replace(self, files=files, labels=self.labels[np.asarray(indices, dtype=np.int64)])

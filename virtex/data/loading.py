@@ -75,8 +75,9 @@ class SeededSet(Dataset[Sample | UserError], ABC):
 
     def collate(self, samples: Sequence[Sample | UserError]) -> Batch | UserError:
         """A batch of samples, or the first of them that is an error."""
-        errors = (sample for sample in samples if isinstance(sample, UserError))
-        return next(errors, None) or self.batch(samples)
+        errors = [sample for sample in samples if isinstance(sample, UserError)]
+        sound = [sample for sample in samples if not isinstance(sample, UserError)]
+        return errors[0] if errors else self.batch(sound)
 
 
 # Loaders -----------------------------------------------------------------------------------------

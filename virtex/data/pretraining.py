@@ -64,10 +64,11 @@ class PretrainingSet(SeededSet):
         image = decode_image(item.file)
         caption = ""
         if isinstance(item, CaptionedImage):
-            drawn = torch.randint(len(item.captions), ()).item() if self.training else 0
+            drawn = int(torch.randint(len(item.captions), ())) if self.training else 0
             caption = item.captions[drawn]
         image, caption = self.transform(image, caption)
         if isinstance(item, CaptionedImage):
+            assert self.text is not None  # there is one where there are captions
             targets = CAPTION_TASKS[self.task](caption, self.text)
         else:
             targets = {"labels": list(item.labels)}
@@ -117,11 +118,14 @@ def build_pretraining_set(
     root, skip = Path(data.ROOT), skip_bad_images and training
     names = data.IMAGE_TRANSFORM_TRAIN if training else data.IMAGE_TRANSFORM_VAL
     transform = build_transform(names, data.IMAGE_CROP_SIZE)
-    text, label_names = None, []
+    items: Sequence[Item]
+    text: TextOptions | None = None
+    label_names: list[str] = []
     if config.MODEL.NAME == "multilabel_classification":
         items, label_names = read_labels(root, split, skip)
         _check_categories(len(label_names), data.VOCAB_SIZE, root)
     else:
+        assert tokenizer is not None
         check_vocabulary(tokenizer, data)
         masking = data.MASKED_LM
         text = TextOptions(
@@ -131,9 +135,10 @@ def build_pretraining_set(
             masking.MASK_PROBABILITY,
             masking.REPLACE_PROBABILITY,
         )
-        items = read_captions(root, split, skip)
+        captioned = read_captions(root, split, skip)
         if training and data.USE_SINGLE_CAPTION:
-            items = [CaptionedImage(i.image_id, i.file, i.captions[:1]) for i in items]
+            captioned = [CaptionedImage(i.image_id, i.file, i.captions[:1]) for i in captioned]
+        items = captioned
     if training and data.USE_PERCENTAGE < 100:
         items = [items[index] for index in subset(len(items), data.USE_PERCENTAGE, seed)]
     return PretrainingSet(

@@ -68,7 +68,8 @@ def decode_image(path: str | Path) -> Tensor:
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
 
 
-def _orientation(image: Image.Image) -> int | None:
+def _orientation(image: Image.Image) -> Any:
+    """What the file says of it, whatever that is; None if it says nothing."""
     try:
         return image.getexif().get(ORIENTATION)
     except (SyntaxError, ValueError, KeyError, struct.error):  # broken EXIF in a sound image

@@ -16,6 +16,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from torch import Tensor, nn
+from torchvision.models.resnet import ResNet
 
 from virtex.checkpoints.architecture import build_network
 from virtex.checkpoints.backbone import STAGES, Backbone, InputSpec
@@ -23,6 +24,8 @@ from virtex.errors import UserError
 from virtex.models.resnet import resnet_features
 
 Features = dict[str, Tensor]
+# a module of detectron2, which comes without types: only it knows its parts
+Detector = Any
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Adaptation:
     settings: dict[str, Any]
     weights: dict[str, Tensor]
     owned: tuple[str, ...]
-    detector_features: Callable[[nn.Module, Tensor], Features]
+    detector_features: Callable[[Detector, Tensor], Features]
     reference_features: Callable[[Tensor], Features]
 
 
@@ -106,7 +109,7 @@ def resnet_fpn(backbone: Backbone, cfg: CfgNode) -> Adaptation:
 def resnet_c4(backbone: Backbone, cfg: CfgNode) -> Adaptation:
     """Stem to res4 in ``backbone.``; res5 works on regions and lives in ``roi_heads.``."""
 
-    def features(detector: nn.Module, x: Tensor) -> Features:
+    def features(detector: Detector, x: Tensor) -> Features:
         found = stage_features(detector.backbone, x)
         blocks = (m for name, m in detector.roi_heads.res5.named_children() if name != "norm")
         return {**found, "res5": nn.Sequential(*blocks)(found["res4"])}
@@ -198,7 +201,7 @@ def block_part(part: str) -> list[str]:
     return [f"conv{part.removeprefix('bn')}", "norm"] if part.startswith("bn") else [part]
 
 
-def stage_features(resnet: nn.Module, x: Tensor) -> Features:
+def stage_features(resnet: Detector, x: Tensor) -> Features:
     """Every stage's output of a Detectron2 ResNet, whichever of them the detector uses."""
     x = resnet.stem(x)
     features = {}
@@ -208,12 +211,12 @@ def stage_features(resnet: nn.Module, x: Tensor) -> Features:
     return features
 
 
-def original(backbone: Backbone, x: Tensor) -> nn.Module:
+def original(backbone: Backbone, x: Tensor) -> ResNet:
     """torchvision's network with the checkpoint's weights, for evaluation where ``x`` is."""
     return build_network(backbone).eval().to(x.device)
 
 
-def dilate_res5(network: nn.Module) -> nn.Module:
+def dilate_res5(network: ResNet) -> ResNet:
     """Give torchvision's layer4 stride 1 and dilation 2 in every 3x3 convolution.
 
     torchvision's own ``replace_stride_with_dilation`` leaves the first block undilated;

@@ -6,6 +6,7 @@ import importlib.util
 import sys
 import types
 import warnings
+from typing import NoReturn
 
 
 def version() -> str | None:
@@ -34,7 +35,7 @@ def supply_pillow_names() -> None:
     from PIL import Image
 
     if not hasattr(Image, "LINEAR"):  # data/transforms/transform.py; removed in Pillow 10
-        Image.LINEAR = Image.Resampling.BILINEAR
+        vars(Image)["LINEAR"] = Image.Resampling.BILINEAR
 
 
 def supply_numpy_names() -> None:
@@ -53,7 +54,7 @@ def supply_pkg_resources() -> None:
     from importlib.resources import files
 
     stand_in = types.ModuleType("pkg_resources")
-    stand_in.resource_filename = lambda package, name: str(files(package) / name)
+    vars(stand_in)["resource_filename"] = lambda package, name: str(files(package) / name)
     sys.modules["pkg_resources"] = stand_in
 
 
@@ -69,7 +70,7 @@ def supply_compiled_module() -> None:
 class NotCompiled(types.ModuleType):
     """Stands in for detectron2's compiled code and says so when it is used."""
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__"):  # what the import system itself asks of a module
             raise AttributeError(name)
         raise RuntimeError(

@@ -162,8 +162,8 @@ def voc_sample(folder: Path, stem: str) -> dict[str, Any]:
         return {
             "file_name": str(folder / "JPEGImages" / f"{stem}.jpg"),
             "image_id": stem,
-            "height": int(tree.findtext("./size/height")),
-            "width": int(tree.findtext("./size/width")),
+            "height": int(tree.findtext("./size/height", "")),
+            "width": int(tree.findtext("./size/width", "")),
             "annotations": [voc_instance(element) for element in tree.iter("object")],
         }
     except FileNotFoundError as error:
@@ -174,7 +174,8 @@ def voc_sample(folder: Path, stem: str) -> dict[str, Any]:
 
 def voc_instance(element: ElementTree.Element) -> dict[str, Any]:
     name = element.findtext("name")
-    corners = [float(element.findtext(f"bndbox/{k}")) for k in ("xmin", "ymin", "xmax", "ymax")]
+    sides = ("xmin", "ymin", "xmax", "ymax")
+    corners = [float(element.findtext(f"bndbox/{side}", "")) for side in sides]
     return {
         "category_id": VOC_CLASSES.index(name),
         "bbox": [corners[0] - 1, corners[1] - 1, corners[2], corners[3]],

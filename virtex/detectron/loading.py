@@ -58,10 +58,12 @@ class ReadableImages:
 
 
 def raise_if_unreadable(batch: list[Sample | UserError]) -> list[Sample]:
+    sound = []
     for sample in batch:
         if isinstance(sample, UserError):
             raise sample
-    return batch
+        sound.append(sample)
+    return sound
 
 
 class SeededSamples(Dataset):

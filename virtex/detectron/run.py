@@ -25,11 +25,12 @@ from virtex.detectron.datasets import (
 )
 from virtex.detectron.evaluation import build_evaluator, test_samples
 from virtex.detectron.loading import training_samples
-from virtex.detectron.protocols import Protocol, packaged_protocol, protocol_from_config
+from virtex.detectron.protocols import packaged_protocol, protocol_from_config
 from virtex.detectron.settings import RunSettings, build_settings
 from virtex.detectron.trainer import build_detector, check_solver
 from virtex.detectron.verify import compare_features, load_weights
 from virtex.errors import UserError
+from virtex.protocols import Protocol
 from virtex.results import Departure
 from virtex.training.processes import device_of
 from virtex.training.randomness import seed_everything

@@ -125,12 +125,12 @@ def old_numpy_names() -> Iterator[None]:
     """lvis 0.5.3 calls ``np.float``, which numpy 1.24 removed."""
     missing = "float" not in vars(np)
     if missing:
-        np.float = float
+        vars(np)["float"] = float
     try:
         yield
     finally:
         if missing:
-            del np.float
+            del vars(np)["float"]
 
 
 def write_detections(path: Path, rows: Rows) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-from virtex.detectron.protocols import Protocol
 from virtex.errors import UserError
+from virtex.protocols import Protocol
 from virtex.results import Departure
 
 # What cannot change a number, or stands elsewhere in the record.

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from virtex.checkpoints.backbone import InputSpec
-from virtex.detectron.adapters import Adaptation
+from virtex.detectron.adapters import Adaptation, Detector
 from virtex.errors import UserError
 
 TOLERANCE = 1e-4  # largest difference allowed, relative to the largest feature of the stage
@@ -78,7 +78,7 @@ def fail_if(problems: list[str]) -> None:
 
 
 def compare_features(
-    detector: nn.Module, adaptation: Adaptation, spec: InputSpec
+    detector: Detector, adaptation: Adaptation, spec: InputSpec
 ) -> dict[str, float]:
     """One fixed image through the detector's backbone and through the original network.
 
@@ -105,7 +105,7 @@ def compare_features(
             raise UserError(f"the detector's backbone computes no {stage} like the checkpoint's")
         scale = expected.abs().max().clamp(min=1e-12)
         errors[stage] = float((ours[stage] - expected).abs().max() / scale)
-    worst = max(errors, key=errors.get)
+    worst = max(errors, key=errors.__getitem__)
     if not errors[worst] <= TOLERANCE:  # also when it is NaN
         raise UserError(
             f"the detector's backbone does not compute what the checkpoint's network does: "
@@ -135,7 +135,7 @@ def fixed_image() -> Image.Image:
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def detector_input(detector: nn.Module, image: Image.Image) -> Tensor:
+def detector_input(detector: Detector, image: Image.Image) -> Tensor:
     """(1, 3, height, width) through Detectron2's own reading and normalisation."""
     pixels = convert_PIL_to_numpy(image, detector.input_format)
     tensor = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)))

@@ -176,6 +176,7 @@ class CachedLinearProbe:
             outcomes: of all settings; the best of each process has been scored on val.
         """
         best = best_of(outcomes)
+        assert best.on_val is not None  # the best of all is the best of its process
         lr, decay = grid[best.number]
         chosen = {"LR": lr, "WEIGHT_DECAY": decay, "held_out_top1": best.held_out}
         self.report.details["chosen"] = chosen

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from virtex.checkpoints.backbone import Backbone
 from virtex.checkpoints.inputs import saved_input
 from virtex.data.classification import ClassificationSet, evaluation_transform, training_transform
 from virtex.data.image_sets import ImageSet
-from virtex.data.loading import training_loader, validation_loader
+from virtex.data.loading import Batch, training_loader, validation_loader
 from virtex.errors import UserError
 from virtex.evaluation.accuracy import Accuracy
 from virtex.evaluation.frozen import require_unchanged, tensors_sha256
@@ -139,7 +140,7 @@ class ClassifierTraining:
             saved_with=saved_input(backbone),
         )
 
-    def batches(self, done: int):
+    def batches(self, done: int) -> Iterator[Batch]:
         """Endless training batches of this process, after so many iterations."""
         data, options = self.settings.DATA, self.options
         samples = ClassificationSet(

@@ -76,7 +76,7 @@ class Extraction:
     num_workers: int = 0
     seconds: float = 0.0
     images: int = 0
-    network: PooledBackbone | None = field(default=None, repr=False)
+    network: PooledBackbone = field(init=False, repr=False, compare=False)
 
     def check(self, backbone: Backbone, images: int) -> None:
         """Whether the cache can take the features of so many images, all views counted.
@@ -100,7 +100,7 @@ class Extraction:
             UserError: it changed.
         """
         said = require_unchanged(self.network.cnn, self.sha256)
-        self.network = None
+        del self.network
         return said
 
     def timing(self) -> dict[str, float]:
@@ -191,7 +191,7 @@ class Extraction:
             for batch in batches:
                 features = forward(batch["image"])
                 if not features.isfinite().all():
-                    bad = batch["image_id"][~features.isfinite().all(dim=1)][0]
+                    bad = int(batch["image_id"][~features.isfinite().all(dim=1)][0])
                     raise UserError(
                         f"the features of {images.path(bad)} are not finite; the checkpoint has "
                         "diverged, or its input (mean, std, scale) is not what it says"

@@ -105,8 +105,8 @@ def nearest(queries: Tensor, rows: np.ndarray, k: int) -> tuple[Tensor, Tensor]:
                 similar, order = similar.topk(min(k, similar.shape[1]), dim=1)
                 best[place] = (similar, found.gather(1, order))
             bar.update(len(some))
-    similar, found = zip(*best, strict=True)
-    return torch.cat(similar), torch.cat(found)
+    similarities, places = zip(*best, strict=True)
+    return torch.cat(similarities), torch.cat(places)
 
 
 def votes(similar: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:

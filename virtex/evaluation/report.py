@@ -41,12 +41,15 @@ class Evaluator(Protocol):
     """Judges a backbone on one task.
 
     Attributes:
-        images: data set -> its images, read and checked when the evaluator is made.
         report: what it tells beside the metrics, once it has run.
     """
 
-    images: Mapping[str, Images]
     report: Report
+
+    @property
+    def images(self) -> Mapping[str, Images]:
+        """Data set -> its images, read and checked when the evaluator is made."""
+        ...
 
     def check(self, backbone: Backbone) -> None:
         """What can be known before a file is written.

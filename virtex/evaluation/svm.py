@@ -121,11 +121,11 @@ class Voc07Svm:
 
     def score(self, train: np.ndarray, test: np.ndarray) -> dict[str, float]:
         """Metrics from the pooled features of both splits."""
-        train, test = (self.normalised(features) for features in (train, test))
+        unit = [self.normalised(features) for features in (train, test)]
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ConvergenceWarning)
             score = self.score_low_shot if self.low_shot else self.score_all
-            metrics = score(train, test)
+            metrics = score(*unit)
         self.report.notes += [
             str(warning.message)
             for warning in caught
@@ -172,7 +172,7 @@ class Voc07Svm:
         train_set, _ = self.images.values()
         labels = train_set.labels[:, self.classes]
         positives = dict(zip(self.names, (labels == 1).sum(axis=0).tolist(), strict=True))
-        metrics = {}
+        metrics: dict[str, float] = {}
         for shots in self.low_shot:
             self.report.notes += fewer(
                 positives, shots, f"{shots}-shot: all positive images there are"
@@ -180,10 +180,10 @@ class Voc07Svm:
             maps = []
             for sample in range(options.SAMPLES):
                 used = draw_low_shot(labels, shots, (self.seed, sample))
-                rows = used.any(axis=1)
+                rows = torch.from_numpy(used.any(axis=1))
                 weights = self.fit(
                     train[rows], targets[rows], torch.full((len(self.classes),), options.COST),
-                    torch.from_numpy(used[rows]),
+                    torch.from_numpy(used)[rows],
                 )  # fmt: skip
                 maps.append(float(np.mean(self.test(decision(test, weights)))))
             deviation = float(np.std(maps, ddof=1)) if len(maps) > 1 else float("nan")
@@ -205,10 +205,10 @@ class Voc07Svm:
             scores: (test images, usable classes).
         """
         _, test = self.images.values()
-        labels, scores = test.labels[:, self.classes], scores.cpu().numpy()
+        labels, found = test.labels[:, self.classes], scores.cpu().numpy()
         return [
             100 * self.average_precision(label[label != 0] == 1, score[label != 0])
-            for label, score in zip(labels.T, scores.T, strict=True)
+            for label, score in zip(labels.T, found.T, strict=True)
         ]
 
 

@@ -7,7 +7,7 @@ import math
 import re
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from virtex.errors import UserError
 from virtex.leaderboard.columns import Column
@@ -28,7 +28,12 @@ WIDTH = 7.6  # inches, of a panel
 BAR = 0.28  # inches
 MARGIN = 0.15  # inches, around the whole and each panel
 MEASURED, BEST, PUBLISHED, EDGE = "#7c9cc4", "#2b5c9e", "#e4e0d8", "#8d877b"
-STYLE = {"svg.hashsalt": "virtex", "font.size": 9, "axes.titlesize": 9.5, "hatch.linewidth": 0.5}
+STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "virtex",
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "hatch.linewidth": 0.5,
+}
 
 
 def check_plot_path(path: Path) -> None:
@@ -45,6 +50,7 @@ def plot_bytes(table: Table, suffix: str, title: str = "Leaderboard") -> bytes:
     """
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     columns = table.columns[:MOST_PANELS]
     across = min(2, len(columns))
@@ -57,8 +63,8 @@ def plot_bytes(table: Table, suffix: str, title: str = "Leaderboard") -> bytes:
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         # a name in a script that the font lacks is drawn as boxes
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure = Figure((WIDTH * across, sum(heights) + 0.7), layout="constrained")
-        figure.get_layout_engine().set(w_pad=MARGIN, h_pad=MARGIN)
+        layout = ConstrainedLayoutEngine(w_pad=MARGIN, h_pad=MARGIN)
+        figure = Figure((WIDTH * across, sum(heights) + 0.7), layout=layout)
         axes = figure.subplots(
             math.ceil(len(panels) / across),
             across,

@@ -99,7 +99,8 @@ def build_table(
         labels: a model's recorded name, or the first digits of its hash -> the name to show.
     """
     groups: dict[Model, dict[Conditions, list[Record]]] = defaultdict(lambda: defaultdict(list))
-    primary, lower, metrics = set(), set(), {}
+    primary, lower = set(), set()
+    metrics: dict[tuple[Conditions, str], None] = {}
     for record in sorted(records, key=lambda record: (record.seed, record.shown, record.path)):
         groups[record.model][record.conditions].append(record)
         metrics |= dict.fromkeys((record.conditions, metric) for metric in record.metrics)
@@ -140,16 +141,17 @@ def measured_rows(
             lambda model: model.sha256,
         ),
     )
+    in_order = sorted(groups, key=lambda m: (name(m, more[m]), m.sha256, m.read_as))
     rows = []
-    for model, group in groups.items():
+    for model in in_order:
         cells = {}
-        for conditions, runs in group.items():
+        for conditions, runs in groups[model].items():
             for metric in dict.fromkeys(metric for run in runs for metric in run.metrics):
                 cell = average(metric, tuple(runs))
                 if cell:
                     cells[columns[conditions, metric]] = cell
         rows.append(Row(name(model, more[model]), model.arch, cells, names[model], model))
-    return sorted(rows, key=lambda row: (row.name, row.model.sha256, row.model.read_as))
+    return rows
 
 
 def average(metric: str, runs: tuple[Record, ...]) -> Cell | None:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 from fvcore.common.config import CfgNode
-from torch import nn
 
 from virtex.config import parse_textual_name
 from virtex.models.captioning import CaptioningModel
@@ -14,8 +13,10 @@ from virtex.models.textual import LinearTextualHead, TransformerTextualHead
 from virtex.models.transformer import TransformerDecoder
 from virtex.models.visual import VisualBackbone, build_visual
 
+PretrainingModel = CaptioningModel | MaskedLMModel | ClassificationModel
 
-def build_model(config: CfgNode) -> nn.Module:
+
+def build_model(config: CfgNode) -> PretrainingModel:
     """The pretraining model that ``config`` (checked by ``load_config``) describes.
 
     Randomly initialised from torch's generator; its state_dict has the published names.
@@ -37,6 +38,7 @@ def build_model(config: CfgNode) -> nn.Module:
 def build_transformer_head(config: CfgNode, feature_size: int) -> TransformerTextualHead:
     """The textual head ``MODEL.TEXTUAL`` names, for a backbone of ``feature_size`` channels."""
     size, dropout = parse_textual_name(config.MODEL.TEXTUAL.NAME), config.MODEL.TEXTUAL.DROPOUT
+    assert size is not None  # load_config has seen that the task has a transformer
     transformer = TransformerDecoder(
         size.layers, size.hidden, size.heads, size.feedforward, dropout, size.norm_first
     )
@@ -89,7 +91,7 @@ def multilabel_classification(config: CfgNode, visual: VisualBackbone) -> Classi
     )
 
 
-MODELS: dict[str, Callable[[CfgNode, VisualBackbone], nn.Module]] = {
+MODELS: dict[str, Callable[[CfgNode, VisualBackbone], PretrainingModel]] = {
     "virtex": captioning,
     "bicaptioning": captioning,
     "captioning": captioning,

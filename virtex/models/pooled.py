@@ -21,6 +21,9 @@ class PooledBackbone(nn.Module):
         frozen: whether the network stays as it is, its BatchNorm statistics included.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, backbone: Backbone, frozen: bool):
         super().__init__()
         self.family = FAMILIES[backbone.arch.family]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
@@ -72,7 +74,7 @@ def resnet_features(model: ResNet, x: Tensor) -> dict[str, Tensor]:
 class SpatialResNet50(ResNet):
     """ResNet-50 with torchvision's parameter names that gives res5 instead of pooled features."""
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any):
         super().__init__(Bottleneck, list(BLOCKS_PER_STAGE["bottleneck", 50]), **kwargs)
         self.fc = nn.Identity()
 

@@ -10,11 +10,15 @@ the same. What differs is the work:
   tokens are kept (``LayerCache``).
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Sublayer = Callable[[Tensor], Tensor]  # (tokens, hidden) to (tokens, hidden)
 
 
 class Rows:
@@ -72,14 +76,17 @@ class LayerCache:
     keys: Tensor | None = None
     values: Tensor | None = None
 
-    def append(self, keys: Tensor, values: Tensor) -> None:
-        if self.keys is not None:
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of all tokens so far, with those of one more."""
+        if self.keys is not None and self.values is not None:
             keys = torch.cat([self.keys, keys], dim=2)
             values = torch.cat([self.values, values], dim=2)
         self.keys, self.values = keys, values
+        return keys, values
 
     def select(self, captions: Tensor) -> None:
         """Go on with these captions (indices, repeats allowed)."""
+        assert self.keys is not None and self.values is not None
         self.keys = self.keys.index_select(0, captions)
         self.values = self.values.index_select(0, captions)
 
@@ -148,12 +155,12 @@ class DecoderLayer(nn.Module):
 
         def look_back(x: Tensor) -> Tensor:
             attention = self.self_attn
-            heads = [
+            queries, keys, values = (
                 attention.split_heads(part)
                 for part in rows.pad(attention.project(x, 0, 3)).chunk(3, dim=-1)
-            ]
+            )
             # with padding at the right, a causal mask hides it from every token
-            mixed = attention.attend(*heads, mask=mask, causal=causal)
+            mixed = attention.attend(queries, keys, values, mask, causal)
             return attention.out_proj(rows.unpad(mixed))
 
         def look_at_image(x: Tensor) -> Tensor:
@@ -173,8 +180,8 @@ class DecoderLayer(nn.Module):
                 attention.split_heads(part[:, None])
                 for part in attention.project(x, 0, 3).chunk(3, dim=-1)
             )
-            cache.append(keys, values)
-            return attention.out_proj(attention.attend(queries, cache.keys, cache.values)[:, 0])
+            mixed = attention.attend(queries, *cache.append(keys, values))
+            return attention.out_proj(mixed[:, 0])
 
         def look_at_image(x: Tensor) -> Tensor:
             attention = self.multihead_attn
@@ -187,7 +194,7 @@ class DecoderLayer(nn.Module):
 
         return self.sublayers(x, look_back, look_at_image)
 
-    def sublayers(self, x: Tensor, look_back, look_at_image) -> Tensor:
+    def sublayers(self, x: Tensor, look_back: Sublayer, look_at_image: Sublayer) -> Tensor:
         """The three parts with their residuals, norms after them or (pre-norm) before."""
         parts = (look_back, look_at_image, self.feedforward)
         for part, norm in zip(parts, (self.norm1, self.norm2, self.norm3), strict=True):
@@ -234,10 +241,12 @@ class TransformerDecoder(nn.Module):
 
     def start(self, memory: Tensor) -> list[LayerCache]:
         """What decoding begins with: the image's keys and values in each layer."""
-        return [LayerCache(*layer.image_keys_and_values(memory)) for layer in self.layers]
+        layers = cast(Iterable[DecoderLayer], self.layers)
+        return [LayerCache(*layer.image_keys_and_values(memory)) for layer in layers]
 
     def step(self, x: Tensor, caches: list[LayerCache]) -> Tensor:
         """One more token of each caption: (captions, hidden) to (captions, hidden)."""
-        for layer, cache in zip(self.layers, caches, strict=True):
+        layers = cast(Iterable[DecoderLayer], self.layers)
+        for layer, cache in zip(layers, caches, strict=True):
             x = layer.step(x, cache)
         return x if self.norm is None else self.norm(x)

@@ -220,9 +220,9 @@ class TrainingLoop:
         by_process = from_all_processes((finite, images))
         # of the processes that lost it, or (a gradient is everybody's) of all
         found = [own for kept, own in by_process if not kept] or [own for _, own in by_process]
-        images = ", ".join(str(image) for own in found for image in own)
+        named = ", ".join(str(image) for own in found for image in own)
         return (
-            f"the {what} is {value} at iteration {self.done + 1} (images {images}); "
+            f"the {what} is {value} at iteration {self.done + 1} (images {named}); "
             f"{self.settings.remedy}"
         )
 

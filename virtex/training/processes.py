@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.multiprocessing import ProcessExitedException, start_processes
+from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from virtex.errors import UserError
 
@@ -196,8 +196,6 @@ def distribute(model: nn.Module, broadcast_buffers: bool = True) -> nn.Module:
     if world_size() == 1:
         return model
     # without device_ids inputs stay where they are: some are wanted on the CPU
-    return nn.parallel.DistributedDataParallel(
-        model,
-        # the default is not said: torch is about to rename this argument
-        **({} if broadcast_buffers else {"broadcast_buffers": False}),
-    )
+    if broadcast_buffers:  # the default is not said: torch is about to rename this argument
+        return nn.parallel.DistributedDataParallel(model)
+    return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)

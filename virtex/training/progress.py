@@ -22,7 +22,8 @@ class Stopwatch:
     """Seconds spent in training, over all the sessions of a resumed run."""
 
     def __init__(self) -> None:
-        self.before, self.started = 0.0, None
+        self.before = 0.0
+        self.started: float | None = None
 
     def start(self) -> None:
         self.started = time.perf_counter()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -122,14 +122,19 @@ def _entries_of(path: Path, changed: int) -> dict[str, Entry]:
     return {name: entry_from(name, row, path) for name, row in read_zoo_file(path).items()}
 
 
+def of_channels(numbers: Sequence[float]) -> tuple[float, float, float]:
+    first, second, third = map(float, numbers)
+    return first, second, third
+
+
 def entry_from(name: str, row: Mapping[str, Any], path: Path) -> Entry:
     """An entry from its checked row of the zoo file ``path``."""
     arch = row.get("arch", "")
     said = row.get("input")
     spec = said and InputSpec(
         said["channel_order"],
-        tuple(map(float, said["mean"])),
-        tuple(map(float, said["std"])),
+        of_channels(said["mean"]),
+        of_channels(said["std"]),
         float(said.get("scale", 1.0)),
     )
     return Entry(

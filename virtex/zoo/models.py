@@ -12,6 +12,8 @@ from virtex.zoo.entries import PREFIX, Entry, entry_named, find
 if TYPE_CHECKING:
     from torch import nn
 
+    from virtex.models.build import PretrainingModel
+
 WRAPPERS = ("module.", "_orig_mod.")
 
 
@@ -60,7 +62,7 @@ def beside_zoo_file(entry: Entry, name: str) -> str:
     return str(beside) if beside.is_file() else name
 
 
-def get(name: str, pretrained: bool = False) -> nn.Module:
+def get(name: str, pretrained: bool = False) -> PretrainingModel:
     """A whole pretraining model, textual head included, in eval mode.
 
     Args:
@@ -85,7 +87,7 @@ def get(name: str, pretrained: bool = False) -> nn.Module:
     return model.eval()
 
 
-def load(checkpoint: str) -> nn.Module:
+def load(checkpoint: str) -> PretrainingModel:
     """The whole model in a checkpoint of ``virtex.pretrain``, in eval mode.
 
     Args:
@@ -120,7 +122,7 @@ def config_beside(checkpoint: str) -> Path:
     return config
 
 
-def resnet50(pretrained: bool | str = False, **kwargs) -> nn.Module:
+def resnet50(pretrained: bool | str = False, **kwargs: Any) -> nn.Module:
     """ResNet-50 that gives its last feature map, with torchvision's parameter names.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import virtex
 from virtex.errors import UserError
@@ -18,7 +19,8 @@ def published_results() -> list[PublishedResult]:
     Raises:
         UserError: a zoo file is broken.
     """
-    shown, found = set(), []
+    shown: set[tuple[Any, ...]] = set()
+    found: list[PublishedResult] = []
     for entry in entries().values():
         for result in entry.results:
             number = result.task, result.protocol, result.metric, result.value, result.source
@@ -29,7 +31,8 @@ def published_results() -> list[PublishedResult]:
     with open(RESULTS_FILE, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             del row["pretraining_data"]
-            found.append(PublishedResult(**{**row, "value": float(row["value"])}))
+            said: dict[str, Any] = {**row, "value": float(row["value"])}
+            found.append(PublishedResult(**said))
     return found
 
 

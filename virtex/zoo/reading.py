@@ -7,7 +7,7 @@ import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeGuard
 from urllib.parse import urlsplit
 
 import yaml
@@ -27,9 +27,11 @@ def is_number(value: Any) -> bool:
 
 
 def is_address(value: Any) -> bool:
+    if not is_text(value):
+        return False
     try:
-        parts = urlsplit(value) if is_text(value) else None
-        known = parts and parts.scheme in ("http", "https") and parts.hostname
+        parts = urlsplit(value)
+        known = parts.scheme in ("http", "https") and parts.hostname
         return bool(known and parts.path.rpartition("/")[2] not in ("", ".", ".."))
     except ValueError:
         return False
@@ -59,7 +61,7 @@ def is_std(value: Any) -> bool:
     return is_three(value) and all(number > 0 for number in value)
 
 
-def is_mapping(value: Any) -> bool:
+def is_mapping(value: Any) -> TypeGuard[dict[Any, Any]]:
     return isinstance(value, dict)
 
 
@@ -123,10 +125,10 @@ def read_zoo_file(path: Path) -> dict[str, dict[str, Any]]:
         raise UserError(f"the zoo file {path} is nested too deeply; write it anew") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that cannot be
         mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
+        line = f", line {mark.line + 1}" if mark else ""
         what = " ".join(str(getattr(error, "problem", None) or error).split())
         hint = " (an address with ? belongs in quotes)" if "'?'" in what else ""
-        raise UserError(f"the zoo file {path}{where} is not YAML: {what}{hint}; mend it") from error
+        raise UserError(f"the zoo file {path}{line} is not YAML: {what}{hint}; mend it") from error
     for key in content if is_mapping(content) else ():
         if key != "models" and not str(key).startswith("x-"):
             check.fail((key,), "unknown; there is models, and x-… for what anchors refer to")
@@ -194,7 +196,7 @@ class Checker:
                 raise UserError(self.sentence((*where, key.value), key, "it is there twice"))
             seen.add(key.value) if isinstance(key.value, str) else None
 
-    def fail(self, where: tuple, what: str) -> None:
+    def fail(self, where: tuple, what: str) -> NoReturn:
         raise UserError(self.sentence(where, self.node(where)[1], what))
 
     def sentence(self, where: tuple, node: yaml.Node | None, what: str) -> str:
