@@ -47,6 +47,13 @@ def test_the_error_says_where_real_and_toy_data_come_from(task):
 
 
 @pytest.mark.parametrize("task", LAYOUTS)
+def test_the_error_names_the_command_that_says_what_mends_it(task):
+    command = rf"check_data\.py --data-root no/such/root --task {task}\n"
+    with pytest.raises(UserError, match=command):
+        require_layout("no/such/root", task)
+
+
+@pytest.mark.parametrize("task", LAYOUTS)
 def test_only_what_is_missing_is_listed(tmp_path, task):
     build(tmp_path, task)
     files = [need.path for need in LAYOUTS[task].needs if need.kind == "file"]

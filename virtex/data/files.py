@@ -13,7 +13,7 @@ def some_of(names: Sequence[str], count: int = 5) -> str:
     return ", ".join(names[:count]) + (", …" if names[count:] else "")
 
 
-def contents(folder: str | Path, count: int = 8) -> str:
+def contents(folder: str | os.PathLike[str], count: int = 8) -> str:
     """What a sentence about ``folder`` goes on with: "holds a/, b.txt, …", or that it cannot."""
     if not os.path.lexists(folder):
         return "does not exist"

@@ -125,6 +125,8 @@ def require_layout(data_root: str | Path, task: str) -> None:
         + "\n".join(lines)
         + f"\nThe data root must hold {needed}."
         + f"\nThe data root {data_root} {contents(data_root)}."
+        + "\nWhat is there, and what mends it: python eval_tools/check_data.py "
+        + f"--data-root {data_root} --task {task}"
         + f"\nReal data: {LAYOUTS[task].source}"
         + f"\nTo try without: {TOY_HINT}"
     )
@@ -134,13 +136,13 @@ def _problems(data_root: str | Path, task: str) -> list[tuple[Need, str]]:
     if task not in LAYOUTS:
         raise UserError(f"there is no task {task!r}; the tasks are {', '.join(LAYOUTS)}")
     found = (
-        (need, _problem(Path(data_root, need.path), need.kind)) for need in LAYOUTS[task].needs
+        (need, whats_wrong(Path(data_root, need.path), need.kind)) for need in LAYOUTS[task].needs
     )
     return [(need, problem) for need, problem in found if problem]
 
 
-def _problem(path: Path, kind: str) -> str | None:
-    """What is wrong with ``path`` in a few words, or None."""
+def whats_wrong(path: Path, kind: str) -> str | None:
+    """Why ``path`` is not what a ``Need`` of this kind wants, in a few words; None if it is."""
     if not os.path.lexists(path):
         return f"no such {'file' if kind == 'file' else 'folder'}"
     if not path.exists():
@@ -158,13 +160,18 @@ def _problem(path: Path, kind: str) -> str | None:
         return "a folder you may not read"
 
 
-def read_json(path: str | Path, what: str) -> Any:
+def read_json(
+    path: str | Path, what: str, keep: Callable[[dict[str, Any]], Any] | None = None
+) -> Any:
     """The content of a JSON file; ``what`` says in words what it should be.
+
+    ``keep`` is called with every object, innermost first, and what it returns takes the object's
+    place: of a large file no more need be held in memory than is asked for.
 
     Raises UserError with file, line and column if it is not there or not JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8"), object_hook=keep)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; it should be {what}. {TOY_HINT}") from error
     except OSError as error:

@@ -5,6 +5,7 @@ import importlib.metadata
 import importlib.util
 import sys
 import types
+from pathlib import Path
 import warnings
 from typing import NoReturn
 
@@ -63,7 +64,11 @@ def supply_compiled_module() -> None:
     evaluation/fast_eval_api.py, layers/deform_conv.py, layers/rotated_boxes.py and
     layers/roi_align_rotated.py.
     """
-    if "detectron2._C" not in sys.modules and importlib.util.find_spec("detectron2._C") is None:
+    # finding detectron2._C would import detectron2, and torch with it, which may not be there
+    package = importlib.util.find_spec("detectron2")
+    folders = (package.submodule_search_locations or ()) if package else ()
+    compiled = any(path for folder in folders for path in Path(folder).glob("_C.*"))
+    if "detectron2._C" not in sys.modules and not compiled:
         sys.modules["detectron2._C"] = NotCompiled("detectron2._C")
 
 
