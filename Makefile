@@ -17,7 +17,7 @@ setup: $(READY)
 $(READY): setup.cfg pyproject.toml constraints.txt virtex/detectron/install.py
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check uv
-	$(VENV)/bin/uv pip install --python $(RUN) --constraint constraints.txt --editable '.[test]'
+	$(VENV)/bin/uv pip install --python $(RUN) --constraint constraints.txt --editable '.[test,docs]'
 	$(RUN) -m virtex.detectron.install
 	touch $@
 
@@ -76,7 +76,6 @@ lint: $(READY)
 	$(VENV)/bin/mypy virtex
 
 docs: $(READY)
-	$(VENV)/bin/uv pip install --python $(RUN) --constraint constraints.txt --editable '.[docs]'
 	$(VENV)/bin/sphinx-build -W --keep-going -b html docs output/docs
 
 # The exact set that is tested, for every Python from 3.10; torch and its torchvision together.

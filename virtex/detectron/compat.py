@@ -5,8 +5,8 @@ import importlib.metadata
 import importlib.util
 import sys
 import types
-from pathlib import Path
 import warnings
+from pathlib import Path
 from typing import NoReturn
 
 

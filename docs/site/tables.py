@@ -1,0 +1,244 @@
+"""Tables of the documentation, made from the package at each build, so that none goes stale.
+
+Each function gives Markdown. ``directives.py`` makes a directive of each; a page holds, say,
+`````{formats-table}`````, and the built page the table.
+"""
+
+import argparse
+import importlib
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+WIDTH = 88  # columns of a tool's --help
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table; cells are Markdown, too."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell(c) for c in line) + " |" for line in lines)
+
+
+def cell(value: Any) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def code(text: Any) -> str:
+    return f"`{text}`"
+
+
+def codes(texts: Iterable[Any]) -> str:
+    return ", ".join(map(code, texts))
+
+
+# Checkpoints and the zoo --------------------------------------------------------------------------
+
+
+def formats_table() -> str:
+    """A row a format, in the order in which they are tried."""
+    from virtex.checkpoints.formats import FORMATS
+
+    rows = []
+    for row in FORMATS.values():
+        named = codes([row.name, *row.aliases])
+        rows.append(
+            [
+                f"{named}<br>only by `--format`" if row.chosen_only else named,
+                f"{row.project}<br>*{row.note}*" if row.note else row.project,
+                " or ".join(code(place) if place else "the root" for place in row.containers),
+                " or ".join(code(prefix) if prefix else "none" for prefix in row.strip),
+                " or ".join(row.naming),
+                input_in_words(row.input) + (", or as its config says" * row.reads_config),
+            ]
+        )
+    rows.append(["`prefix:PREFIX`", "torchvision's names under any prefix", "", "", "", ""])
+    return table(["`--format`", "whose", "found in", "prefix", "names", "input"], rows)
+
+
+def formats_in_short() -> str:
+    """What README shows of them: names and whose they are."""
+    from virtex.checkpoints.formats import FORMATS
+
+    rows = ([codes([row.name, *row.aliases]), row.project] for row in FORMATS.values())
+    return table(["`--format`", "files of"], rows)
+
+
+def input_in_words(spec: Any) -> str:
+    """Colour order, mean and std; those of torchvision are the usual ones."""
+    from virtex.checkpoints.inputs import IMAGENET_RGB
+
+    if spec == IMAGENET_RGB:
+        return "usual"
+    if spec.mean == (0.0,) * 3 and spec.std == (1.0,) * 3:
+        return f"{spec.channel_order} in [0, {spec.scale:g}], not normalised"
+    return f"{spec.channel_order}, mean {numbers(spec.mean)}, std {numbers(spec.std)}"
+
+
+def numbers(values: Iterable[float]) -> str:
+    return " ".join(f"{value:g}" for value in values)
+
+
+def zoo_table() -> str:
+    """A row a model that is listed here: those of VIRTEX_ZOO's files are left out."""
+    from virtex import zoo
+
+    rows = [
+        [code(name), e.arch, e.format, e.holds, e.licence]
+        for name, e in sorted(zoo.entries().items())
+        if Path(e.zoo_file) == zoo.ZOO_FILE
+    ]
+    return table(["name", "architecture", "format", "holds", "licence"], rows)
+
+
+# Protocols ----------------------------------------------------------------------------------------
+
+
+def all_protocols() -> dict[str, dict[str, Any]]:
+    """task -> short name -> ``virtex.protocols.Protocol``, detection first."""
+    from virtex.detectron.protocols import PROTOCOLS as DETECTION
+    from virtex.evaluation.protocols import PROTOCOLS as PROBES
+
+    return {**DETECTION, **PROBES}
+
+
+def protocols_table() -> str:
+    """Every packaged protocol."""
+    rows = []
+    for task, named in all_protocols().items():
+        for short, protocol in named.items():
+            default = " (default)" if short == next(iter(named)) else ""
+            images = [
+                f"{name}\u00a0{number:,}".replace(",", "\u00a0")
+                for name, number in protocol.images.items()
+            ]
+            rows.append(
+                [
+                    code(task),
+                    f"`{short}`{default}",
+                    code(protocol.name),
+                    protocol.version,
+                    code(protocol.primary_metric),
+                    "<br>".join(images) or "any",
+                ]
+            )
+    head = ["task", "`--protocol`", "in the record", "version", "ranked by", "images"]
+    return table(head, rows)
+
+
+def detection_settings() -> str:
+    """What the detection YAML files set, a column a protocol; toy ones are left out."""
+    from virtex.detectron.protocols import PROTOCOLS
+
+    columns = {
+        f"{task} `{short}`": read_based(protocol.config)
+        for task, named in PROTOCOLS.items()
+        for short, protocol in named.items()
+        if short != "toy"
+    }
+    keys = sorted({key for settings in columns.values() for key in settings} - {"VERSION"})
+    rows = [
+        [code(key), *(short_json(found[key]) if key in found else "" for found in columns.values())]
+        for key in keys
+    ]
+    return table(["setting", *columns], rows)
+
+
+def read_based(path: Path) -> dict[str, Any]:
+    """Dotted key -> value of a YAML file and of those it is based on."""
+    tree = yaml.safe_load(path.read_text())
+    base = tree.pop("_BASE_", None)
+    return {**(read_based(path.parent / base) if base else {}), **dict(leaves(tree))}
+
+
+def leaves(tree: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def short_json(value: Any) -> str:
+    """A setting's value; a long list of numbers by its ends."""
+    if isinstance(value, list) and len(value) > 4:
+        return f"{value[0]} … {value[-1]} ({len(value)})"
+    return value if isinstance(value, str) and value else json.dumps(value)
+
+
+def pretraining_table() -> str:
+    """The packaged pretraining configs, with what was published of each."""
+    from virtex import zoo
+    from virtex.config import load_config, packaged_configs
+
+    rows, known = [], zoo.entries()
+    for name in packaged_configs():
+        model = load_config(name).MODEL
+        published = {r.task: r.value for r in known[name].results} if name in known else {}
+        values = [published.get(task, "") for task in ("voc07_svm", "imagenet_linear")]
+        rows.append([code(name), code(model.NAME), model.VISUAL.NAME, model.TEXTUAL.NAME, *values])
+    head = ["config", "`MODEL.NAME`", "backbone", "textual head", "VOC07 mAP", "ImageNet top-1"]
+    return table(head, rows)
+
+
+def published_table(task: str, protocol: str) -> str:
+    """Published numbers of one task under one protocol: a row a model.
+
+    Raises:
+        ValueError: there are none.
+    """
+    from virtex import zoo
+
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for r in zoo.published_results():
+        if (r.task, r.protocol) == (task, protocol):
+            found.setdefault((r.model, r.source), {})[r.metric] = r.value
+    if not found:
+        raise ValueError(f"no published number of {task} under {protocol}")
+    metrics = list(dict.fromkeys(metric for values in found.values() for metric in values))
+    rows = [
+        [model, *(values.get(metric, "") for metric in metrics), source]
+        for (model, source), values in found.items()
+    ]
+    return table(["model", *metrics, "source"], rows)
+
+
+# Data and tools -----------------------------------------------------------------------------------
+
+
+def layout_list(task: str) -> str:
+    """What a task needs below the data root, and where it comes from."""
+    from virtex.data.layouts import LAYOUTS
+
+    layout = LAYOUTS[task]
+    lines = [f"- `{need.path}` ({need.kind})" for need in layout.needs]
+    source = re.sub(r"https?://[^\s;,]+", r"<\g<0>>", layout.source)
+    return "\n".join([*lines, "", f"{source}."])
+
+
+def tool_help(module: str) -> str:
+    """What a tool prints for ``--help``, its commands' too."""
+    parser = parser_of(module)
+    texts = [parser.format_help()]
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            texts += [command.format_help() for command in action.choices.values()]
+    return "\n".join(["````text", "\n".join(texts).rstrip(), "````"])
+
+
+def parser_of(module: str) -> argparse.ArgumentParser:
+    """A tool's parser, called what the tool is called from a shell."""
+    called, sys.argv = sys.argv, [f"{module.rpartition('.')[2]}.py"]
+    try:
+        parser = importlib.import_module(module).build_parser()
+    finally:
+        sys.argv = called
+    commands = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    for part in (parser, *(p for action in commands for p in action.choices.values())):
+        part.formatter_class = partial(part.formatter_class, width=WIDTH)
+    return parser

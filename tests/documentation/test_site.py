@@ -1,0 +1,106 @@
+"""The documentation site builds without a warning, and what it is made from is all on it."""
+
+import html
+import pkgutil
+import re
+import subprocess
+import sys
+
+import pytest
+from filelock import FileLock
+
+import virtex.eval_tools
+from tests.documentation.markdown_pages import ROOT
+
+for package in ("sphinx", "furo", "myst_parser"):
+    pytest.importorskip(package, reason=f"{package} is not installed: pip install '.[docs]'")
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    """The built site and what the build said; built once for all of xdist's processes."""
+    shared = tmp_path_factory.getbasetemp().parent
+    folder, log = shared / "site", shared / "site.log"
+    with FileLock(shared / "site.lock"):
+        if not log.exists():
+            log.write_text("the build did not come to its end")  # nor will it at another try
+            command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
+            built = subprocess.run(
+                [*command, str(ROOT / "docs"), str(folder)],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=540,
+            )
+            log.write_text(f"{built.stdout}\nstatus {built.returncode}\n")
+    return folder, log.read_text()
+
+
+def text_of(site, page):
+    """A built page without its markup, and with straight quotation marks."""
+    content = (site[0] / f"{page}.html").read_text(encoding="utf-8")
+    text = html.unescape(re.sub(r"<[^>]*>", "", content))
+    return text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+
+
+def test_it_builds_without_a_warning(site):
+    assert site[1].split() == ["status", "0"], site[1]
+
+
+def test_every_format_is_on_the_page_of_checkpoints(site):
+    from virtex.checkpoints.formats import FORMATS
+
+    text = text_of(site, "checkpoints")
+    for row in FORMATS.values():
+        assert all(name in text for name in (row.name, *row.aliases, row.project)), row.name
+
+
+def test_every_protocol_and_its_settings_are_on_their_page(site):
+    from virtex.detectron.protocols import PROTOCOLS as DETECTION
+    from virtex.evaluation.protocols import CONFIG_FOLDER
+    from virtex.evaluation.protocols import PROTOCOLS as PROBES
+
+    text = text_of(site, "protocols")
+    for task, named in {**DETECTION, **PROBES}.items():
+        assert task in text
+        assert all(protocol.name in text for protocol in named.values()), task
+    for path in CONFIG_FOLDER.glob("*.yaml"):
+        assert path.read_text().rstrip() in text, path.name
+
+
+def test_every_published_model_and_config_is_there(site):
+    from virtex import zoo
+    from virtex.config import packaged_configs
+
+    text = text_of(site, "zoo")
+    assert [name for name in zoo.entries() if name not in text] == []
+    text = text_of(site, "tutorials/pretraining")
+    assert [name for name in packaged_configs() if name not in text] == []
+
+
+def test_published_numbers_stand_with_their_source(site):
+    from virtex import zoo
+
+    text = " ".join(map(lambda page: text_of(site, page), ("tutorials/detection", "reproduce")))
+    shown = [r for r in zoo.published_results() if r.task in ("coco", "voc")]
+    assert shown and all(r.model in text and f"{r.value:g}" in text for r in shown)
+    assert all(r.source in text for r in shown)
+
+
+def test_every_tool_has_its_help_on_the_page_of_commands(site):
+    text = text_of(site, "commands")
+    for module in pkgutil.iter_modules(virtex.eval_tools.__path__):
+        assert f"usage: {module.name}.py" in text, module.name
+
+
+def test_readers_see_what_a_command_needs(site):
+    assert "needs full data and GPUs" in text_of(site, "tutorials/detection")
+    assert "takes minutes" in text_of(site, "index")
+
+
+def test_the_api_is_that_of_the_docstrings(site):
+    from virtex.checkpoints.loading import load_backbone
+
+    summary = load_backbone.__doc__.splitlines()[0].replace("``", "")
+    assert summary in text_of(site, "api/checkpoints")
