@@ -68,7 +68,8 @@ $(FULL)/classes/model_final.pth: | $(VOCABULARY)
 	$(PRETRAIN) --config toy/multilabel_classification_R_18 --output-dir $(@D) \
 		OPTIM.NUM_ITERATIONS 3000
 
-.PRECIOUS: $(VOCABULARY) $(RANDOM) %/captions/model_final.pth %/classes/model_final.pth
+.PRECIOUS: $(VOCABULARY) $(RANDOM) $(DEMO)/captions/model_final.pth \
+	$(FULL)/captions/model_final.pth $(FULL)/classes/model_final.pth
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -37,19 +37,9 @@ def pip(*arguments: str | Path) -> None:
 
 
 def files_of_the_tree() -> set[str]:
-    """The files git tracks or would add, or where the sources are no clone, all that is there."""
+    """The files git tracks, or where the sources are no clone, all that is there."""
     if (ROOT / ".git").exists():
-        command = (
-            "git",
-            "-C",
-            ROOT,
-            "ls-files",
-            "--cached",
-            "--others",
-            "--exclude-standard",
-            "-z",
-        )
-        names = run(*command).split("\0")
+        names = run("git", "-C", ROOT, "ls-files", "-z").split("\0")
         return {name for name in names if name and (ROOT / name).exists()}
     names = {path.relative_to(ROOT) for path in every_file(ROOT)}
     return {str(name) for name in names if name.parts[0] not in NOT_SOURCES}

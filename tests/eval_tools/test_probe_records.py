@@ -53,7 +53,7 @@ def test_the_record_names_task_protocol_and_every_departure(finished, kind):
         assert overrides_in(record) == KINDS[kind].settings
         assert len(record["protocol"]["departures"]) == len(KINDS[kind].settings)
         packaged = {d["key"]: d["protocol"] for d in record["protocol"]["departures"]}
-        assert packaged["DATA.IMAGE_CROP_SIZE"] == 96
+        assert packaged["DATA.IMAGE_CROP_SIZE"] == 64
 
 
 @pytest.mark.parametrize("kind", KINDS)

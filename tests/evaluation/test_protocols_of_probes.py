@@ -64,7 +64,7 @@ def test_a_toy_protocol_has_the_same_settings_for_smaller_pictures(task, name):
     toy, full = (
         settings_of(task, n) for n in (name, "cached" if name == "toy-cached" else DEFAULTS[task])
     )
-    assert toy.DATA.IMAGE_CROP_SIZE == 96 < full.DATA.IMAGE_CROP_SIZE
+    assert toy.DATA.IMAGE_CROP_SIZE == 64 < full.DATA.IMAGE_CROP_SIZE
     assert [key for key, _ in leaves(toy)] == [key for key, _ in leaves(full)]
     assert packaged_protocol(task, name).images == {}
 
