@@ -114,20 +114,19 @@ def protocols_table() -> str:
         for short, protocol in named.items():
             default = " (default)" if short == next(iter(named)) else ""
             images = [
-                f"{name}\u00a0{number:,}".replace(",", "\u00a0")
+                f"{name.partition('_')[2]}_{number:,}".replace("_", "\u00a0").replace(",", "\u00a0")
                 for name, number in protocol.images.items()
             ]
             rows.append(
                 [
                     code(task),
                     f"`{short}`{default}",
-                    code(protocol.name),
-                    protocol.version,
+                    f"`{protocol.name}` {protocol.version}",
                     code(protocol.primary_metric),
                     "<br>".join(images) or "any",
                 ]
             )
-    head = ["task", "`--protocol`", "in the record", "version", "ranked by", "images"]
+    head = ["task", "`--protocol`", "name and version", "ranked by", "images"]
     return table(head, rows)
 
 

@@ -2,7 +2,9 @@
 
 import itertools
 import re
+import subprocess
 import sys
+from operator import itemgetter
 
 import pytest
 
@@ -11,8 +13,21 @@ from tests.documentation.markdown_pages import NAMES, PAGES, Block, blocks_of
 FILE = re.compile(r"[\w*-]*[._/*][\w./*-]*")
 
 
-def runs(page):
-    return any(b.language in ("bash", "python") and not b.needs for b in blocks_of(page))
+def to_do(page):
+    """The blocks of a page that are run or looked at, each with what it is."""
+    for block in blocks_of(page):
+        if "files" in block.marks:
+            yield "files", block
+        elif block.language in ("bash", "python") and not block.needs:
+            yield block.language, block
+
+
+def in_one_process(blocks):
+    """Python blocks that follow one another: torch is imported once, names are each one's own."""
+    return "\n".join(
+        f"exec(compile({block.text!r}, {block.where!r}, 'exec'), {{'__name__': '__main__'}})"
+        for block in blocks
+    )
 
 
 def files_listed(block):
@@ -30,16 +45,20 @@ def check_files(block, checkout):
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_the_blocks_of_a_page_run_in_order(page, request):
-    if not runs(page):
+    blocks = list(to_do(page))
+    if not blocks:
         pytest.skip("nothing on it is to be run")
     checkout, run = (request.getfixturevalue(name) for name in ("checkout", "run"))
-    for block in blocks_of(page):
-        if "files" in block.marks:
-            check_files(block, checkout)
-        elif block.language == "bash" and not block.needs:
-            run(block.where, "bash", "-euo", "pipefail", "-c", block.text)
-        elif block.language == "python" and not block.needs:
-            run(block.where, sys.executable, "-c", block.text)
+    for kind, group in itertools.groupby(blocks, key=itemgetter(0)):
+        following = [block for _, block in group]
+        if kind == "python":
+            run(following[0].where, sys.executable, "-c", in_one_process(following))
+            continue
+        for block in following:
+            if kind == "files":
+                check_files(block, checkout)
+            else:
+                run(block.where, "bash", "-euo", "pipefail", "-c", block.text)
 
 
 def listing(text):
@@ -61,3 +80,13 @@ def test_a_listed_file_that_is_not_there_is_caught(tmp_path, name):
     (tmp_path / "output" / "log.txt").touch()
     with pytest.raises(AssertionError, match="does not hold"):
         check_files(listing(f"{name}\n"), tmp_path)
+
+
+def test_a_python_block_that_fails_is_named_and_sees_no_names_of_another():
+    texts = ("found = 1\n", "print(found)\n")
+    blocks = [Block(f"page.md:{n}", "python", text, {}) for n, text in enumerate(texts, 1)]
+    command = [sys.executable, "-c", in_one_process(blocks)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert 'File "page.md:2", line 1' in done.stderr
+    assert "NameError" in done.stderr
