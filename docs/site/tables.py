@@ -150,17 +150,13 @@ def detection_settings() -> str:
 
 def read_based(path: Path) -> dict[str, Any]:
     """Dotted key -> value of a YAML file and of those it is based on."""
+    from fvcore.common.config import CfgNode
+
+    from virtex.config.defaults import leaves
+
     tree = yaml.safe_load(path.read_text())
     base = tree.pop("_BASE_", None)
-    return {**(read_based(path.parent / base) if base else {}), **dict(leaves(tree))}
-
-
-def leaves(tree: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+    return {**(read_based(path.parent / base) if base else {}), **dict(leaves(CfgNode(tree)))}
 
 
 def short_json(value: Any) -> str:

@@ -30,3 +30,15 @@ def copied(coco, tmp_path) -> Path:
     for split in ("train2017", "val2017"):
         shutil.copytree(coco / split, root / split)
     return root
+
+
+@pytest.fixture
+def copy(toy_root, tmp_path):
+    """A function that copies parts of the toy data, to be spoiled."""
+
+    def copy(*names: str) -> Path:
+        for name in names:
+            shutil.copytree(toy_root / name, tmp_path / name)
+        return tmp_path
+
+    return copy

@@ -26,18 +26,6 @@ def path(root: Path, name: str, wanted: str) -> PathReport:
     return next(found for found in task(root, name).paths if found.path == f"{root}/{wanted}")
 
 
-@pytest.fixture
-def copy(toy_root, tmp_path):
-    """A function that copies parts of the toy data, to be spoiled."""
-
-    def copy(*names: str) -> Path:
-        for name in names:
-            shutil.copytree(toy_root / name, tmp_path / name)
-        return tmp_path
-
-    return copy
-
-
 def change_json(file: Path, change) -> None:
     content = json.loads(file.read_text())
     change(content)

@@ -11,18 +11,6 @@ from virtex.data.check.deep import READERS
 from virtex.data.layouts import LAYOUTS
 
 
-@pytest.fixture
-def copy(toy_root, tmp_path):
-    """A function that copies parts of the toy data, to be spoiled."""
-
-    def copy(*names: str) -> Path:
-        for name in names:
-            shutil.copytree(toy_root / name, tmp_path / name)
-        return tmp_path
-
-    return copy
-
-
 def summary(root: Path, task: str) -> str:
     (found,) = check_data(root, [task], deep=True).tasks
     return found.summary()
