@@ -15,7 +15,7 @@ RUN := $(VENV)/bin/python
 setup: $(READY)
 
 $(READY): setup.cfg pyproject.toml constraints.txt virtex/detectron/install.py
-	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check uv
 	$(VENV)/bin/uv pip install --python $(RUN) --constraint constraints.txt --editable '.[test,docs]'
 	$(RUN) -m virtex.detectron.install
@@ -29,6 +29,7 @@ test: $(READY)
 DEMO := output/demo
 FULL := output/demo-full
 DATA := $(DEMO)/data
+PICTURES := --coco-train-images 3000 --train-images 400 --val-images 200
 VOCABULARY := $(DATA)/vocab/toy.model
 RANDOM := $(DEMO)/random/model_final.pth
 PRETRAIN := $(RUN) -m virtex.pretrain --data-root $(DATA) --num-gpus 0 --checkpoint-every 250 --resume
@@ -48,9 +49,11 @@ demo-full: $(FULL)/captions/model_final.pth $(FULL)/classes/model_final.pth $(RA
 		--label "$(FULL)/classes/model_final.pth=classification" \
 		--output $(FULL)/leaderboard.csv --html $(FULL)/leaderboard.html --plot $(FULL)/leaderboard.png
 
-$(VOCABULARY): | $(READY)
-	$(RUN) eval_tools/make_toy_data.py $(DATA) --coco-train-images 3000 --train-images 400 \
-		--val-images 200 --overwrite
+# toy.json is what the tool writes last
+$(DATA)/toy.json: | $(READY)
+	$(RUN) eval_tools/make_toy_data.py $(DATA) $(PICTURES) --overwrite
+
+$(VOCABULARY): | $(DATA)/toy.json
 	$(RUN) -m virtex.data.tokenizer --captions $(DATA)/coco/annotations/captions_train2017.json \
 		--vocab-size 200 --output $@
 
@@ -68,7 +71,7 @@ $(FULL)/classes/model_final.pth: | $(VOCABULARY)
 	$(PRETRAIN) --config toy/multilabel_classification_R_18 --output-dir $(@D) \
 		OPTIM.NUM_ITERATIONS 3000
 
-.PRECIOUS: $(VOCABULARY) $(RANDOM) $(DEMO)/captions/model_final.pth \
+.PRECIOUS: $(DATA)/toy.json $(VOCABULARY) $(RANDOM) $(DEMO)/captions/model_final.pth \
 	$(FULL)/captions/model_final.pth $(FULL)/classes/model_final.pth
 
 lint: $(READY)

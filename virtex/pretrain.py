@@ -22,7 +22,7 @@ examples:
   torchrun --nproc-per-node 8 -m virtex.pretrain ...
 
   # minutes on a CPU, on the built-in toy data
-  python eval_tools/make_toy_data.py toy --train-images 2000
+  python eval_tools/make_toy_data.py toy --coco-train-images 2000
   python -m virtex.data.tokenizer --captions toy/coco/annotations/captions_train2017.json \\
       --vocab-size 200 --output toy/vocab/toy.model
   python -m virtex.pretrain --config toy/bicaptioning_R_18_L1_H256 --data-root toy \\

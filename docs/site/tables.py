@@ -8,7 +8,6 @@ import argparse
 import importlib
 import json
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -228,12 +227,12 @@ def tool_help(module: str) -> str:
 
 def parser_of(module: str) -> argparse.ArgumentParser:
     """A tool's parser, called what the tool is called from a shell."""
-    called, sys.argv = sys.argv, [f"{module.rpartition('.')[2]}.py"]
-    try:
-        parser = importlib.import_module(module).build_parser()
-    finally:
-        sys.argv = called
+    parser = importlib.import_module(module).build_parser()
+    called, parser.prog = parser.prog, f"{module.rpartition('.')[2]}.py"
     commands = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
-    for part in (parser, *(p for action in commands for p in action.choices.values())):
+    parts = [part for action in commands for part in action.choices.values()]
+    for part in parts:
+        part.prog = part.prog.replace(called, parser.prog, 1)
+    for part in (parser, *parts):
         part.formatter_class = partial(part.formatter_class, width=WIDTH)
     return parser

@@ -142,6 +142,10 @@ def check_python(words: list[str]) -> None:
             check_tool(imported(words[1]), words[2:])
         elif words[1] not in OTHER_MODULES:
             raise Wrong(f"python -m {words[1]} is unknown")
+        elif words[1] == "pytest":
+            for word in words[2:]:
+                if word.startswith("tests") and not (ROOT / word).exists():
+                    raise Wrong(f"there is no {word}")
         return
     path = ROOT / words[0]
     if not path.is_file():

@@ -19,7 +19,7 @@ from tests.documentation.markdown_pages import (
 )
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=NAMES)
-LINK = re.compile(r"\[[^\]]*\]\((?!https?:|#)([^)#\s]+)[^)]*\)")
+LINK = re.compile(r"\[[^\]]*\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 
 
 @every_page
@@ -63,11 +63,23 @@ def test_python_that_is_not_run_imports_what_there_is(page):
             exec(compile(ast.Module(imports, []), block.where, "exec"), {})
 
 
+def without_blocks(page):
+    return re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def anchors_of(page):
+    """What the headings of a page are linked by."""
+    headings = re.findall(r"^#+ (.+)$", without_blocks(page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
 @every_page
-def test_links_lead_to_files(page):
-    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    for target in LINK.findall(text):
-        assert (page.parent / target).exists(), f"{page.relative_to(ROOT)}: {target}"
+def test_links_lead_to_files_and_to_headings_in_them(page):
+    for target, heading in LINK.findall(without_blocks(page)):
+        found = page.parent / target if target else page
+        where = f"{page.relative_to(ROOT)}: {target}#{heading}"
+        assert found.exists(), where
+        assert not heading or heading in anchors_of(found), where
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Every block of README, CONTRIBUTING and docs runs as it stands, in order, on toy data."""
+"""Blocks of README, CONTRIBUTING and docs that need no more than toy data run as they stand."""
 
 import itertools
 import re

@@ -1,6 +1,7 @@
 """The documentation site builds without a warning, and what it is made from is all on it."""
 
 import html
+import importlib
 import pkgutil
 import re
 import subprocess
@@ -37,11 +38,23 @@ def site(tmp_path_factory):
     return folder, log.read_text()
 
 
-def text_of(site, page):
-    """A built page without its markup, and with straight quotation marks."""
-    content = (site[0] / f"{page}.html").read_text(encoding="utf-8")
-    text = html.unescape(re.sub(r"<[^>]*>", "", content))
+def plain(markup):
+    """Text without markup, and with straight quotation marks."""
+    text = html.unescape(re.sub(r"<[^>]*>", "", markup))
     return text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+
+
+def text_of(site, page):
+    """A built page as its reader sees it."""
+    return plain((site[0] / f"{page}.html").read_text(encoding="utf-8"))
+
+
+def rows_of(site, page):
+    """The rows of a built page's tables, each the texts of its cells."""
+    content = (site[0] / f"{page}.html").read_text(encoding="utf-8")
+    for row in re.findall(r"<tr.*?</tr>", content, re.DOTALL):
+        cells = re.findall(r"<t[dh][ >].*?</t[dh]>", row, re.DOTALL)
+        yield [plain(cell).strip() for cell in cells]
 
 
 def test_it_builds_without_a_warning(site):
@@ -51,9 +64,11 @@ def test_it_builds_without_a_warning(site):
 def test_every_format_is_on_the_page_of_checkpoints(site):
     from virtex.checkpoints.formats import FORMATS
 
-    text = text_of(site, "checkpoints")
-    for row in FORMATS.values():
-        assert all(name in text for name in (row.name, *row.aliases, row.project)), row.name
+    rows = {cells[0]: cells for cells in rows_of(site, "checkpoints")}
+    for format in FORMATS.values():
+        names = ", ".join((format.name, *format.aliases))
+        row = rows[names + "only by --format" * format.chosen_only]
+        assert any(format.project in cell for cell in row)
 
 
 def test_every_protocol_and_its_settings_are_on_their_page(site):
@@ -83,9 +98,23 @@ def test_published_numbers_stand_with_their_source(site):
     from virtex import zoo
 
     text = " ".join(map(lambda page: text_of(site, page), ("tutorials/detection", "reproduce")))
+    rows = [cells for page in ("tutorials/detection", "reproduce") for cells in rows_of(site, page)]
     shown = [r for r in zoo.published_results() if r.task in ("coco", "voc")]
-    assert shown and all(r.model in text and f"{r.value:g}" in text for r in shown)
+    assert shown
+    for result in shown:
+        of_model = [cells for cells in rows if any(result.model in cell for cell in cells)]
+        assert any(str(result.value) in cells for cells in of_model), result
     assert all(r.source in text for r in shown)
+
+
+def test_whatever_a_package_offers_is_in_the_reference():
+    pages = (ROOT / "docs/api").glob("*.md")
+    told = set(re.findall(r"automodule:: ([\w.]+)", "".join(page.read_text() for page in pages)))
+    for package in ("checkpoints", "leaderboard", "optim", "zoo"):
+        module = importlib.import_module(f"virtex.{package}")
+        offered = [getattr(module, name) for name in module.__all__]
+        homes = {getattr(thing, "__module__", "") for thing in offered}
+        assert {home for home in homes if home.startswith("virtex")} <= told
 
 
 def test_every_tool_has_its_help_on_the_page_of_commands(site):

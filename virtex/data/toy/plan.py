@@ -37,8 +37,8 @@ class Plan:
     out: Path
     seed: int
     train_images: int
-    coco_train_images: int
     val_images: int
+    coco_train_images: int
     tick: Callable[[], object] = lambda: None
 
     def each(self, make: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:

@@ -56,7 +56,7 @@ def write_toy_data(
         _claim(out, settings, overwrite)
         total = 3 * train_images + 4 * val_images + coco_train_images
         with tqdm(total=total, unit="image", disable=None if progress else True) as bar:
-            plan = Plan(out, seed, train_images, coco_train_images, val_images, bar.update)
+            plan = Plan(out, seed, *sizes, bar.update)
             for write in WRITERS:
                 write(plan)
         files = _count_files(out)
