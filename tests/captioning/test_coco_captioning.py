@@ -360,7 +360,7 @@ def test_a_backbone_alone_is_one_sentence(data, out, capsys):
 def test_missing_data_are_told(checkpoint, out, tmp_path, capsys):
     assert status_of(arguments(checkpoint, out, "--data-root", tmp_path / "nowhere")) == 2
     said = capsys.readouterr().err
-    assert "captions_val2017.json" in said and "make_toy_data.py" in said and not out.exists()
+    assert "captions_val2017.json" in said and "make_toy_data OUT" in said and not out.exists()
 
 
 def test_pictures_none_of_which_can_be_read_are_an_error(checkpoint, out, tmp_path, capsys):

@@ -166,6 +166,55 @@ def link_to_nothing(root: Path) -> None:
     (root / "coco/val2017").symlink_to(root / "gone")
 
 
+def link_to_itself(root: Path) -> None:
+    move(root, "coco/val2017", "val2017")
+    (root / "coco/val2017").symlink_to(root / "coco/val2017")
+
+
+def linked(path: str, inside: str = "") -> Callable[[Path], None]:
+    """The path is a link, to where its data lie one folder too deep if ``inside`` is given."""
+
+    def make(root: Path) -> None:
+        store = root.parent / "store" / Path(path).name
+        (store / inside).parent.mkdir(parents=True)
+        (root / path).rename(store / inside)
+        (root / path).symlink_to(store)
+
+    return make
+
+
+def linked_twice(path: str) -> Callable[[Path], None]:
+    """``ln -s``, given a second time, makes the link in the folder that the first leads to."""
+
+    def make(root: Path) -> None:
+        linked(path)(root)
+        store = root.parent / "store" / Path(path).name
+        (store / store.name).symlink_to(store)
+
+    return make
+
+
+def link_in_a_folder(root: Path) -> None:
+    """``ln -s`` where there was a folder already."""
+    linked("coco/val2017")(root)
+    (root / "coco/val2017").unlink()
+    (root / "coco/val2017").mkdir()
+    (root / "coco/val2017/val2017").symlink_to("../../../store/val2017")
+
+
+def too_deep_beside_a_file(root: Path) -> None:
+    both("coco/{}2017", "coco/{0}2017/{0}2017")(root)
+    for split in ("train", "val"):
+        (root / f"coco/{split}2017/about.txt").write_text("")
+
+
+def one_image_lost(root: Path) -> None:
+    """Of an archive that was unpacked long ago."""
+    shutil.copytree(root / "coco/val2017", root / "images")
+    pack(root, "images", "coco/val2017.zip", "val2017")
+    next((root / "coco/val2017").iterdir()).unlink()
+
+
 def both(path: str, place: str) -> Callable[[Path], None]:
     """``moved`` of two paths, {} standing for train and val."""
     return moved(*((path.format(split), place.format(split)) for split in ("train", "val")))
@@ -199,6 +248,11 @@ MESSES = {
     "names of 2014 in train2017": Mess("coco", names_of_2014),
     "an empty folder": Mess("coco", empty_folder),
     "a link to nothing": Mess("coco", link_to_nothing),
+    "a link to itself": Mess("coco", link_to_itself),
+    "a link in a folder": Mess("coco", link_in_a_folder),
+    "a link to a folder too high": Mess("coco", linked("coco/val2017", "val2017")),
+    "one folder too deep, a file beside it": Mess("coco", too_deep_beside_a_file),
+    "one image lost": Mess("coco", one_image_lost),
     "lvis in coco/annotations": Mess(
         "lvis", both("lvis/lvis_v1_{}.json", "coco/annotations/lvis_v1_{}.json")
     ),
@@ -229,6 +283,10 @@ MESSES = {
     "ImageNet's images one folder too deep": Mess(
         "imagenet_linear", both("imagenet/{}", "imagenet/{0}/{0}")
     ),
+    "ImageNet's train linked one folder too high": Mess(
+        "imagenet_linear", linked("imagenet/train", "train")
+    ),
+    "ImageNet's train linked twice": Mess("imagenet_linear", linked_twice("imagenet/train")),
     "ImageNet's classes packed": Mess("imagenet_linear", classes_packed),
     "ImageNet packed": Mess("imagenet_linear", imagenet_packed),
     "inat2018": Mess("inaturalist", moved(("inaturalist", "inat2018"))),
@@ -240,5 +298,6 @@ MESSES = {
         "inaturalist",
         moved(("inaturalist/train_val2018", "inaturalist/train_val2018/train_val2018")),
     ),
+    "train_val2018 linked twice": Mess("inaturalist", linked_twice("inaturalist/train_val2018")),
     "inaturalist packed": Mess("inaturalist", inaturalist_packed),
 }

@@ -1,14 +1,17 @@
 """What is told of the data that are there, and of those that are missing."""
 
 import json
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from virtex.data.check import TASKS, check_data
-from virtex.data.check.disk import IMAGE_SUFFIXES
+from virtex.data.check.disk import FOLDERS, IMAGE_SUFFIXES
 from virtex.data.check.quick import HELD
 from virtex.data.check.report import PathReport, TaskReport
 from virtex.data.layouts import LAYOUTS
@@ -96,23 +99,102 @@ def test_one_lost_path_leaves_other_tasks_complete(copy):
     assert [report.complete for report in found.tasks] == [True, False, False]
 
 
-def test_a_data_root_that_may_not_be_read_is_said(copy):
-    root = copy("imagenet")
-    root.chmod(0)
+@contextmanager
+def closed(folder: Path) -> Iterator[None]:
+    """The folder may not be read; by root neither, who is nobody for as long."""
+    root = os.geteuid() == 0
+    folder.chmod(0)
+    if root:
+        os.seteuid(65534)
     try:
-        if list_works(root):
-            pytest.skip("this user may read everything")
-        with pytest.raises(UserError, match="cannot be listed"):
-            check_data(root)
+        yield
     finally:
+        if root:
+            os.seteuid(0)
+        folder.chmod(0o755)
+
+
+@pytest.fixture
+def here(copy, monkeypatch):
+    """``copy``, for a path that is none of root's: all of it may be read, and is relative."""
+
+    def copy_here(*names: str) -> Path:
+        root = copy(*names)
         root.chmod(0o755)
+        monkeypatch.chdir(root)
+        return Path()
+
+    return copy_here
 
 
-def list_works(folder: Path) -> bool:
-    try:
-        return any(folder.iterdir())
-    except PermissionError:
-        return False
+def test_a_data_root_that_may_not_be_read_is_said(here):
+    root = here("imagenet")
+    with closed(root), pytest.raises(UserError, match="cannot be listed"):
+        check_data(root)
+
+
+@pytest.mark.parametrize(
+    ("folder", "incomplete", "said"),
+    [
+        ("coco", 2, "missing coco/val2017 it cannot be reached: Permission denied"),
+        ("coco/val2017", 2,
+         "missing coco/val2017 a folder that cannot be listed: Permission denied"),
+        ("imagenet/train", 1,
+         "missing imagenet/train a folder that cannot be listed: Permission denied"),
+        ("imagenet/train/n90000001", 1,
+         "95 images (published: 1281167), 20 classes (published: 1000), the folder "
+         "imagenet/train/n90000001 cannot be listed (Permission denied); let yourself read it"),
+        ("vocab", 0, "there is no vocabulary yet"),
+        ("other", 0, "complete"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_may_not_be_read_is_said_and_the_rest_checked(here, folder, incomplete, said):
+    root = here("coco", "imagenet")
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    with closed(root / folder):
+        found = check_data(root, ["coco", "pretraining", "imagenet_linear"])
+    assert len(found.incomplete) == incomplete
+    assert said in " ".join(found.as_text().split())
+
+
+def test_a_link_into_a_folder_that_may_not_be_read_is_passed_over(here):
+    root = here("coco", "imagenet")
+    (root / "closed/n01").mkdir(parents=True)
+    for folder in ("", "coco", "coco/val2017", "imagenet/val", "imagenet/train/n90000001"):
+        (root / folder / "linked").symlink_to(root.absolute() / "closed/n01")
+    with closed(root / "closed"):
+        assert not check_data(root, ["coco", "imagenet"]).incomplete
+
+
+def test_a_link_to_itself_is_passed_over(copy):
+    root = copy("coco", "imagenet")
+    for folder in ("", "coco", "coco/val2017", "imagenet/val", "imagenet/train/n90000001"):
+        (root / folder / "again").symlink_to(root / folder / "again")
+    assert not check_data(root, ["coco", "imagenet"]).incomplete
+    (root / "coco/annotations").rename(root / "annotations")
+    assert len(task(root, "coco").remedies) == 1
+
+
+def test_a_link_into_itself_is_followed_once(copy):
+    root = copy("imagenet")
+    for name in ("again", "and again"):
+        (root / "imagenet/train" / name).symlink_to(root / "imagenet/train")
+    found = path(root, "imagenet", "imagenet/train")
+    assert found.counts == {"images": TRAIN, "classes": 20}
+    assert found.problem == (
+        "imagenet/train/again is a link into itself, imagenet/train/and again is a link into itself"
+    )
+
+
+def test_a_data_root_of_many_folders_is_searched_only_in_part(copy):
+    root = copy("VOC2007", "VOC2012")
+    for number in range(1, FOLDERS + 100):
+        (root / f"{number % 60}/{number}").mkdir(parents=True)
+    (root / "VOC2007").rename(root / "59/VOC2007")
+    found = check_data(root, ["voc"])
+    assert FOLDERS <= int(found.read.split()[3]) <= FOLDERS + 10
+    assert f"looked for in {FOLDERS} of them, not in all" in found.read
+    assert f"ln -s {root}/59/VOC2007 {root}/VOC2007" in found.as_text()
 
 
 # ---- counts
@@ -215,7 +297,9 @@ def test_images_that_are_named_and_not_there_are_counted_and_the_first_told(copy
     assert found.state == "broken"
     assert len(found.lacking) == 7
     first = ", ".join(f"coco/val2017/{file.name}" for file in files[:5])
-    assert found.whats_wrong() == f"7 that it names are not on disk ({first}, …)"
+    assert found.whats_wrong() == (
+        f"7 that it names are not on disk ({first} and 2 more, which --json lists)"
+    )
 
 
 def test_lvis_images_may_be_in_both_folders_of_coco(copy):
@@ -270,7 +354,8 @@ def test_a_class_that_val_lacks_is_broken(copy):
     ("spoil", "said"),
     [
         (lambda text: text[: len(text) // 2], "is not valid JSON at line 1"),
-        (lambda text: "[]", "it has no list of images and of annotations and of categories"),
+        (lambda text: "[]", "it has no list of images or of annotations or of categories"),
+        (lambda text: text.replace('"annotations":', '"notes":'), "it has no list of annotations"),
         (lambda text: text.replace('"images":', '"pictures":'), "it has no list of images"),
         (lambda text: text.replace('"file_name":', '"name":', 1), "1 of its images have no file"),
         (lambda text: '{"images": [], "annotations": [], "categories": []}', "it names no image"),
@@ -306,7 +391,10 @@ def test_a_missing_vocabulary_is_a_note_and_how_to_train_one(copy):
 
 def test_the_json_holds_all_of_it(copy):
     root = copy("coco")
-    next((root / "coco/val2017").iterdir()).unlink()
+    files = sorted((root / "coco/val2017").iterdir())[:7]
+    for file in files:
+        file.unlink()
+    lost = [f"coco/val2017/{file.name}" for file in files]
     found = json.loads(json.dumps(check_data(root).as_json()))
     assert list(found["tasks"]) == list(TASKS)
     assert not found["complete"]
@@ -314,5 +402,5 @@ def test_the_json_holds_all_of_it(copy):
     assert captions["state"] == "broken"
     assert captions["counts"] == {"images": VAL, "captions": 5 * VAL}
     assert captions["published"] == {"images": 5000, "captions": 25014}
-    assert captions["not_on_disk"]["number"] == 1
+    assert captions["not_on_disk"] == lost
     assert found["tasks"]["lvis"]["source"].startswith("LVIS v1")

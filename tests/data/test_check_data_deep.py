@@ -1,7 +1,10 @@
 """What a deep check finds: images that cannot be decoded, annotations that make no sense."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -111,6 +114,44 @@ def test_a_label_that_is_none_is_told(copy):
     file = root / "VOC2007/ImageSets/Main/dog_test.txt"
     file.write_text(file.read_text().replace("-1", " 3", 1))
     assert f"{file}, line" in summary(root, "voc07_svm")
+
+
+def test_a_detectron2_that_cannot_be_imported_is_told(toy_root, tmp_path):
+    (tmp_path / "detectron2").mkdir()
+    (tmp_path / "detectron2/__init__.py").write_text(
+        "import os\nraise eval(os.environ['FAILURE'])\n"
+    )
+    failures = {
+        "ImportError('undefined symbol')": "cannot be imported (ImportError: undefined symbol)",
+        "AttributeError('no LINEAR')": "cannot be imported (AttributeError: no LINEAR)",
+        "OSError('libGL.so.1')": "cannot be imported (OSError: libGL.so.1); python -m",
+        "ModuleNotFoundError('x', name='cv2')": "cannot be imported (ModuleNotFoundError: x)",
+        "ModuleNotFoundError('x', name='detectron2')": "is not installed; install it: python -m",
+    }
+    code = (
+        "import os, sys; from pathlib import Path\n"
+        "from virtex.data.check.deep import whats_unreadable\n"
+        "for os.environ['FAILURE'] in sys.argv[2:]:\n"
+        "    print(whats_unreadable(Path(sys.argv[1]), 'voc'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, toy_root, *failures],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    for line, said in zip(done.stdout.splitlines(), failures.values(), strict=True):
+        assert f"cannot be read without Detectron2, which {said}" in line
+
+
+def test_a_link_into_itself_leaves_all_images_decoded_once(copy):
+    root = copy("imagenet")
+    (root / "imagenet/train/again").symlink_to(root / "imagenet/train")
+    cut_short(next((root / "imagenet/train").glob("n9*/*.JPEG")))
+    (found,) = check_data(root, ["imagenet_linear"], deep=True).tasks
+    assert len(found.paths[0].undecodable) == 1
+    assert "imagenet/train/again is a link into itself" in found.paths[0].problem
 
 
 def test_what_is_missing_is_told_and_the_rest_decoded(copy):

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from messy_data import MESSES, flatten_val, move
+from messy_data import MESSES, flatten_val, move, pack
 
 from virtex.data.check import check_data
 
@@ -71,6 +71,59 @@ def test_nothing_is_changed_by_looking(root):
     before = sorted(root.rglob("*"))
     check_data(root)
     assert sorted(root.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", [name for name in MESSES if "link" in name])
+def test_what_links_lead_to_stays_where_it_is(root, name):
+    mess = MESSES[name]
+    mess.make(root)
+    before = sorted(file for file in (root.parent / "store").rglob("*") if not file.is_symlink())
+    for command in commands(root, mess.task):
+        run_in_shell(command, root.parent)
+    after = sorted(file for file in (root.parent / "store").rglob("*") if not file.is_symlink())
+    assert after == before
+
+
+def test_a_folder_of_data_is_not_moved_for_the_sake_of_one_that_lies_in_it(root):
+    file = sorted((root / "coco/train2017").iterdir())[0]
+    move(root, f"coco/train2017/{file.name}", f"coco/train2017/extra/{file.name}")
+    (found,) = check_data(root, ["coco"]).tasks
+    assert found.paths[2].lacking == [f"coco/train2017/{file.name}"]
+    assert found.remedies == []
+
+
+def test_a_folder_too_deep_is_found_also_where_the_first_image_is_lost(root):
+    sorted((root / "coco/val2017").iterdir())[0].unlink()
+    move(root, "coco/val2017", "coco/val2017/val2017")
+    assert "one folder too deep, in val2017" in what_was_found(root, "coco")[0]
+
+
+def test_what_was_put_aside_before_is_not_moved_into(root):
+    MESSES["coco's images one folder too deep"].make(root)
+    (root / "coco/train2017.outer").mkdir()
+    (found,) = check_data(root, ["coco"]).tasks
+    assert [bool(remedy.command) for remedy in found.remedies] == [False, True]
+    assert "train2017.outer is there already" in found.remedies[0].found
+
+
+@pytest.mark.parametrize(
+    ("archive", "path", "inside", "lost", "edited"),
+    [
+        ("annotations_trainval2017.zip", "coco/annotations", "annotations",
+         "captions_val2017.json", "instances_val2017.json"),
+        ("VOCtest_06-Nov-2007.tar", "VOC2007/ImageSets/Main", "VOCdevkit/VOC2007/ImageSets/Main",
+         "test.txt", "trainval.txt"),
+    ],
+)  # fmt: skip
+def test_unpacking_replaces_no_file(root, archive, path, inside, lost, edited):
+    shutil.copytree(root / path, root / "copy")
+    pack(root, "copy", archive, inside)
+    (root / path / lost).unlink()
+    (root / path / edited).write_text("edited")
+    (command,) = commands(root, "voc07_svm" if "VOC" in path else "coco_captioning")
+    run_in_shell(command, root)
+    assert (root / path / edited).read_text() == "edited"
+    assert (root / path / lost).exists()
 
 
 def test_val_images_go_to_their_own_classes(root):

@@ -27,7 +27,7 @@ def test_missing_data_are_status_2_and_a_sentence_for_each_task(toy_root, tmp_pa
     assert f"lvis: lacks {tmp_path}/lvis/lvis_v1_train.json, {tmp_path}/lvis/lvis_v1_val" in lvis
     assert voc.startswith(f"voc07_svm: lacks {tmp_path}/VOC2007/JPEGImages")
     assert f"  missing  {tmp_path}/VOC2007/JPEGImages" in done.stdout
-    assert "make_toy_data.py" in done.stdout
+    assert "python -m virtex.eval_tools.make_toy_data OUT" in done.stdout
 
 
 def test_an_unknown_task_is_one_plain_sentence(toy_root):

@@ -1,6 +1,10 @@
 """What a task needs on disk, and how it is said that something is missing."""
 
 import os
+import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,15 +46,27 @@ def test_the_error_names_every_missing_path_joined_with_the_given_root(task):
 
 @pytest.mark.parametrize("task", LAYOUTS)
 def test_the_error_says_where_real_and_toy_data_come_from(task):
-    with pytest.raises(UserError, match=r"http[\s\S]*make_toy_data\.py OUT"):
+    with pytest.raises(
+        UserError, match=r"http[\s\S]*python -m virtex\.eval_tools\.make_toy_data OUT"
+    ):
         require_layout("no/such/root", task)
 
 
 @pytest.mark.parametrize("task", LAYOUTS)
 def test_the_error_names_the_command_that_says_what_mends_it(task):
-    command = rf"check_data\.py --data-root no/such/root --task {task}\n"
+    command = rf"python -m virtex\.eval_tools\.check_data --data-root no/such/root --task {task}\n"
     with pytest.raises(UserError, match=command):
         require_layout("no/such/root", task)
+
+
+def test_that_command_runs_in_any_folder_and_for_a_path_that_a_shell_would_cut(tmp_path):
+    with pytest.raises(UserError) as raised:
+        require_layout("my data; $HOME", "coco")
+    (command,) = re.findall("what mends it: python (.*)", str(raised.value))
+    command = [sys.executable, *shlex.split(command)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "coco: lacks my data; $HOME/coco/train2017," in done.stderr
 
 
 @pytest.mark.parametrize("task", LAYOUTS)
@@ -123,6 +139,27 @@ def test_a_link_to_nothing_is_said(tmp_path):
     (tmp_path / "imagenet").mkdir()
     (tmp_path / "imagenet/train").symlink_to(tmp_path / "moved")
     with pytest.raises(UserError, match=r"imagenet/train  \(a link to nothing\)"):
+        require_layout(tmp_path, "imagenet")
+
+
+def test_a_link_to_itself_is_said(tmp_path):
+    (tmp_path / "imagenet").mkdir()
+    (tmp_path / "imagenet/train").symlink_to(tmp_path / "imagenet/train")
+    with pytest.raises(UserError, match=r"imagenet/train  \(a link to itself\)"):
+        require_layout(tmp_path, "imagenet")
+
+
+def test_a_link_to_itself_among_class_folders_is_passed_over(tmp_path):
+    build(tmp_path, "imagenet")
+    (tmp_path / "imagenet/train/n01440764").rmdir()
+    (tmp_path / "imagenet/train/again").symlink_to(tmp_path / "imagenet/train/again")
+    with pytest.raises(UserError, match=r"imagenet/train  \(without class folders\)"):
+        require_layout(tmp_path, "imagenet")
+
+
+def test_a_link_to_itself_in_the_data_root_is_listed(tmp_path):
+    (tmp_path / "again").symlink_to(tmp_path / "again")
+    with pytest.raises(UserError, match=r"holds again\."):
         require_layout(tmp_path, "imagenet")
 
 

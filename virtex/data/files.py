@@ -1,9 +1,11 @@
 """What is on disk, and how an error tells it."""
 
+import errno
 import os
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 from virtex.errors import UserError
 
@@ -13,15 +15,64 @@ def some_of(names: Sequence[str], count: int = 5) -> str:
     return ", ".join(names[:count]) + (", …" if names[count:] else "")
 
 
-def contents(folder: str | os.PathLike[str], count: int = 8) -> str:
-    """What a sentence about ``folder`` goes on with: "holds a/, b.txt, …", or that it cannot."""
-    if not os.path.lexists(folder):
-        return "does not exist"
-    if not os.path.isdir(folder):
-        return "is a link to nothing" if os.path.islink(folder) else "is not a folder"
+# what the system answers where there is no folder, but nothing, a file or a link to itself
+NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+
+
+class Listing(NamedTuple):
+    """The names in a folder; a link is what it points at, and nothing if that is out of reach."""
+
+    files: frozenset[str]
+    folders: frozenset[str]
+
+
+def list_folder(folder: str | os.PathLike[str]) -> Listing:
+    """What lies in a folder; nothing where there is none.
+
+    Raises:
+        UserError: it may not be read.
+    """
+    files, folders = [], []
     try:
         with os.scandir(folder) as entries:
-            names = sorted(entry.name + "/" * entry.is_dir() for entry in entries)
+            for entry in entries:
+                if is_folder(entry):
+                    folders.append(entry.name)
+                elif is_file(entry):
+                    files.append(entry.name)
+    except OSError as error:
+        if error.errno not in NO_FOLDER:
+            raise UserError(
+                f"the folder {folder} cannot be listed ({error.strerror}); let yourself read it"
+            ) from error
+    return Listing(frozenset(files), frozenset(folders))
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, or a link to one that can be reached."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or into a folder that may not be read
+        return False
+
+
+def is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a file, or a link to one that can be reached."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
+def contents(folder: str | os.PathLike[str], count: int = 8) -> str:
+    """What a sentence about ``folder`` goes on with: "holds a/, b.txt, …", or that it cannot."""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name + "/" * is_folder(entry) for entry in entries)
+    except FileNotFoundError:
+        return "is a link to nothing" if os.path.islink(folder) else "does not exist"
+    except NotADirectoryError:
+        return "is not a folder"
     except OSError as error:
         return f"cannot be listed ({error.strerror})"
     return f"holds {some_of(names, count)}" if names else "is empty"
@@ -32,25 +83,13 @@ def missing_files(files: Iterable[str]) -> list[str]:
 
     Each folder is listed once, which is far quicker than asking for 100 000 files.
     """
-    present: dict[str, set[str]] = {}
+    present: dict[str, frozenset[str]] = {}
     missing = []
     for folder, paths in groupby(files, os.path.dirname):
         if folder not in present:
-            present[folder] = _files_in(folder)
+            present[folder] = list_folder(folder).files
         missing += [path for path in paths if os.path.basename(path) not in present[folder]]
     return missing
-
-
-def _files_in(folder: str) -> set[str]:
-    if not os.path.isdir(folder):
-        return set()
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if entry.is_file()}
-    except OSError as error:
-        raise UserError(
-            f"the folder {folder} cannot be listed ({error.strerror}); let yourself read it"
-        ) from error
 
 
 def say_missing(missing: Sequence[str], source: str | Path) -> str:

@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets.folder import (
     IMG_EXTENSIONS,
-    find_classes,
     has_file_allowed_extension,
     make_dataset,
 )
 
-from virtex.data.files import contents, some_of
+from virtex.data.files import contents, list_folder, some_of
 from virtex.data.image_sets import ImageSet
 from virtex.errors import UserError
 
@@ -43,22 +42,19 @@ def read_image_folder(folder: Path, name: str) -> tuple[ImageSet, ImageSet]:
 def _class_folders(folder: Path, split: str) -> list[str]:
     """The names of a split's classes, ascending."""
     path = folder / split
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise UserError(
             f"{folder} has no folder {split}: it {contents(folder)}; {_remedy(folder, split)}"
         )
-    try:
-        return find_classes(path)[0]
-    except PermissionError as error:
-        raise UserError(f"the folder {path} {contents(path)}; let yourself read it") from error
-    except FileNotFoundError as error:  # torchvision's, where there is no class folder
-        pictures = any(has_file_allowed_extension(n, IMG_EXTENSIONS) for n in os.listdir(path))
-        remedy = (
-            "move its images into one folder a class (ImageNet's val images come without)"
-            if pictures
-            else "give it one folder of images a class"
-        )
-        raise UserError(f"{path} has no class folders: it {contents(path)}; {remedy}") from error
+    files, classes = list_folder(path)
+    if classes:
+        return sorted(classes)
+    remedy = (
+        "move its images into one folder a class (ImageNet's val images come without)"
+        if any(has_file_allowed_extension(name, IMG_EXTENSIONS) for name in files)
+        else "give it one folder of images a class"
+    )
+    raise UserError(f"{path} has no class folders: it {contents(path)}; {remedy}")
 
 
 def _remedy(folder: Path, split: str) -> str:

@@ -5,18 +5,24 @@ contents name the first offence, because a broken annotation file otherwise show
 KeyError deep inside a library, or as a score that is silently wrong.
 """
 
+import errno
 import json
 import os
+import shlex
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from virtex.data.files import contents
+from virtex.data.files import contents, is_folder
 from virtex.errors import UserError
 
-TOY_HINT = "a toy version of every data set is written by: python eval_tools/make_toy_data.py OUT"
+# the tools are called by their modules: an installed wheel has no folder eval_tools
+TOY_HINT = (
+    "a toy version of every data set is written by: python -m virtex.eval_tools.make_toy_data OUT"
+)
 
 
 @dataclass(frozen=True)
@@ -125,8 +131,8 @@ def require_layout(data_root: str | Path, task: str) -> None:
         + "\n".join(lines)
         + f"\nThe data root must hold {needed}."
         + f"\nThe data root {data_root} {contents(data_root)}."
-        + "\nWhat is there, and what mends it: python eval_tools/check_data.py "
-        + f"--data-root {data_root} --task {task}"
+        + "\nWhat is there, and what mends it: python -m virtex.eval_tools.check_data "
+        + f"--data-root {shlex.quote(str(data_root))} --task {task}"
         + f"\nReal data: {LAYOUTS[task].source}"
         + f"\nTo try without: {TOY_HINT}"
     )
@@ -143,21 +149,25 @@ def _problems(data_root: str | Path, task: str) -> list[tuple[Need, str]]:
 
 def whats_wrong(path: Path, kind: str) -> str | None:
     """Why ``path`` is not what a ``Need`` of this kind wants, in a few words; None if it is."""
-    if not os.path.lexists(path):
-        return f"no such {'file' if kind == 'file' else 'folder'}"
-    if not path.exists():
-        return "a link to nothing"
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        absent = f"no such {'file' if kind == 'file' else 'folder'}"
+        return "a link to nothing" if os.path.islink(path) else absent
+    except OSError as error:
+        looping = error.errno == errno.ELOOP
+        return "a link to itself" if looping else f"it cannot be reached: {error.strerror}"
     if kind == "file":
-        return None if path.is_file() else "a folder, where a file is needed"
-    if not path.is_dir():
+        return None if stat.S_ISREG(mode) else "a folder, where a file is needed"
+    if not stat.S_ISDIR(mode):
         return "a file, where a folder is needed"
     try:
         with os.scandir(path) as entries:
             if kind == "folder":
                 return None if next(entries, None) else "an empty folder"
-            return None if any(entry.is_dir() for entry in entries) else "without class folders"
-    except PermissionError:
-        return "a folder you may not read"
+            return None if any(map(is_folder, entries)) else "without class folders"
+    except OSError as error:
+        return f"a folder that cannot be listed: {error.strerror}"
 
 
 def read_json(

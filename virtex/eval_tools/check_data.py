@@ -7,8 +7,9 @@
 
 For each task: every path it needs, the number of images and of what is said of them beside the
 published numbers (a toy or a subset is no error), and images that annotations name and that are not
-on disk. Data that lie elsewhere, under another name or still packed are recognised, and the command
-is printed that brings them into place. Nothing is changed.
+on disk: how many and the first of them, with --json all. Data that lie elsewhere, under another
+name or still packed are recognised, and the command is printed that brings them into place. Nothing
+is changed.
 
 It is quick: folders are listed, annotation files are read, no image is opened. --deep decodes every
 image and reads the annotations as the tools do. Exit status 0: all tasks that are asked for are

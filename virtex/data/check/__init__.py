@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from virtex.data.check.disk import Disk
+from virtex.data.check.disk import FOLDERS, Disk
 from virtex.data.check.quick import HELD, Found, class_folders, look_at
 from virtex.data.check.remedies import remedies_for
 from virtex.data.check.report import PathReport, Report, TaskReport
@@ -143,7 +143,7 @@ def task_report(
 
 def without_vocabulary(disk: Disk) -> list[str]:
     """What is made of the captions before they are trained on."""
-    if any(name.endswith(".model") for name in disk.listing("vocab").files):
+    if any(name.endswith(".model") for name in disk.seen("vocab").files):
         return []
     captions = disk.root / "coco/annotations/captions_train2017.json"
     return [
@@ -156,4 +156,8 @@ def without_vocabulary(disk: Disk) -> list[str]:
 def what_was_read(disk: Disk, paths: Sequence[str]) -> str:
     files = [disk.root / path for path in paths if (disk.root / path).is_file()]
     size = sum(file.stat().st_size for file in files) / 1e6
-    return f"the names in {disk.listed} folders, {len(files)} annotation files ({size:.1f} MB)"
+    cut = f" (data that lie elsewhere are looked for in {FOLDERS} of them, not in all there are)"
+    return (
+        f"the names in {disk.listed} folders{cut * disk.cut}, "
+        f"{len(files)} annotation files ({size:.1f} MB)"
+    )

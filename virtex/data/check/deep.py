@@ -72,7 +72,12 @@ def lvis(root: Path) -> None:
 
 
 def voc(root: Path) -> None:
-    from virtex.detectron.datasets import voc_sample
+    try:
+        from virtex.detectron.datasets import voc_sample
+    except Exception as error:  # a broken one fails in ways of its own: ImportError, OSError, …
+        raise UserError(
+            f"the annotations cannot be read without Detectron2, which {whats_broken(error)}"
+        ) from error
 
     disk = Disk(root)
     for year, splits in (("VOC2007", ("trainval", "test")), ("VOC2012", ("trainval",))):
@@ -80,6 +85,16 @@ def voc(root: Path) -> None:
         stems = [stem for path in lists for stem in read_stems(disk, path)]
         for stem in tqdm(stems, f"annotations of {year}", unit="", leave=False, disable=None):
             voc_sample(root / year, stem)
+
+
+def whats_broken(error: Exception) -> str:
+    """Why Detectron2 cannot be imported, and what to do."""
+    if isinstance(error, ModuleNotFoundError) and error.name == "detectron2":
+        return "is not installed; install it: python -m virtex.detectron.install"
+    return (
+        f"cannot be imported ({type(error).__name__}: {error}); python -m "
+        "virtex.detectron.install --check says what mends it"
+    )
 
 
 def voc07_svm(root: Path) -> None:
@@ -126,9 +141,4 @@ def whats_unreadable(root: Path, layout: str) -> str:
         READERS[layout](root)
     except UserError as error:
         return str(error)
-    except ModuleNotFoundError as error:  # of VOC's
-        return (
-            f"the annotations cannot be read without {error.name}, which is not installed; "
-            "install it: python -m virtex.detectron.install"
-        )
     return ""

@@ -6,26 +6,43 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from virtex.data.files import Listing, list_folder
 from virtex.errors import UserError
 
 # torchvision's IMG_EXTENSIONS, which take seconds to import; a test keeps the two the same
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-DEPTH, WIDTH = 5, 100  # of the outline: folders below each other; entries of a folder
+# of the outline: folders below each other; entries of a folder; folders that are listed
+DEPTH, WIDTH, FOLDERS = 5, 100, 5000
+
+Identity = tuple[int, int]  # a folder's device and inode: the same, whatever links lead to it
 
 
-class Listing(NamedTuple):
-    """The names in a folder; a link is what it points at, and nothing if that is not there."""
+class Tree(NamedTuple):
+    """A folder and all below it.
 
-    files: frozenset[str]
-    folders: frozenset[str]
+    Attributes:
+        folders: it and those below, each before what is in it.
+        loops: links back to a folder that they lie in; they are not followed.
+        closed: folders that may not be read -> a sentence that says so.
+    """
+
+    folders: list[str]
+    loops: list[str]
+    closed: dict[str, str]
 
 
 class Disk:
-    """What lies below ``root``; all paths are relative to it and have "/" between their parts."""
+    """What lies below ``root``; all paths are relative to it and have "/" between their parts.
+
+    Attributes:
+        cut: whether the outline has ended before all folders were listed.
+    """
 
     def __init__(self, root: Path):
         self.root = root
+        self.cut = False
         self._listings: dict[str, Listing] = {}
+        self._trees: dict[str, Tree] = {}
 
     @property
     def listed(self) -> int:
@@ -39,24 +56,15 @@ class Disk:
             UserError: it may not be read.
         """
         if folder not in self._listings:
-            self._listings[folder] = self._scan(folder)
+            self._listings[folder] = list_folder(self.root / folder)
         return self._listings[folder]
 
-    def _scan(self, folder: str) -> Listing:
-        path = self.root / folder
-        if not path.is_dir():
-            return Listing(frozenset(), frozenset())
+    def seen(self, folder: str) -> Listing:
+        """What lies in a folder; nothing where there is none, or where it may not be read."""
         try:
-            with os.scandir(path) as entries:
-                names: dict[bool, list[str]] = {True: [], False: []}
-                for entry in entries:
-                    if (is_folder := entry.is_dir()) or entry.is_file():
-                        names[is_folder].append(entry.name)
-        except OSError as error:
-            raise UserError(
-                f"the folder {path} cannot be listed ({error.strerror}); let yourself read it"
-            ) from error
-        return Listing(frozenset(names[False]), frozenset(names[True]))
+            return self.listing(folder)
+        except UserError:
+            return Listing(frozenset(), frozenset())
 
     def has(self, file: str) -> bool:
         folder, _, name = file.rpartition("/")
@@ -70,25 +78,65 @@ class Disk:
 
     def all_images(self, folder: str) -> Iterator[str]:
         """The images in a folder and in all folders below it."""
-        yield from self.images(folder)
-        for name in sorted(self.listing(folder).folders):
-            yield from self.all_images(f"{folder}/{name}")
+        for below in self.tree(folder).folders:
+            yield from self.images(below)
+
+    def tree(self, folder: str) -> Tree:
+        if folder not in self._trees:
+            tree = self._trees[folder] = Tree([], [], {})
+            self._walk(folder, frozenset(filter(None, map(identity, self._above(folder)))), tree)
+        return self._trees[folder]
+
+    def _above(self, folder: str) -> Iterator[Path]:
+        """The folders that a folder lies in: by its path, and where links lead."""
+        yield from (self.root / parent for parent in Path(folder).parents)
+        yield from Path(os.path.realpath(self.root)).parents
+        yield from Path(os.path.realpath(self.root / folder)).parents
+
+    def _walk(self, folder: str, above: frozenset[Identity], tree: Tree) -> None:
+        here = identity(self.root / folder)
+        if here is None:
+            return
+        if here in above:
+            tree.loops.append(folder)
+            return
+        try:
+            names = self.listing(folder).folders
+        except UserError as error:
+            tree.closed[folder] = str(error)
+            return
+        tree.folders.append(folder)
+        for name in sorted(names):
+            self._walk(f"{folder}/{name}", above | {here}, tree)
 
     @cached_property
     def outline(self) -> list[str]:
         """All files and folders but the data themselves, those that lie highest first.
 
-        A folder with many entries is one of data, whose entries are left out.
+        A folder with many entries is one of data, whose entries are left out. Of a data root that
+        is none (a home folder) only the first ``FOLDERS`` folders are listed.
         """
-        found, level = [], [""]
+        found: list[str] = []
+        level, listed = [""], 0
         for _ in range(DEPTH):
             below = []
             for folder in level:
-                if not os.access(self.root / folder, os.R_OK | os.X_OK):
-                    continue
-                files, folders = self.listing(folder)
+                if listed == FOLDERS:
+                    self.cut = True
+                    return found
+                listed += 1
+                files, folders = self.seen(folder)
                 if not folder or len(files) + len(folders) <= WIDTH:
                     found += [f"{folder}/{name}".lstrip("/") for name in sorted(files | folders)]
                     below += [f"{folder}/{name}".lstrip("/") for name in sorted(folders)]
             level = below
         return found
+
+
+def identity(folder: Path) -> Identity | None:
+    """None where it is out of reach."""
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

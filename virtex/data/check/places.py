@@ -1,5 +1,6 @@
 """How people have these data: other names of folders, and archives that are still packed."""
 
+import sys
 from dataclasses import dataclass
 
 # What a path is called elsewhere, in lower case; its own last part always is one of its names.
@@ -48,8 +49,11 @@ class Archive:
     unpack: str
 
 
-UNZIP = "mkdir -p {target} && unzip -qo {file} -d {target}"
-UNTAR = "mkdir -p {target} && tar -xf {file} -C {target}"
+# What lies there already stays: it may have been changed. GNU's tar counts files that -k keeps as
+# failures; BSD's does not, and has no other option for it.
+KEEP = "-k" if sys.platform == "darwin" else "--skip-old-files"
+UNZIP = "mkdir -p {target} && unzip -qn {file} -d {target}"
+UNTAR = f"mkdir -p {{target}} && tar {KEEP} -xf {{file}} -C {{target}}"
 OUT_OF_VOCDEVKIT = f"{UNTAR} --strip-components=1"
 # ImageNet's train comes as a tar of a tar for each class
 UNPACK_CLASSES = (

@@ -1,14 +1,17 @@
 """What lies at each path that tasks need, by file lists and by what annotation files name."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from virtex.data.check.disk import Disk
+from virtex.data.check.disk import IMAGE_SUFFIXES, Disk
 from virtex.data.files import some_of
 from virtex.data.layouts import read_json
 from virtex.data.voc import VOC_CLASSES
 from virtex.errors import UserError
+
+DATA_SUFFIXES = (*IMAGE_SUFFIXES, ".xml")  # of files in folders that tasks need
 
 
 @dataclass(frozen=True)
@@ -49,33 +52,57 @@ def flat_images(disk: Disk, path: str) -> Found:
 
 
 def nested_images(disk: Disk, path: str) -> Found:
-    return Found({"images": sum(1 for _ in disk.all_images(path))})
+    images = sum(1 for _ in disk.all_images(path))
+    return Found({"images": images}, problem="; ".join(obstacles(disk, path)))
 
 
 def class_folders(disk: Disk, path: str) -> Found:
     """Images in class folders; every class has some, and val those of train."""
-    classes = sorted(disk.listing(path).folders)
-    sizes = [sum(1 for _ in disk.all_images(f"{path}/{name}")) for name in classes]
-    problems = [f"its classes lie one folder too deep, in {name}" for name in too_deep(disk, path)]
-    empty = [name for name, size in zip(classes, sizes, strict=True) if not size]
+    names, tree, sizes = classes(disk, path), disk.tree(path), Counter[str]()
+    for folder in tree.folders:
+        sizes[folder[len(path) + 1 :].split("/")[0]] += sum(1 for _ in disk.images(folder))
+    problems = obstacles(disk, path)
+    problems += [f"its classes lie one folder too deep, in {name}" for name in too_deep(disk, path)]
+    empty = [n for n in sorted(names) if not sizes[n] and f"{path}/{n}" not in tree.closed]
     if empty:
         problems.append(f"{len(empty)} class folders without images ({some_of(empty)})")
-    train = disk.listing("imagenet/train").folders
-    if train and (different := sorted(train.symmetric_difference(classes))):
+    train = classes(disk, "imagenet/train")
+    if train and (different := sorted(train ^ names)):
         said = some_of(different)
         problems.append(
             f"{len(different)} class folders are in one of train and val alone ({said})"
         )
-    return Found({"images": sum(sizes), "classes": len(classes)}, problem="; ".join(problems))
+    images = sum(sizes[name] for name in names)
+    return Found({"images": images, "classes": len(names)}, problem="; ".join(problems))
+
+
+def classes(disk: Disk, path: str) -> frozenset[str]:
+    """The names of class folders."""
+    _, loops, _ = disk.tree(path)
+    return disk.seen(path).folders.difference(loop.removeprefix(f"{path}/") for loop in loops)
+
+
+def obstacles(disk: Disk, path: str) -> list[str]:
+    """What keeps a folder from being walked through, the first of it."""
+    _, loops, closed = disk.tree(path)
+    said = [*(f"{loop} is a link into itself" for loop in loops), *closed.values()]
+    return [some_of(said, 3)] if said else []
+
+
+def only_folder(disk: Disk, path: str) -> str:
+    """The one folder in ``path``, where no data lie beside it; "" if that is not so."""
+    files, folders = disk.seen(path)
+    if len(folders) != 1 or any(name.lower().endswith(DATA_SUFFIXES) for name in files):
+        return ""
+    (inner,) = folders
+    return "" if f"{path}/{inner}" in disk.tree(path).loops else inner
 
 
 def too_deep(disk: Disk, path: str) -> list[str]:
     """The one folder in which class folders lie instead of in ``path``, if they do."""
-    folders = list(disk.listing(path).folders)
-    if len(folders) != 1:
-        return []
-    inner = f"{path}/{folders[0]}"
-    return folders if disk.listing(inner).folders and not any(disk.images(inner)) else []
+    name = only_folder(disk, path)
+    inner = f"{path}/{name}"
+    return [name] if name and disk.seen(inner).folders and not any(disk.images(inner)) else []
 
 
 def voc_objects(disk: Disk, path: str) -> Found:
@@ -128,7 +155,7 @@ def coco_json(folder: str, counted: str) -> Callable[[Disk, str], Found]:
         lists = ["images", "annotations"] + ["categories"] * (counted != "captions")
         of = content if isinstance(content, dict) else {}
         if absent := [name for name in lists if not isinstance(of.get(name), list)]:
-            return Found({}, problem=f"it has no list of {' and of '.join(absent)}")
+            return Found({}, problem=f"it has no list of {' or of '.join(absent)}")
         counts = {name: len(of[name]) for name in lists}
         counts[counted] = counts.pop("annotations")
         named = [f"{folder}/{name}" for name in of["images"] if isinstance(name, str)]
@@ -144,7 +171,7 @@ def coco_json(folder: str, counted: str) -> Callable[[Disk, str], Found]:
 
 def keep_names(item: dict[str, Any]) -> Any:
     """Of an image its file's name, and all lists; anything else will only be counted."""
-    if "annotations" in item:
+    if any(isinstance(item.get(name), list) for name in ("images", "annotations", "categories")):
         return item
     if "image_id" in item:
         return None

@@ -1,5 +1,6 @@
 """Commands that bring data to where they are needed. None of them is run here."""
 
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,12 +9,14 @@ from pathlib import Path
 
 from virtex.data.check.disk import Disk
 from virtex.data.check.places import ARCHIVES, COMMON, UNPACK_CLASSES, VAL_CLASSES, names
-from virtex.data.check.quick import too_deep
+from virtex.data.check.quick import HELD, class_folders, nested_images, only_folder, too_deep
 from virtex.data.layouts import LAYOUTS, Need, whats_wrong
 
 DATA_SETS = {need.path.split("/")[0] for layout in LAYOUTS.values() for need in layout.needs}
 VOCDEVKIT = "vocdevkit"  # what VOC's archives unpack to, which is to be linked from
-FLAT = "without class folders"  # as ``whats_wrong`` has it
+# as ``whats_wrong`` has them; the latter are what a link can take the place of
+FLAT = "without class folders"
+VACANT = ("no such folder", "a link to nothing", "a link to itself", "an empty folder")
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ def remedies_for(
         return [Remedy(f"{root} holds all of it: give --data-root {quoted(root)}")]
     found = [remedy for need in missing for remedy in for_missing(disk, need)]
     for need in needs:
+        if HELD[need.path].look in (class_folders, nested_images):  # these are walked through
+            found += [without_loop(disk, loop) for loop in disk.tree(need.path).loops]
         if need.kind == "class folders":
             found += [one_up(disk, need.path, name) for name in too_deep(disk, need.path)]
         below = [file for file in lacking if file.startswith(f"{need.path}/")]
@@ -72,7 +77,7 @@ def for_missing(disk: Disk, need: Need) -> Iterator[Remedy]:
         yield link
     if whats_wrong(disk.root / place, need.kind) is None:
         return
-    for rule in (still_packed, packed_classes, unsorted_val, coco_2014):
+    for rule in (packed, packed_classes, unsorted_val, coco_2014):
         yield from rule(disk, need.path, place)
 
 
@@ -96,7 +101,7 @@ def elsewhere(disk: Disk, need: Need) -> tuple[str, Remedy | None]:
 
 def is_vacant(path: Path) -> bool:
     """Whether a link can take its place: nothing is there, or an empty folder."""
-    return not path.exists() or whats_wrong(path, "folder") == "an empty folder"
+    return whats_wrong(path, "folder") in VACANT
 
 
 def places(disk: Disk, path: str, rest: Sequence[str]) -> Iterator[str]:
@@ -113,7 +118,7 @@ def link(disk: Disk, place: str, path: str) -> Remedy:
     target, name = (disk.root / place).absolute(), disk.root / path
     commands = []
     if name.is_symlink():
-        commands = [f"rm {quoted(name)}"]  # it points at nothing
+        commands = [f"rm {quoted(name)}"]  # it points at nothing, or at itself
     elif name.is_dir():
         commands = [f"rmdir {quoted(name)}"]  # it is empty
     elif "/" in path:
@@ -122,16 +127,17 @@ def link(disk: Disk, place: str, path: str) -> Remedy:
     return Remedy(f"{path} lies at {place}", " && ".join(commands))
 
 
-def still_packed(disk: Disk, path: str, place: str) -> Iterator[Remedy]:
+def packed(disk: Disk, path: str, place: str) -> Iterator[Remedy]:
     for archive in ARCHIVES:
         if any(fnmatch(path, pattern) for pattern in archive.gives):
             for file in called(disk, archive.name):
                 fill = {"file": disk.root / file, "target": disk.root / archive.target}
-                yield Remedy(f"{file} is still packed", archive.unpack.format_map(in_shell(fill)))
+                said = f"files of {path.split('/')[0]} are in {file}; unpacking it replaces none"
+                yield Remedy(said, archive.unpack.format_map(in_shell(fill)))
 
 
 def packed_classes(disk: Disk, path: str, place: str) -> Iterator[Remedy]:
-    names = disk.listing(place).files if path == "imagenet/train" else ()
+    names = disk.seen(place).files if path == "imagenet/train" else ()
     tars = [name for name in names if fnmatch(name, "n*.tar")]
     if tars:
         command = UNPACK_CLASSES.format_map(in_shell({"target": disk.root / path}))
@@ -140,7 +146,7 @@ def packed_classes(disk: Disk, path: str, place: str) -> Iterator[Remedy]:
 
 def unsorted_val(disk: Disk, path: str, place: str) -> Iterator[Remedy]:
     """ImageNet's val images come without class folders."""
-    names = disk.listing(place).files if path == "imagenet/val" else ()
+    names = disk.seen(place).files if path == "imagenet/val" else ()
     count = sum(fnmatch(name, "ILSVRC2012_val_*.JPEG") for name in names)
     if not count:
         return
@@ -175,31 +181,45 @@ def coco_2014(disk: Disk, path: str, place: str) -> Iterator[Remedy]:
 
 
 def for_lacking(disk: Disk, folder: str, lacking: Sequence[str]) -> Iterator[Remedy]:
-    """Files that lie one folder too deep, or have their names of 2014, or are still packed."""
-    listing = disk.listing(folder)
-    name = lacking[0].removeprefix(f"{folder}/")
-    for inner in sorted(listing.folders):
-        if (disk.root / folder / inner / name).is_file():
+    """Files that lie one folder too deep, or have their names of 2014, or are in an archive."""
+    names = [file.removeprefix(f"{folder}/") for file in lacking]
+    if inner := only_folder(disk, folder):
+        there = frozenset().union(*disk.seen(f"{folder}/{inner}"))
+        if any(name.split("/")[0] in there for name in names):
             yield one_up(disk, folder, inner)
             return
-    if f"COCO_train2014_{name}" in listing.files or f"COCO_val2014_{name}" in listing.files:
+    files = disk.seen(folder).files
+    if any(f"COCO_{split}2014_{name}" in files for name in names for split in ("train", "val")):
         path = quoted(disk.root / folder)
         yield Remedy(
             f"the files in {folder} have their names of 2014",
-            f'for file in {path}/COCO_*2014_*; do mv "$file" {path}/"${{file##*_}}"; done',
+            f'for file in {path}/COCO_*2014_*; do mv -n "$file" {path}/"${{file##*_}}"; done',
         )
         return
-    yield from still_packed(disk, folder, folder)
+    yield from packed(disk, folder, folder)
 
 
 def one_up(disk: Disk, folder: str, inner: str) -> Remedy:
+    """Of a folder without data but in the one folder in it. What links lead to is not moved."""
     path = disk.root / folder
-    outer = path.with_name(f"{path.name}.outer")
-    return Remedy(
-        f"the files of {folder} lie one folder too deep, in {inner}",
-        f"mv {quoted(path)} {quoted(outer)} && mv {quoted(outer / inner)} {quoted(path)} && "
-        f"rmdir {quoted(outer)}",
-    )
+    deep, outer = path / inner, path.with_name(f"{path.name}.outer")
+    said = f"the files of {folder} lie one folder too deep, in {inner}"
+    link = f"ln -s {quoted(Path(os.path.realpath(deep)))} {quoted(path)}"
+    if path.is_symlink():
+        return Remedy(said, f"rm {quoted(path)} && {link}")
+    if os.path.lexists(outer):
+        return Remedy(f"{said}; move them by hand, for {outer.name} is there already")
+    left = quoted(outer / inner)
+    bring = f"{link} && rm {left}" if deep.is_symlink() else f"mv {left} {quoted(path)}"
+    command = f"mv {quoted(path)} {quoted(outer)} && {bring}"
+    if os.listdir(path) == [inner]:
+        return Remedy(said, f"{command} && rmdir {quoted(outer)}")
+    return Remedy(f"{said}; what is beside it goes to {outer.name}", command)
+
+
+def without_loop(disk: Disk, loop: str) -> Remedy:
+    path = disk.root / loop
+    return Remedy(f"{loop} is a link into itself", f"rm {quoted(path)}" * path.is_symlink())
 
 
 def called(disk: Disk, name: str) -> list[str]:

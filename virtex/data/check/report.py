@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from virtex.data.check.remedies import Remedy
-from virtex.data.files import some_of
 from virtex.data.layouts import TOY_HINT
 
-FIRST = 5  # names of missing images that are told
+FIRST = 5  # names of missing images that are told in text
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,8 @@ class PathReport:
     def whats_wrong(self) -> str:
         said = [said for said in (self.missing, self.problem) if said]
         if self.lacking:
-            first = some_of(self.lacking, FIRST)
+            first, more = ", ".join(self.lacking[:FIRST]), len(self.lacking) - FIRST
+            first += f" and {more} more, which --json lists" * (more > 0)
             said.append(f"{len(self.lacking)} that it names are not on disk ({first})")
         if self.undecodable:
             said.append(f"{len(self.undecodable)} images cannot be decoded")
@@ -66,7 +66,7 @@ class PathReport:
             "problem": self.missing or self.problem,
             "counts": dict(self.counts),
             "published": dict(self.published),
-            "not_on_disk": {"number": len(self.lacking), "first": list(self.lacking[:FIRST])},
+            "not_on_disk": list(self.lacking),
             "undecodable": dict(self.undecodable),
         }
 
