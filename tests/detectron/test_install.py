@@ -6,33 +6,37 @@ import tarfile
 
 import pytest
 
+from tests.doctor.broken_modules import module, put_module
 from virtex.detectron import compat, install
 from virtex.errors import UserError
-
-CHECK = [sys.executable, "-m", "virtex.detectron.install", "--check"]
 
 
 def test_an_importable_detectron2_is_kept():
     assert install.install() == install.installed()
 
 
-def test_check_says_which_distribution_is_there():
-    done = subprocess.run(CHECK, capture_output=True, text=True)
+def test_check_says_which_distribution_is_there_and_what_is_optional(tmp_path):
+    put_module(tmp_path, "hotcoco", "raise ImportError('no hotcoco')")
+    done = module("virtex.detectron.install", "--check", PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert str(install.installed()) in done.stdout
-    assert "ready to train" in done.stdout
+    assert f"{str(install.installed()).removeprefix('detectron2 ')}; the engine" in done.stdout
+    assert "note hotcoco does not work: ImportError: no hotcoco" in "\n".join(lines(done))
 
 
-def test_check_names_what_is_missing():
-    code = (
-        "import sys; sys.modules['detectron2'] = None\n"
-        "from virtex.detectron import install\n"
-        "install.installed = lambda: None\n"
-        "sys.exit(install.check())"
+def lines(done):
+    """Without the width of the column of names."""
+    return [" ".join(line.split()) for line in done.stdout.splitlines()]
+
+
+def test_check_says_what_the_doctor_says(tmp_path):
+    put_module(tmp_path, "lvis", "raise ImportError('no lvis')")
+    done, doctor = (
+        module(name, *arguments, PYTHONPATH=str(tmp_path))
+        for name, *arguments in [["virtex.detectron.install", "--check"], ["virtex.doctor"]]
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "missing  detectron2: python -m virtex.detectron.install" in done.stdout
+    assert done.returncode == doctor.returncode == 2
+    assert "the main job cannot run: mend lvis" in done.stderr
+    assert set(lines(done)) <= set(lines(doctor))
 
 
 def test_a_file_of_another_hash_is_refused(tmp_path):

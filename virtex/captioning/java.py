@@ -90,7 +90,7 @@ def package_folder() -> Path | None:
 def java_missing() -> str | None:
     """What the tokenizer and METEOR lack, and how to get it; None if they can run."""
     if package_folder() is None:
-        return "pycocoevalcap is not installed: pip install 'virtex[captions]'"
+        return "pycocoevalcap is not installed: pip install pycocoevalcap"
     java = find_java()
     if java is None:
         return "there is no Java: install a Java runtime, or set JAVA_HOME to one"

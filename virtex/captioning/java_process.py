@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import subprocess
 import tempfile
 import threading
@@ -18,6 +17,7 @@ from functools import partial
 from typing import IO
 
 from virtex.errors import UserError
+from virtex.subprocesses import how_it_ended, read, temporary
 
 # Programs read and write text and numbers as the machine's language and encoding have it (where
 # that is German, METEOR takes 0,5 for a half) unless they are told.
@@ -172,28 +172,9 @@ def started(
             close(pipe)
 
 
-def temporary() -> IO[str]:
-    return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace", newline="")
-
-
-def read(file: IO[str]) -> str:
-    file.seek(0)
-    return file.read()
-
-
 def close(pipe: IO[str]) -> None:
     with suppress(BrokenPipeError):  # there is nobody who could read what is left
         pipe.close()
-
-
-def how_it_ended(process: subprocess.Popen[str], seconds: float) -> str:
-    try:
-        status = process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return f"did not end in {seconds} seconds"
-    if status < 0:
-        return f"was killed by {signal.Signals(-status).name}"
-    return f"ended with exit status {status}"
 
 
 def failure(name: str, how: str, said: str) -> UserError:

@@ -1,7 +1,7 @@
 """Install Detectron2, with a compiler or without one.
 
     python -m virtex.detectron.install            # install where nothing is there yet
-    python -m virtex.detectron.install --check    # say what is there and what is missing
+    python -m virtex.detectron.install --check    # the doctor's findings of it; installs nothing
     python -m virtex.detectron.install --sdist FILE    # no network: from a file fetched elsewhere
 
 Detectron2 is on no package registry and building it needs a compiler that agrees with the
@@ -50,22 +50,6 @@ setup(
     package_data={"detectron2.model_zoo": ["configs/**/*.yaml"]},
 )
 """
-
-# What the detectors, their training and their scores import, and what each is for.
-NEEDED = {
-    "torch": "the engine",
-    "torchvision": "NMS and RoIAlign; must match torch",
-    "fvcore": "configuration, checkpoints, PreciseBN",
-    "iopath": "paths",
-    "pycocotools": "masks and the reference COCO score",
-    "lvis": "the reference LVIS score",
-    "cv2": "drawing and polygons (opencv-python)",
-    "PIL": "image decoding (Pillow)",
-    "omegaconf": "Detectron2's configuration",
-    "hydra": "Detectron2's configuration (hydra-core)",
-    "tensorboard": "training curves",
-}
-OPTIONAL = {"hotcoco": "COCO and LVIS scores about 20 times as fast as the reference"}
 
 
 @dataclass(frozen=True)
@@ -219,35 +203,16 @@ def install(sdist: Path | None = None) -> Distribution:
     return found
 
 
-def check() -> int:
-    """Print what is there and what is missing, each with its remedy; 0 if nothing is missing."""
-    missing = 0
-    found = installed()
-    if found:
-        print(f"ok       {found}")
-    else:
-        print("missing  detectron2: python -m virtex.detectron.install")
-        missing += 1
-    for name, purpose in {**NEEDED, **OPTIONAL}.items():
-        there = importlib.util.find_spec(name) is not None
-        word = "ok" if there else "optional" if name in OPTIONAL else "missing"
-        print(f"{word:8} {name}: {purpose}")
-        missing += word == "missing"
-    if missing:
-        return 2
-    try:
-        import torch
-        import torchvision
+def check() -> None:
+    """Print what ``python -m virtex.doctor`` finds of Detectron2 and of what it runs with.
 
-        torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
-        pair = f"torch {torch.__version__} with torchvision {torchvision.__version__}"
-        print(f"ok       {pair}, {torch.cuda.device_count()} GPUs")
-        importlib.import_module("virtex.detectron.trainer")
-        print("ok       detectron2 imports and is ready to train")
-    except (ImportError, RuntimeError, AttributeError) as error:
-        print(f"broken   {type(error).__name__}: {error}")
-        return 2
-    return 0
+    Raises:
+        UserError: something without which no detector can be trained and scored.
+    """
+    from virtex.doctor.checks import DETECTION
+    from virtex.doctor.findings import report, run_checks
+
+    report(run_checks(DETECTION))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -258,11 +223,11 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace) -> None:
     if args.check:
-        return check()
-    print(f"ready: {install(args.sdist)}")
-    return 0
+        check()
+    else:
+        print(f"ready: {install(args.sdist)}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@
 A line for each check: ok; note, where something optional is missing or slow; problem, where the
 main job (training and scoring a detector) cannot run; and a command that mends it. Nothing is
 installed or written. Libraries are imported in processes of their own, so that one that is broken
-or hangs hides no other. Names of the user and of the machine are left out; the home folder is ~.
+or hangs hides no other. The home folder is told as ~; folders that are called as the user is, and
+the name of the machine, are left out of what was found.
 
 Exit status 0: no problem (notes are fine); 2: a problem.
 """
@@ -15,43 +16,11 @@ Exit status 0: no problem (notes are fine); 2: a problem.
 from __future__ import annotations
 
 import argparse
-import json
 
-from virtex.doctor.captions import caption_programs, java
-from virtex.doctor.findings import PROBLEM, Check, Limits, as_json, as_text, run_checks
-from virtex.doctor.gpus import torch_and_gpus
-from virtex.doctor.libraries import (
-    LIBRARIES,
-    detectron2,
-    requirements,
-    this_python,
-    this_toolkit,
-    torchvision,
-)
-from virtex.doctor.machine import cores, folders, memory, network, shared_memory, threads
-from virtex.errors import UserError
+from virtex.doctor.checks import CHECKS
+from virtex.doctor.findings import SECONDS, report, run_checks
+from virtex.doctor.machine import network
 from virtex.tool import above_zero, run_tool, tool_parser
-
-
-def all_checks() -> tuple[Check, ...]:
-    """In the order in which they are told."""
-    return (
-        this_toolkit,
-        this_python,
-        requirements,
-        torch_and_gpus,
-        torchvision,
-        detectron2,
-        *LIBRARIES,
-        java,
-        caption_programs,
-        memory,
-        cores,
-        threads,
-        shared_memory,
-        *folders(),
-        network,
-    )
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -64,19 +33,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seconds",
         type=above_zero,
-        default=Limits.seconds,
+        default=SECONDS,
         metavar="S",
-        help=f"that a library may take to be imported (default: {Limits.seconds})",
+        help=f"that a library may take to be imported (default: {SECONDS:g})",
     )
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
-    findings = run_checks(all_checks(), Limits(args.seconds, args.network))
-    print(json.dumps(as_json(findings), indent=2) if args.json else as_text(findings))
-    problems = [finding.check for finding in findings if finding.state == PROBLEM]
-    if problems:
-        raise UserError(f"the main job cannot run: mend {', '.join(problems)}")
+    checks = (*CHECKS, network) if args.network else CHECKS
+    report(run_checks(checks, args.seconds), in_json=args.json)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass, field
 from typing import IO, Any
+
+from virtex.subprocesses import how_it_ended, read, temporary
 
 MARK = "virtex-doctor: "  # before what is told; a library may print whatever it likes
 TELL = f"""\
@@ -20,15 +21,25 @@ def tell(**facts):
 """
 ERROR = re.compile(r"[A-Za-z_][\w.]*(Error|Exception)\b")
 LONGEST = 400  # characters of an error that are told
+LONGER = "if the machine is but slow or busy: python -m virtex.doctor --seconds 1000; else "
 GRACE = 5  # seconds in which a killed process should be gone
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the code told, and what went wrong in it ("" if nothing did)."""
+    """What the code told, and what went wrong in it ("" if nothing did).
+
+    Attributes:
+        hung: it was killed, for it took too long.
+    """
 
     facts: dict[str, Any] = field(default_factory=dict)
     error: str = ""
+    hung: bool = False
+
+    def remedy(self, remedy: str) -> str:
+        """That of the error, unless nothing is broken and the time was too short."""
+        return LONGER * self.hung + remedy
 
 
 def ask(code: str, seconds: float) -> Answer:
@@ -45,14 +56,13 @@ def ask(code: str, seconds: float) -> Answer:
             stderr=errors,
             start_new_session=True,  # so that what it has started can be killed with it
         )
-        try:
-            status = process.wait(seconds)
-        except subprocess.TimeoutExpired:
+        error = f"it {how_it_ended(process, seconds)}"
+        hung = process.returncode is None
+        if hung:
             kill(process)
-            return Answer(told_in(output), f"it did not answer in {seconds:g} seconds")
-        if status < 0:
-            return Answer(told_in(output), f"it was killed by {signal.Signals(-status).name}")
-        return Answer(told_in(output), last_error(errors) if status else "")
+        elif process.returncode >= 0:
+            error = last_error(errors) if process.returncode else ""
+        return Answer(told_in(output), error, hung)
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
@@ -63,15 +73,9 @@ def kill(process: subprocess.Popen[bytes]) -> None:
         return  # it waits for a disk that does not answer; nothing can end that
 
 
-def temporary() -> IO[str]:
-    # a file, for a pipe stays open as long as anything that the process has started
-    return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
-
-
 def told_in(output: IO[str]) -> dict[str, Any]:
-    output.seek(0)
     facts: dict[str, Any] = {}
-    for line in output:
+    for line in read(output).splitlines():
         if line.startswith(MARK):
             facts |= json.loads(line.removeprefix(MARK))
     return facts
@@ -79,8 +83,7 @@ def told_in(output: IO[str]) -> dict[str, Any]:
 
 def last_error(errors: IO[str]) -> str:
     """The last exception of what was said, without its stack, in one line."""
-    errors.seek(0)
-    lines = [line.rstrip() for line in errors if line.strip()]
+    lines = [line.rstrip() for line in read(errors).splitlines() if line.strip()]
     starts = [number for number, line in enumerate(lines) if ERROR.match(line)]
     said = " ".join(line.strip() for line in lines[starts[-1] if starts else -1 :])
     return said[:LONGEST] or "it failed and said nothing"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from virtex.captioning import java_process
 from virtex.doctor.asking import ask
-from virtex.doctor.findings import NOTE, OK, Finding, Limits
+from virtex.doctor.findings import NOTE, OK, Finding
 from virtex.errors import UserError
 
 WITHOUT = "captions are scored without METEOR, SPICE and COCO's own tokenizer"
@@ -22,14 +22,14 @@ tell(models=java.spice_models_missing(), get=java.GET_SPICE_MODELS)
 """
 
 
-def java(limits: Limits) -> Iterator[Finding]:
+def java(seconds: float) -> Iterator[Finding]:
     path = java_process.find_java()
     if path is None:
         remedy = "install a Java runtime (Debian: apt-get install default-jre-headless)"
         yield Finding("Java", NOTE, f"there is none: {WITHOUT}", remedy)
         return
     try:
-        _, told = java_process.run(path, [path, "-version"], min(limits.seconds, JAVA_SECONDS))
+        _, told = java_process.run(path, [path, "-version"], min(seconds, JAVA_SECONDS))
     except UserError as error:
         reason = str(error).partition("; mend it")[0]  # and give --resume: there is no run here
         remedy = "install another Java runtime, or set JAVA_HOME to one"
@@ -39,11 +39,11 @@ def java(limits: Limits) -> Iterator[Finding]:
     yield Finding("Java", OK, f"{version[1] if version else 'of unknown version'} at {path}")
 
 
-def caption_programs(limits: Limits) -> Iterator[Finding]:
-    answer = ask(PROGRAMS, limits.seconds)
+def caption_programs(seconds: float) -> Iterator[Finding]:
+    answer = ask(PROGRAMS, seconds)
     if not answer.facts.get("there") or answer.error:
         why = answer.error or "pycocoevalcap is not installed"
-        yield Finding("pycocoevalcap", NOTE, f"{why}: {WITHOUT}", "pip install 'virtex[captions]'")
+        yield Finding("pycocoevalcap", NOTE, f"{why}: {WITHOUT}", "pip install pycocoevalcap")
         return
     yield Finding("pycocoevalcap", OK, f"{answer.facts['version']}; METEOR and COCO's tokenizer")
     if models := answer.facts["models"]:

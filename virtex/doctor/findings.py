@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+from virtex.errors import UserError
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 ANYBODY = (None, "", "root", "localhost")  # names that tell nothing
+SECONDS = 120.0  # that a check waits for a process, unless told
+MISTAKE = "report it as a mistake of the doctor's, with all that it prints"
 AT_ONCE = 4  # checks; each mostly waits for a process
 
 
@@ -23,7 +28,7 @@ class Finding:
         state: OK; NOTE: works, but not all of it or not well; PROBLEM: keeps the main job, training
             and scoring a detector, from running.
         found: what was found.
-        remedy: what to do, mostly a command; "" where nothing is to be done.
+        remedy: what to do, mostly a command; "" where it is OK.
     """
 
     check: str
@@ -31,37 +36,40 @@ class Finding:
     found: str
     remedy: str = ""
 
-
-@dataclass(frozen=True)
-class Limits:
-    """What the checks may do.
-
-    Attributes:
-        seconds: that a check waits for a process.
-        network: whether servers are asked.
-    """
-
-    seconds: float = 120
-    network: bool = False
+    def __post_init__(self) -> None:
+        if self.state != OK and not self.remedy:
+            raise ValueError(f"no remedy is told for {self.check}: {self.found}")
 
 
-Check = Callable[[Limits], Iterable[Finding]]
+Check = Callable[[float], Iterable[Finding]]  # of the seconds that it waits for a process
 
 
-def run_checks(checks: Sequence[Check], limits: Limits) -> list[Finding]:
+def run_checks(checks: Sequence[Check], seconds: float = SECONDS) -> list[Finding]:
     """What all checks find, in their order. A check that fails itself is a finding."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        found = pool.map(lambda check: run_check(check, limits), checks)
+        found = pool.map(lambda check: run_check(check, seconds), checks)
         return [anonymous(finding) for findings in found for finding in findings]
 
 
-def run_check(check: Check, limits: Limits) -> list[Finding]:
+def run_check(check: Check, seconds: float) -> list[Finding]:
     try:
-        return list(check(limits))
+        return list(check(seconds))
     except Exception as error:
         said = f"could not be checked ({type(error).__name__}: {error})"
         name = getattr(check, "name", "") or check.__name__.replace("_", " ")
-        return [Finding(name, NOTE, said)]
+        return [Finding(name, NOTE, said, MISTAKE)]
+
+
+def report(findings: Sequence[Finding], in_json: bool = False) -> None:
+    """Print findings.
+
+    Raises:
+        UserError: one of them is a PROBLEM.
+    """
+    print(json.dumps(as_json(findings), indent=2) if in_json else as_text(findings))
+    problems = [finding.check for finding in findings if finding.state == PROBLEM]
+    if problems:
+        raise UserError(f"the main job cannot run: mend {', '.join(problems)}")
 
 
 def as_text(findings: Sequence[Finding]) -> str:
@@ -80,22 +88,30 @@ def as_json(findings: Sequence[Finding]) -> dict[str, object]:
 
 
 def anonymous(finding: Finding) -> Finding:
-    """The same without names of the user and of the machine; the home folder becomes ~."""
-    return Finding(
-        finding.check,
-        finding.state,
-        without_names(finding.found),
-        without_names(finding.remedy),
+    """The same without names of the user and of the machine; the home folder becomes ~.
+
+    A remedy is to be copied: a user may be called as a module is, and so only ~ is safe there.
+    """
+    return replace(
+        finding,
+        found=without_names(without_home(finding.found)),
+        remedy=without_home(finding.remedy),
     )
 
 
-def without_names(text: str) -> str:
+def without_home(text: str) -> str:
     home = os.path.expanduser("~")
     for folder in {home, os.path.realpath(home)} - {"/", "~"}:
         text = re.sub(rf"{re.escape(folder)}(?![\w.-])", "~", text)
-    users = {Path(home).name, os.environ.get("USER"), os.environ.get("LOGNAME")}
-    names = {name: "USER" for name in users} | {socket.gethostname(): "HOST"}
-    for name, instead in names.items():
-        if name not in ANYBODY:
-            text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", instead, text)
+    return text
+
+
+def without_names(text: str) -> str:
+    """The user is left out as a folder of a path alone, the machine wherever it is a word."""
+    users = {Path(os.path.expanduser("~")).name, os.environ.get("USER"), os.environ.get("LOGNAME")}
+    for user in filter(None, users.difference(ANYBODY)):
+        text = re.sub(rf"(?<=/){re.escape(user)}(?![\w.-])", "USER", text)
+    host = socket.gethostname()
+    if host not in ANYBODY:
+        text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(host)}(?![A-Za-z0-9])", "HOST", text)
     return text

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from virtex.doctor.asking import ask
-from virtex.doctor.findings import NOTE, OK, PROBLEM, Finding, Limits
-from virtex.doctor.libraries import TORCH_PAIR
+from virtex.doctor.findings import NOTE, OK, PROBLEM, Finding
+from virtex.doctor.packages import TORCH_PAIR
 
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
 SMI_SECONDS = 20
@@ -31,14 +31,12 @@ if not gpus and torch.version.cuda:
 """
 
 
-def torch_and_gpus(limits: Limits) -> Iterator[Finding]:
-    answer = ask(TORCH, limits.seconds)
+def torch_and_gpus(seconds: float) -> Iterator[Finding]:
+    answer = ask(TORCH, seconds)
     facts = answer.facts
     if "threads" not in facts:
-        found = facts.get("version", "")
-        yield Finding(
-            "torch", PROBLEM, f"{found} does not work: {answer.error}".strip(), TORCH_PAIR
-        )
+        found = f"{facts.get('version', '')} does not work: {answer.error}".strip()
+        yield Finding("torch", PROBLEM, found, answer.remedy(TORCH_PAIR))
         return
     made_for = f"CUDA {facts['cuda']}" if facts["cuda"] else "ROCm" if facts["hip"] else "CPU alone"
     found = f"{facts['version']}, made for {made_for}; {facts['threads']} threads"
@@ -61,7 +59,8 @@ def gpus(facts: dict[str, Any], error: str) -> Finding:
         said = "none: CUDA_VISIBLE_DEVICES hides them all"
         return Finding("GPU", NOTE, f"{said}; {cpu}", "unset CUDA_VISIBLE_DEVICES")
     if driver is None:
-        return Finding("GPU", NOTE, f"none: there is no NVIDIA driver; {cpu}")
+        remedy = "install its driver where there is an NVIDIA GPU; --protocol toy fits a CPU"
+        return Finding("GPU", NOTE, f"none: there is no NVIDIA driver; {cpu}", remedy)
     if not facts["cuda"]:
         said = f"none: {driver}, but this torch is made for the CPU alone; {cpu}"
         return Finding("GPU", NOTE, said, TORCH_PAIR)

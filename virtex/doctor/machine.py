@@ -8,13 +8,13 @@ import shutil
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import virtex
-from virtex.doctor.findings import NOTE, OK, PROBLEM, Finding, Limits
+from virtex.doctor.findings import NOTE, OK, PROBLEM, Finding
 
 GIB = 2**30
 LITTLE_MEMORY = 8  # GiB; COCO's annotations and a detector on the CPU take about that
@@ -24,7 +24,7 @@ REPOSITORY = "https://github.com/facebookresearch/detectron2"
 NETWORK_SECONDS = 10
 
 
-def memory(limits: Limits) -> Iterator[Finding]:
+def memory(seconds: float) -> Iterator[Finding]:
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
     found = f"{total:.1f} GiB"
     if (limit := memory_limit()) and limit < total:
@@ -45,16 +45,19 @@ def memory_limit() -> float | None:
     return None
 
 
-def cores(limits: Limits) -> Iterator[Finding]:
+def cores(seconds: float) -> Iterator[Finding]:
     there = os.cpu_count() or 1
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
     found = f"{there} CPU cores"
     if allowed < there:
         found += f", of which {allowed} may be used: more workers than that make it slower"
-    yield Finding("cores", NOTE if allowed < there else OK, found)
+        remedy = f"give --num-workers {allowed}, or ask the container or cluster for more cores"
+        yield Finding("cores", NOTE, found, remedy)
+    else:
+        yield Finding("cores", OK, found)
 
 
-def threads(limits: Limits) -> Iterator[Finding]:
+def threads(seconds: float) -> Iterator[Finding]:
     """Of torch, NumPy and OpenCV, which all read it."""
     text = os.environ.get("OMP_NUM_THREADS")
     there = os.cpu_count() or 1
@@ -71,7 +74,7 @@ def threads(limits: Limits) -> Iterator[Finding]:
         yield Finding("threads", OK, f"OMP_NUM_THREADS is {text}")
 
 
-def shared_memory(limits: Limits) -> Iterator[Finding]:
+def shared_memory(seconds: float) -> Iterator[Finding]:
     """Through it, workers hand over images; where it is full they are killed by SIGBUS."""
     if not SHARED.is_dir():
         found = f"there is no {SHARED}: workers hand over images through files"
@@ -94,20 +97,26 @@ class Folder:
     """A folder that is written to.
 
     Attributes:
+        where: its path.
         needed: GiB that are sensible there, and for what.
         remedy: what moves it.
         state: what it is where it cannot be written to.
     """
 
     name: str
-    path: str
+    where: Callable[[], str]
     needed: float
     what: str
     remedy: str
-    state: str = PROBLEM
+    state: str = NOTE
 
-    def __call__(self, limits: Limits) -> Iterator[Finding]:
-        path = Path(self.path).expanduser().absolute()
+    def __call__(self, seconds: float) -> Iterator[Finding]:
+        try:
+            path = Path(self.where()).expanduser().absolute()
+        except OSError as error:  # where the current folder is gone, or no folder is writable
+            said = f"there is none to write to ({error.strerror})"
+            yield Finding(self.name, self.state, said, self.remedy)
+            return
         there = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
         if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
             yield Finding(self.name, self.state, f"{path} cannot be written to", self.remedy)
@@ -131,39 +140,29 @@ def features_folder() -> str:
     return named or os.path.join(downloads_folder(), "virtex", "features")
 
 
-def folders() -> tuple[Folder, ...]:
-    return (
-        Folder("output", ".", 10, "the runs of a model", "give another --output-dir", NOTE),
-        Folder(
-            "temporary files",
-            tempfile.gettempdir(),
-            1,
-            "builds and scores",
-            "export TMPDIR=another folder",
-        ),
-        Folder(
-            "downloads",
-            downloads_folder(),
-            5,
-            "checkpoints",
-            "export FVCORE_CACHE=another folder",
-        ),
-        Folder(
-            "features",
-            features_folder(),
-            15,
-            "ImageNet's features",
-            "export VIRTEX_FEATURE_CACHE=another folder",
-            NOTE,
-        ),
-    )
+FOLDERS = (
+    Folder("output", os.getcwd, 10, "the runs of a model", "give another --output-dir"),
+    Folder(
+        "temporary files",
+        tempfile.gettempdir,
+        1,
+        "builds and scores",
+        "export TMPDIR=another folder",
+        PROBLEM,
+    ),
+    Folder("downloads", downloads_folder, 5, "checkpoints", "export FVCORE_CACHE=another folder"),
+    Folder(
+        "features",
+        features_folder,
+        15,
+        "ImageNet's features",
+        "export VIRTEX_FEATURE_CACHE=another folder",
+    ),
+)
 
 
-def network(limits: Limits) -> Iterator[Finding]:
-    """Whether the servers of Detectron2 and of the model zoo answer. Only if that is asked for."""
-    if not limits.network:
-        yield Finding("network", OK, "not asked; --network asks the servers of the model zoo")
-        return
+def network(seconds: float) -> Iterator[Finding]:
+    """Whether the servers of Detectron2 and of the model zoo answer."""
     text = (Path(virtex.__file__).parent / "model_zoo.yaml").read_text(encoding="utf-8")
     addresses = [REPOSITORY, *dict.fromkeys(re.findall(r"https://[\w.-]+", text))]
     with ThreadPoolExecutor(len(addresses)) as pool:

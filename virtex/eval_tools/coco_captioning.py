@@ -30,7 +30,7 @@ examples:
 
 The model is a captioning model that virtex.pretrain trained, or one of the model zoo. Its
 pretrain_config.yaml and tokenizer.model are taken from beside it. Scores are those of
-pycocoevalcap (pip install 'virtex[captions]') where it and Java are there; else CIDEr-D, BLEU and
+pycocoevalcap (pip install pycocoevalcap) where it and Java are there; else CIDEr-D, BLEU and
 ROUGE-L are computed without it, and the record says so.
 
 OUTPUT_DIR then holds captions.json (COCO's result format), captions.html (every picture with its

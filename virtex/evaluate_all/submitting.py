@@ -163,7 +163,7 @@ class Submitit:
 def require(launcher: str) -> None:
     """Raise UserError where submitit, or Slurm, is missing."""
     if importlib.util.find_spec("submitit") is None:
-        raise UserError(f"--launcher {launcher} needs submitit: pip install 'virtex[slurm]'")
+        raise UserError(f"--launcher {launcher} needs submitit: pip install submitit")
     missing = [program for program in ("sbatch", "srun") if shutil.which(program) is None]
     if launcher == "slurm" and missing:
         raise UserError(
