@@ -20,7 +20,8 @@ from virtex.config import (
     with_overrides,
     with_settings,
 )
-from virtex.data.layouts import read_json, require_layout
+from virtex.data.annotations import read_json
+from virtex.data.layouts import require_layout
 from virtex.data.pretraining import PretrainingSet, build_pretraining_set
 from virtex.data.tokenizer import Tokenizer
 from virtex.errors import UserError

@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from virtex.data.layouts import check_coco_json, check_lvis_json
+from virtex.data.annotations import check_coco_json, check_lvis_json
 
 
 @pytest.fixture(scope="module", params=["train", "val"])

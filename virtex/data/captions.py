@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from virtex.data.annotations import check_coco_json, is_id, read_json
 from virtex.data.files import missing_files, say_missing
-from virtex.data.layouts import check_coco_json, is_id, read_json
 from virtex.errors import UserError
 
 logger = logging.getLogger(__name__)

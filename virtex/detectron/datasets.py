@@ -17,7 +17,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from virtex.checkpoints.hashing import sha256_of
-from virtex.data.layouts import check_coco_json, check_lvis_json, read_json
+from virtex.data.annotations import check_coco_json, check_lvis_json, read_json
 from virtex.data.voc import VOC_CLASSES
 from virtex.errors import UserError
 

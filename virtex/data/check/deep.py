@@ -10,11 +10,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from virtex.data.annotations import check_coco_json, check_lvis_json, read_json
 from virtex.data.captions import read_captions, read_labels
 from virtex.data.check.disk import Disk
 from virtex.data.check.quick import read_stems
 from virtex.data.inaturalist import read_inaturalist
-from virtex.data.layouts import check_coco_json, check_lvis_json, read_json
 from virtex.data.voc import read_voc07
 from virtex.errors import UserError
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from virtex.data.annotations import read_json
 from virtex.data.check.disk import IMAGE_SUFFIXES, Disk
 from virtex.data.files import some_of
-from virtex.data.layouts import read_json
 from virtex.data.voc import VOC_CLASSES
 from virtex.errors import UserError
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from virtex.data.layouts import read_json
+from virtex.data.annotations import read_json
 from virtex.errors import UserError
 
 ZOOM = 2

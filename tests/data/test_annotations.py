@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from virtex.data.layouts import check_coco_json, check_lvis_json, read_json
+from virtex.data.annotations import check_coco_json, check_lvis_json, read_json
 from virtex.errors import UserError
 
 COCO = {
