@@ -136,7 +136,7 @@ def test_the_best_cost_is_chosen_the_first_of_equal_ones_and_none_without_a_scor
 def voc_root(tmp_path_factory):
     """Toy pictures in VOC2007's layout, with label files as the toy world has them."""
     root = tmp_path_factory.mktemp("voc")
-    write_voc(Plan(root, 0, 2 * TRAINVAL, 2, TEST))
+    write_voc(Plan(root, 0, 2 * TRAINVAL, TEST, coco_train_images=2))
     return root
 
 
