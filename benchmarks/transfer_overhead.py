@@ -39,6 +39,7 @@ def prepare_run(args: argparse.Namespace, folder: Path):
     length = args.warmup + args.iterations
     args.overrides = [*args.overrides, "SOLVER.MAX_ITER", str(length), "SOLVER.STEPS", "()"]
     args.config, args.format, args.trust_pickle = None, "auto", False
+    args.skip_bad_images = False
     args.seed, args.output_dir, args.eval_only = 0, str(folder), False
     return prepare(args)
 

@@ -156,7 +156,7 @@ def test_what_voc_unpacks_to_is_linked_from_also_where_nothing_else_is(root, tmp
     new = tmp_path / "new"
     (new / "VOCdevkit").mkdir(parents=True)
     (root / "VOC2007").rename(new / "VOCdevkit/VOC2007")
-    assert commands(new, "voc07_svm") == [f"ln -s {new}/VOCdevkit/VOC2007 {new}/VOC2007"]
+    assert commands(new, "voc07_svm") == [f"ln -sn {new}/VOCdevkit/VOC2007 {new}/VOC2007"]
 
 
 def test_a_relative_data_root_is_mended_from_where_the_check_was_run(root, monkeypatch):

@@ -44,13 +44,13 @@ def test_json_is_all_that_is_on_stdout(toy_root, tmp_path):
     assert done.returncode == 2
     found = json.loads(done.stdout)["tasks"]["voc07_svm"]
     (remedy,) = found["remedies"]
-    assert remedy["command"] == f"ln -s {tmp_path}/VOCdevkit/VOC2007 {tmp_path}/VOC2007"
+    assert remedy["command"] == f"ln -sn {tmp_path}/VOCdevkit/VOC2007 {tmp_path}/VOC2007"
 
 
 def test_the_commands_that_mend_it_are_on_lines_of_their_own(toy_root, tmp_path):
     shutil.copytree(toy_root / "imagenet", tmp_path / "ILSVRC2012")
     done = run("--data-root", tmp_path, "--task", "imagenet_linear")
-    command = f"    ln -s {tmp_path}/ILSVRC2012 {tmp_path}/imagenet"
+    command = f"    ln -sn {tmp_path}/ILSVRC2012 {tmp_path}/imagenet"
     assert command in done.stdout.splitlines()
 
 

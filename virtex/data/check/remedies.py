@@ -123,7 +123,7 @@ def link(disk: Disk, place: str, path: str) -> Remedy:
         commands = [f"rmdir {quoted(name)}"]  # it is empty
     elif "/" in path:
         commands = [f"mkdir -p {quoted(name.parent)}"]
-    commands.append(f"ln -s {quoted(target)} {quoted(name)}")
+    commands.append(f"ln -sn {quoted(target)} {quoted(name)}")
     return Remedy(f"{path} lies at {place}", " && ".join(commands))
 
 
@@ -204,7 +204,7 @@ def one_up(disk: Disk, folder: str, inner: str) -> Remedy:
     path = disk.root / folder
     deep, outer = path / inner, path.with_name(f"{path.name}.outer")
     said = f"the files of {folder} lie one folder too deep, in {inner}"
-    link = f"ln -s {quoted(Path(os.path.realpath(deep)))} {quoted(path)}"
+    link = f"ln -sn {quoted(Path(os.path.realpath(deep)))} {quoted(path)}"
     if path.is_symlink():
         return Remedy(said, f"rm {quoted(path)} && {link}")
     if os.path.lexists(outer):
