@@ -147,8 +147,9 @@ def test_a_dash_of_a_model_name_does_not_reach_the_terminal_as_control(run, tmp_
     ("flags", "why"),
     [
         (("--output", "{tmp}"), "is a folder"),
-        (("--output", "{tmp}/results/000/result.json"), "is what a result is called"),
+        (("--output", "{tmp}/result.json"), "is what a result is called"),
         (("--output", "{tmp}/file/a.csv"), "cannot be written"),
+        (("--output", "{tmp}/file"), "is there already"),
         (("--output", "/dev/null"), "is not a file that can be replaced"),
         (("--plot", "{tmp}/a.bmp"), "must end in .png, .svg, .pdf"),
         (("--markdown", "{tmp}/a.csv"), "is named for two outputs"),

@@ -13,6 +13,7 @@ from virtex.leaderboard.records import printable
 from virtex.leaderboard.table import Table
 
 STDOUT = Path("-")
+ENDINGS = {"output": ".csv", "markdown": ".md", "html": ".html"}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
         print(line, file=sys.stderr)
     if args.strict and board.problems():
         raise UserError(f"--strict: {board.summary()}; mend or remove what is named above")
+    check_endings(args)
     check_outputs([path for path in outputs if path != STDOUT])
     contents = render(args, board.table)
     printed = contents.pop(STDOUT, None)
@@ -55,6 +57,20 @@ def run(args: argparse.Namespace) -> int:
     said_to = sys.stdout if printed is None else sys.stderr
     print(printable(f"{board.summary()}{written}"), file=said_to)
     return 0
+
+
+def check_endings(args: argparse.Namespace) -> None:
+    """An existing file is replaced by one of its own kind, so that README.md never holds a CSV.
+
+    Raises:
+        UserError: a file that is there has an ending of another kind.
+    """
+    for flag, ending in ENDINGS.items():
+        path = getattr(args, flag)
+        if path and path != STDOUT and path.is_file() and path.suffix.lower() != ending:
+            raise UserError(
+                f"{path} is there already, and --{flag} would replace it; name a file in {ending}"
+            )
 
 
 def render(args: argparse.Namespace, table: Table) -> dict[Path, bytes]:
