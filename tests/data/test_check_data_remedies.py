@@ -159,6 +159,17 @@ def test_what_voc_unpacks_to_is_linked_from_also_where_nothing_else_is(root, tmp
     assert commands(new, "voc07_svm") == [f"ln -sn {new}/VOCdevkit/VOC2007 {new}/VOC2007"]
 
 
+def test_a_link_that_is_made_twice_does_not_get_into_the_data(root, tmp_path):
+    new = tmp_path / "new"
+    (new / "VOCdevkit").mkdir(parents=True)
+    (root / "VOC2007").rename(new / "VOCdevkit/VOC2007")
+    (command,) = commands(new, "voc07_svm")
+    before = os.listdir(new / "VOCdevkit/VOC2007")
+    first, second = (subprocess.run(command, shell=True, capture_output=True) for _ in range(2))
+    assert first.returncode == 0 and second.returncode != 0
+    assert os.listdir(new / "VOCdevkit/VOC2007") == before
+
+
 def test_a_relative_data_root_is_mended_from_where_the_check_was_run(root, monkeypatch):
     move(root, "VOC2007", "VOCdevkit/VOC2007")
     monkeypatch.chdir(root.parent)
