@@ -1,6 +1,7 @@
 # make demo       sets up, then pretrains on built-in toy data and transfers to every task
 # make demo-full  the same, three times as long, with another pretraining and two seeds
-# make test       sets up, then runs every test
+# make test       sets up, then runs every test, with a selection of the faults and the hostile input
+# make test-all   the same with every fault and all of the hostile input
 # make setup      only sets up; a second time it does nothing
 # make lint       ruff and mypy, as configured in pyproject.toml
 # make docs       the documentation site, into output/docs
@@ -10,7 +11,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin/python
 
-.PHONY: setup demo demo-full test lint docs constraints
+.PHONY: setup demo demo-full test test-all lint docs constraints
 
 setup: $(READY)
 
@@ -23,6 +24,9 @@ $(READY): setup.cfg pyproject.toml constraints.txt virtex/detectron/install.py
 
 test: $(READY)
 	$(RUN) -m pytest
+
+test-all: $(READY)
+	$(RUN) -m pytest --whole
 
 # The demo: a model is pretrained by captioning, and compared on every task with the same model
 # before its training. A second time, what is finished is not run again; what was interrupted goes on.
