@@ -22,9 +22,7 @@ for name, cases in CASES.items():
 
 
 def pytest_addoption(parser):
-    parser.addoption(
-        "--whole", action="store_true", help="every fault and all hostile input"
-    )
+    parser.addoption("--whole", action="store_true", help="every fault and all hostile input")
 
 
 def pytest_configure(config):
