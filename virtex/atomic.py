@@ -1,22 +1,55 @@
 """Files that are either old or new, never half-written."""
 
+import fcntl
+import glob
 import os
+import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
+
+UNFINISHED = ".unfinished"
 
 
 def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Call ``write(file)`` on a file beside ``path`` and put it in its place when it is done.
 
-    Whatever interrupts it, ``path`` holds the old content or the whole new one.
+    Whatever interrupts it, ``path`` holds the old content or the whole new one. What a killed
+    process left of the same file is removed first.
+
+    Raises:
+        OSError: ``path`` cannot be written; it is named.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    remove_unfinished(path.parent, path.name)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
         with open(temporary, "wb") as file:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def remove_unfinished(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes left of files that they were writing.
+
+    Args:
+        name: of the file, where it is not that of all of them.
+    """
+    name = name if name == "*" else glob.escape(name)
+    for path in folder.glob(f".{name}.*{UNFINISHED}"):
+        # who writes holds a lock, which ends with the process; a file system without locks
+        # has its leftovers kept
+        with suppress(OSError), open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()

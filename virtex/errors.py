@@ -1,4 +1,25 @@
-"""The one kind of error a user can mend."""
+"""Errors that a user can mend."""
+
+import errno
+
+# What an OSError is that no change to the program would mend, and what to do about it.
+REMEDIES = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there, or ask for a larger quota",
+    errno.EFBIG: "raise the largest file size (ulimit -f)",
+    errno.EROFS: "name a folder that can be written",
+    errno.EACCES: "mend its permissions, or name another",
+    errno.EPERM: "mend its permissions, or name another",
+    errno.EIO: "check that disk, or name another",
+    errno.ESTALE: "mount that file system again",
+    errno.EMFILE: "raise the number of open files (ulimit -n)",
+    errno.ENFILE: "close other programs",
+    errno.ENOMEM: "free some memory",
+    errno.ENAMETOOLONG: "name it shorter",
+    errno.ENOTDIR: "a file stands where a folder is named",
+    errno.EISDIR: "a folder stands where a file is named",
+    errno.ENOENT: "restore it",
+}
 
 
 class UserError(Exception):
@@ -7,3 +28,11 @@ class UserError(Exception):
     Tools print it on stderr and leave with exit status 2, without a traceback. Library
     functions raise it (or a subclass) with nothing half-written behind them.
     """
+
+
+def sentence_of(error: OSError) -> str | None:
+    """What a disk or the system refused, in plain words; None: it would be no help."""
+    if error.errno not in REMEDIES:
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror}; {REMEDIES[error.errno]}"

@@ -37,8 +37,10 @@ examples:
 OUTPUT_DIR then holds model_final.pth (a checkpoint every tool here takes), pretrain_config.yaml
 and tokenizer.model beside it, pretraining.json (last losses, departures from the config, data,
 environment), log.txt, metrics.json (a JSON object a line), tensorboard events, and what --resume
-needs: run.json, last_checkpoint, the newest model_<iteration>.pth. Exit status: 0 done, 2
-something to mend, said in one sentence.
+needs: run.json, last_checkpoint, the newest model_<iteration>.pth.
+
+Exit status: 0 done; 2 something to mend, said in one sentence; 130 interrupted by Ctrl-C;
+75 stopped by SIGTERM (training saves first): the same command with --resume goes on.
 """
 
 import argparse
@@ -121,10 +123,10 @@ def main(args: argparse.Namespace) -> int:
         return 0
 
     from virtex.training import run_folder
-    from virtex.training.processes import launch
+    from virtex.training.processes import is_main, launch
 
-    run_folder.claim(Path(args.output_dir), args.resume, args.overwrite)
-    return launch(pretrain, args)
+    with run_folder.claimed(Path(args.output_dir), args.resume, args.overwrite, main=is_main(args)):
+        return launch(pretrain, args)
 
 
 def pretrain(args: argparse.Namespace) -> None:

@@ -10,8 +10,10 @@ import math
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
-from virtex.errors import UserError
+from virtex.errors import UserError, sentence_of
+from virtex.stopping import RESUME, Stopped, stop_raised
 
 CHECKPOINT = "file, https://…, virtex://NAME, torchvision://NAME or random:NAME?seed=N"
 
@@ -204,7 +206,10 @@ def run_tool(
     argv: Sequence[str] | None = None,
     commands: bool = False,
 ) -> None:
-    """Parse, run, and leave: status 0 done, 2 the user must mend something, 130 interrupted.
+    """Parse, run, and leave with an exit status.
+
+    0: done. 2: the user must mend something. 75: stopped by SIGTERM, and ``--resume`` goes on.
+    130: interrupted by Ctrl-C. 143: ended by SIGTERM, where nothing can be resumed.
 
     Args:
         commands: the parser has subcommands, between whose flags nothing can stand anywhere.
@@ -213,14 +218,23 @@ def run_tool(
     args = parser.parse_args(argv) if commands else parser.parse_intermixed_args(argv)
     try:
         use_zoo_files(getattr(args, "zoo", []))
-        status = main(args)
+        with stop_raised() if hasattr(args, "resume") else nullcontext():
+            status = main(args)
     except UserError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         status = 2
+    except Stopped as stopped:
+        print(f"{parser.prog}: {stopped}", file=sys.stderr)
+        status = RESUME
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted", file=sys.stderr)
         status = 130
     except BrokenPipeError:
         sys.stderr.close()
         status = 0
+    except OSError as error:
+        if (sentence := sentence_of(error)) is None:
+            raise
+        print(f"{parser.prog}: error: {sentence}", file=sys.stderr)
+        status = 2
     sys.exit(status or 0)

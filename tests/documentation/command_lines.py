@@ -29,7 +29,7 @@ KEYWORDS = ("do", "done", "then", "else", "fi", "if", "while", "time", "exec", "
 OTHERS = (
     *("cat", "cd", "cp", "curl", "echo", "export", "head", "java", "ln", "ls", "mkdir", "mv"),
     *("rm", "tar", "unzip", "wget", "source", "git", "pip", "uv", "apt-get", "tensorboard"),
-    *("sbatch", "srun", "squeue", "test", "set", "sed", "grep", "python3"),
+    *("sbatch", "srun", "squeue", "scontrol", "test", "set", "sed", "grep", "python3"),
 )
 OTHER_MODULES = ("pip", "venv", "pytest", "pycocoevalcap.spice.get_stanford_models", "torch")
 # torchrun's own flags that take no value

@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from virtex.data.streams import Key, TrainingStream, validation_batches
+from virtex.data.workers import Watched
 from virtex.errors import UserError
+from virtex.stopping import serve_on
 from virtex.training.randomness import seed_everything
 
 logger = logging.getLogger(__name__)
@@ -91,13 +93,16 @@ def raise_if_unreadable(batch: Batch | UserError) -> Batch:
 
 
 class ReadableBatches:
-    """The batches of a loader; at one that is an error, UserError is raised in this process."""
+    """The batches of a loader; at one that is an error, UserError is raised in this process.
+
+    So it is where a worker process dies.
+    """
 
     def __init__(self, loader: DataLoader):
         self.loader = loader
 
     def __iter__(self) -> Iterator[Batch]:
-        return map(raise_if_unreadable, self.loader)
+        return map(raise_if_unreadable, Watched(self.loader))
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -166,6 +171,7 @@ def _loader(
         dataset,
         batch_sampler=batches,
         num_workers=num_workers,
+        worker_init_fn=serve_on,
         collate_fn=dataset.collate,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,

@@ -11,7 +11,9 @@ from torch import nn
 
 from virtex.checkpoints.opening import open_checkpoint
 from virtex.errors import UserError
+from virtex.stopping import Stopped
 from virtex.training.checkpoints import FINAL, Checkpoints, bare
+from virtex.training.processes import any_process
 
 
 def load_detector(model: nn.Module, path: Path) -> dict[str, Any]:
@@ -42,19 +44,22 @@ def load_detector(model: nn.Module, path: Path) -> dict[str, Any]:
 
 
 class SaveCheckpoints(HookBase):
-    """Save every ``period`` iterations and after the last one (main process only)."""
+    """Save every ``period`` iterations, after the last one and at SIGTERM (main process only)."""
 
     def __init__(self, checkpoints: Checkpoints, period: int, extra: dict[str, Any]):
         self.checkpoints, self.period, self.extra = checkpoints, period, extra
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
+        stopped = any_process(self.trainer.stop.asked)
         if done == self.trainer.max_iter:
             name = FINAL
-        elif self.period > 0 and done % self.period == 0:
+        elif stopped or (self.period > 0 and done % self.period == 0):
             name = f"model_{self.trainer.iter:07d}.pth"
         else:
             return
         if comm.is_main_process():
             self.checkpoints.save(name, iteration=self.trainer.iter, **self.extra)
         comm.synchronize()
+        if stopped:
+            raise Stopped(f"saved at iteration {done}")

@@ -22,12 +22,15 @@ from detectron2.utils import comm
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from virtex.data.workers import Watched
 from virtex.errors import UserError
+from virtex.stopping import serve_on
 from virtex.training.randomness import seed_everything
 
 logger = logging.getLogger(__name__)
 
 Sample = dict[str, Any]
+WORKERS = "DATALOADER.NUM_WORKERS"
 
 
 class ReadableImages:
@@ -160,7 +163,7 @@ def training_batches(
         num_workers: in place of the config's.
 
     Raises:
-        UserError: at the batch that holds an image which cannot be read.
+        UserError: at the batch that holds an image which cannot be read; or a worker died.
     """
     workers = cfg.DATALOADER.NUM_WORKERS if num_workers is None else num_workers
     grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
@@ -174,10 +177,11 @@ def training_batches(
             start,
         ),
         num_workers=workers,
+        worker_init_fn=serve_on,
         collate_fn=raw_batch,
         multiprocessing_context="fork" if workers else None,
     )
-    for iteration, batch in enumerate(loader, start):
+    for iteration, batch in enumerate(Watched(loader, WORKERS), start):
         raise_if_unreadable(batch)
         seed_everything("model", cfg.SEED, iteration, comm.get_rank(), stream)
         yield batch
@@ -199,12 +203,17 @@ def build_sampler(cfg: CfgNode, samples: list[Sample], stream: int) -> Sampler:
     return RepeatFactorTrainingSampler(factors, seed=seed)
 
 
-def test_batches(cfg: CfgNode, samples: list[Sample]) -> DataLoader:
-    """Each image of this process's share once, one at a time, in order."""
-    return build_detection_test_loader(
+def test_batches(cfg: CfgNode, samples: list[Sample]) -> Watched:
+    """Each image of this process's share once, one at a time, in order.
+
+    Raises:
+        UserError: a worker died.
+    """
+    loader = build_detection_test_loader(
         samples,
         mapper=ReadableImages(
             DatasetMapper(cfg, False), "restore it, for a score must cover every image"
         ),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
+    return Watched(loader, WORKERS)

@@ -24,6 +24,7 @@ from torch import nn
 from virtex.detectron.checkpointing import SaveCheckpoints
 from virtex.detectron.loading import training_batches
 from virtex.errors import UserError
+from virtex.stopping import stop_noted, stop_raised
 from virtex.training.checkpoints import Checkpoints, bare
 from virtex.training.processes import distribute
 from virtex.training.progress import Stopwatch, forget_after
@@ -142,6 +143,7 @@ class Trainer(TrainerBase):
 
         Raises:
             UserError: an image cannot be read, or the loss is not finite.
+            Stopped: SIGTERM came; there is a checkpoint of the iteration that was in work.
         """
         if self.start_iter >= self.max_iter:
             return
@@ -152,9 +154,10 @@ class Trainer(TrainerBase):
             try:
                 for iteration in range(self.start_iter, self.max_iter):
                     self.iter = iteration
-                    self.before_step()
-                    self.run_step()
-                    self.after_step()
+                    with stop_noted() as self.stop:
+                        self.before_step()
+                        self.run_step()
+                        self.after_step()
             finally:
                 self.after_train()
                 self.stopwatch.stop()
@@ -207,7 +210,8 @@ class EvaluatePeriodically(HookBase):
     def after_step(self) -> None:
         period, done = self.trainer.cfg.TEST.EVAL_PERIOD, self.trainer.iter + 1
         if period > 0 and done % period == 0 and done != self.trainer.max_iter:
-            metrics = self.evaluate()
+            with stop_raised():
+                metrics = self.evaluate()
             numbers = {key: value for key, value in metrics.items() if math.isfinite(value)}
             self.trainer.storage.put_scalars(**numbers, smoothing_hint=False)
             bare(self.trainer.model).train()

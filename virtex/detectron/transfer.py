@@ -11,6 +11,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
+from virtex.atomic import replace_file
 from virtex.checkpoints.hashing import sha256_of
 from virtex.checkpoints.inputs import saved_input
 from virtex.detectron.checkpointing import load_detector
@@ -26,7 +27,8 @@ from virtex.errors import UserError
 from virtex.results import RECORD_NAME, Departure, Result, environment
 from virtex.training import run_folder
 from virtex.training.checkpoints import last_checkpoint
-from virtex.training.processes import launch
+from virtex.training.processes import is_main, launch
+from virtex.training.progress import LogFile
 
 logger = logging.getLogger("virtex.transfer")
 LOGGERS = ("fvcore", "detectron2", "virtex")
@@ -41,13 +43,14 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         UserError: something the user must mend; nothing is written then.
     """
-    run_folder.claim(
+    with run_folder.claimed(
         Path(args.output_dir),
         args.resume or args.eval_only,
         args.overwrite,
         run_folder.inputs_of(args),
-    )
-    return launch(transfer, args)
+        is_main(args),
+    ):
+        return launch(transfer, args)
 
 
 def transfer(args: argparse.Namespace) -> None:
@@ -133,7 +136,7 @@ def open_folder(run: Run, folder: Path, overwrite: bool, identity: bool = True) 
             folder.mkdir(parents=True, exist_ok=True)
             if identity and not (folder / run_folder.IDENTITY).exists():
                 run_folder.write_identity(folder, run.identity())
-            (folder / "config.yaml").write_text(run.cfg.dump())
+            replace_file(folder / "config.yaml", lambda file: file.write(run.cfg.dump().encode()))
         except OSError as error:
             raise UserError(f"--output-dir {folder} cannot be written: {error}") from error
     comm.synchronize()
@@ -154,7 +157,7 @@ def add_log_file(target: logging.Logger, folder: Path) -> None:
     for handler in [h for h in target.handlers if isinstance(h, logging.FileHandler)]:
         target.removeHandler(handler)
         handler.close()
-    handler = logging.FileHandler(path)
+    handler = LogFile(path)
     handler.setFormatter(
         logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", "%m/%d %H:%M:%S")
     )

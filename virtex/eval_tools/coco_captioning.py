@@ -35,8 +35,10 @@ ROUGE-L are computed without it, and the record says so.
 
 OUTPUT_DIR then holds captions.json (COCO's result format), captions.html (every picture with its
 caption, references and score), and with COCO result.json (scores, protocol, departures from it);
-log.txt, config.yaml, and run.json for --resume. Exit status: 0 done, 2 something to mend, said in
-one sentence, 130 interrupted.
+log.txt, config.yaml, and run.json for --resume.
+
+Exit status: 0 done; 2 something to mend, said in one sentence; 130 interrupted by Ctrl-C;
+75 stopped by SIGTERM (training saves first): the same command with --resume goes on.
 """
 
 import argparse

@@ -35,8 +35,10 @@ examples:
 
 OUTPUT_DIR then holds result.json (the score, the protocol, every departure from it, the
 checkpoint's hash, what was verified), gallery/, model_final.pth, log.txt, metrics.json,
-tensorboard events and the detections. Exit status: 0 done, 2 something to mend, said in
-one sentence.
+tensorboard events and the detections.
+
+Exit status: 0 done; 2 something to mend, said in one sentence; 130 interrupted by Ctrl-C;
+75 stopped by SIGTERM (training saves first): the same command with --resume goes on.
 """
 
 import argparse

@@ -35,7 +35,7 @@ A task that is not for a checkpoint (captioning, for a backbone alone) is named 
 OUTPUT_DIR then holds CHECKPOINT/TASK/seed_N/, each as the task's own tool leaves it; logs/, with
 what each tool printed; leaderboard.csv, .md, .html and .png. Exit status: 0 all complete; 1 some
 failed, each named on stderr with its reason and log; 2 something to mend before anything can run;
-130 or 143 interrupted (by Ctrl-C, by SIGTERM), to be resumed by the same command.
+130 or 75 interrupted (by Ctrl-C, by SIGTERM), to be resumed by the same command.
 """
 
 import argparse

@@ -32,8 +32,10 @@ examples:
 The data root holds imagenet/{train,val}/<class>/. OUTPUT_DIR then holds result.json (top-1, top-5,
 the protocol, every departure from it, the checkpoint's hash), per_class.csv, with --protocol cached
 grid.csv, else model_final.pth; log.txt, metrics.json, tensorboard events, config.yaml, and what
---resume needs (run.json, last_checkpoint). Exit status: 0 done, 2 something to mend, said in one
-sentence, 130 interrupted.
+--resume needs (run.json, last_checkpoint).
+
+Exit status: 0 done; 2 something to mend, said in one sentence; 130 interrupted by Ctrl-C;
+75 stopped by SIGTERM (training saves first): the same command with --resume goes on.
 """
 
 import argparse

@@ -30,8 +30,10 @@ The data root holds inaturalist/{train_val2018,annotations}, or imagenet/{train,
 OUTPUT_DIR then holds result.json (top-1, top-5, the protocol, every departure from it, the
 checkpoint's hash), per_class.csv, model_final.pth (a checkpoint that every tool here reads),
 log.txt, metrics.json, tensorboard events, config.yaml, and what
---resume needs (run.json, last_checkpoint). Exit status: 0 done, 2 something to mend, said in one
-sentence, 130 interrupted.
+--resume needs (run.json, last_checkpoint).
+
+Exit status: 0 done; 2 something to mend, said in one sentence; 130 interrupted by Ctrl-C;
+75 stopped by SIGTERM (training saves first): the same command with --resume goes on.
 """
 
 import argparse

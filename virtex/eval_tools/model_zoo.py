@@ -99,7 +99,9 @@ def write_config(args: argparse.Namespace) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, lambda file: file.write(text.encode()))
     except OSError as error:
-        raise UserError(f"--output {path} cannot be written: {error.strerror}") from error
+        raise UserError(
+            f"--output {path} cannot be written: {error.strerror}; make room there, or name another"
+        ) from error
     print(path)
 
 

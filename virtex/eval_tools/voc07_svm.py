@@ -24,8 +24,10 @@ examples:
 
 The data root holds VOC2007/{JPEGImages,ImageSets/Main}. OUTPUT_DIR then holds result.json (the
 score, the protocol, every departure from it, the checkpoint's hash, the chosen costs), log.txt,
-metrics.json, tensorboard events, config.yaml, and run.json for --resume. Exit status: 0 done, 2
-something to mend, said in one sentence, 130 interrupted.
+metrics.json, tensorboard events, config.yaml, and run.json for --resume.
+
+Exit status: 0 done; 2 something to mend, said in one sentence; 130 interrupted by Ctrl-C;
+75 stopped by SIGTERM (training saves first): the same command with --resume goes on.
 """
 
 import argparse

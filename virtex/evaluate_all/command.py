@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from virtex.errors import UserError
 from virtex.evaluate_all.gpus import share_out, visible_gpus
-from virtex.evaluate_all.plan import LOGS, NOT_FOR_IT, TO_RUN, Entry, make_plan
+from virtex.evaluate_all.plan import INTERRUPTED, LOGS, NOT_FOR_IT, TO_RUN, Entry, make_plan
 from virtex.evaluate_all.records import write_options
 from virtex.evaluate_all.report import (
     print_failures,
@@ -23,6 +24,7 @@ from virtex.evaluate_all.report import (
 )
 from virtex.evaluate_all.running import Here, Launcher, run_all
 from virtex.evaluate_all.submitting import Submitit, job_parameters, require
+from virtex.stopping import RESUME
 
 LOCK = ".evaluate_all.lock"
 Shares = list[tuple[str, ...]]
@@ -37,8 +39,8 @@ def evaluate_all(args: argparse.Namespace, tools: Path, prog: str) -> int:
         prog: the command's name, for what is said on stderr.
 
     Returns:
-        the exit status: 0 all complete; 1 some failed; 2 none can be run; 128 + the signal that
-        interrupted it.
+        the exit status: 0 all complete; 1 some failed; 2 none can be run; 130 interrupted by
+        Ctrl-C; 75 by SIGTERM, as a run alone may be.
 
     Raises:
         UserError: something the user must mend before anything can run.
@@ -74,9 +76,9 @@ def evaluate_all(args: argparse.Namespace, tools: Path, prog: str) -> int:
         print_summary(entries)
         gathered = 0 if stopped else gather(entries, out, args.published, prog)
     status = conclude(entries, prog)
-    if stopped:
+    if stopped or (not status and any(entry.status == INTERRUPTED for entry in entries)):
         print(f"{prog}: interrupted; the same command goes on", file=sys.stderr)
-        return 128 + stopped
+        return 130 if stopped == signal.SIGINT else RESUME
     return max(status, gathered)
 
 

@@ -27,6 +27,7 @@ from virtex.evaluate_all.plan import (
     finished_record,
     has_record,
 )
+from virtex.stopping import RESUME
 
 LOOK_SECONDS = 0.1
 NEWS_SECONDS = 20  # between two looks at what runs side by side have said
@@ -276,9 +277,15 @@ class Running:
         """What the run has come to, by its exit status and its record."""
         entry = self.entry
         entry.status, entry.seconds = FAILED, self.seconds()
-        if status:
+        if status == RESUME:  # told to end by somebody else
+            entry.status = INTERRUPTED
+        elif status:
             entry.reason = reason_of(status, entry.run.log, self.log_size)
-            return
+        else:
+            self.read_record()
+
+    def read_record(self) -> None:
+        entry = self.entry
         try:
             if not has_record(entry.run):
                 raise UserError(f"it ended without a record in {entry.run.folder}")
@@ -295,6 +302,8 @@ def ending(entry: Entry) -> str:
     if entry.status == DONE:
         assert entry.seconds is not None and entry.record is not None
         return f"done in {duration(entry.seconds)}, {score_of(entry.record)}"
+    if entry.status == INTERRUPTED:
+        return INTERRUPTED
     return f"failed: {entry.reason.partition(chr(10))[0]}"
 
 

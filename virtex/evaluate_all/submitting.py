@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from virtex.errors import UserError
 from virtex.evaluate_all.plan import INTERRUPTED, LOGS, ON_CLUSTER, Run
 from virtex.evaluate_all.running import Process, end_processes
+from virtex.stopping import RESUME
 
 LAUNCHERS = {"slurm": "slurm", "submitit-local": "local"}  # ours -> submitit's
 TIMEOUT_MINUTES = 24 * 60  # then a job is requeued and resumes
@@ -48,7 +49,10 @@ class Submission:
                 process = Process(self.run.command, self.run.log, self.gpus)
                 try:
                     status = process.process.wait()
-                    if status == -signal.SIGTERM:  # told to all before the job is told to leave
+                    if status in (
+                        RESUME,
+                        -signal.SIGTERM,
+                    ):  # told to all before the job is told to leave
                         time.sleep(NOTICE_SECONDS)
                     return status
                 finally:  # also where the job is told to leave, to be requeued

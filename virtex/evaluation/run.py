@@ -5,6 +5,7 @@ folder, and is recorded once it is finished.
 """
 
 import argparse
+import contextlib
 import json
 import logging
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from virtex.evaluation.report import Evaluator
 from virtex.protocols import Protocol
 from virtex.results import RECORD_NAME, Departure, Result
 from virtex.training import run_folder
-from virtex.training.processes import device_of, launch, rank, wait_for_all, world_size
+from virtex.training.processes import device_of, is_main, launch, rank, wait_for_all, world_size
 from virtex.training.progress import METRICS, MetricsWriter, log_to
 
 logger = logging.getLogger("virtex.evaluation")
@@ -87,11 +88,13 @@ def run(args: argparse.Namespace, planner: Planner) -> int:
     Raises:
         UserError: something the user must mend.
     """
-    for plan in planner(args):
-        inputs = run_folder.inputs_of(args)
-        run_folder.claim(plan.folder, args.resume, args.overwrite, inputs)
-    args.planner = planner
-    return launch(run_plans, args)
+    inputs, main = run_folder.inputs_of(args), is_main(args)
+    with contextlib.ExitStack() as folders:
+        for plan in planner(args):
+            claimed = run_folder.claimed(plan.folder, args.resume, args.overwrite, inputs, main)
+            folders.enter_context(claimed)
+        args.planner = planner
+        return launch(run_plans, args)
 
 
 def run_plans(args: argparse.Namespace) -> None:
@@ -248,15 +251,24 @@ def record(
         details=report.details,
         notes=report.notes,
     )
-    if not (plan.folder / METRICS).is_file():  # a training has written its own curves
+    if not has_lines(plan.folder / METRICS):  # a training has written its own curves
+        (plan.folder / METRICS).unlink(missing_ok=True)
         writer = MetricsWriter(plan.folder, 0)
         writer.numbers(0, metrics)
         writer.close()
     try:
         result.write(plan.folder)
     except OSError as error:
-        raise UserError(f"{plan.folder / RECORD_NAME} cannot be written: {error}") from error
+        raise UserError(
+            f"{plan.folder / RECORD_NAME} cannot be written ({error.strerror or error}); make room "
+            "there, then go on with --resume"
+        ) from error
     print_summary(result.record(), plan.folder)
+
+
+def has_lines(path: Path) -> bool:
+    """Whether there is a whole line; a killed process may have left none, or a torn one."""
+    return path.is_file() and b"\n" in path.read_bytes()
 
 
 def print_summary(record: dict[str, Any], folder: Path) -> None:

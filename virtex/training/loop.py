@@ -21,8 +21,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from virtex.errors import UserError
 from virtex.models.losses import Losses
+from virtex.stopping import Stopped, stop_noted
 from virtex.training.checkpoints import FINAL, Checkpoints
 from virtex.training.processes import (
+    any_process,
     distribute,
     from_all_processes,
     from_main_process,
@@ -152,29 +154,22 @@ class TrainingLoop:
 
         Raises:
             UserError: loss, gradient or validation is not finite, or the GPU's memory is too small.
+            Stopped: SIGTERM came; there is a checkpoint of the iteration that was in work.
         """
-        last = self.settings.iterations
         self.distributed = distribute(self.model.train())
         self.writer = MetricsWriter(self.folder, self.done) if rank() == 0 else None
-        self.pace, self.sums = Pace(self.done, last), RunningSums(self.device)
+        self.pace, self.sums = Pace(self.done, self.settings.iterations), RunningSums(self.device)
         self.stopwatch.start()
         metrics: Metrics = {}
         try:
-            if self.done == last:  # killed before the last validation; or shortened to here
+            if self.done == self.settings.iterations:
+                # killed before the last validation; or shortened to here
                 self.save()
                 return self.validate()
-            while self.done < last:
-                waiting = time.perf_counter()
-                batch = to_device(next(batches), self.device)
-                self.pace.waited += time.perf_counter() - waiting
-                self.step(batch)
-                checkpoint = self.done % self.settings.checkpoint_every == 0 or self.done == last
-                # also at a checkpoint: a resumed run has no sums from before it
-                if checkpoint or self.done % self.settings.log_every == 0:
-                    self.log()
-                if checkpoint:
-                    self.save()
-                    metrics = self.validate()
+            while self.done < self.settings.iterations:
+                if self.train_to_checkpoint(batches):
+                    raise Stopped(f"saved at iteration {self.done}")
+                metrics = self.validate()
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"the GPU's memory is too small for {self.settings.batch_size} images on "
@@ -185,6 +180,25 @@ class TrainingLoop:
             if self.writer:
                 self.writer.close()
         return metrics
+
+    def train_to_checkpoint(self, batches: Iterator[Batch]) -> bool:
+        """Train until a checkpoint is due, and save it. Returns whether SIGTERM made it due."""
+        settings = self.settings
+        with stop_noted() as stop:
+            due = False
+            while not due:
+                waiting = time.perf_counter()
+                batch = to_device(next(batches), self.device)
+                self.pace.waited += time.perf_counter() - waiting
+                self.step(batch)
+                stopped = any_process(stop.asked)
+                last = self.done == settings.iterations
+                due = stopped or last or self.done % settings.checkpoint_every == 0
+                # also at a checkpoint: a resumed run has no sums from before it
+                if due or self.done % settings.log_every == 0:
+                    self.log()
+            self.save()
+        return stopped
 
     def step(self, batch: Batch) -> None:
         """One iteration."""

@@ -7,7 +7,8 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from functools import cache
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import torch
@@ -15,7 +16,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
-from virtex.errors import UserError
+from virtex.errors import UserError, sentence_of
+from virtex.stopping import RESUME, Stopped, pass_on, stop_raised
 
 Main = Callable[[argparse.Namespace], None]
 SPEAK_SECONDS = 3
@@ -38,6 +40,11 @@ def device_of(args: argparse.Namespace) -> str:
     return "cuda" if wanted else "cpu"
 
 
+def is_main(args: argparse.Namespace) -> bool:
+    """Whether this process, or the first that it starts, is the main one of the job."""
+    return int(os.environ.get("RANK", args.machine_rank)) == 0
+
+
 def launch(main: Main, args: argparse.Namespace) -> int:
     """Call ``main(args)`` in every process of the job. Returns an exit status.
 
@@ -55,10 +62,15 @@ def launch(main: Main, args: argparse.Namespace) -> int:
         main(args)
         return 0
     address = meeting_point(args)
+    processes = start_processes(
+        spawned, (main, args, device, here, address), here, join=False, start_method="spawn"
+    )
+    pass_on(processes.pids())
     try:
-        start_processes(spawned, (main, args, device, here, address), here, start_method="spawn")
+        while not processes.join():
+            pass
     except ProcessExitedException as error:
-        if error.exit_code != 2:  # 2 has been explained by the process itself
+        if error.exit_code not in (2, RESUME):  # which the process itself has explained
             print(f"error: {error}", file=sys.stderr, flush=True)
         return error.exit_code if error.exit_code > 0 else 1
     return 0
@@ -114,16 +126,32 @@ def in_process(main: Main, args: argparse.Namespace, device: str) -> int:
     """
     join(device)
     try:
-        main(args)
+        with stop_raised():
+            main(args)
     except UserError as error:
-        rank = dist.get_rank()
-        if rank:
-            time.sleep(SPEAK_SECONDS)
-        print(f"error{f' in process {rank}' if rank else ''}: {error}", file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        os._exit(2)  # ending the process group in order would wait for the others
+        leave(str(error), 2)
+    except Stopped as stopped:
+        leave(str(stopped), RESUME)
+    except OSError as error:
+        if (sentence := sentence_of(error)) is None:
+            raise
+        leave(sentence, 2)
     dist.destroy_process_group()
     return 0
+
+
+def leave(sentence: str, status: int) -> NoReturn:
+    """End this process of several at once; ending the group in order would wait for the others."""
+    here = rank()
+    if status == RESUME:
+        said = "" if here else sentence
+    else:
+        time.sleep(SPEAK_SECONDS if here else 0)
+        said = f"error{f' in process {here}' if here else ''}: {sentence}"
+    if said:
+        print(said, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(status)
 
 
 def join(device: str) -> None:
@@ -167,6 +195,21 @@ def from_all_processes(value: Any) -> list[Any]:
     if dist.is_initialized():
         dist.all_gather_object(values, value)
     return values
+
+
+@cache
+def group_of_cpus() -> Any:
+    """All processes, for what is on the CPU: a GPU would be waited for."""
+    return dist.new_group(backend="gloo") if dist.get_backend() != "gloo" else None
+
+
+def any_process(flag: bool) -> bool:
+    """Whether ``flag`` is set in one process at least."""
+    if not dist.is_initialized():
+        return flag
+    flags = torch.tensor(int(flag))
+    dist.all_reduce(flags, dist.ReduceOp.MAX, group_of_cpus())
+    return bool(flags)
 
 
 def share_buffers(model: nn.Module) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from virtex.atomic import replace_file
 from virtex.training.processes import rank
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,17 @@ def forget_after(metrics_file: Path, iteration: int) -> None:
                 kept.append(line)
         except (ValueError, KeyError):
             break  # a torn last line of a killed run
-    metrics_file.write_text("".join(kept))
+    replace_file(metrics_file, lambda file: file.write("".join(kept).encode()))
+
+
+class LogFile(logging.FileHandler):
+    """A log that cannot be written ends the run with that error, not each line with a traceback."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, self.baseFilename) from error
+        super().handleError(record)
 
 
 def log_to(logger: logging.Logger, folder: Path | None = None) -> None:
@@ -67,9 +78,7 @@ def log_to(logger: logging.Logger, folder: Path | None = None) -> None:
         handler.close()
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)] if rank() == 0 else []
     if folder is not None:
-        handlers.append(
-            logging.FileHandler(folder / f"log.txt{f'.rank{rank()}' if rank() else ''}")
-        )
+        handlers.append(LogFile(folder / f"log.txt{f'.rank{rank()}' if rank() else ''}"))
     for handler in handlers:
         handler.setFormatter(LOG_FORMAT)
         logger.addHandler(handler)

@@ -1,18 +1,25 @@
 """The output folder of a run: one run a folder, nothing overwritten by accident."""
 
 import argparse
+import errno
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterable
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from virtex.atomic import remove_unfinished
 from virtex.errors import UserError
 from virtex.results import RECORD_NAME, write_json
 
 IDENTITY = "run.json"
+LOCK = ".lock"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of this file system
 GALLERY = "gallery"
 # Kept in the identity for a later record; a resumed run need not agree on them.
 DEPARTURES, CHANGES = "departures", "changes"
@@ -37,6 +44,83 @@ RUN_FILES = (
 def run_files(folder: Path) -> list[Path]:
     """What a run has left in this folder."""
     return sorted(path for pattern in RUN_FILES for path in folder.glob(pattern))
+
+
+@contextmanager
+def claimed(
+    folder: Path, resume: bool, overwrite: bool, inputs: Iterable[Path] = (), main: bool = True
+) -> Iterator[None]:
+    """Keep every other run out of this folder, which is made; one that stays empty goes again.
+
+    Args:
+        inputs: files and folders that the run reads.
+        main: whether this process does it for all others of the job.
+
+    Raises:
+        UserError: another run is at work in it; it cannot be written; or as ``claim``.
+    """
+    claim(folder, resume, overwrite, inputs)
+    if not main:
+        yield
+        return
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = hold(folder / LOCK)
+    except OSError as error:
+        raise UserError(
+            f"--output-dir {folder} cannot be written ({error.strerror or error}); name another"
+        ) from error
+    try:
+        claim(folder, resume, overwrite, inputs)  # a run may have ended there meanwhile
+        remove_unfinished(folder)
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)
+        os.close(lock)
+        with suppress(OSError):  # not empty
+            for path in made:
+                path.rmdir()
+
+
+def hold(path: Path) -> int:
+    """Lock a file, which is made, until this process closes it or ends, however it ends.
+
+    The kernel's record locks, as a data-loading worker that outlives its process inherits
+    none of them.
+
+    Returns:
+        the file's descriptor.
+
+    Raises:
+        UserError: another process holds it.
+        OSError: it cannot be written.
+    """
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in NO_LOCKS:
+                return file
+            holder = os.pread(file, 200, 0).decode(errors="replace").strip()
+            os.close(file)
+            raise UserError(
+                f"another run is at work in {path.parent}{holder and f' ({holder})'}; wait for it, "
+                "or name another --output-dir"
+            ) from error
+        if same_file(file, path):
+            with suppress(OSError):  # it holds on a full disk too
+                os.ftruncate(file, 0)
+                os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            return file
+        os.close(file)  # who held it has removed it meanwhile
+
+
+def same_file(file: int, path: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    return False
 
 
 def claim(folder: Path, resume: bool, overwrite: bool, inputs: Iterable[Path] = ()) -> None:

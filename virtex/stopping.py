@@ -1,0 +1,78 @@
+"""SIGTERM: a cluster's word that time is over. What can be gone on with leaves saying so."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+RESUME = 75  # EX_TEMPFAIL of <sysexits.h>: the same again, with --resume, goes on
+GRACE_SECONDS = 60  # in which a worker may still serve a process that is about to save
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGTERM has come."""
+
+    def __init__(self, saved: str = "") -> None:
+        """
+        Args:
+            saved: what there is now to go on from.
+        """
+        super().__init__(f"stopped by SIGTERM{saved and f', {saved}'}; --resume goes on")
+
+
+class Stop:
+    """Whether SIGTERM has come."""
+
+    asked = False
+
+
+@contextmanager
+def stop_raised() -> Iterator[None]:
+    """SIGTERM raises ``Stopped`` in the block, as Ctrl-C raises KeyboardInterrupt."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may come from a cluster and a launcher
+        raise Stopped
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def stop_noted() -> Iterator[Stop]:
+    """SIGTERM is only noted in the block, which ends in order when it looks at ``asked``."""
+    stop = Stop()
+
+    def note(_number: int, _frame: FrameType | None) -> None:
+        stop.asked = True
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def serve_on(_worker: int = 0) -> None:
+    """For a worker process: SIGTERM, which a cluster sends to all, is the main process's affair.
+
+    One that nobody ends otherwise is gone some time later.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_SECONDS))
+
+
+def pass_on(processes: list[int]) -> None:
+    """From here on SIGTERM is passed on to these processes, which this one waits for."""
+
+    def send(_number: int, _frame: FrameType | None) -> None:
+        for process in processes:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, send)
