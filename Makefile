@@ -3,6 +3,7 @@
 # make test       sets up, then runs every test, with a selection of the faults and the hostile input
 # make test-all   the same with every fault and all of the hostile input
 # make setup      only sets up; a second time it does nothing
+# make bench      every benchmark against its reference, into benchmarks/RESULTS.md
 # make lint       ruff and mypy, as configured in pyproject.toml
 # make docs       the documentation site, into output/docs
 
@@ -11,7 +12,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin/python
 
-.PHONY: setup demo demo-full test test-all lint docs constraints
+.PHONY: setup demo demo-full test test-all bench lint docs constraints
 
 setup: $(READY)
 
@@ -27,6 +28,10 @@ test: $(READY)
 
 test-all: $(READY)
 	$(RUN) -m pytest --whole
+
+# A quiet machine, please: ours and the reference take turns, but both need their cores.
+bench: $(READY)
+	$(RUN) benchmarks/run_all.py
 
 # The demo: a model is pretrained by captioning, and compared on every task with the same model
 # before its training. A second time, what is finished is not run again; what was interrupted goes on.

@@ -3,18 +3,15 @@
 
 Scores 5000 captions against 5 references each, as many as COCO's val2017 has: sentences of some
 ten words that are drawn from a vocabulary by Zipf's law, and captions that repeat parts of one.
-Both are timed in turns. Then come the tokenizers: Java's, which pycocoevalcap uses, and ours in
-Python. Needs pycocoevalcap, and for the tokenizers Java.
+Then come the tokenizers: Java's, which pycocoevalcap uses, and ours in Python.
 
 examples:
   python benchmarks/caption_scores.py
-  python benchmarks/caption_scores.py --images 500 --repeats 9
+  python benchmarks/caption_scores.py --images 500 --repeat 9
 """
 
 import argparse
-import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -23,11 +20,11 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks import report
+from benchmarks.pictures import sentences, vocabulary
 from virtex.captioning import java, ptb, scores, scoring
 
 REFERENCES = 5
-VOCABULARY = 10_000
-WORDS, SPREAD = 10.5, 2.4  # of a caption of COCO
 KEPT = 0.7  # of a reference's words in the caption
 SEED = 0
 PAIRS = {
@@ -37,84 +34,73 @@ PAIRS = {
 }
 
 
-def vocabulary(random: np.random.Generator) -> np.ndarray:
-    """Different words of 1 to 5 syllables, the most frequent ones first and short."""
-    syllables = np.array([a + b for a in "bcdfglmnprst" for b in "aeiou"])
-    words: dict[str, None] = {}
-    while len(words) < VOCABULARY:
-        longest = 1 + min(len(words).bit_length() // 3, 4)
-        words["".join(random.choice(syllables, random.integers(1, longest + 1)))] = None
-    return np.array(list(words))
-
-
-def sentences(random: np.random.Generator, words: np.ndarray, count: int) -> list[list[str]]:
-    """Tokenised sentences; the n-th word is drawn in proportion to 1 / n."""
-    frequency = 1 / np.arange(1, len(words) + 1)
-    lengths = random.normal(WORDS, SPREAD, count).round().clip(3, 40).astype(int)
-    drawn = random.choice(words, lengths.sum(), p=frequency / frequency.sum())
-    return [part.tolist() for part in np.split(drawn, lengths.cumsum()[:-1])]
-
-
 def changed(random: np.random.Generator, words: np.ndarray, sentence: list[str]) -> list[str]:
     """A sentence with other words in some places, which shares n-grams with it."""
     kept = random.random(len(sentence)) < KEPT
     return np.where(kept, sentence, random.choice(words, len(sentence))).tolist()
 
 
-def in_turns(functions: Sequence[Callable], repeats: int, *arguments: Any) -> list[tuple]:
-    """Median seconds of each function, and what it returned."""
-    seconds: list[list[float]] = [[] for _ in functions]
-    for _ in range(repeats):
-        found = []
-        for function, taken in zip(functions, seconds, strict=True):
-            start = time.perf_counter()
-            found.append(function(*arguments))
-            taken.append(time.perf_counter() - start)
-    return list(zip(map(statistics.median, seconds), found, strict=True))
+def compare(
+    name: str, ours: Callable, reference: Callable, beside: str, args: argparse.Namespace, data: Any
+) -> tuple[report.Row, Any, Any]:
+    """The row of two functions of ``data``, and what each returned."""
+    found: dict[Callable, Any] = {}
+
+    def seconds(function: Callable) -> Callable[[], float]:
+        def work() -> None:
+            found[function] = function(*data)
+
+        return report.seconds_of(work)
+
+    row = report.compare(name, seconds(ours), seconds(reference), beside, args)
+    return row, found[ours], found[reference]
 
 
-def compare_scores(captions: list, references: list, repeats: int) -> None:
-    print("score      ours   pycocoevalcap   faster   largest difference")
+def compare_scores(captions: list, references: list, args: argparse.Namespace) -> list[report.Row]:
+    what, beside = f"of {len(captions)} images, {REFERENCES} references each", "pycocoevalcap"
+    if lack := report.not_installed("pycocoevalcap"):
+        return [report.say(report.Row(f"scores {what}", "s", beside=beside, note=lack))]
+    rows = []
     for name, functions in PAIRS.items():
-        (ours, mine), (theirs, expected) = in_turns(functions, repeats, captions, references)
-        difference = max(
-            np.abs(np.subtract(a, b)).max() for a, b in zip(mine, expected, strict=True)
+        row, mine, theirs = compare(
+            f"{name} {what}", *functions, beside, args, (captions, references)
         )
-        print(
-            f"{name:8} {ours:6.3f} s {theirs:13.3f} s {theirs / ours:7.0f} x   {difference:.1e}",
-            flush=True,
-        )
+        apart = max(np.abs(np.subtract(a, b)).max() for a, b in zip(mine, theirs, strict=True))
+        print(f"  largest difference {apart:.1e}")
+        rows.append(row)
+    return rows
 
 
-def compare_tokenizers(captions: list[list[str]], repeats: int) -> None:
+def compare_tokenizers(captions: list[list[str]], args: argparse.Namespace) -> report.Row:
     texts = [" ".join(words).capitalize() + "." for words in captions]
-    tokenizers = {"Python": lambda texts: list(map(ptb.tokenize, texts)), "Java": java.tokenize}
-    found = in_turns(list(tokenizers.values()), repeats, texts)
-    (_, mine), (_, expected) = found
-    other = sum(a != b for a, b in zip(mine, expected, strict=True))
-    print(f"tokens of {len(texts)} captions, of which {other} differ")
-    for name, (seconds, _) in zip(tokenizers, found, strict=True):
-        print(f"{name:8} {seconds:6.3f} s", flush=True)
+    name, beside = f"tokens of {len(texts)} captions", "Java's tokenizer"
+    if lack := java.java_missing():
+        return report.say(report.Row(name, "s", beside=beside, note=lack))
+    row, mine, theirs = compare(name, tokens, java.tokenize, beside, args, (texts,))
+    print(f"  of which {sum(a != b for a, b in zip(mine, theirs, strict=True))} differ")
+    return row
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
+def tokens(texts: list[str]) -> list:
+    return list(map(ptb.tokenize, texts))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = report.benchmark_parser(__doc__, repeat=5)
+    parser.add_argument("--images", type=int, default=5000, help="default: 5000")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = report.parse(build_parser(), argv, images=10)
     random = np.random.default_rng(SEED)
     words = vocabulary(random)
     drawn = iter(sentences(random, words, args.images * REFERENCES))
     references = [list(islice(drawn, REFERENCES)) for _ in range(args.images)]
     captions = [changed(random, words, own[0]) for own in references]
-    print(f"{args.images} images, {REFERENCES} references each; medians of {args.repeats}")
-    compare_scores(captions, references, args.repeats)
-    if lack := java.java_missing():
-        print(f"tokenizers are not compared: {lack}")
-    else:
-        compare_tokenizers([*captions, *chain(*references)], args.repeats)
+    rows = compare_scores(captions, references, args)
+    rows.append(compare_tokenizers([*captions, *chain(*references)], args))
+    report.hand_over(rows, args)
 
 
 if __name__ == "__main__":

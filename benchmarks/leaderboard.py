@@ -18,11 +18,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks import report
 from virtex.leaderboard.columns import TASKS
 from virtex.results import Result
 
@@ -87,45 +89,50 @@ def measure(command: list[str]) -> tuple[float, float]:
     return seconds, usage.ru_maxrss * 1024 / 1e6
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("counts", nargs="*", type=int, default=[2500, 5000, 10000, 20000])
-    counts = parser.parse_args().counts
-    print("records   CSV alone        CSV, Markdown, page, chart   page")
-    taken = []
-    for count in counts:
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            # torch, which writing imports, would count as the tool's memory: a process starts
-            # with its parent's
-            writer = get_context("spawn").Process(
-                target=write_records, args=(folder / "results", count)
-            )
-            writer.start()
-            writer.join()
-            command = [
-                sys.executable,
-                str(TOOL),
-                str(folder / "results"),
-                "--output",
-                str(folder / "out.csv"),
-            ]
-            alone = measure(command)
-            page = folder / "out.html"
-            more = ["--markdown", "out.md", "--html", "out.html", "--plot", "out.png"]
-            more = [text if text.startswith("--") else str(folder / text) for text in more]
-            whole = measure([*command, *more])
-            size = page.stat().st_size / 1e6
-        taken.append(alone[0])
-        print(
-            f"{count:7}   {alone[0]:5.2f} s {alone[1]:4.0f} MB   "
-            f"{whole[0]:5.2f} s {whole[1]:4.0f} MB             {size:4.1f} MB",
-            flush=True,
+def measure_count(count: int, args: argparse.Namespace) -> list[report.Row]:
+    """The rows of so many records."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        # torch, which writing imports, would count as the tool's memory: a process starts
+        # with its parent's
+        writer = get_context("spawn").Process(
+            target=write_records, args=(folder / "results", count)
         )
-    for (fewer, more), (a, b) in zip(pairwise(counts), pairwise(taken), strict=True):
-        print(f"{fewer} to {more} records: {(b - a) / (more - fewer) * 1000:.3f} s per thousand")
+        writer.start()
+        writer.join()
+        command = [sys.executable, str(TOOL), str(folder / "results")]
+        command += ["--output", str(folder / "out.csv")]
+        outputs = {"--markdown": "out.md", "--html": "out.html", "--plot": "out.png"}
+        more = [word for flag, file in outputs.items() for word in (flag, str(folder / file))]
+        rows = []
+        for what, words in (("CSV", command), ("CSV, page and chart", [*command, *more])):
+            memory: list[float] = []
+
+            def seconds(words: list[str] = words, memory: list[float] = memory) -> float:
+                taken, most = measure(words)
+                memory.append(most)
+                return taken
+
+            rows.append(report.alone(f"leaderboard of {count} records, {what}", seconds, args))
+            print(f"  {max(memory):.0f} MB of memory", flush=True)
+        print(f"  {(folder / 'out.html').stat().st_size / 1e6:.1f} MB of page", flush=True)
+    return rows
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = report.benchmark_parser(__doc__)
+    parser.add_argument("counts", nargs="*", type=int, help="default: 2500 5000 10000 20000")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = report.parse(build_parser(), argv)
+    counts = [20] if args.quick else args.counts or [2500, 5000, 10000, 20000]
+    rows = [measure_count(count, args) for count in counts]
+    for (fewer, (before, *_)), (more, (after, *_)) in pairwise(zip(counts, rows, strict=True)):
+        grown = (after.ours - before.ours) / (more - fewer) * 1000
+        print(f"{fewer} to {more} records: {grown:.3f} s per thousand")
+    report.hand_over([row for found in rows for row in found], args)
 
 
 if __name__ == "__main__":

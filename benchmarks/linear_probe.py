@@ -2,9 +2,8 @@
 """Seconds of the cached linear probe's grid, beside one run a setting on the same features.
 
 The separate runs are torch's own: ``nn.Linear``, cross entropy, ``torch.optim.SGD``, the same
-batches, read from the same file on disk. Both ways run by turns; medians and the median of the
-paired ratios are told, and how far apart the two end. Features are random numbers around a centre
-for each class: what they are does not matter to the time.
+batches, read from the same file on disk. How far apart the two end is told, too. Features are
+random numbers around a centre for each class: what they are does not matter to the time.
 
 examples:
   python benchmarks/linear_probe.py
@@ -14,10 +13,9 @@ examples:
 import argparse
 import itertools
 import math
-import statistics
 import sys
 import tempfile
-import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks import report
 from virtex.evaluation.cached_probe import LinearHeads, epochs, moments
 
 LRS, DECAYS = [0.0003, 0.001, 0.003, 0.01, 0.03], [0.0, 0.00001, 0.0001, 0.001]
@@ -33,17 +32,13 @@ MOMENTUM = 0.9
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = report.benchmark_parser(__doc__)
+    report.add_device(parser)
     parser.add_argument("--images", type=int, default=20000, help="default: 20000")
     parser.add_argument("--dimensions", type=int, default=2048, help="default: 2048")
     parser.add_argument("--classes", type=int, default=100, help="default: 100")
     parser.add_argument("--batch", type=int, default=1024, help="images a step (default: 1024)")
     parser.add_argument("--epochs", type=int, default=2, help="default: 2")
-    parser.add_argument("--repeat", type=int, default=3, help="pairs of timings (default: 3)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser
 
 
@@ -62,7 +57,7 @@ def write_features(folder: str, args: argparse.Namespace) -> tuple[np.ndarray, n
     return np.load(path, mmap_mode="r"), labels
 
 
-def batches(features: np.ndarray, labels: np.ndarray, args: argparse.Namespace):
+def batches(features: np.ndarray, labels: np.ndarray, args: argparse.Namespace) -> Iterator[tuple]:
     """(features, labels, factor of the learning rate) of every step."""
     steps = math.ceil(args.images / args.batch) * args.epochs
     for step, rows in enumerate(epochs(args.images, args.epochs, args.batch, seed=0)):
@@ -98,32 +93,33 @@ def one_by_one(data: tuple, standard: tuple, args: argparse.Namespace) -> Tensor
     return torch.stack(found)
 
 
-def main() -> None:
-    args = build_parser().parse_args()
-    torch.set_num_threads(args.threads)
+def main(argv: Sequence[str] | None = None) -> None:
+    sizes = {"images": 60, "dimensions": 8, "classes": 3, "batch": 20, "epochs": 1}
+    args = report.parse(build_parser(), argv, **sizes)
+    ends: dict[str, Tensor] = {}
     with tempfile.TemporaryDirectory() as folder:
         data = write_features(folder, args)
         standard = moments([data[0]], np.arange(args.images))
-        times: dict = {together: [], one_by_one: []}
-        ends: dict = {}
-        for _ in range(args.repeat):
-            for way, seconds in times.items():
-                start = time.perf_counter()
-                ends[way] = way(data, standard, args)
-                seconds.append(time.perf_counter() - start)
-                print(f"  {way.__name__:<12} {seconds[-1]:8.2f} s", flush=True)
-    ratio = statistics.median(
-        b / a for a, b in zip(times[together], times[one_by_one], strict=True)
-    )
-    apart = (ends[together] - ends[one_by_one]).abs().max() / ends[one_by_one].abs().max()
-    print(
-        f"{args.images} images x {args.dimensions}, {args.classes} classes, {args.epochs} epochs, "
-        f"batches of {args.batch}, {len(LRS) * len(DECAYS)} settings, {args.threads} threads, "
-        f"{args.device}\n"
-        f"together {statistics.median(times[together]):.2f} s, one by one "
-        f"{statistics.median(times[one_by_one]):.2f} s, ratio {ratio:.2f}; largest difference of a "
-        f"weight {apart:.1e} of the largest weight"
-    )
+
+        def seconds(way: Callable[..., Tensor]) -> Callable[[], float]:
+            def work() -> None:
+                ends[way.__name__] = way(data, standard, args)
+
+            return report.seconds_of(work, args.device)
+
+        row = report.compare(
+            f"probe on cached features, {len(LRS) * len(DECAYS)} settings, {args.images} images x "
+            f"{args.dimensions}, {args.classes} classes, {args.epochs} epochs, batches of "
+            f"{args.batch}, {args.device}",
+            seconds(together),
+            seconds(one_by_one),
+            "torch, a run a setting",
+            args,
+        )
+    ours, theirs = ends["together"], ends["one_by_one"]
+    apart = (ours - theirs).abs().max() / theirs.abs().max()
+    print(f"largest difference of a weight {apart:.1e} of the largest weight")
+    report.hand_over([row], args)
 
 
 if __name__ == "__main__":

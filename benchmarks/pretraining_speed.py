@@ -2,8 +2,8 @@
 """Seconds of pretraining steps and of decoding, beside the plain way on the same machine.
 
 The plain way (``benchmarks/plain_virtex.py``): the textual head of torch's own modules, run twice
-over padded captions with logits at every position; decoding that computes each prefix anew. Both
-ways are timed by turns, and the median of the paired ratios is told.
+over padded captions with logits at every position; decoding that computes each prefix anew. The
+loop around a step, and the data, are timed by ``benchmarks/pretraining_throughput.py``.
 
 examples:
   python benchmarks/pretraining_speed.py
@@ -12,10 +12,8 @@ examples:
 
 import argparse
 import copy
-import statistics
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +21,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks import report
 from benchmarks.plain_virtex import PlainBicaptioning, PlainHead
 from virtex.models.captioning import CaptioningModel, turn_around
 from virtex.models.decoding import BeamSearch, caption_ids
@@ -42,9 +41,8 @@ LENGTHS = {
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = report.benchmark_parser(__doc__)
+    report.add_device(parser)
     parser.add_argument(
         "--head",
         nargs="+",
@@ -54,8 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--batch", type=int, default=32, help="images a step (default: 32, a GPU's share of 256)"
     )
-    parser.add_argument("--repeat", type=int, default=5, help="pairs of timings (default: 5)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--crop", type=int, default=224, help="pixels (default: 224)")
+    parser.add_argument("--backbone", default="resnet50", help="default: resnet50")
     parser.add_argument("--no-backbone", action="store_true", help="leave out the whole step")
     return parser
 
@@ -72,37 +70,35 @@ def some_captions(batch: int, device: str, seed: int) -> tuple[torch.Tensor, tor
     return torch.from_numpy(tokens).to(device), torch.from_numpy(lengths).to(device)
 
 
-def both_models(size: list[int], device: str) -> tuple[CaptioningModel, PlainBicaptioning]:
+def both_models(
+    size: list[int], backbone: str, device: str
+) -> tuple[CaptioningModel, PlainBicaptioning]:
     """The same weights, ours and plain, in training mode with dropout 0.1."""
     layers, hidden, heads, feedforward = size
     torch.manual_seed(0)
+    visual = build_visual(f"torchvision::{backbone}")
+    channels = visual.feature_size
     head = TransformerTextualHead(
-        2048, VOCABULARY, TransformerDecoder(layers, hidden, heads, feedforward), hidden
+        channels, VOCABULARY, TransformerDecoder(layers, hidden, heads, feedforward), hidden
     )
-    ours = CaptioningModel(build_visual("torchvision::resnet50"), head, bidirectional=True)
+    ours = CaptioningModel(visual, head, bidirectional=True)
     plain = PlainBicaptioning(
-        PlainHead(2048, VOCABULARY, layers, hidden, heads, feedforward, 0.1, False)
+        PlainHead(channels, VOCABULARY, layers, hidden, heads, feedforward, 0.1, False)
     )
     weights = {k: v for k, v in ours.state_dict().items() if not k.startswith("visual.")}
     plain.load_state_dict(weights)
     return ours.to(device).train(), plain.to(device).train()
 
 
-def compare(name: str, ours: Callable, plain: Callable, args: argparse.Namespace) -> None:
-    """Time both by turns and print medians and the median ratio."""
-    times: dict[Callable, list[float]] = {ours: [], plain: []}
-    for run in (ours, plain):
-        run()
-    for _ in range(args.repeat):
-        for run in (ours, plain):
-            start = time.perf_counter()
-            run()
-            if args.device == "cuda":
-                torch.cuda.synchronize()
-            times[run].append(time.perf_counter() - start)
-    ratio = statistics.median(p / o for o, p in zip(times[ours], times[plain], strict=True))
-    seconds = [statistics.median(times[run]) for run in (ours, plain)]
-    print(f"{name:<72} {seconds[0]:9.4f} {seconds[1]:9.4f} {ratio:7.2f}", flush=True)
+def compare(name: str, ours: Callable, plain: Callable, args: argparse.Namespace) -> report.Row:
+    """The row of two pieces of work."""
+    return report.compare(
+        f"pretraining, {name}, {args.device}",
+        report.seconds_of(ours, args.device),
+        report.seconds_of(plain, args.device),
+        "torch's own modules",
+        args,
+    )
 
 
 def steps(model: torch.nn.Module, losses: list[Callable[[], torch.Tensor]]) -> Callable[[], None]:
@@ -118,15 +114,43 @@ def steps(model: torch.nn.Module, losses: list[Callable[[], torch.Tensor]]) -> C
     return run
 
 
-def compare_head(name: str, args: argparse.Namespace) -> None:
+def compare_head(name: str, args: argparse.Namespace) -> list[report.Row]:
     """The textual half, the whole step and decoding for one size of head."""
-    ours, plain = both_models([int(part[1:]) for part in name.split("_")], args.device)
+    ours, plain = both_models(
+        [int(part[1:]) for part in name.split("_")], args.backbone, args.device
+    )
     captions = [some_captions(args.batch, args.device, seed) for seed in range(BATCHES)]
-    padded = [tokens.shape[1] for tokens, _ in captions]
-    features = torch.randn(args.batch, 2048, 7, 7, device=args.device, requires_grad=True)
+    rows = [compare_textual_half(name, ours, plain, captions, args)]
+    if not args.no_backbone:
+        rows.append(compare_whole_step(name, ours, plain, captions[0], args))
+    ours.eval(), plain.eval()
+    images = min(DECODED, args.batch)
+    features = torch.randn(images, ours.visual.feature_size, 7, 7, device=args.device)
+    search = BeamSearch(beam_size=5, max_steps=30)
+    rows.append(
+        compare(
+            f"{name}: decoding {images} images, 5 beams",
+            lambda: caption_ids(search(ours.textual, features, SOS, EOS)[0], EOS),
+            lambda: caption_ids(search(plain.textual, features, SOS, EOS)[0], EOS),
+            args,
+        )
+    )
+    return rows
+
+
+def compare_textual_half(
+    name: str,
+    ours: CaptioningModel,
+    plain: PlainBicaptioning,
+    captions: list[tuple[torch.Tensor, torch.Tensor]],
+    args: argparse.Namespace,
+) -> report.Row:
+    """Steps from the features of images on."""
+    shape = (args.batch, ours.visual.feature_size, 7, 7)
+    features = torch.randn(shape, device=args.device, requires_grad=True)
     turned = [turn_around(*caption) for caption in captions]
-    compare(
-        f"{name}: textual half, {BATCHES} steps (longest {padded})",
+    return compare(
+        f"{name}: textual half, {BATCHES} steps of {args.batch}",
         steps(
             torch.nn.ModuleList([ours.textual, ours.backward_textual]),
             [partial(our_loss, ours, features, *caption) for caption in captions],
@@ -140,41 +164,43 @@ def compare_head(name: str, args: argparse.Namespace) -> None:
         ),
         args,
     )
-    if not args.no_backbone:
-        images = torch.randn(args.batch, 3, 224, 224, device=args.device)
-        tokens, lengths = captions[0]
-        batch = {"image": images, "tokens": tokens, "lengths": lengths}
-        visual = copy.deepcopy(ours.visual)
-        compare(
-            f"{name}: whole step with ResNet-50",
-            steps(ours, [lambda: total_loss(ours(batch))]),
-            steps(
-                torch.nn.ModuleList([visual, plain]),
-                [lambda: plain(visual(images), tokens, turned[0], lengths)],
-            ),
-            args,
-        )
-    ours.eval(), plain.eval()
-    features = features[:DECODED].detach()
-    search = BeamSearch(beam_size=5, max_steps=30)
-    compare(
-        f"{name}: decoding {DECODED} images, 5 beams",
-        lambda: caption_ids(search(ours.textual, features, SOS, EOS)[0], EOS),
-        lambda: caption_ids(search(plain.textual, features, SOS, EOS)[0], EOS),
+
+
+def compare_whole_step(
+    name: str,
+    ours: CaptioningModel,
+    plain: PlainBicaptioning,
+    caption: tuple[torch.Tensor, torch.Tensor],
+    args: argparse.Namespace,
+) -> report.Row:
+    """A step with the backbone."""
+    images = torch.randn(args.batch, 3, args.crop, args.crop, device=args.device)
+    (tokens, lengths), turned = caption, turn_around(*caption)
+    batch = {"image": images, "tokens": tokens, "lengths": lengths}
+    visual = copy.deepcopy(ours.visual)
+    return compare(
+        f"{name}: whole step of {args.batch} with {args.backbone}",
+        steps(ours, [lambda: total_loss(ours(batch))]),
+        steps(
+            torch.nn.ModuleList([visual, plain]),
+            [lambda: plain(visual(images), tokens, turned, lengths)],
+        ),
         args,
     )
 
 
-def our_loss(model, features, tokens, lengths) -> torch.Tensor:
+def our_loss(
+    model: CaptioningModel, features: torch.Tensor, tokens: torch.Tensor, lengths: torch.Tensor
+) -> torch.Tensor:
     return total_loss(model.textual_losses(features, tokens, lengths))
 
 
-def main() -> None:
-    args = build_parser().parse_args()
-    print(f"torch {torch.__version__}, {args.device}, {torch.get_num_threads()} threads")
-    print(f"{'median seconds of ' + str(args.repeat):<72} {'ours':>9} {'plain':>9} {'ratio':>7}")
-    for name in args.head:
-        compare_head(name, args)
+def main(argv: Sequence[str] | None = None) -> None:
+    args = report.parse(
+        build_parser(), argv, head=["L1_H64_A2_F64"], batch=2, crop=64, backbone="resnet18"
+    )
+    rows = [row for name in args.head for row in compare_head(name, args)]
+    report.hand_over(rows, args)
 
 
 if __name__ == "__main__":

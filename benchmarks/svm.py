@@ -1,35 +1,34 @@
 #!/usr/bin/env python3
 """Seconds of SVMs on frozen features, ours and liblinear's, and how far their results differ.
 
-Both do a whole VOC07 evaluation in one run: cross-validation over the costs for each class, and
+Both do a whole VOC07 evaluation: cross-validation over the costs for each class, and
 with the cost of the best mean average precision (AP) a last fit on all training images, which is
-judged on the test images. Extracting features is not timed. Without ``--features`` they are drawn
+judged on the test images. On a GPU, ours is also timed against ours on the CPU. Extracting features
+is not timed. Without ``--features`` they are drawn
 to be like a pretrained network's pooled ones: rectified, with a common mean and a power law of
 variances, of length 1, and with classes as frequent as VOC07's that are not separable. Nothing
 else should run on the machine: threads that share their cores wait for each other.
 
 examples:
   python benchmarks/svm.py
+  python benchmarks/svm.py --device cuda
   python benchmarks/svm.py --images 1000 --test-images 1000 --dimensions 512
   python benchmarks/svm.py --features features.npz  # arrays train, train_labels, test, test_labels
 """
 
 import argparse
-import os
-import platform
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import sklearn
 import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks import report
 from virtex.evaluation.average_precision import AVERAGE_PRECISIONS
 from virtex.evaluation.svm import choose, cross_validate
 from virtex.evaluation.svm_liblinear import fit_svms_liblinear
@@ -51,6 +50,9 @@ class Images:
     features: Tensor
     labels: Tensor
 
+    def first(self, count: int) -> "Images":
+        return Images(self.features[:count], self.labels[:count])
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -60,19 +62,16 @@ class Evaluation:
         fold_ap: (classes, costs), mean over the folds.
         chosen: (classes,), index of the cost.
         test_ap: (classes,), by the chosen cost.
-        seconds: of cross-validation and of the last fit, decisions and AP included.
     """
 
     fold_ap: np.ndarray
     chosen: np.ndarray
     test_ap: np.ndarray
-    seconds: tuple[float, float]
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = report.benchmark_parser(__doc__)
+    report.add_device(parser)
     parser.add_argument("--images", type=int, default=5011, help="for training (default: 5011)")
     parser.add_argument("--test-images", type=int, default=4952, help="default: 4952")
     parser.add_argument("--dimensions", type=int, default=2048, help="of features (default: 2048)")
@@ -85,9 +84,6 @@ def build_parser() -> argparse.ArgumentParser:
         default=[0.01, 0.1, 1, 10],
         metavar="C",
         help="default: 0.01 0.1 1 10",
-    )
-    parser.add_argument(
-        "--threads", type=int, default=os.cpu_count(), help="of either solver (default: all cores)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of drawn features (default: 0)")
     parser.add_argument(
@@ -139,22 +135,23 @@ def warm_up(fit: Callable[..., Tensor], columns: int) -> None:
 
 
 def evaluate(
-    fit: Callable[..., Tensor], train: Images, test: Images, costs: list[float], folds: int
+    fit: Callable[..., Tensor], train: Images, test: Images, args: argparse.Namespace, device: str
 ) -> Evaluation:
     """Cross-validation, choice of the cost, last fit and test, by one solver."""
-    start = time.perf_counter()
-    targets = torch.where(train.labels, 1, -1)
-    fold_ap = 100 * cross_validate(fit, train.features, targets, costs, folds, POSITIVE_WEIGHT)
+    features = train.features.to(device)
+    targets = torch.where(train.labels, 1, -1).to(device)
+    found = cross_validate(fit, features, targets, args.costs, args.folds, POSITIVE_WEIGHT)
+    fold_ap = 100 * found
     chosen = np.array(choose(fold_ap))
-    middle = time.perf_counter()
-    best = torch.tensor(costs)[chosen]
-    weights = fit(train.features, targets, best, positive_weight=POSITIVE_WEIGHT)
-    columns = zip(test.labels.T, decision(test.features, weights).T, strict=True)
+    best = torch.tensor(args.costs)[chosen].to(device)
+    weights = fit(features, targets, best, positive_weight=POSITIVE_WEIGHT)
+    scores = decision(test.features.to(device), weights).cpu()
+    columns = zip(test.labels.T, scores.T, strict=True)
     test_ap = 100 * np.array([average_precision(*column) for column in columns])
-    return Evaluation(fold_ap, chosen, test_ap, (middle - start, time.perf_counter() - middle))
+    return Evaluation(fold_ap, chosen, test_ap)
 
 
-def compare(ours: Evaluation, theirs: Evaluation, costs: list[float]) -> None:
+def tell_difference(ours: Evaluation, theirs: Evaluation, costs: list[float]) -> None:
     """Print by how much results differ, and every class for which the chosen cost does."""
     test = ours.test_ap - theirs.test_ap
     print(f"mAP {theirs.test_ap.mean():.3f} by liblinear, {ours.test_ap.mean():.3f} by ours")
@@ -176,30 +173,42 @@ def compare(ours: Evaluation, theirs: Evaluation, costs: list[float]) -> None:
         )
 
 
-def main() -> None:
-    args = build_parser().parse_args()
-    torch.set_num_threads(args.threads)
+def main(argv: Sequence[str] | None = None) -> None:
+    sizes = {"images": 90, "test_images": 90, "dimensions": 16, "classes": 2}
+    args = report.parse(build_parser(), argv, **sizes, costs=[0.1, 1.0])
     train, test = load_images(args.features) if args.features else draw_images(args)
-    print(
-        f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, "
-        f"{args.threads} threads, torch {torch.__version__}, scikit-learn {sklearn.__version__}"
-    )
     costs = " ".join(f"{cost:g}" for cost in args.costs)
-    print(
+    data = (
         f"{len(train.features)} + {len(test.features)} images, {train.features.shape[1]} "
         f"dimensions, {train.labels.shape[1]} classes, costs {costs}, {args.folds} folds"
     )
-    print(f"{'seconds':<12} {'folds':>9} {'last fit':>9} {'together':>9}")
-    results = {}
-    solvers = {"liblinear": partial(fit_svms_liblinear, jobs=args.threads), "ours": fit_svms}
-    for name, fit in solvers.items():
-        warm_up(fit, args.threads)
-        results[name] = evaluate(fit, train, test, args.costs, args.folds)
-        seconds = results[name].seconds
-        print(f"{name:<12} {seconds[0]:9.2f} {seconds[1]:9.2f} {sum(seconds):9.2f}", flush=True)
-    together = {name: sum(result.seconds) for name, result in results.items()}
-    print(f"liblinear / ours: {together['liblinear'] / together['ours']:.1f}")
-    compare(results["ours"], results["liblinear"], args.costs)
+    liblinear = partial(fit_svms_liblinear, jobs=args.threads)
+    warm_up(liblinear, args.threads)
+    evaluate(fit_svms, *(part.first(64) for part in (train, test)), args, args.device)
+    found: dict[str, Evaluation] = {}
+
+    def seconds(name: str, fit: Callable[..., Tensor], device: str) -> Callable[[], float]:
+        def work() -> None:
+            found[name] = evaluate(fit, train, test, args, device)
+
+        return report.seconds_of(work, device)
+
+    references = {"liblinear": (liblinear, "cpu")}
+    if args.device == "cuda":
+        references["ours on the CPU"] = (fit_svms, "cpu")
+    rows = [
+        report.compare(
+            f"VOC07 SVM, {data}, {args.device}",
+            seconds("ours", fit_svms, args.device),
+            seconds(name, *reference),
+            name,
+            args,
+            warm_up=False,
+        )
+        for name, reference in references.items()
+    ]
+    tell_difference(found["ours"], found["liblinear"], args.costs)
+    report.hand_over(rows, args)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,11 @@ import json
 import re
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks import report
 from virtex.config import load_config
 from virtex.data.loading import validation_loader
 from virtex.data.pretraining import build_pretraining_set
@@ -34,9 +36,7 @@ PARTS = {"colour and shape": slice(0, 2), "colour": slice(0, 1), "shape": slice(
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = report.benchmark_parser(__doc__)
     parser.add_argument("folder", type=Path, help="output folder of virtex.pretrain")
     parser.add_argument("--data-root", default="datasets/toy")
     parser.add_argument("--checkpoint", default="model_final.pth", help="in the folder")
@@ -77,19 +77,35 @@ def share_true(captions: list[str], kinds: list[set[str]], part: slice) -> float
     return sum(name in there for name, there in named) / max(len(named), 1)
 
 
-def main() -> None:
-    args = build_parser().parse_args()
+def main(argv: Sequence[str] | None = None) -> None:
+    args = report.parse(build_parser(), argv)
+    if (args.folder / args.checkpoint).is_file():
+        rows = measure(args)
+    else:
+        note = f"there is no {args.folder / args.checkpoint}: pretrain first, as make demo does"
+        rows = [report.say(report.Row("captions of toy pictures", "%", note=note))]
+    report.hand_over(rows, args)
+
+
+def measure(args: argparse.Namespace) -> list[report.Row]:
+    """A row for each part of what is named."""
     captions = write_captions(args.folder, args.checkpoint, args.data_root)
     kinds = true_kinds(Path(args.data_root))
     images = sorted(captions)
     said, there = ([of[image] for image in images] for of in (captions, kinds))
     count = sum(len(NAMED.findall(caption)) for caption in said)
     print(f"{len(images)} pictures, {len(set(said))} different captions, {count} objects named")
+    rows = []
     for what, part in PARTS.items():
         share = share_true(said, there, part)
         others = [share_true(said, there[n:] + there[:n], part) for n in range(1, len(images))]
         chance = sum(others) / len(others)
-        print(f"{what:<18} right {100 * share:5.1f} %   by chance {100 * chance:5.1f} %")
+        name = f"named objects that are there, {what}"
+        ratio = share / chance if chance else None
+        rows.append(
+            report.say(report.Row(name, "%", 100 * share, 100 * chance, ratio, True, "by chance"))
+        )
+    return rows
 
 
 if __name__ == "__main__":

@@ -1,136 +1,188 @@
 #!/usr/bin/env python3
-"""Seconds per iteration of the transfer tool against Detectron2's own plain training loop.
+"""Iterations a second of the transfer tool against Detectron2's own training.
 
-    python benchmarks/transfer_overhead.py --data-root datasets/toy --num-gpus 0
-    python benchmarks/transfer_overhead.py --task coco --protocol 2x --rounds 3 --iterations 50
+Both train the same detector on the same config and data in one process, and take turns. The
+reference is what Detectron2's ``DefaultTrainer`` runs: its loader, ``SimpleTrainer`` (or
+``AMPTrainer``), and its hooks for time, schedule and log. Checkpoints and PreciseBN are left out
+of both. ``--pictures N`` draws a COCO of N pictures of real size first.
 
-Both train the same detector on the same config and data in one process; they take turns, and
-the median over the rounds is compared. The plain loop is that of Detectron2's
-``tools/plain_train_net.py``: its loader, forward, backward, step, schedule, loss written every
-iteration and printed every 20.
+examples:
+  # a toy COCO on the CPU
+  python benchmarks/transfer_overhead.py --num-gpus 0
+  # the whole protocol's sizes on one GPU
+  python benchmarks/transfer_overhead.py --protocol 2x --pictures 200 \\
+      --checkpoint 'random:resnet50?seed=0' SOLVER.IMS_PER_BATCH 16 DATALOADER.NUM_WORKERS 16
+  # data that is there already
+  python benchmarks/transfer_overhead.py --task voc --data-root datasets/toy
 """
 
 import argparse
-import json
-import statistics
+import sys
+import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from virtex.tool import run_tool, tool_parser
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks import report
+
+BESIDE = "Detectron2's own trainer and loader"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = tool_parser(__doc__)
+    parser = report.benchmark_parser(__doc__)
     parser.add_argument("--checkpoint", default="random:resnet18?seed=0")
     parser.add_argument("--task", choices=("coco", "lvis", "voc"), default="coco")
     parser.add_argument("--protocol", default="toy")
-    parser.add_argument("--data-root", default="datasets")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--iterations", type=int, default=40, help="timed in a round")
-    parser.add_argument("--warmup", type=int, default=5, help="iterations before, not timed")
-    parser.add_argument("--num-gpus", type=int, choices=(0, 1), default=None)
+    data = parser.add_mutually_exclusive_group()
+    data.add_argument("--data-root", help="default: a toy COCO that is drawn for this")
+    data.add_argument("--pictures", type=int, metavar="N", help="draw a COCO of real size")
+    parser.add_argument("--iterations", type=int, default=40, help="timed each time (default: 40)")
+    parser.add_argument("--warm-up", type=int, default=10, help="iterations before (default: 10)")
+    parser.add_argument("--num-gpus", type=int, choices=(0, 1), help="default: 1 if there is one")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE")
     return parser
 
 
-def prepare_run(args: argparse.Namespace, folder: Path):
+def main(argv: Sequence[str] | None = None) -> None:
+    args = report.parse(build_parser(), argv, iterations=2, warm_up=1)
+    if lack := report.not_installed("detectron2"):
+        rows = [report.say(report.Row("detection", "iterations/s", beside=BESIDE, note=lack))]
+    else:
+        with tempfile.TemporaryDirectory() as name:
+            rows = [compare(args, Path(name))]
+    report.hand_over(rows, args)
+
+
+def compare(args: argparse.Namespace, folder: Path) -> report.Row:
+    """The row of this config."""
+    run = prepare_run(args, folder)
+    start = {key: value.clone() for key, value in run.detector.state_dict().items()}
+
+    def rate(trainer_of: Any) -> float:
+        """Iterations a second of a new trainer from the same weights on."""
+        run.detector.load_state_dict(start)
+        trainer, laps = trainer_of(run), Laps(args.warm_up, run.cfg.MODEL.DEVICE)
+        trainer.register_hooks([laps.hook()])
+        trainer._hooks.insert(0, trainer._hooks.pop())  # before writers are closed
+        with quiet():
+            trainer.train()
+        return args.iterations / laps.seconds()
+
+    solver, sizes = run.cfg.SOLVER, run.cfg.INPUT.MIN_SIZE_TRAIN
+    name = (
+        f"detection, {args.task} {args.protocol}, {run.backbone.arch.name}, {solver.IMS_PER_BATCH} "
+        f"images a step, short side {min(sizes)}-{max(sizes)}, {run.cfg.DATALOADER.NUM_WORKERS} "
+        f"workers, {'AMP' if solver.AMP.ENABLED else 'float32'}, {run.cfg.MODEL.DEVICE}"
+    )
+    return report.compare(
+        name,
+        lambda: rate(our_trainer),
+        lambda: rate(plain_trainer),
+        BESIDE,
+        args,
+        "iterations/s",
+        higher_is_better=True,
+        warm_up=False,
+    )
+
+
+def prepare_run(args: argparse.Namespace, folder: Path) -> Any:
+    """What the tool would train, with as many iterations as are timed."""
     from virtex.detectron.run import prepare
 
-    length = args.warmup + args.iterations
+    if args.pictures:
+        from benchmarks.pictures import write_coco
+
+        write_coco(folder / "data", args.pictures)
+    elif not args.data_root:
+        from virtex.data.toy import write_toy_data
+
+        write_toy_data(folder / "data", 0, 40, 20, coco_train_images=200)
+    length = args.warm_up + args.iterations
     args.overrides = [*args.overrides, "SOLVER.MAX_ITER", str(length), "SOLVER.STEPS", "()"]
+    args.data_root = args.data_root or str(folder / "data")
     args.config, args.format, args.trust_pickle = None, "auto", False
     args.skip_bad_images = False
     args.seed, args.output_dir, args.eval_only = 0, str(folder), False
     return prepare(args)
 
 
-class Laps:
-    """A hook that notes the clock after each step."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def seconds(self, warmup: int) -> float:
-        return (self.times[-1] - self.times[warmup - 1]) / (len(self.times) - warmup)
-
-    def lap(self) -> None:
-        self.times.append(time.perf_counter())
-
-
-def time_ours(run, warmup: int) -> float:
-    """Seconds per iteration of the tool's trainer, checkpoints and PreciseBN left out."""
-    from detectron2.engine.hooks import CallbackHook
-
+def our_trainer(run: Any) -> Any:
+    """The tool's, without checkpoints and PreciseBN."""
     from virtex.detectron.checkpointing import SaveCheckpoints
     from virtex.detectron.trainer import PreciseBatchNorm, Trainer
 
-    trainer, laps = Trainer(run.cfg, run.detector, run.train), Laps()
+    trainer = Trainer(run.cfg, run.detector, run.train)
     trainer._hooks = [
         hook for hook in trainer._hooks if not isinstance(hook, SaveCheckpoints | PreciseBatchNorm)
     ]
-    trainer.register_hooks([CallbackHook(after_step=lambda _: laps.lap())])
-    trainer.train()
-    return laps.seconds(warmup)
+    return trainer
 
 
-def time_plain(run, warmup: int) -> float:
-    """Seconds per iteration of the plain loop."""
-    from detectron2.data import DatasetMapper, build_detection_train_loader
-    from detectron2.engine import default_writers
-    from detectron2.solver import build_lr_scheduler, build_optimizer
-    from detectron2.utils.events import EventStorage
-
-    cfg, model, laps = run.cfg, run.detector.train(), Laps()
-    optimizer = build_optimizer(cfg, model)
-    scheduler = build_lr_scheduler(cfg, optimizer)
-    loader = build_detection_train_loader(cfg, mapper=DatasetMapper(cfg, True))
-    writers = default_writers(cfg.OUTPUT_DIR, cfg.SOLVER.MAX_ITER)
-    with EventStorage(0) as storage:
-        for iteration, data in zip(range(cfg.SOLVER.MAX_ITER), loader, strict=False):
-            storage.iter = iteration
-            losses = model(data)
-            total = sum(losses.values())
-            storage.put_scalars(
-                total_loss=total.item(), **{name: value.item() for name, value in losses.items()}
-            )
-            optimizer.zero_grad()
-            total.backward()
-            optimizer.step()
-            storage.put_scalar("lr", optimizer.param_groups[0]["lr"], smoothing_hint=False)
-            scheduler.step()
-            if (iteration + 1) % 20 == 0:
-                for writer in writers:
-                    writer.write()
-            laps.lap()
-    return laps.seconds(warmup)
-
-
-def main(args: argparse.Namespace) -> int:
-    import tempfile
-
+def plain_trainer(run: Any) -> Any:
+    """Detectron2's, as its ``DefaultTrainer`` puts it together."""
     import torch
+    from detectron2.data import build_detection_train_loader
+    from detectron2.engine import AMPTrainer, SimpleTrainer, default_writers, hooks
+    from detectron2.solver import build_lr_scheduler, build_optimizer
 
-    times: dict[str, list[float]] = {"ours": [], "plain": []}
-    with tempfile.TemporaryDirectory() as name:
-        run = prepare_run(args, Path(name))
-        start = {key: value.clone() for key, value in run.detector.state_dict().items()}
-        for turn in range(args.rounds):
-            order = [("ours", time_ours), ("plain", time_plain)]
-            for label, measure in order if turn % 2 == 0 else order[::-1]:
-                run.detector.load_state_dict(start)
-                times[label].append(measure(run, args.warmup))
-    medians = {label: statistics.median(values) for label, values in times.items()}
-    pairs = [a / b for a, b in zip(times["ours"], times["plain"], strict=True)]
-    device = torch.cuda.get_device_name() if run.cfg.MODEL.DEVICE == "cuda" else "CPU"
-    report = {
-        "device": device,
-        "seconds_per_iteration": {k: [round(t, 4) for t in v] for k, v in times.items()},
-        "median": {label: round(value, 4) for label, value in medians.items()},
-        "median_of_ratios_ours_to_plain": round(statistics.median(pairs), 4),
-    }
-    print(json.dumps(report, indent=1))
-    return 0
+    cfg, model = run.cfg, run.detector.train()
+    optimizer = build_optimizer(cfg, model)
+    parts = (model, build_detection_train_loader(cfg), optimizer)
+    if cfg.SOLVER.AMP.ENABLED:
+        trainer = AMPTrainer(*parts, grad_scaler=torch.amp.GradScaler("cuda"))
+    else:
+        trainer = SimpleTrainer(*parts)
+    trainer.register_hooks(
+        [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(optimizer, build_lr_scheduler(cfg, optimizer)),
+            hooks.PeriodicWriter(default_writers(cfg.OUTPUT_DIR, cfg.SOLVER.MAX_ITER), period=20),
+        ]
+    )
+    train = trainer.train
+    trainer.train = lambda: train(0, cfg.SOLVER.MAX_ITER)
+    return trainer
+
+
+class Laps:
+    """Notes when the warm-up was done, and when all was."""
+
+    def __init__(self, warm_up: int, device: str):
+        self.warm_up, self.device, self.times = warm_up, device, []
+
+    def hook(self) -> Any:
+        """What a trainer of Detectron2's calls."""
+        from detectron2.engine.hooks import CallbackHook
+
+        return CallbackHook(before_step=self.before_step, after_train=lambda _: self.note())
+
+    def before_step(self, trainer: Any) -> None:
+        if trainer.iter == self.warm_up:
+            self.note()
+
+    def note(self) -> None:
+        report.wait_for(self.device)
+        self.times.append(time.perf_counter())
+
+    def seconds(self) -> float:
+        return self.times[1] - self.times[0]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the log of either side."""
+    import logging
+
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 if __name__ == "__main__":
-    run_tool(main, build_parser())
+    main()

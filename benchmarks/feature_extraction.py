@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""Images a second of feature extraction, from JPEG files to an array, against torchvision's way.
+
+Ours is what the SVM, neighbours and the cached probe run, its cache on disk included. The
+reference is the usual loop: ``ImageFolder``, Pillow and torchvision's transforms, a ``DataLoader``
+with pinned memory, ``resnet50`` in evaluation mode without gradients. Both have the same weights,
+batches, workers and cuDNN settings. What both make of the same decoded pixels is compared, too.
+
+examples:
+  python benchmarks/feature_extraction.py
+  python benchmarks/feature_extraction.py --device cuda --pictures 4000 --num-workers 16
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks import report
+from virtex.checkpoints.loading import load_backbone
+from virtex.config import CfgNode
+from virtex.data.image_sets import ImageSet
+from virtex.evaluation.feature_cache import FeatureCache
+from virtex.evaluation.features import Extraction, centre_view
+
+RESIZE, CROP = 256, 224
+SIZES = {"cuda": 4000, "cpu": 64}  # pictures
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = report.benchmark_parser(__doc__)
+    report.add_device(parser)
+    parser.add_argument("--network", default="resnet50", help="of torchvision (default: resnet50)")
+    parser.add_argument("--pictures", type=int, help="default: 4000; CPU: 64")
+    parser.add_argument("--batch", type=int, default=64, help="pictures at once (default: 64)")
+    parser.add_argument("--num-workers", type=int, default=report.usable_cores())
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = report.parse(
+        build_parser(), argv, network="resnet18", pictures=4, batch=2, num_workers=1
+    )
+    args.pictures = args.pictures or SIZES[args.device]
+    torch.backends.cudnn.benchmark = True
+    with tempfile.TemporaryDirectory() as name:
+        rows = compare(args, Path(name))
+    report.hand_over(rows, args)
+
+
+def compare(args: argparse.Namespace, folder: Path) -> list[report.Row]:
+    """The row, and how far the features are apart."""
+    from benchmarks.pictures import write_pictures
+
+    write_pictures(folder / "pictures" / "one class", args.pictures)
+    images = image_set(folder / "pictures" / "one class")
+    backbone = load_backbone(f"random:{args.network}?seed=0")
+    network = torchvision.models.get_model(args.network)
+    network.fc = torch.nn.Identity()
+    network.load_state_dict(backbone.state_dict)
+    network = network.to(args.device).eval()
+    found: dict[str, np.ndarray] = {}
+
+    def ours() -> None:
+        with tempfile.TemporaryDirectory(dir=folder) as name:
+            device = torch.device(args.device)
+            cache = FeatureCache(Path(name))
+            extraction = Extraction(device, cache, args.batch, args.num_workers)
+            extraction.open(backbone)
+            data = CfgNode({"IMAGE_RESIZE_SIZE": RESIZE, "IMAGE_CROP_SIZE": CROP})
+            found["ours"] = np.array(extraction.features(images, centre_view(data)))
+            extraction.close()
+
+    def reference() -> None:
+        found["torchvision"] = plain_features(network, folder / "pictures", args)
+
+    seconds = [report.seconds_of(work, args.device) for work in (ours, reference)]
+    row = report.compare(
+        f"features of {args.network}, {args.pictures} JPEG files, {CROP} pixels, "
+        f"batch {args.batch}, {args.num_workers} workers, {args.device}",
+        *(lambda timed=timed: args.pictures / timed() for timed in seconds),
+        "torchvision's ImageFolder and network",
+        args,
+        "images/s",
+        higher_is_better=True,
+    )
+    apart = np.abs(found["ours"] - found["torchvision"]).max() / np.abs(found["torchvision"]).max()
+    print(f"  (features differ by {apart:.1e} of the largest one, for Pillow resizes differently)")
+    return [row]
+
+
+def image_set(folder: Path) -> ImageSet:
+    files = sorted(path.name for path in folder.iterdir())
+    return ImageSet("pictures", folder, files, np.zeros(len(files), np.int64), ["one"])
+
+
+@torch.no_grad()
+def plain_features(network: torch.nn.Module, folder: Path, args: argparse.Namespace) -> np.ndarray:
+    """(images, features), in the order of the files' names."""
+    steps = [
+        transforms.Resize(RESIZE),
+        transforms.CenterCrop(CROP),
+        transforms.ToTensor(),
+        transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ]
+    loader = torch.utils.data.DataLoader(
+        ImageFolder(str(folder), transforms.Compose(steps)),
+        args.batch,
+        num_workers=args.num_workers,
+        pin_memory=args.device == "cuda",
+    )
+    parts = [network(images.to(args.device, non_blocking=True)).cpu() for images, _ in loader]
+    return torch.cat(parts).numpy()
+
+
+if __name__ == "__main__":
+    main()

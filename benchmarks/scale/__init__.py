@@ -1,0 +1,23 @@
+"""What ``benchmarks/scale.py`` measures: a row a subject."""
+
+from scale import (
+    captions,
+    checkpoints,
+    datasets,
+    detections,
+    feature_cache,
+    features,
+    records,
+    svms,
+)
+
+SUBJECTS = {
+    **checkpoints.SUBJECTS,
+    **features.SUBJECTS,
+    **feature_cache.SUBJECTS,
+    **svms.SUBJECTS,
+    **detections.SUBJECTS,
+    **records.SUBJECTS,
+    **datasets.SUBJECTS,
+    **captions.SUBJECTS,
+}
