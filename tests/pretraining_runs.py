@@ -96,9 +96,13 @@ def weights_of(folder):
 
 
 def files_in(folder):
-    """Every path below a folder with its size and the time it was changed; None: no folder."""
+    """Every path below a folder, a file with its size and the time it was changed; None: no folder.
+
+    A folder's time changes where a run has held its lock.
+    """
     if not folder.exists():
         return None
     return {
-        path: (path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.rglob("*"))
+        path: path.is_file() and (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
     }

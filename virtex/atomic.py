@@ -31,10 +31,14 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
             os.replace(temporary, path)
-    except OSError as error:
-        if error.errno is None or error.filename not in (None, str(temporary)):
+    except (OSError, RuntimeError) as error:
+        # where a write fails, torch.save raises that it is not where it expected to be
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError) or cause.errno is None:
             raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        if cause.filename not in (None, str(temporary)):
+            raise
+        raise OSError(cause.errno, cause.strerror, str(path)) from error
     finally:
         with suppress(OSError):
             temporary.unlink()

@@ -1,6 +1,10 @@
 """Errors that a user can mend."""
 
 import errno
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # What an OSError is that no change to the program would mend, and what to do about it.
 REMEDIES = {
@@ -28,6 +32,24 @@ class UserError(Exception):
     Tools print it on stderr and leave with exit status 2, without a traceback. Library
     functions raise it (or a subclass) with nothing half-written behind them.
     """
+
+
+@contextmanager
+def named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """An OSError of the block that names no file, as that of a write, names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+
+
+def leave_to_main_thread(thrown: threading.ExceptHookArgs) -> None:
+    """For ``threading.excepthook``: the thread that writes tensorboard's events has failed, which
+    is raised at the next event."""
+    if not (isinstance(thrown.exc_value, OSError) and sentence_of(thrown.exc_value)):
+        threading.__excepthook__(thrown)
 
 
 def sentence_of(error: OSError) -> str | None:

@@ -188,7 +188,10 @@ def open_folder(run: Run, folder: Path, overwrite: bool, done: int) -> None:
         if vocabulary:
             replace_file(folder / TOKENIZER, lambda file: file.write(vocabulary))
     except OSError as error:
-        raise UserError(f"--output-dir {folder} cannot be written: {error}") from error
+        raise UserError(
+            f"--output-dir {folder} cannot be written ({error.strerror or error}); make room "
+            "there, or name another"
+        ) from error
 
 
 def changes_since(config: CfgNode, folder: Path, done: int) -> list[dict[str, Any]]:

@@ -14,9 +14,23 @@ from typing import Any
 
 import virtex
 from virtex.atomic import replace_file
+from virtex.data.files import read_file
+from virtex.errors import UserError
 
 SCHEMA_VERSION = 1
 RECORD_NAME = "result.json"
+# What every record has, whatever the task.
+PARTS: Mapping[tuple[str, ...], type] = {
+    ("task",): str,
+    ("protocol", "name"): str,
+    ("protocol", "version"): str,
+    ("protocol", "departures"): list,
+    ("metrics",): dict,
+    ("primary_metric",): str,
+    ("model", "name"): str,
+    ("model", "sha256"): str,
+    ("seed",): int,
+}
 
 
 @dataclass(frozen=True)
@@ -104,10 +118,51 @@ def finite_or_none(value: float | None) -> float | None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that ``path`` holds either the old or the whole new content."""
+    """Write JSON so that ``path`` holds either the old or the whole new content.
+
+    A file's name may be any bytes; what is no text in it becomes a question mark.
+    """
     text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, lambda file: file.write(text.encode()))
+    replace_file(path, lambda file: file.write(text.encode(errors="replace")))
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A finished run's record; what a run is compared by and what is printed of it is there.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        record = json.loads(read_file(path).decode())
+        lacking = whats_lacking(record)
+    except (OSError, ValueError, RecursionError) as error:
+        lacking = f"{type(error).__name__}: {error}"
+    if lacking:
+        raise UserError(
+            f"{path} is no readable record ({lacking}); move {path.parent} away, or name another "
+            "--output-dir"
+        )
+    return record
+
+
+def whats_lacking(record: Any) -> str:
+    """The first part that a record of a run must have and this lacks; "" if there is none."""
+    for place, kind in PARTS.items():
+        part = record
+        for key in place:
+            part = part.get(key) if isinstance(part, dict) else None
+        if type(part) is not kind:
+            return f"{'.'.join(place)} is not there, or of another kind"
+    metrics = record["metrics"]
+    if any(value is not None and type(value) not in (int, float) for value in metrics.values()):
+        return "metrics are not numbers"
+    if record["primary_metric"] not in metrics:
+        return "metrics lacks the primary_metric"
+    for departure in record["protocol"]["departures"]:
+        if not isinstance(departure, dict) or not {"key", "run", "why"} <= departure.keys():
+            return "protocol.departures have no key, run and why"
+    return ""
 
 
 def environment() -> dict[str, Any]:

@@ -44,7 +44,10 @@ def stop_raised() -> Iterator[None]:
 
 @contextmanager
 def stop_noted() -> Iterator[Stop]:
-    """SIGTERM is only noted in the block, which ends in order when it looks at ``asked``."""
+    """SIGTERM is only noted in the block, which looks at ``asked`` where it can end in order.
+
+    One that came too late for that comes again behind the block.
+    """
     stop = Stop()
 
     def note(_number: int, _frame: FrameType | None) -> None:
@@ -55,6 +58,8 @@ def stop_noted() -> Iterator[Stop]:
         yield stop
     finally:
         signal.signal(signal.SIGTERM, before)
+    if stop.asked:
+        signal.raise_signal(signal.SIGTERM)
 
 
 def serve_on(_worker: int = 0) -> None:

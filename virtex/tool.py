@@ -9,10 +9,11 @@ import argparse
 import math
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
-from virtex.errors import UserError, sentence_of
+from virtex.errors import UserError, leave_to_main_thread, named, sentence_of
 from virtex.stopping import RESUME, Stopped, stop_raised
 
 CHECKPOINT = "file, https://…, virtex://NAME, torchvision://NAME or random:NAME?seed=N"
@@ -216,10 +217,13 @@ def run_tool(
     """
     # KEY VALUE pairs may stand anywhere between the flags
     args = parser.parse_args(argv) if commands else parser.parse_intermixed_args(argv)
+    threading.excepthook = leave_to_main_thread
     try:
         use_zoo_files(getattr(args, "zoo", []))
         with stop_raised() if hasattr(args, "resume") else nullcontext():
             status = main(args)
+        with named("standard output"):
+            sys.stdout.flush()
     except UserError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         status = 2
@@ -237,4 +241,8 @@ def run_tool(
             raise
         print(f"{parser.prog}: error: {sentence}", file=sys.stderr)
         status = 2
+        try:
+            sys.stdout.flush()
+        except OSError:  # else Python complains, after the end, of what a full disk did not take
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     sys.exit(status or 0)

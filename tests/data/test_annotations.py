@@ -40,7 +40,7 @@ LVIS = {
             "not_exhaustive_category_ids": [],
         }
     ],
-    "annotations": [{"id": 1, "image_id": 7, "category_id": 3, "bbox": [1, 2, 3, 4]}],
+    "annotations": [{"id": 1, "image_id": 7, "category_id": 3, "bbox": [1, 2, 3, 4], "area": 9}],
     "categories": [{"id": 3, "name": "star", "frequency": "r"}],
 }
 REMOVED = object()

@@ -438,7 +438,7 @@ def test_an_output_folder_that_is_a_file(capsys, tmp_path, toy, moco_file):
 
 def test_a_loss_that_is_not_finite_says_what_to_do(capsys, tmp_path, toy, moco_file):
     arguments = [*common(moco_file, toy, tmp_path / "out"), *QUICK]
-    status, error = transfer(capsys, *arguments, "SOLVER.BASE_LR", "1e30")
+    status, error = transfer(capsys, *arguments, "SOLVER.BASE_LR", "1e18")
     assert status == 2
     assert "the loss is not finite at iteration" in error[0]
 

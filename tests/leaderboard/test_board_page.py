@@ -9,7 +9,7 @@ import pytest
 
 from tests.leaderboard.board_records import COCO, record, sha256_of, write
 from virtex import leaderboard, zoo
-from virtex.leaderboard.page import page_text
+from virtex.leaderboard.page import MOST_SHOWN, page_text
 
 LR = ("SOLVER.BASE_LR", 0.02, 0.01, "scaled")
 VIRTEX = "virtex://task_ablations/bicaptioning_R_50_L1_H2048"
@@ -225,3 +225,20 @@ def test_the_published_protocols_names_are_ours():
     names = {(one.task, one.protocol) for one in zoo.published_results()}
     assert ("coco", COCO) in names
     assert {task for task, _ in names} <= set(TASKS)
+
+
+def test_of_very_many_columns_the_first_are_shown_and_the_page_says_so(page):
+    rates = [number / 1000 for number in range(1, MOST_SHOWN + 3)]
+    runs = [
+        record(departures=[("SVM.COSTS", 1.0, rate, "override")], task="voc07_svm", seed=number)
+        for number, rate in enumerate(rates)
+    ]
+
+    assert "columns, the others" not in page(runs[0])
+    made = page(*runs)
+
+    assert len(cells_of(made)) == 1 + MOST_SHOWN
+    assert f"the first {MOST_SHOWN} of {MOST_SHOWN + 2} columns" in made
+    columns = data_of(made)["columns"]
+    ranking = [column["shown"] for column in columns if column["primary"]]
+    assert ranking == [True] * MOST_SHOWN + [False] * 2

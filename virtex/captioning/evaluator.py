@@ -202,7 +202,8 @@ class Captioning:
             )
         except OSError as error:
             raise UserError(
-                f"{self.folder / PAGE} cannot be written: {error.strerror or error}"
+                f"{self.folder / PAGE} cannot be written: {error.strerror or error}; make room "
+                "there, then go on with --resume"
             ) from error
         self.report.timing["page_seconds"] = time.perf_counter() - start
 

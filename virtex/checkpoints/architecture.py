@@ -198,6 +198,7 @@ REFUSALS: tuple[Refusal, ...] = (
     ),
 )
 
+WIDEST = 4096  # channels of a bottleneck in res2; the widest published (ResNeXt-101 32x48d): 1536
 _IN_BLOCK = re.compile(r"layer([1-4])\.(\d+)\.(.+)")
 _IN_BACKBONE = re.compile(r"(?:conv1|bn1|stem|layer\d+|res\d+)\..+")
 
@@ -273,7 +274,7 @@ def _width_and_groups(shapes: Shapes) -> tuple[int, int]:
             groups[shape[0] // shape[1]] += 1
     width = ratios.most_common(1)[0][0] if ratios else 64
     n_groups = groups.most_common(1)[0][0] if groups else 1
-    if n_groups < 1 or width % n_groups:
+    if n_groups < 1 or not 1 <= width <= WIDEST or width % n_groups:
         raise ArchitectureError(
             f"its bottlenecks are {width:g} channels wide in res2, in {n_groups} groups; "
             "no ResNet, wide ResNet or ResNeXt is built like that"

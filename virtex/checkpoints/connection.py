@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -100,7 +101,13 @@ class PartialFile:
     def finish(self) -> None:
         """Give it its name."""
         os.replace(self.path, self.target)
-        self.origin.unlink(missing_ok=True)
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what is said of a beginning that is there no more."""
+        with contextlib.suppress(OSError):  # a folder that others fill may be read-only
+            if not self.path.exists():
+                self.origin.unlink()
 
 
 def fetch_once(url: str, part: PartialFile, sha256: str, size: int) -> None:
@@ -132,8 +139,10 @@ def fetch_once(url: str, part: PartialFile, sha256: str, size: int) -> None:
                 start, total = have, continued(response, part, have)
             else:
                 start, total = 0, length_of(response)
-                # of what is encoded on the way no part fits the file
-                part.begin(url, mark_in(response)) if not is_encoded(response) else part.discard()
+                # first: a process that is killed here must not leave old content under a new mark
+                part.discard()
+                if not is_encoded(response):  # else no part of it fits the file
+                    part.begin(url, mark_in(response))
             save(response, part, start, total, size)
     except _WILL_NOT_CHANGE as error:
         raise Refused(one_line(error)) from error

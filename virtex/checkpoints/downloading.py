@@ -61,6 +61,7 @@ def download(urls: Sequence[str], path: Path, sha256: str = "", size: int = 0) -
         wrong = whats_wrong(path, found, path, sha256, size)
         if not wrong:
             pin(path, found)
+            PartialFile(path).forget()  # a process that was killed at the very end has not
     except OSError as error:
         raise CheckpointError(
             f"could not write {path} ({error.strerror or error}); free space, or set FVCORE_CACHE "

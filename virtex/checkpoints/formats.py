@@ -20,6 +20,7 @@ from virtex.checkpoints.inputs import (
     UNNORMALISED_RGB,
 )
 from virtex.checkpoints.naming import NAMINGS
+from virtex.quoting import quoted
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,16 @@ def get_format(name: str) -> Format:
     """
     if name.startswith("prefix:"):
         prefix = name.removeprefix("prefix:")
-        return Format(name, "torchvision names under a prefix given by hand", strip=(prefix,))
+        return Format(
+            quoted(name), "torchvision names under a prefix given by hand", strip=(prefix,)
+        )
     by_name = {alias: row for row in FORMATS.values() for alias in (row.name, *row.aliases)}
     if name in by_name:
         return by_name[name]
-    near = difflib.get_close_matches(name, by_name, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name[:100], by_name, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise CheckpointError(
-        f"there is no checkpoint format {name!r}: {hint}"
+        f"there is no checkpoint format '{quoted(name)}': {hint}"
         "--list-formats of eval_tools/inspect_checkpoint.py shows all of them"
     )
 

@@ -11,9 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from virtex.checkpoints.backbone import Backbone, CheckpointError, InputSpec
+from virtex.config.reading import read_yaml
+from virtex.errors import UserError
+from virtex.quoting import quoted
 
 IMAGENET_RGB = InputSpec("RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 1.0)
 UNNORMALISED_RGB = InputSpec("RGB", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1.0)
@@ -72,11 +73,11 @@ def read_input(
 
 def _from_entry(entry: Any) -> tuple[InputSpec, bool]:
     try:
-        return _checked(**entry["input"]), bool(entry["stride_in_1x1"])
+        return _checked(**entry["input"]), _truth(entry["stride_in_1x1"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f'the entry "{ENTRY}" should hold {{"input": {{channel_order, mean, std, scale}}, '
-            f'"stride_in_1x1": …}}; it holds {entry!r} ({error})'
+            f'"stride_in_1x1": …}}; it does not: {quoted(_one_line(error), 300)}'
         ) from error
 
 
@@ -84,15 +85,16 @@ def _from_config(
     default: tuple[InputSpec, bool], config: Path
 ) -> tuple[InputSpec, bool, list[str]]:
     try:
-        tree = yaml.safe_load(config.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        tree = read_yaml(config)
+    except UserError as error:
         raise CheckpointError(
             f"{config} beside the checkpoint should say its input, but is not plain YAML: "
             f"mend it or move it away ({_one_line(error)})"
         ) from error
-    said, silent = {}, []
+    said: dict[str, Any] = {}
+    silent = []
     for name, keys in _CONFIG_KEYS.items():
-        value = tree
+        value: Any = tree
         for key in keys:
             value = value.get(key) if isinstance(value, Mapping) else None
         if value is None:
@@ -107,22 +109,36 @@ def _from_config(
             said.get("std", spec.std),
             255.0,
         )
+        stride_in_1x1 = _truth(said.get("stride_in_1x1", stride_in_1x1))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{config} beside the checkpoint: {error}") from error
     notes = [f"input and stride as {config.name} beside the file says"]
     if silent:
         notes.append(f"{config.name} is silent on {', '.join(silent)}: Detectron2's defaults")
-    return spec, bool(said.get("stride_in_1x1", stride_in_1x1)), notes
+    return spec, stride_in_1x1, notes
 
 
-def _checked(channel_order: str, mean: Any, std: Any, scale: float = 1.0) -> InputSpec:
+def _checked(channel_order: Any, mean: Any, std: Any, scale: Any = 1.0) -> InputSpec:
     """An ``InputSpec`` of plain floats; raises ``ValueError`` or ``TypeError`` if it is none."""
-    if channel_order not in ("RGB", "BGR"):
-        raise ValueError(f"colour order {channel_order!r} is neither RGB nor BGR")
-    mean, std = tuple(map(float, mean)), tuple(map(float, std))
-    if len(mean) != 3 or len(std) != 3 or 0.0 in std:
-        raise ValueError(f"mean {mean} and std {std} should be three numbers each, no std zero")
-    return InputSpec(channel_order, mean, std, float(scale))
+    if not isinstance(channel_order, str) or channel_order not in ("RGB", "BGR"):
+        raise ValueError("the colour order is neither RGB nor BGR")
+    for numbers in (mean, std):
+        if not isinstance(numbers, list | tuple) or len(numbers) != 3:
+            raise ValueError("mean and std should be three numbers each")
+    if not all(map(_is_number, (*mean, *std, scale))) or not all(n > 0 for n in (*std, scale)):
+        raise ValueError("mean, std and scale should be numbers, std and scale above zero")
+    one, two, three, *stds = map(float, (*mean, *std))
+    return InputSpec(channel_order, (one, two, three), (stds[0], stds[1], stds[2]), float(scale))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
+
+
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("the stride is in the 1x1 convolution or not: True or False")
+    return value
 
 
 def _one_line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,6 +30,10 @@ from virtex.checkpoints.reading import Reading
 from virtex.checkpoints.recognition import recognise
 from virtex.checkpoints.sources import resolve
 from virtex.zoo.entries import entry_named
+
+# What a backbone may take in memory: a file of any size, and each byte of a large one.
+_MEMORY_AT_LEAST, _MEMORY_PER_BYTE = 600 << 20, 16
+_COUNTERS = (torch.int64, torch.int32, torch.int16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -174,7 +179,7 @@ def inspect_checkpoint(
         return replace(found, problem=f"{path} is a {arch.name}, but {said}; mend it there")
     expected = expected_shapes(arch)
     coverage = cover(expected, reading.tensors, reading.unused)
-    tensors, problem = _own_tensors(reading, expected, coverage)
+    tensors, problem = _own_tensors(reading, expected, coverage, found.size)
     return replace(
         found,
         arch=replace(arch, stride_in_1x1=stride_in_1x1),
@@ -187,7 +192,7 @@ def inspect_checkpoint(
 
 
 def _own_tensors(
-    reading: Reading, expected: dict[str, tuple[int, ...]], coverage: Coverage
+    reading: Reading, expected: dict[str, tuple[int, ...]], coverage: Coverage, size: int
 ) -> tuple[dict[str, Tensor] | None, str]:
     """float32 tensors independent of the file, and "", or ``None`` and why there are none."""
     if not coverage.complete:
@@ -198,16 +203,23 @@ def _own_tensors(
             f"and {other} have another shape; get the whole file, or choose another --format\n"
             f"{coverage_table(coverage)}\n{whats_wrong(coverage, expected, reading.tensors)}"
         )
+    if 4 * sum(map(math.prod, expected.values())) > _MEMORY_AT_LEAST + _MEMORY_PER_BYTE * size:
+        return None, (
+            f"its tensors would take far more memory than its {size} bytes can fill: they repeat "
+            "one value over and over; no training writes that"
+        )
     unfit = [name for name in expected if not _is_floating(reading.tensors[name])]
     if unfit:
         return None, f"no floating-point data in {_some(unfit)}; save plain weights"
     own = {}
-    for name, shape in expected.items():
-        own[name] = torch.empty(shape, dtype=torch.float32).copy_(_tensor(reading.tensors[name]))
+    for name in expected:
+        try:
+            own[name] = _as_float32(reading.tensors[name])
+        except (RuntimeError, TypeError) as error:  # a type that torch can hold and not convert
+            return None, f"{name} is of a number type that cannot be read: {error}"
         if name.endswith(".running_var"):
             counter = name.removesuffix("running_var") + "num_batches_tracked"
-            count = np.asarray(reading.tensors.get(counter, 0)).reshape(-1)
-            own[counter] = torch.tensor(int(count[0]))
+            own[counter] = torch.tensor(_count(reading.tensors.get(counter)))
     bad = [name for name in expected if not _is_finite(own[name])]
     if bad:
         return None, f"NaN or infinite values in {_some(bad)}: this training has diverged"
@@ -221,11 +233,23 @@ def _is_floating(value: Tensor | np.ndarray) -> bool:
     return np.issubdtype(np.asarray(value).dtype, np.floating)
 
 
-def _tensor(value: Tensor | np.ndarray) -> Tensor:
+def _as_float32(value: Tensor | np.ndarray) -> Tensor:
+    """A copy; what is too large for float32 becomes infinite."""
     if isinstance(value, Tensor):
-        return value.detach()
-    array = np.asarray(value)
-    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))
+        return torch.empty(value.shape, dtype=torch.float32).copy_(value.detach())
+    with np.errstate(over="ignore"):
+        return torch.from_numpy(np.array(value, dtype=np.float32, order="C"))
+
+
+def _count(value: Tensor | np.ndarray | None) -> int:
+    """Batches a batch norm has seen, 0 where the file does not say it; no forward pass reads it."""
+    if isinstance(value, Tensor):
+        plain = value.layout == torch.strided and not value.is_meta and value.dtype in _COUNTERS
+        value = value.detach().numpy() if plain and value.numel() == 1 else None
+    if value is None or value.size != 1 or value.dtype.kind not in "iuf":
+        return 0
+    count = float(value.reshape(-1)[0])
+    return int(count) if 0 <= count < 2**53 else 0
 
 
 def _is_finite(tensor: Tensor) -> bool:

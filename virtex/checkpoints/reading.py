@@ -12,12 +12,16 @@ import numpy as np
 from torch import Tensor, nn
 
 from virtex.checkpoints.architecture import ArchitectureError, expected_shapes, read_arch
-from virtex.checkpoints.backbone import Arch
+from virtex.checkpoints.backbone import Arch, CheckpointError
 from virtex.checkpoints.formats import Format
 from virtex.checkpoints.naming import NAMINGS, fill_affine_statistics
+from virtex.quoting import quoted
 
 # What DistributedDataParallel, torch.compile and FSDP put before every name.
 WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
+DEEPEST = 5  # mappings in mappings that are looked into
+MOST_ENTRIES = 200_000  # of all of them, those that stand in several places counted in each
+LONGEST_NAME = 300  # characters of a tensor's name; VISSL's and FSDP's longest have about 100
 
 
 @dataclass(frozen=True)
@@ -147,13 +151,42 @@ def unwrap(tensors: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         tensors = {key.removeprefix(wrapper): value for key, value in tensors.items()}
 
 
-def with_state_dicts(content: Any) -> Any:
-    """Whole modules, wherever a trusted pickle holds some, replaced by their state_dict."""
+def with_state_dicts(content: Any, depth: int = DEEPEST, seen: dict | None = None) -> Any:
+    """``content`` as plain dicts, whole modules of a trusted pickle as their state_dict.
+
+    Mappings may hold each other, and themselves.
+
+    Raises:
+        CheckpointError: the name of a tensor cannot be shown.
+    """
+    seen = {} if seen is None else seen
     if isinstance(content, nn.Module):
-        return content.state_dict()
-    if isinstance(content, Mapping):
-        return {key: with_state_dicts(value) for key, value in content.items()}
-    return content
+        content = content.state_dict()
+    if not isinstance(content, Mapping) or not depth:
+        return content
+    if id(content) in seen:
+        return seen[id(content)]
+    plain = seen[id(content)] = {}
+    for key, value in content.items():
+        if is_array(value) and not _can_be_shown(key):
+            raise CheckpointError(
+                f"the file has a tensor with the name '{quoted(str(key)[:80])}', of "
+                f"{len(str(key))} characters: names of tensors are short and printable"
+            )
+        if not isinstance(value, Mapping | nn.Module) or _can_be_shown(key):
+            plain[key] = with_state_dicts(value, depth - 1, seen)
+    return plain
+
+
+def is_array(value: Any) -> bool:
+    """Whether a state_dict may hold it: a tensor with a shape (a nested one has none), an array."""
+    if isinstance(value, Tensor):
+        return not value.is_nested
+    return isinstance(value, np.ndarray | np.generic)
+
+
+def _can_be_shown(key: Any) -> bool:
+    return not isinstance(key, str) or (len(key) <= LONGEST_NAME and key.isprintable())
 
 
 def tensors_at(content: Any, container: str) -> dict[str, Any]:
@@ -163,21 +196,33 @@ def tensors_at(content: Any, container: str) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         return {}
     return {
-        key: value
-        for key, value in content.items()
-        if isinstance(key, str) and isinstance(value, (Tensor, np.ndarray, np.generic))
+        key: value for key, value in content.items() if isinstance(key, str) and is_array(value)
     }
 
 
-def state_dicts(content: Any, path: str = "", depth: int = 5) -> Iterator[tuple[str, dict]]:
-    """Every mapping of names to tensors in ``content``: (dotted path, tensors)."""
-    tensors = tensors_at(content, "")
-    if tensors:
-        yield path, tensors
-    if isinstance(content, Mapping) and depth:
-        for key, value in content.items():
-            if isinstance(key, str) and isinstance(value, Mapping):
-                yield from state_dicts(value, f"{path}.{key}" if path else key, depth - 1)
+def state_dicts(content: Any) -> Iterator[tuple[str, dict]]:
+    """Every mapping of names to tensors in ``content``: (dotted path, tensors).
+
+    Raises:
+        CheckpointError: there are more mappings in mappings than any training writes.
+    """
+    pending, gone_through = [("", content, DEEPEST)], 0
+    while pending:
+        path, mapping, depth = pending.pop()
+        tensors = tensors_at(mapping, "")
+        if tensors:
+            yield path, tensors
+        gone_through += len(mapping) if isinstance(mapping, Mapping) else 0
+        if gone_through > MOST_ENTRIES:
+            raise CheckpointError(
+                f"the file holds more than {MOST_ENTRIES} entries in its mappings"
+            )
+        inner = [
+            (f"{path}.{key}" if path else key, value, depth - 1)
+            for key, value in (mapping.items() if isinstance(mapping, Mapping) and depth else ())
+            if isinstance(key, str) and isinstance(value, Mapping)
+        ]
+        pending += reversed(inner)
 
 
 def _other_state_dicts(content: Any, container: str) -> dict[str, int]:

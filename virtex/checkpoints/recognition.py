@@ -30,6 +30,7 @@ from virtex.checkpoints.reading import (
     unwrap,
     with_state_dicts,
 )
+from virtex.quoting import quoted
 
 _RESNET_50 = Arch("resnet", 50, "bottleneck")
 _USUAL_CONTAINERS = Format("", "").containers
@@ -85,7 +86,10 @@ def _count(n: int) -> str:
 
 def _describe(content: Any) -> str:
     if isinstance(content, Mapping):
-        keys = ", ".join(repr(key) for key in list(content)[:6])
+        keys = ", ".join(
+            f"'{quoted(key)}'" if isinstance(key, str) else f"of type {type(key).__name__}"
+            for key in list(content)[:6]
+        )
         return f"a mapping with the keys {keys}" if keys else "an empty mapping"
     return f"an object of type {type(content).__name__}"
 
@@ -106,7 +110,7 @@ def _why_none(content: Any, name: str, flat: bool) -> str:
     path, tensors = max(state_dicts(content), key=lambda item: len(item[1]))
     keys = f"keys found in {path or 'the root'!r}: {', '.join(list(tensors)[:4])}, …"
     if name != "auto":
-        return f"the file is not of format {name}: {_nearest(content, name)}; {keys}"
+        return f"the file is not of format {quoted(name)}: {_nearest(content, name)}; {keys}"
     choosable = [
         f"--format {row.name}"
         for row in FORMATS.values()

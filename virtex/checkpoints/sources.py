@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import tempfile
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -19,6 +19,7 @@ import torch
 import torchvision
 from iopath.common.file_io import PathHandler, PathManager, get_cache_dir
 
+from virtex.atomic import replace_file
 from virtex.checkpoints.backbone import CheckpointError
 from virtex.checkpoints.downloading import cached_path, download
 from virtex.zoo.entries import PREFIX, find
@@ -106,9 +107,9 @@ class RandomHandler(PathHandler):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(int(seed))
                 network = torchvision.models.get_model(name, weights=None)
-            with tempfile.NamedTemporaryFile(dir=folder, delete=False) as unfinished:
-                torch.save(network.state_dict(), unfinished)
-            os.replace(unfinished.name, file)
+            replace_file(
+                Path(file), lambda unfinished: torch.save(network.state_dict(), unfinished)
+            )
         return file
 
 

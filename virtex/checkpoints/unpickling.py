@@ -1,4 +1,4 @@
-"""What a pickle may ask for, and what one asks for, told without running any of it."""
+"""What a pickle may ask for; ``vetting`` sees to what it then asks of that."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import codecs
 import collections
 import pathlib
 import pickle
-import pickletools
 import re
 from collections.abc import Callable, Sequence
-from typing import IO, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -95,46 +94,3 @@ class ArrayUnpickler(pickle.Unpickler):
         if f"{module}.{name}" not in self.allowed:
             raise pickle.UnpicklingError(f"GLOBAL {module}.{name} is not allowed")
         return self.allowed[f"{module}.{name}"]
-
-
-def names_asked_for(file: IO[bytes], pickles: int = 1) -> set[str]:
-    """``module.name`` of whatever a pickle would import.
-
-    Reads the instructions of ``pickles`` pickles one after another and runs none. A damaged
-    file gives the names up to the damage.
-    """
-    names: set[str] = set()
-    try:
-        for _ in range(pickles):
-            _collect_names(file, names)
-    except (ValueError, IndexError, UnicodeDecodeError):
-        pass  # damaged: what was read so far is the answer
-    return names
-
-
-def _collect_names(file: IO[bytes], names: set[str]) -> None:
-    memo: list[str | None] = []  # strings by memo index; None for any other object
-    numbered: dict[int, str | None] = {}
-    strings: list[str] = []
-    top: str | None = None
-    argument: Any  # text or a number, as the opcode has it
-    for opcode, argument, _ in pickletools.genops(file):
-        if opcode.name in ("GLOBAL", "INST"):
-            module, _, name = str(argument).partition(" ")
-            names.add(f"{module.replace('__builtin__', 'builtins')}.{name}")  # Python 2's name
-            top = None
-        elif opcode.name == "STACK_GLOBAL":
-            names.add(".".join(strings[-2:]))
-            top = None
-        elif opcode.name == "MEMOIZE":
-            memo.append(top)
-        elif opcode.name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            numbered[argument] = top
-        elif opcode.name in ("GET", "BINGET", "LONG_BINGET"):
-            top = numbered.get(argument, memo[argument] if argument < len(memo) else None)
-            strings += [top] if top is not None else []
-        elif isinstance(argument, str):
-            top = argument
-            strings.append(top)
-        else:
-            top = None

@@ -10,6 +10,7 @@ from fvcore.common.config import CfgNode
 from virtex.config.defaults import get_setting
 from virtex.config.reading import nearest, shown
 from virtex.errors import UserError
+from virtex.quoting import quoted
 
 # What MODEL.NAME can be: models that write captions, all that read them, and classifiers.
 CAPTIONING_MODELS = ("virtex", "bicaptioning", "captioning")
@@ -51,7 +52,7 @@ def parse_textual_name(name: str) -> TransformerSize | None:
     match = _TRANSFORMER.fullmatch(name)
     if match is None:
         raise UserError(
-            f"MODEL.TEXTUAL.NAME is {name!r}; it can be none, or transdec_postnorm or "
+            f"MODEL.TEXTUAL.NAME is '{quoted(name)}'; it can be none, or transdec_postnorm or "
             "transdec_prenorm with sizes, such as transdec_postnorm::L1_H2048_A32_F8192"
         )
     layers, hidden, heads, feedforward = map(int, match.groups()[1:])
@@ -137,7 +138,8 @@ def check_choices(config: CfgNode, table: Mapping[str, Sequence[str]] = CHOICES)
         value = get_setting(config, key)
         if value not in choices:
             raise UserError(
-                f"{key} is {value!r}; it can be {', '.join(choices)}; {nearest(value, choices)}"
+                f"{key} is '{quoted(value)}'; it can be {', '.join(choices)}; "
+                f"{nearest(value, choices)}"
             )
 
 
@@ -235,7 +237,8 @@ def check_no_decay(config: CfgNode) -> None:
         re.compile(config.OPTIM.NO_DECAY)
     except (re.error, OverflowError, RecursionError) as error:
         raise UserError(
-            f"OPTIM.NO_DECAY is {config.OPTIM.NO_DECAY!r}, which is no regular expression: {error}"
+            f"OPTIM.NO_DECAY is '{quoted(config.OPTIM.NO_DECAY)}', which is no regular expression: "
+            f"{quoted(str(error))}"
         ) from error
 
 

@@ -20,6 +20,7 @@ from fvcore.common.config import BASE_KEY
 import virtex
 from virtex.config.older import OLD_KEYS, OLD_NAMES
 from virtex.errors import UserError
+from virtex.quoting import quoted
 
 logger = logging.getLogger(__name__)
 
@@ -66,29 +67,42 @@ def find_config(name: str, folder: str = "") -> Path:
     if wanted in packaged:
         return packaged[wanted]
     last_part = wanted.rpartition("/")[2]
-    near = difflib.get_close_matches(last_part, by_last_part, n=3, cutoff=0.0)
+    near = difflib.get_close_matches(last_part[:100], by_last_part, n=3, cutoff=0.0)
     raise UserError(
-        f"there is no config {path!r}: no such file, and the packaged configs nearest to that "
-        f"name are {', '.join(near)}"
+        f"there is no config '{quoted(path, 300)}': no such file, and the packaged configs nearest "
+        f"to that name are {', '.join(near)}"
     )
 
+
+LARGEST_FILE = 256 * 1024  # bytes; a complete config has about twenty thousand
+MOST_VALUES = 20_000
+MOST_FILES = 50  # that are based on each other
 
 # What PyYAML raises, beside its own errors, for tags whose value is not of their kind.
 NOT_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
 
-def read_settings(path: Path, known: Settings, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_settings(
+    path: Path, known: Settings, read: dict[Path, dict[str, Any] | None] | None = None
+) -> dict[str, Any]:
     """Dotted key -> value of everything a YAML file and the files it is based on set.
 
     Args:
         known: every setting there is.
-        below: the files that are based on this one, to see a circle.
+        read: what was read of other files, ``None`` for those that are based on this one.
 
     Raises:
         UserError: see ``load_config``.
     """
-    if path.resolve() in below:
-        raise UserError(f"{path} is based on itself through {BASE_KEY}; take that line out")
+    read, here = {} if read is None else read, path.resolve()
+    if here in read:
+        known_already = read[here]
+        if known_already is None:
+            raise UserError(f"{path} is based on itself through {BASE_KEY}; take that line out")
+        return known_already
+    if len(read) > MOST_FILES:
+        raise UserError(f"{path} and others: more than {MOST_FILES} files are based on each other")
+    read[here] = None
     tree = read_yaml(path)
     bases = tree.pop(BASE_KEY, [])
     bases = [bases] if isinstance(bases, str) else bases
@@ -100,22 +114,50 @@ def read_settings(path: Path, known: Settings, below: tuple[Path, ...] = ()) -> 
             found = find_config(base, os.path.dirname(path))
         except UserError as error:
             raise UserError(f"{path}: {BASE_KEY}: {error}") from error
-        settings |= read_settings(found, known, (*below, path.resolve()))
+        settings |= read_settings(found, known, read)
     for key, value in leaves_of_file(tree, str(path), known):
         if isinstance(value, str) and not isinstance(known.get(key), str):
             value = parse_literal(value)  # YAML takes 1e-4, without a dot, for text
         settings |= present_setting(key, value, str(path), known)
+    read[here] = settings
     return settings
 
 
-def read_yaml(path: Path) -> dict[Any, Any]:
+class PlainLoader(yaml.SafeLoader):
+    """YAML's plain values; what ``<<`` merges is counted, for ten lines can ask for billions."""
+
+    merged = 0
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        self.merged += len(node.value)
+        if self.merged > MOST_VALUES:
+            raise yaml.constructor.ConstructorError(None, None, "too many values", node.start_mark)
+
+
+def is_small(tree: Any) -> bool:
+    """Whether ``tree``, whose parts may be in it many times or hold themselves, has an end soon."""
+    pending, values = [tree], 0
+    while pending and values <= MOST_VALUES:
+        value = pending.pop()
+        values += 1
+        if isinstance(value, dict):
+            pending += value.values()
+        elif isinstance(value, list | tuple | set):
+            pending += value
+    return not pending
+
+
+def read_yaml(path: Path, loader: type[yaml.SafeLoader] = PlainLoader) -> dict[Any, Any]:
     """The mapping in a YAML file.
 
     Raises:
         UserError: the file cannot be read, is no YAML of plain values, or no mapping.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > LARGEST_FILE:
+            raise UserError(f"{path} is no config: it has more than {LARGEST_FILE} bytes")
+        tree = yaml.load(path.read_text(encoding="utf-8"), loader)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except RecursionError as error:
@@ -125,6 +167,8 @@ def read_yaml(path: Path) -> dict[Any, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
         raise UserError(f"{path} is not YAML with plain values{where}: {reason}") from error
+    if not is_small(tree):
+        raise UserError(f"{path} is no config: it stands for more than {MOST_VALUES} values")
     if not isinstance(tree, dict):
         raise UserError(f"{path} is no config: it must hold settings such as OPTIM: {{LR: 0.1}}")
     return tree
@@ -166,7 +210,7 @@ def leaves_of_file(
         elif key in sections:
             raise UserError(f"{where}: {key} is a section of settings and cannot be {shown(value)}")
         elif isinstance(value, dict) and key not in known:
-            raise UserError(f"{where}: there is no section {key}; {nearest(key, sections)}")
+            raise UserError(f"{where}: there is no section {quoted(key)}; {nearest(key, sections)}")
         else:
             yield key, value
 
@@ -185,7 +229,7 @@ def present_setting(key: str, value: Any, where: str, known: Settings) -> dict[s
             return {}
         key, value, written = old.now, old.convert(value), f"{key} (now {old.now})"
     if key not in known:
-        raise UserError(f"{where}: there is no setting {key}; {nearest(key, known)}")
+        raise UserError(f"{where}: there is no setting {quoted(key)}; {nearest(key, known)}")
     value = of_type_of(known[key], value, f"{where}: {written}")
     for before, now in OLD_NAMES.get(key, {}).items():
         if value.startswith(before):
@@ -216,6 +260,8 @@ def of_type_of(default: Any, value: Any, what: str) -> Any:
     if type(value) is not type(default):
         raise UserError(f"{what} must be {KINDS[type(default)]}, not {shown(value)}")
     for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, int) and abs(item) >= 2**63:
+            raise UserError(f"{what} must be a number of at most 63 bits")
         if isinstance(item, float) and not math.isfinite(item):
             raise UserError(f"{what} must be a finite number, not {item}")
     return value
@@ -233,9 +279,13 @@ def parse_literal(value: Any) -> Any:
 
 def shown(value: Any) -> str:
     """``value`` for an error message, however long it is."""
-    return reprlib.repr(value)
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python does not print a whole number of thousands of digits
+        return f"{type(value).__name__} with a number too large to be shown"
 
 
 def nearest(name: str, known: Sequence[str] | Mapping[str, Any] | set[str]) -> str:
     """The end of an error sentence: which of ``known`` is nearest to ``name``."""
-    return f"the nearest is {difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)[0]}"
+    near = difflib.get_close_matches(name[:100], sorted(known), n=1, cutoff=0.0)  # slow if long
+    return f"the nearest is {near[0]}"

@@ -6,11 +6,12 @@ deep inside a library, or as a score that is silently wrong.
 
 import json
 from collections.abc import Callable
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from virtex.data.files import CONTROL, is_path_below, read_file
 from virtex.data.layouts import TOY_HINT
+from virtex.data.masks import LARGEST_SIDE, is_mask, whats_wrong_in_mask
 from virtex.errors import UserError
 
 
@@ -25,7 +26,7 @@ def read_json(
     Raises UserError with file, line and column if it is not there or not JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"), object_hook=keep)
+        return json.loads(read_file(path).decode(), object_hook=keep)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; it should be {what}. {TOY_HINT}") from error
     except OSError as error:
@@ -40,11 +41,15 @@ def read_json(
             f"{path} is not text (byte {error.start} is not UTF-8); "
             f"it should be {what} in JSON: unpack, download or write it again"
         ) from error
+    except ValueError as error:  # of thousands of digits
+        raise UserError(f"{path} holds a number beyond all measure; it should be {what}") from error
     except RecursionError as error:
         raise UserError(f"{path} is nested too deeply to be {what}") from error
 
 
 # Contents ----------------------------------------------------------------------------------------
+
+FARTHEST = 1_000_000  # pixels from the corner of an image, of a box
 
 Check = tuple[str, Callable[[Any], bool], str]  # a field, what holds for it, in words
 
@@ -54,31 +59,36 @@ def is_id(value: Any) -> bool:
     return type(value) is int and -(2**63) <= value < 2**63
 
 
+def _is_index(value: Any) -> bool:
+    """An id that scorers take as well."""
+    return is_id(value) and value >= 0
+
+
 def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and value != ""
+    return isinstance(value, str) and value != "" and not CONTROL.search(value) and is_text(value)
+
+
+def is_text(value: str) -> bool:
+    """Whether it can be written: JSON may hold halves of characters."""
+    try:
+        return bool(value.encode()) or not value
+    except UnicodeEncodeError:
+        return False
 
 
 def _is_length(value: Any) -> bool:
-    return type(value) is int and value > 0
+    return type(value) is int and 0 < value <= LARGEST_SIDE
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
-
-
-def _is_mask(value: Any) -> bool:
-    """Polygons, or a run-length encoding; numbers inside polygons are not looked at."""
-    if isinstance(value, dict):
-        size, counts = value.get("size"), value.get("counts")
-        return isinstance(size, list) and len(size) == 2 and isinstance(counts, list | str)
-    return isinstance(value, list) and all(isinstance(polygon, list) for polygon in value)
+    return type(value) in (int, float) and abs(value) <= FARTHEST**2  # NaN is not
 
 
 def _is_box(value: Any) -> bool:
     return (
         type(value) is list
         and len(value) == 4
-        and all(type(number) in (int, float) and isfinite(number) for number in value)
+        and all(type(n) in (int, float) and -FARTHEST <= n <= FARTHEST for n in value)
         and value[2] >= 0
         and value[3] >= 0
     )
@@ -88,39 +98,40 @@ def _is_id_list(value: Any) -> bool:
     return type(value) is list and all(type(number) is int for number in value)
 
 
-def _is_path_below(value: Any) -> bool:
-    """A relative path that stays in its folder."""
-    return _is_name(value) and value[0] != "/" and ".." not in value.split("/")
+def lvis_file(image: dict[str, Any]) -> str:
+    """Folder and file below ``coco/``, which LVIS tells by the address alone."""
+    return "/".join(image["coco_url"].split("/")[-2:])
 
 
 def _is_lvis_url(value: Any) -> bool:
-    return isinstance(value, str) and all(value.split("/")[-2:]) and "/" in value
+    return isinstance(value, str) and "/" in value and is_path_below(lvis_file({"coco_url": value}))
 
 
-ID: Check = ("id", is_id, "a whole number")
+ID: Check = ("id", _is_index, "a whole number from 0 on")
 SIZE: tuple[Check, ...] = (
-    ("height", _is_length, "a whole number of pixels above 0"),
-    ("width", _is_length, "a whole number of pixels above 0"),
+    ("height", _is_length, f"a whole number of pixels above 0 and not above {LARGEST_SIDE}"),
+    ("width", _is_length, f"a whole number of pixels above 0 and not above {LARGEST_SIDE}"),
 )
+AREA: Check = ("area", _is_number, "a number")
 NAME: Check = ("name", _is_name, "a name")
-MASK: Check = (
-    "segmentation",
-    _is_mask,
-    "a list of polygons [x, y, x, y, …], or an object with size and counts",
-)
+FILE: Check = ("file_name", is_path_below, "a path below the folder (a file name, without ..)")
 ANNOTATION: tuple[Check, ...] = (
     ID,
     ("image_id", is_id, "a whole number"),
     ("category_id", is_id, "a whole number"),
-    ("bbox", _is_box, "4 finite numbers x, y, width, height, the last two not negative"),
+    (
+        "bbox",
+        _is_box,
+        f"4 finite numbers x, y, width, height below {FARTHEST}, the last two not negative",
+    ),
 )
 COCO_FIELDS: dict[str, tuple[Check, ...]] = {
     "categories": (ID, NAME),
-    "images": (ID, ("file_name", _is_name, "a file name"), *SIZE),
+    "images": (ID, FILE, *SIZE),
     "annotations": (
         *ANNOTATION,
-        ("area", _is_number, "a number"),
-        ("iscrowd", lambda value: value in (0, 1), "0 or 1"),
+        AREA,
+        ("iscrowd", lambda value: value in (0, 1), "0 or 1"),  # or False or True
     ),
 }
 LVIS_FIELDS: dict[str, tuple[Check, ...]] = {
@@ -136,11 +147,11 @@ LVIS_FIELDS: dict[str, tuple[Check, ...]] = {
         ("neg_category_ids", _is_id_list, "a list of category ids"),
         ("not_exhaustive_category_ids", _is_id_list, "a list of category ids"),
     ),
-    "annotations": ANNOTATION,
+    "annotations": (*ANNOTATION, AREA),
 }
 INATURALIST_FIELDS: dict[str, tuple[Check, ...]] = {
     "categories": (ID,),  # their names were secret at first, and matter to none
-    "images": (ID, ("file_name", _is_path_below, "a path below the folder, without ..")),
+    "images": (ID, FILE),
     "annotations": (
         ID,
         ("image_id", is_id, "a whole number"),
@@ -223,15 +234,9 @@ def _check_fields(
 
 def _check_references(content: dict, path: str | Path) -> None:
     """Every annotation is of an image and of a category that exist; its mask, if any, is one."""
-    images = {image["id"] for image in content["images"]}
+    images = {image["id"]: image for image in content["images"]}
     categories = {category["id"] for category in content["categories"]}
-    mask, holds, expected = MASK
     for index, annotation in enumerate(content["annotations"]):
-        if mask in annotation and not holds(annotation[mask]):
-            raise UserError(
-                f"{path}: {_where('annotations', index, annotation)}: {mask} must be {expected}, "
-                f"not {_describe(annotation[mask])}"
-            )
         for field, known, key in (
             ("image_id", images, "images"),
             ("category_id", categories, "categories"),
@@ -241,6 +246,23 @@ def _check_references(content: dict, path: str | Path) -> None:
                     f"{path}: {_where('annotations', index, annotation)}: {field} "
                     f"{annotation[field]} is not in {key}"
                 )
+        if "segmentation" in annotation:
+            image, mask = images[annotation["image_id"]], annotation["segmentation"]
+            if expected := _whats_expected_of_mask(mask, image):
+                raise UserError(
+                    f"{path}: {_where('annotations', index, annotation)}: segmentation must be "
+                    f"{expected}, not {_describe(mask)}"
+                )
+
+
+def _whats_expected_of_mask(mask: Any, image: dict[str, Any]) -> str:
+    """What a mask must be, in words, where it is not; "" where it is."""
+    if not is_mask(mask):
+        return "a list of polygons [x, y, x, y, …], or an object with size and counts"
+    if "height" not in image:  # of iNaturalist, whose masks nobody reads
+        return ""
+    wrong = whats_wrong_in_mask(mask, image["height"], image["width"])
+    return f"such that {wrong}" if wrong else ""
 
 
 def _where(key: str, index: int, item: dict) -> str:
@@ -249,5 +271,8 @@ def _where(key: str, index: int, item: dict) -> str:
 
 def _describe(value: Any) -> str:
     """A value as JSON, cut short."""
-    text = json.dumps(value, default=repr)
+    try:
+        text = json.dumps(value, default=repr)
+    except RecursionError:
+        text = "something nested deeply"
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from virtex.data.annotations import check_coco_json, is_id, read_json
-from virtex.data.files import missing_files, say_missing
+from virtex.data.files import is_path_below, missing_files, say_missing
 from virtex.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -71,10 +71,10 @@ def read_captions(
         tqdm(annotations, f"captions of {split}2017", unit="", leave=False, disable=None)
     ):
         image_id = annotation.get("image_id")
-        if not isinstance(image_id, int) or image_id not in captions:
+        if not is_id(image_id) or image_id not in captions:
             raise UserError(
-                f"{path}: annotations[{index}] is a caption of image {image_id!r}, which is not "
-                "in images; download or write the file again"
+                f"{path}: annotations[{index}] is a caption of image {image_id!r:.40}, which is "
+                "not in images; download or write the file again"
             )
         captions[image_id].append(annotation["caption"])
     folder = Path(root, f"{split}2017")
@@ -155,9 +155,10 @@ def _image_names(content: Any, path: Path) -> dict[int, str]:
         fields = image if isinstance(image, dict) else {}
         image_id: Any = fields.get("id")
         name = fields.get("file_name")
-        if not is_id(image_id) or not isinstance(name, str) or not name:
+        if not is_id(image_id) or not is_path_below(name):
             raise UserError(
-                f"{path}: images[{index}] must have a whole number as id and a file_name"
+                f"{path}: images[{index}] must have a whole number as id and a file_name, a path "
+                "below the folder of the split, without .."
             )
         if image_id in names:
             raise UserError(f"{path}: images[{index}] has the id {image_id}, which is used twice")

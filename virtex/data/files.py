@@ -2,12 +2,59 @@
 
 import errno
 import os
+import re
+import stat
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from virtex.errors import UserError
+
+# what Linux can hold, of a path that is joined with a data root's; in characters and in bytes
+LONGEST_PATH, LONGEST_NAME = 2000, 255
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def require_file(path: str | os.PathLike[str]) -> None:
+    """Raise OSError unless there is a file; a pipe or a device may never come to an end."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", os.fspath(path))
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """The content of a file.
+
+    Raises:
+        OSError: it cannot be read, or is none (``require_file``).
+    """
+    require_file(path)
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def is_path_below(value: Any) -> TypeGuard[str]:
+    """Whether it is a relative path that stays in its folder and that a file system can hold.
+
+    Links are not looked at: where data lie on several disks, they rightly lead out of a folder.
+    """
+    if not isinstance(value, str) or CONTROL.search(value):
+        return False
+    try:
+        parts = value.encode().split(b"/")
+    except UnicodeEncodeError:  # half a character
+        return False
+    return len(value) <= LONGEST_PATH and all(
+        part != b".." and 0 < len(part) <= LONGEST_NAME for part in parts
+    )
+
+
+def shown(text: str) -> str:
+    """Text for a terminal: a name may hold what is no character, or what moves the cursor."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def some_of(names: Sequence[str], count: int = 5) -> str:

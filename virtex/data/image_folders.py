@@ -1,14 +1,11 @@
 """Images in class folders, as ImageNet has them: ``train/<class>/…`` and ``val/<class>/…``."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from torchvision.datasets.folder import (
-    IMG_EXTENSIONS,
-    has_file_allowed_extension,
-    make_dataset,
-)
+from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 
 from virtex.data.files import contents, list_folder, some_of
 from virtex.data.image_sets import ImageSet
@@ -78,8 +75,11 @@ def _require_same_classes(folder: Path, train: list[str], val: list[str]) -> Non
 
 
 def _read_split(path: Path, classes: list[str], name: str) -> ImageSet:
-    numbers = {label: number for number, label in enumerate(classes)}
-    found = make_dataset(path, numbers, IMG_EXTENSIONS, allow_empty=True)
+    found = [
+        (file, number)
+        for number, label in enumerate(classes)
+        for file in sorted_images(os.path.join(path, label))
+    ]
     labels = np.array([label for _, label in found], dtype=np.int64)
     counts = np.bincount(labels, minlength=len(classes))
     empty = [label for label, count in zip(classes, counts, strict=True) if not count]
@@ -91,3 +91,37 @@ def _read_split(path: Path, classes: list[str], name: str) -> ImageSet:
     above = len(os.path.join(path, ""))
     files = [file[above:].replace(os.sep, "/") for file, _ in found]
     return ImageSet(name, path, files, labels, classes)
+
+
+def sorted_images(folder: str) -> list[str]:
+    """The images in a folder and in those below it, by folder and then by name."""
+    return [
+        os.path.join(below, name)
+        for below, names in sorted(folders_below(folder))
+        for name in sorted(names)
+        if has_file_allowed_extension(name, IMG_EXTENSIONS)
+    ]
+
+
+def folders_below(top: str) -> Iterator[tuple[str, list[str]]]:
+    """A folder and those below it, links followed, with the names of their files.
+
+    Raises:
+        UserError: a link leads to a folder that it lies in; two of these would be followed 2^40
+            times.
+    """
+    above = {top: {identity(top)}}
+    for folder, names, files in os.walk(top, followlinks=True):
+        for name in names:
+            path = os.path.join(folder, name)
+            if identity(path) in above[folder]:
+                raise UserError(f"{path} is a link into itself; remove it")
+            above[path] = above[folder] | {identity(path)}
+        del above[folder]
+        yield folder, files
+
+
+def identity(folder: str) -> tuple[int, int]:
+    """The same for a folder, whatever links lead to it."""
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino

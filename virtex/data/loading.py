@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from virtex.data.streams import Key, TrainingStream, validation_batches
-from virtex.data.workers import Watched
+from virtex.data.workers import Watched, serve
 from virtex.errors import UserError
-from virtex.stopping import serve_on
 from virtex.training.randomness import seed_everything
 
 logger = logging.getLogger(__name__)
@@ -171,7 +170,7 @@ def _loader(
         dataset,
         batch_sampler=batches,
         num_workers=num_workers,
-        worker_init_fn=serve_on,
+        worker_init_fn=serve,
         collate_fn=dataset.collate,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,

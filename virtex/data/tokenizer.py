@@ -19,6 +19,8 @@ from itertools import chain
 from pathlib import Path
 
 from virtex.atomic import replace_file
+from virtex.data.files import read_file
+from virtex.data.sentencepiece_model import is_whole_model
 from virtex.errors import UserError
 from virtex.tool import positive, run_tool, tool_parser
 
@@ -66,14 +68,14 @@ class Tokenizer:
 
         self.path = Path(path)
         try:
-            content = self.path.read_bytes()
+            content = read_file(self.path)
         except FileNotFoundError as error:
             raise UserError(
                 f"there is no vocabulary {self.path}; {HOW_TO_TRAIN} {self.path}"
             ) from error
         except OSError as error:
             raise UserError(f"cannot read the vocabulary {self.path}: {error.strerror}") from error
-        if not _is_whole_model(content):
+        if not is_whole_model(content):
             raise UserError(
                 f"{self.path} is not a sentencepiece model, or not a whole one; copy it again, "
                 f"or {HOW_TO_TRAIN} NEW.model"
@@ -87,7 +89,14 @@ class Tokenizer:
         self._check_special_tokens()
 
     def _check_special_tokens(self) -> None:
-        found = tuple(self.piece(number) for number in range(min(4, len(self))))
+        try:
+            pieces = [self.piece(number) for number in range(len(self))]
+        except UnicodeDecodeError as error:  # it would come when a caption is decoded
+            raise UserError(
+                f"the vocabulary {self.path} holds a token that is no text; copy it again, or "
+                f"{HOW_TO_TRAIN} NEW.model"
+            ) from error
+        found = tuple(pieces[:4])
         if found != SPECIAL_TOKENS or self._processor.unk_id() != UNKNOWN:
             raise UserError(
                 f"the vocabulary {self.path} is foreign: its tokens 0 to 3 are {', '.join(found)}, "
@@ -149,7 +158,10 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, output: Path) -> T
         tokenizer = Tokenizer(output)
         replace_file(output.with_suffix(".vocab"), lambda file: file.write(_listing(tokenizer)))
     except OSError as error:
-        raise UserError(f"cannot write the vocabulary {output}: {error.strerror}") from error
+        raise UserError(
+            f"cannot write the vocabulary {output}: {error.strerror}; make room there, or name "
+            "another --output"
+        ) from error
     return tokenizer
 
 
@@ -205,32 +217,6 @@ def _listing(tokenizer: Tokenizer) -> bytes:
     return "".join(f"{tokenizer.piece(i)}\t{score(i):g}\n" for i in range(len(tokenizer))).encode()
 
 
-def _is_whole_model(content: bytes) -> bool:
-    """Whether the three parts of a sentencepiece model are there, each to its end.
-
-    A file that was cut between two tokens loads in silence, with the tokens before the cut and
-    without the rules of normalisation. The parts are those of sentencepiece_model.proto: 1
-    (tokens, repeated), 2 (training) and 3 (normalisation), each led by its number and length.
-    """
-    parts, place = set(), 0
-    while place < len(content):
-        tag, place = _varint(content, place)
-        length, place = _varint(content, place)
-        parts.add(tag >> 3)
-        place += length
-    return place == len(content) and {1, 2, 3} <= parts
-
-
-def _varint(content: bytes, place: int) -> tuple[int, int]:
-    """The number at ``place``, seven bits a byte with the lowest first, and the place after it."""
-    value = shift = 0
-    for shift, byte in enumerate(content[place : place + 10]):
-        value |= (byte & 0x7F) << (7 * shift)
-        if byte < 0x80:
-            break
-    return value, place + shift + 1
-
-
 def read_caption_files(paths: Iterable[Path]) -> list[str]:
     """The captions of COCO JSON files and of .txt files with one a line.
 
@@ -248,7 +234,7 @@ def _captions_of(path: Path) -> list[str]:
     if path.suffix != ".txt":
         raise UserError(f"{path}: captions are read from .json (COCO) and .txt files (one a line)")
     try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line for line in read_file(path).decode().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read captions from {path}: {error}") from error
 

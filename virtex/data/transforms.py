@@ -22,6 +22,7 @@ from torchvision.transforms import v2
 
 from virtex.config.reading import nearest, shown
 from virtex.data.colour import ColorJitter
+from virtex.data.files import require_file
 from virtex.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in 0 … 1
@@ -38,6 +39,7 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+PROGRAMS = ("EPS",)  # Pillow has it run by Ghostscript, whatever the file is called
 # What Pillow raises for a file that is broken in one way or another.
 BROKEN = (
     *(OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError),
@@ -54,7 +56,10 @@ def decode_image(path: str | Path) -> Tensor:
         UserError: the file is missing, no image, or not a whole one.
     """
     try:
+        require_file(path)
         with Image.open(path) as image:
+            if image.format in PROGRAMS:
+                raise ValueError(f"it is {image.format}, which is a program and no picture")
             upright = UPRIGHT.get(_orientation(image))
             rgb = image.convert("RGB")
     except BROKEN as error:

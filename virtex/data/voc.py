@@ -5,12 +5,13 @@ class a file ``<class>_<split>.txt`` of lines ``<image> <label>``: 1 where the c
 image, -1 where it is not, 0 where all its objects are difficult to recognise.
 """
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from virtex.data.files import missing_files, some_of
+from virtex.data.files import is_path_below, missing_files, read_file, some_of
 from virtex.data.image_sets import ImageSet, require_images
 from virtex.errors import UserError
 
@@ -39,7 +40,7 @@ def read_voc07(data_root: Path, split: str) -> ImageSet:
     root = Path(data_root, "VOC2007")
     lists = root / "ImageSets" / "Main"
     listed = lists / f"{split}.txt"
-    stems = _read_stems(listed)
+    stems = read_stems(listed)
     files = [str(lists / f"{name}_{split}.txt") for name in VOC_CLASSES]
     _require_label_files(files)
     columns = [_read_labels(Path(file), listed, stems) for file in files]
@@ -53,11 +54,23 @@ def read_voc07(data_root: Path, split: str) -> ImageSet:
     return require_images(images, listed)
 
 
-def _read_stems(path: Path) -> list[str]:
-    """The images of a split."""
+def is_stem(word: str) -> bool:
+    """Whether it can be a file's name without its suffix; a mark of byte order is not."""
+    return "/" not in word and is_path_below(word) and word.isprintable()
+
+
+def read_stems(path: Path, without_empty_lines: bool = False) -> list[str]:
+    """The images of a split, one a line, each once; names of files without folder and suffix.
+
+    Args:
+        without_empty_lines: refuse these too.
+
+    Raises:
+        UserError: the list cannot be read, or a line is none.
+    """
     stems: dict[str, int] = {}
-    for number, words in _lines(path):
-        if len(words) != 1:
+    for number, words in _lines(path, without_empty_lines):
+        if len(words) != 1 or not is_stem(words[0]):
             raise UserError(
                 f"{path}, line {number}: {' '.join(words)!r:.60} is not the name of one image; "
                 + REMEDY
@@ -80,7 +93,7 @@ def _read_labels(path: Path, listed: Path, stems: list[str]) -> np.ndarray:
     """A class's labels in the order of ``stems``: (images,) int8."""
     labels: dict[str, int] = {}
     for number, words in _lines(path):
-        if len(words) != 2 or words[1] not in LABELS:
+        if len(words) != 2 or words[1] not in LABELS or not is_stem(words[0]):
             raise UserError(
                 f"{path}, line {number}: {' '.join(words)!r:.60} is not an image and -1, 0 or 1; "
                 + REMEDY
@@ -108,18 +121,25 @@ def _require_same(path: Path, labels: dict[str, int], listed: Path, stems: list[
 
 def _put(found: dict[str, int], stem: str, value: int, path: Path, number: int) -> None:
     if stem in found:
-        raise UserError(f"{path}, line {number}: the image {stem} is listed twice; {REMEDY}")
+        raise UserError(f"{path}, line {number}: the image {stem:.60} is listed twice; {REMEDY}")
     found[stem] = value
 
 
-def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The lines of a file that are not empty: number from 1 on, and words."""
+def _lines(path: Path, without_empty: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """The lines of a file that are not empty: number from 1 on, and words.
+
+    Raises:
+        UserError: it cannot be read; there is an empty line, and there should be none.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path).decode()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); {REMEDY}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text; {REMEDY}") from error
-    for number, line in enumerate(text.splitlines(), 1):
-        if words := line.split():
+    for number, line in enumerate(io.StringIO(text, newline=None), 1):
+        words = line.split()
+        if words:
             yield number, words
+        elif without_empty:
+            raise UserError(f"{path}, line {number} is empty; take it out")

@@ -1,17 +1,20 @@
 """Processes that load data: when one of them dies, what is said is what to do."""
 
+import os
 import re
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.queues import Queue
 from types import FrameType
 from typing import Any
 
 from torch.utils.data import DataLoader
 
 from virtex.errors import UserError
+from virtex.stopping import serve_on
 
 # how torch tells it: at once from its handler of SIGCHLD, or later where it misses a batch
 DEATH = re.compile(
@@ -26,6 +29,17 @@ PERHAPS = "died, perhaps because memory ran out"
 DYING_SECONDS = 1.0  # until the system says of what
 # of an error in such a process; numpy's and torch's do not arrive as what they were
 OUT_OF_MEMORY = re.compile(r"Caught \w*MemoryError in|[Cc]an(?:'t|not) allocate memory")
+
+
+def serve(worker: int) -> None:
+    """What a process that loads data does first (``worker_init_fn``).
+
+    It is to end where a batch cannot be passed on, for want of memory or of shared memory. As it
+    is, the batch would be left out with a traceback, and waited for without end.
+    """
+    serve_on(worker)
+    leave = staticmethod(lambda error, batch: os._exit(1))
+    Queue._on_queue_feeder_error = leave  # type: ignore[attr-defined]
 
 
 class Watched:

@@ -4,6 +4,7 @@ Classes are read from the annotations (PASCAL VOC's are fixed), never assumed.
 """
 
 import hashlib
+import io
 import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
@@ -17,8 +18,16 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from virtex.checkpoints.hashing import sha256_of
-from virtex.data.annotations import check_coco_json, check_lvis_json, read_json
-from virtex.data.voc import VOC_CLASSES
+from virtex.data.annotations import (
+    FARTHEST,
+    check_coco_json,
+    check_lvis_json,
+    lvis_file,
+    read_json,
+)
+from virtex.data.files import read_file
+from virtex.data.masks import LARGEST_SIDE
+from virtex.data.voc import VOC_CLASSES, read_stems
 from virtex.errors import UserError
 
 
@@ -78,11 +87,13 @@ def load_json(entry: DetectionSet, data_root: Path) -> list[dict[str, Any]]:
     """Detectron2's standard dicts from a COCO or LVIS v1 instances file.
 
     Raises:
-        UserError: the JSON is broken or not of its format.
+        UserError: the JSON is broken, not of its format, or describes no image.
     """
     path = data_root / entry.annotations
     content = read_json(path, f"the annotations of {entry.name}")
     (check_lvis_json if entry.task == "lvis" else check_coco_json)(content, path)
+    if not content["images"]:
+        raise UserError(f"{path} describes no image; download or write it again")
     categories = sorted(content["categories"], key=lambda c: c["id"])
     contiguous = {category["id"]: i for i, category in enumerate(categories)}
     MetadataCatalog.get(entry.name).set(
@@ -111,7 +122,7 @@ def load_json(entry: DetectionSet, data_root: Path) -> list[dict[str, Any]]:
 
 def image_file(image: dict[str, Any], task: str) -> str:
     """COCO names a file of its split; LVIS names COCO's split and file in ``coco_url``."""
-    return "/".join(image["coco_url"].split("/")[-2:]) if task == "lvis" else image["file_name"]
+    return lvis_file(image) if task == "lvis" else image["file_name"]
 
 
 def instance(annotation: dict[str, Any], contiguous: dict[int, int]) -> dict[str, Any] | None:
@@ -141,7 +152,7 @@ def load_voc(entry: DetectionSet, data_root: Path) -> list[dict[str, Any]]:
     Boxes are 1-based and inclusive in the devkit: one is taken off the upper left corner.
 
     Raises:
-        UserError: an annotation file is missing or broken.
+        UserError: the split's list or an annotation file is missing or broken.
     """
     folder, split_file = data_root / entry.images, data_root / entry.annotations
     MetadataCatalog.get(entry.name).set(
@@ -151,31 +162,64 @@ def load_voc(entry: DetectionSet, data_root: Path) -> list[dict[str, Any]]:
         year=int(entry.images.removeprefix("VOC")),
         evaluator_type="voc",
     )
-    stems = split_file.read_text().split()
-    return [voc_sample(folder, stem) for stem in stems]
+    scored = split_file.stem == "test"
+    stems = read_stems(split_file, without_empty_lines=scored)
+    if not stems:
+        raise UserError(f"{split_file} lists no image; restore it from VOCdevkit")
+    return [voc_sample(folder, stem, scored) for stem in stems]
 
 
-def voc_sample(folder: Path, stem: str) -> dict[str, Any]:
+def voc_sample(folder: Path, stem: str, scored: bool = False) -> dict[str, Any]:
+    """An image of VOC and its objects in Detectron2's terms.
+
+    Args:
+        scored: also require what Detectron2's scoring reads, hours later.
+
+    Raises:
+        UserError: its annotation is missing or broken.
+    """
     path = folder / "Annotations" / f"{stem}.xml"
     try:
-        tree = ElementTree.parse(path)
+        # as text, as scoring reads it
+        tree = ElementTree.parse(io.StringIO(read_file(path).decode())).getroot()
         return {
             "file_name": str(folder / "JPEGImages" / f"{stem}.jpg"),
             "image_id": stem,
-            "height": int(tree.findtext("./size/height", "")),
-            "width": int(tree.findtext("./size/width", "")),
-            "annotations": [voc_instance(element) for element in tree.iter("object")],
+            "height": voc_length(tree, "height"),
+            "width": voc_length(tree, "width"),
+            "annotations": [voc_instance(element, scored) for element in tree.iter("object")],
         }
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing, though the split lists {stem}") from error
-    except (ElementTree.ParseError, TypeError, ValueError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); restore the file") from error
+    except (ElementTree.ParseError, TypeError, ValueError, LookupError) as error:
         raise UserError(f"{path} is not a VOC annotation: {error}; restore the file") from error
 
 
-def voc_instance(element: ElementTree.Element) -> dict[str, Any]:
+def voc_length(tree: ElementTree.Element, side: str) -> int:
+    """Pixels; ``ValueError`` where there can be none so long."""
+    length = int(tree.findtext(f"./size/{side}", ""))
+    if not 0 < length <= LARGEST_SIDE:
+        raise ValueError(f"its {side} is {length} pixels")
+    return length
+
+
+def voc_instance(element: ElementTree.Element, scored: bool) -> dict[str, Any]:
+    """An object; ``ValueError`` where it cannot be one."""
     name = element.findtext("name")
-    sides = ("xmin", "ymin", "xmax", "ymax")
-    corners = [float(element.findtext(f"bndbox/{side}", "")) for side in sides]
+    if name not in VOC_CLASSES:
+        raise ValueError(f"an object is of the class {name!r:.40}, which VOC does not have")
+    sides = [f"bndbox/{side}" for side in ("xmin", "ymin", "xmax", "ymax")]
+    corners = [float(element.findtext(side, "")) for side in sides]
+    left, top, right, bottom = corners
+    if not (-FARTHEST < left <= right < FARTHEST and -FARTHEST < top <= bottom < FARTHEST):
+        raise ValueError(f"a box of {name} has the corners {corners}")
+    if scored:
+        for field in ("truncated", "difficult", *sides):
+            int(element.findtext(field, ""))
+        if element.find("pose") is None:
+            raise ValueError(f"an object, {name}, has no pose, which scoring asks for")
     return {
         "category_id": VOC_CLASSES.index(name),
         "bbox": [corners[0] - 1, corners[1] - 1, corners[2], corners[3]],

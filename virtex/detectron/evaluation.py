@@ -1,6 +1,8 @@
 """Run a detector over a test set, each image once, and score what it finds."""
 
-from collections.abc import Iterable
+import contextlib
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,25 @@ from virtex.errors import UserError
 
 Metrics = dict[str, float]
 DETECTIONS_NAME = "detections_{}.json"
+
+
+@contextlib.contextmanager
+def temporary_files_told() -> Iterator[None]:
+    """What keeps a scorer from writing its temporary files becomes a sentence.
+
+    Raises:
+        UserError: that sentence.
+    """
+    try:
+        yield
+    except OSError as error:
+        folder = tempfile.tempdir or "the folder for temporary files"
+        if error.filename is not None and not str(error.filename).startswith(folder):
+            raise
+        raise UserError(
+            f"the scorer cannot write to {folder} ({error.strerror}); make room there, or set "
+            "TMPDIR to another folder, then go on with --resume"
+        ) from error
 
 
 class InstanceEvaluator(DatasetEvaluator):
@@ -60,14 +81,16 @@ class InstanceEvaluator(DatasetEvaluator):
         ]
         if self.output_dir is not None:
             write_detections(self.output_dir / DETECTIONS_NAME.format(self.name), rows)
-        return score_detections(self.annotations, rows, self.kinds, self.style)
+        with temporary_files_told():
+            return score_detections(self.annotations, rows, self.kinds, self.style)
 
 
 class VOCEvaluator(PascalVOCDetectionEvaluator):
     """Detectron2's VOC evaluator with flat metric names."""
 
     def evaluate(self) -> Metrics | None:
-        found = super().evaluate()
+        with temporary_files_told():
+            found = super().evaluate()
         return found and {f"bbox/{name}": float(value) for name, value in found["bbox"].items()}
 
 

@@ -15,6 +15,8 @@ from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import Visualizer
 from torch import nn
 
+from virtex.atomic import replace_file
+
 MIN_SCORE = 0.5
 SHORT_SIDE = 400  # pixels; smaller pictures are enlarged so that labels can be read
 PALETTE = colormap(rgb=True, maximum=1)  # a class has one colour on both sides
@@ -45,9 +47,16 @@ def write_gallery(
             sample = filled[index]
             instances = model([mapper(sample)])[0]["instances"].to("cpu")
             path = folder / f"{Path(sample['file_name']).stem}.jpg"
-            cv2.imwrite(str(path), side_by_side(sample, instances, classes)[:, :, ::-1])
+            write_jpeg(path, side_by_side(sample, instances, classes))
             paths.append(path)
     return paths
+
+
+def write_jpeg(path: Path, picture: np.ndarray) -> None:
+    """A (height, width, 3) uint8 RGB picture as a file that is whole or not there."""
+    # cv2.imwrite only warns of a disk that is full
+    _, encoded = cv2.imencode(".jpg", picture[:, :, ::-1])
+    replace_file(path, lambda file: file.write(encoded))
 
 
 def side_by_side(sample: dict[str, Any], instances: Any, classes: list[str]) -> np.ndarray:

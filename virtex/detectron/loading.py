@@ -22,9 +22,8 @@ from detectron2.utils import comm
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from virtex.data.workers import Watched
+from virtex.data.workers import Watched, serve
 from virtex.errors import UserError
-from virtex.stopping import serve_on
 from virtex.training.randomness import seed_everything
 
 logger = logging.getLogger(__name__)
@@ -177,7 +176,7 @@ def training_batches(
             start,
         ),
         num_workers=workers,
-        worker_init_fn=serve_on,
+        worker_init_fn=serve,
         collate_fn=raw_batch,
         multiprocessing_context="fork" if workers else None,
     )

@@ -5,11 +5,13 @@ The numbers behind each protocol are VirTex's (arXiv 2006.06666, appendix A) and
 
 import difflib
 import hashlib
+import os
 from pathlib import Path
 
 import virtex
 from virtex.errors import UserError
 from virtex.protocols import Protocol, choose_protocol
+from virtex.quoting import quoted
 
 CONFIG_FOLDER = Path(virtex.__file__).parent / "detectron_configs"
 
@@ -61,7 +63,7 @@ def protocol_from_config(config: str) -> Protocol:
         UserError: there is no such file.
     """
     path = Path(config)
-    if not path.is_file():
+    if not os.path.isfile(config):
         path = find_in_detectron2_zoo(config)
     for protocol in (p for named in PROTOCOLS.values() for p in named.values()):
         if protocol.config.resolve() == path.resolve():
@@ -75,9 +77,9 @@ def find_in_detectron2_zoo(name: str) -> Path:
     import detectron2
 
     folder = Path(detectron2.__file__).parent / "model_zoo" / "configs"
-    if (folder / name).is_file():
+    if os.path.isfile(folder / name):
         return folder / name
     names = [str(path.relative_to(folder)) for path in folder.glob("**/*.yaml")]
-    near = difflib.get_close_matches(name, names, n=1)
+    near = difflib.get_close_matches(name[:100], names, n=1)
     hint = f"; the nearest in Detectron2's zoo is {near[0]}" if near else ""
-    raise UserError(f"there is no config file {name}{hint}")
+    raise UserError(f"there is no config file {quoted(name, 300)}{hint}")

@@ -10,13 +10,17 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+
+from virtex.atomic import replace_file
+from virtex.detectron.ground_truth import ground_truth
 
 COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 LVIS_METRICS = (*COCO_METRICS, "APr", "APc", "APf")
 LVIS_DETECTIONS = 300  # an image
+ROWS_AT_A_TIME = 10_000  # that are written
 
 Rows = list[dict[str, Any]]
 Metrics = dict[str, float]
@@ -48,7 +52,12 @@ def score_detections(
         ``{"bbox/AP": …}`` in percent; NaN where there is no ground truth of that kind. Without
         a single detection every defined metric is 0.
     """
-    scorer = scorer or default_scorer()
+    with ground_truth(annotations) as path:
+        return scores_of(path, detections, kinds, style, scorer or default_scorer())
+
+
+def scores_of(truth: Path, detections: Rows, kinds: list[str], style: str, scorer: str) -> Metrics:
+    """As ``score_detections``, of annotations that a scorer takes as they are."""
     scores: Metrics = {}
     for kind in kinds:
         rows = detections if kind == "bbox" else without_boxes(detections)
@@ -56,7 +65,7 @@ def score_detections(
         if not rows:
             values = dict.fromkeys(names, 0.0)
         else:
-            values = SCORERS[scorer, style](annotations, rows, kind)
+            values = SCORERS[scorer, style](truth, rows, kind)
         for name in names:
             value = values[name]
             scores[f"{kind}/{name}"] = float("nan") if value < 0 else float(value) * 100
@@ -74,7 +83,6 @@ def coco_reference(annotations: Path, rows: Rows, kind: str) -> Metrics:
 
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(annotations))
-        truth.dataset.setdefault("info", {})
         evaluation = COCOeval(truth, truth.loadRes(copy.deepcopy(rows)), kind)
         evaluation.evaluate()
         evaluation.accumulate()
@@ -138,5 +146,13 @@ def old_numpy_names() -> Iterator[None]:
 
 def write_detections(path: Path, rows: Rows) -> None:
     """COCO's result format."""
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(rows, file)
+
+    def write(file: BinaryIO) -> None:
+        file.write(b"[")
+        # iterencode, which json.dump uses too, is Python; dumps is compiled, but holds its text
+        for first in range(0, len(rows), ROWS_AT_A_TIME):
+            part = json.dumps(rows[first : first + ROWS_AT_A_TIME])
+            file.write(b", " * (first > 0) + part[1:-1].encode())
+        file.write(b"]")
+
+    replace_file(path, write)

@@ -1,17 +1,21 @@
 """From a protocol to the settings of one run, with every departure from it accounted for."""
 
 import difflib
-import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 
+from virtex.config.reading import parse_literal
+from virtex.detectron.checks import check_sound, check_values
+from virtex.detectron.config_files import default_config
+from virtex.detectron.keys import get_key, set_key, walk
 from virtex.errors import UserError
 from virtex.protocols import Protocol
+from virtex.quoting import quoted
 from virtex.results import Departure
 
 # What cannot change a number, or stands elsewhere in the record.
@@ -34,20 +38,11 @@ NORM_KEYS = (
     "MODEL.ROI_MASK_HEAD.NORM",
     "MODEL.SEM_SEG_HEAD.NORM",
 )
-# Settings that the tool's own flags decide.
-FLAGS = {
-    "OUTPUT_DIR": "--output-dir",
-    "SEED": "--seed",
-    "MODEL.DEVICE": "--num-gpus",
-    "MODEL.WEIGHTS": "--checkpoint",
-}
 # What Detectron2 raises for a file that is no YAML, no mapping, or sets unknown keys.
 NOT_A_CONFIG = (
     *(yaml.YAMLError, KeyError, ValueError, TypeError, AttributeError, AssertionError, OSError),
+    *(RecursionError, MemoryError),
 )
-POSITIVE_KEYS = ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER", "SOLVER.BASE_LR")
-# The samplers of Detectron2 that a run can be resumed with.
-SEEDED_SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
 SCALED_LENGTHS = ("SOLVER.MAX_ITER", "SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD")
 
 
@@ -116,36 +111,6 @@ class RunSettings:
         return "scaled" if key in self.scaled else "data"
 
 
-def walk(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every (dotted key, value) of a configuration, sorted; sequences as lists (JSON types)."""
-    for key, value in sorted(cfg.items()):
-        if isinstance(value, dict):
-            yield from walk(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, as_json(value)
-
-
-def as_json(value: Any) -> Any:
-    return [as_json(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def get_key(cfg: CfgNode, key: str) -> Any:
-    """The value behind a dotted key, sequences as lists; None where there is no such key."""
-    node: Any = cfg
-    for part in key.split("."):
-        if not isinstance(node, dict) or part not in node:
-            return None
-        node = node[part]
-    return as_json(node)
-
-
-def set_key(cfg: CfgNode, key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    for part in parents:
-        cfg = cfg[part]
-    cfg[last] = type(cfg[last])(value) if isinstance(value, list | tuple) else value
-
-
 def build_settings(
     protocol: Protocol, overrides: Sequence[str], world_size: int, device: str
 ) -> RunSettings:
@@ -172,6 +137,7 @@ def build_settings(
     check_values(cfg, keys, device)
     settings = RunSettings(cfg, reference, keys, (), [])
     scale_to_batch(settings, world_size)
+    check_sound(cfg)
     if cfg.SOLVER.IMS_PER_BATCH % world_size:
         raise UserError(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which {world_size} processes "
@@ -191,12 +157,17 @@ def load_config(protocol: Protocol) -> CfgNode:
     Raises:
         UserError: the file is not valid YAML, or sets keys that Detectron2 does not have.
     """
-    cfg = get_cfg()
+    cfg = default_config()
     try:
         cfg.merge_from_file(str(protocol.config))
+        check_sound(cfg)
+    except UserError as error:
+        raise UserError(f"{protocol.config} is not a Detectron2 config: {error}") from error
     except NOT_A_CONFIG as error:
         reason = (str(error).strip("'\"").splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{protocol.config} is not a Detectron2 config: {reason}") from error
+        raise UserError(
+            f"{protocol.config} is not a Detectron2 config: {quoted(reason, 300)}"
+        ) from error
     return cfg
 
 
@@ -209,40 +180,15 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     if len(overrides) % 2:
         raise UserError(f"overrides come in pairs KEY VALUE; {overrides[-1]!r} stands alone")
     known = [key for key, _ in walk(cfg)]
-    for key, value in zip(overrides[0::2], overrides[1::2], strict=True):
+    for key, text in zip(overrides[0::2], overrides[1::2], strict=True):
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-            raise UserError(f"there is no setting {key}; the nearest is {near[0]}")
+            near = difflib.get_close_matches(key[:100], known, n=1, cutoff=0.0)
+            raise UserError(f"there is no setting {quoted(key)}; the nearest is {near[0]}")
         try:
-            cfg.merge_from_list([key, value])
-        except (ValueError, SyntaxError) as error:
-            raise UserError(f"{key} cannot be {value!r}: {error}") from error
-
-
-def check_values(cfg: CfgNode, overridden: Sequence[str], device: str) -> None:
-    """Refuse what would fail later, or be ignored.
-
-    Raises:
-        UserError: naming the key.
-    """
-    for key, flag in FLAGS.items():
-        if key in overridden:
-            raise UserError(f"{key} is decided by {flag}; leave the override out")
-    for key in POSITIVE_KEYS:
-        value = get_key(cfg, key)
-        if not 0 < value < math.inf:
-            raise UserError(f"{key} is {value}; it must be a positive number")
-    if cfg.DATALOADER.NUM_WORKERS < 0:
-        raise UserError("DATALOADER.NUM_WORKERS must not be negative")
-    if cfg.SOLVER.AMP.ENABLED and device == "cpu":
-        raise UserError("SOLVER.AMP.ENABLED needs a GPU; leave it out on the CPU")
-    if cfg.DATALOADER.SAMPLER_TRAIN not in SEEDED_SAMPLERS:
-        raise UserError(
-            f"DATALOADER.SAMPLER_TRAIN is {cfg.DATALOADER.SAMPLER_TRAIN}; it can be "
-            + " or ".join(SEEDED_SAMPLERS)
-        )
-    if cfg.MODEL.KEYPOINT_ON:
-        raise UserError("MODEL.KEYPOINT_ON: keypoints are not scored here; set it to False")
+            cfg.merge_from_list([key, parse_literal(text)])
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
+            reason = quoted(str(error).partition(" for config key")[0], 200)
+            raise UserError(f"{key} cannot be '{quoted(text)}': {reason}") from error
 
 
 def scale_to_batch(settings: RunSettings, world_size: int) -> None:

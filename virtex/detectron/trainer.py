@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from torch import nn
 
 from virtex.detectron.checkpointing import SaveCheckpoints
 from virtex.detectron.loading import training_batches
-from virtex.errors import UserError
+from virtex.errors import UserError, named
 from virtex.stopping import stop_noted, stop_raised
 from virtex.training.checkpoints import Checkpoints, bare
 from virtex.training.processes import distribute
@@ -117,7 +118,7 @@ class Trainer(TrainerBase):
             ]
         )
         if comm.is_main_process():
-            self.register_hooks([WriteMetrics(self.writers())])
+            self.register_hooks([WriteMetrics(folder)])
 
     def writers(self) -> list[Any]:
         """ETA and losses to the log, everything to metrics.json and tensorboard."""
@@ -152,9 +153,9 @@ class Trainer(TrainerBase):
             self.stopwatch.start()
             self.before_train()
             try:
-                for iteration in range(self.start_iter, self.max_iter):
-                    self.iter = iteration
-                    with stop_noted() as self.stop:
+                with stop_noted() as self.stop:
+                    for iteration in range(self.start_iter, self.max_iter):
+                        self.iter = iteration
                         self.before_step()
                         self.run_step()
                         self.after_step()
@@ -224,24 +225,32 @@ class WriteMetrics(HookBase):
     of one iteration.
     """
 
-    def __init__(self, writers: list[Any]):
-        self.writers = writers
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.writers: list[Any] = []
+
+    def before_train(self) -> None:
+        # not before: a resumed run has put another metrics.json in the place of the old one
+        with named(self.folder):
+            self.writers = self.trainer.writers()
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
         if done % WRITE_PERIOD == 0 or done == self.trainer.max_iter:
-            for writer in self.writers:
-                writer.write()
+            with named(self.folder):
+                for writer in self.writers:
+                    writer.write()
 
     def after_train(self) -> None:
         for writer in self.writers:
-            writer.close()
+            with suppress(OSError):  # what could not be written has been told before
+                writer.close()
 
 
 def write_final_metrics(folder: Path, iterations: int, metrics: Metrics) -> None:
     """Put the final scores into metrics.json and tensorboard, after the last iteration."""
     numbers = {key: value for key, value in metrics.items() if math.isfinite(value)}
-    with EventStorage(iterations) as storage:
+    with EventStorage(iterations) as storage, named(folder):
         storage.put_scalars(**numbers, smoothing_hint=False)
         for writer in (JSONWriter(str(folder / "metrics.json")), TensorboardXWriter(str(folder))):
             writer.write()

@@ -77,9 +77,7 @@ def run_transfer(args: argparse.Namespace) -> None:
         return
     open_folder(run, folder, args.overwrite)
     timing = {"prepare_seconds": time.perf_counter() - started, **train(run, args)}
-    metrics = finish(run, folder, timing, run.departures())
-    if comm.is_main_process():
-        write_final_metrics(folder, run.cfg.SOLVER.MAX_ITER, metrics)
+    finish(run, folder, timing, run.departures(), trained=True)
 
 
 def evaluate_trained(run: Run, folder: Path, weights: str | None) -> None:
@@ -138,7 +136,10 @@ def open_folder(run: Run, folder: Path, overwrite: bool, identity: bool = True) 
                 run_folder.write_identity(folder, run.identity())
             replace_file(folder / "config.yaml", lambda file: file.write(run.cfg.dump().encode()))
         except OSError as error:
-            raise UserError(f"--output-dir {folder} cannot be written: {error}") from error
+            raise UserError(
+                f"--output-dir {folder} cannot be written ({error.strerror or error}); make room "
+                "there, or name another"
+            ) from error
     comm.synchronize()
     for name in LOGGERS:
         add_log_file(logging.getLogger(name), folder)
@@ -186,26 +187,31 @@ def train_timing(run: Run, seconds: float, iterations: int) -> dict[str, float]:
 
 
 def finish(
-    run: Run, folder: Path, timing: dict[str, float], departures: list[Departure]
-) -> dict[str, float]:
-    """Score, write the record, draw the gallery and print where everything is.
+    run: Run,
+    folder: Path,
+    timing: dict[str, float],
+    departures: list[Departure],
+    trained: bool = False,
+) -> None:
+    """Score, draw the gallery, write the record and print where everything is.
 
-    Returns:
-        the metrics (empty in processes other than the main one).
+    Args:
+        trained: just now, so that the scores end the curves of the training.
     """
     start = time.perf_counter()
     metrics = evaluate(run.cfg, run.detector, run.test, folder)
     seconds = time.perf_counter() - start
     if not comm.is_main_process():
-        return metrics
+        return
     images = sum(len(samples) for samples in run.test.values())
     timing |= {"evaluate_seconds": seconds, "evaluate_images_per_second": images / seconds}
     result = build_result(run, metrics, timing, departures)
-    result.write(folder)
     for name, samples in run.test.items():
         write_gallery(run.cfg, run.detector, name, samples, folder / run_folder.GALLERY)
+    if trained:
+        write_final_metrics(folder, run.cfg.SOLVER.MAX_ITER, metrics)
+    result.write(folder)  # the last, for it says that the run is finished
     print_summary(result.record(), folder)
-    return metrics
 
 
 def build_result(

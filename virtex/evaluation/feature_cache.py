@@ -12,7 +12,6 @@ import secrets
 import shutil
 import socket
 import tempfile
-import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -33,6 +32,7 @@ FEATURES, ENTRY, PARTIAL = "features.npy", "entry.json", "partial-"
 GB = 10**9
 DEFAULT_LIMIT = 100 * GB
 ABANDONED = 7 * 24 * 3600  # seconds after which nobody can be writing any more
+ATTEMPTS = 10  # at giving an entry its name, where others write and drop the same one
 HEADER = 4096  # bytes that an array's header never exceeds
 
 
@@ -71,6 +71,7 @@ class FeatureCache:
             limit: bytes of all entries together; the longest unused ones make room.
         """
         self.folder, self.limit = folder or default_folder(), limit
+        self.used: set[Path] = set()  # by this process: the last ones to go, whatever clocks say
 
     def place(self, key: dict[str, Any]) -> Path:
         """The folder of a key's entry."""
@@ -90,6 +91,7 @@ class FeatureCache:
             return None  # not there, or not what this class writes
         with suppress(OSError):  # another user's cache may be read and not touched
             os.utime(folder / ENTRY)
+        self.used.add(folder)
         return features
 
     @contextmanager
@@ -104,10 +106,7 @@ class FeatureCache:
         Raises:
             UserError: it does not fit the limit or the disk, or cannot be written.
         """
-        final = self.place(key)
-        # in a container every process may have the same number
-        name = f"{PARTIAL}{secrets.token_hex(4)}-{socket.gethostname()}-{os.getpid()}"
-        partial = self.folder / name
+        final, partial = self.place(key), self.own_place()
         try:
             with self.errors_told():
                 self.make_room(int(np.prod(shape)) * 4 + HEADER)
@@ -131,15 +130,33 @@ class FeatureCache:
                 "room there, or name another folder with --cache-dir"
             ) from error
 
+    def own_place(self) -> Path:
+        """A folder's name that no other process takes, and that says whose it is."""
+        # in a container every process may have the same number
+        name = f"{PARTIAL}{secrets.token_hex(4)}-{socket.gethostname()}-{os.getpid()}"
+        return self.folder / name
+
     def publish(self, partial: Path, final: Path, key: dict[str, Any]) -> None:
         """Give a whole entry its name. Another process may have been faster: then it stays."""
-        if final.exists() and self.find(key) is None:
-            shutil.rmtree(final)
-        try:
-            os.rename(partial, final)
-        except OSError:
-            if self.find(key) is None:
-                raise
+        for attempt in range(ATTEMPTS):
+            if final.exists() and self.find(key) is None:
+                self.drop(final)
+            try:
+                os.rename(partial, final)
+                self.used.add(final)
+                return
+            except OSError:
+                if self.find(key) is not None:
+                    return
+                if attempt == ATTEMPTS - 1:
+                    raise
+
+    def drop(self, folder: Path) -> None:
+        """Delete an entry, of which nobody is to find a half."""
+        doomed = self.own_place()
+        with suppress(OSError):  # another process was faster; or it is another user's
+            os.rename(folder, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
 
     def check(self, size: int) -> None:
         """Whether an entry of so many bytes could be written at all.
@@ -171,6 +188,8 @@ class FeatureCache:
         """Every entry, the longest unused first."""
         found = []
         for file in self.folder.glob(f"*/{ENTRY}"):
+            if file.parent.name.startswith(PARTIAL):  # it is about to get its name
+                continue
             try:
                 entry = json.loads(file.read_text())
                 size = (file.parent / FEATURES).stat().st_size
@@ -193,14 +212,14 @@ class FeatureCache:
             here = host.endswith(f"-{socket.gethostname()}") and process.isdecimal()
             if (here and not is_running(int(process))) or is_older(folder, ABANDONED):
                 shutil.rmtree(folder, ignore_errors=True)
-        entries = self.entries()
+        entries = sorted(self.entries(), key=lambda entry: entry.folder in self.used)
         writing = self.folder.glob(f"{PARTIAL}*/{FEATURES}")
         held = sum(entry.size for entry in entries) + sum(map(size_of, writing))
         for entry in entries:
             if held + size <= self.limit:
                 break
             logger.info("the cache is full: dropping features of %s", entry.checkpoint)
-            shutil.rmtree(entry.folder, ignore_errors=True)
+            self.drop(entry.folder)
             held -= entry.size
 
     def table(self) -> str:
@@ -247,10 +266,10 @@ def size_of(file: Path) -> int:
 
 
 def is_older(folder: Path, seconds: float) -> bool:
-    """Whether nothing in it has been written for so long."""
-    with suppress(OSError):
+    """Whether nothing in it has been written for so long, by the clock of its file system."""
+    with suppress(OSError), tempfile.TemporaryFile(dir=folder.parent) as new:
         newest = max(file.stat().st_mtime for file in (folder, *folder.iterdir()))
-        return time.time() - newest > seconds
+        return os.fstat(new.fileno()).st_mtime - newest > seconds
     return False
 
 

@@ -24,7 +24,13 @@ from virtex.errors import UserError
 from virtex.evaluation.feature_cache import FeatureCache
 from virtex.evaluation.frozen import require_unchanged, tensors_sha256
 from virtex.models.pooled import PooledBackbone
-from virtex.training.processes import from_main_process, rank, wait_for_all, world_size
+from virtex.training.processes import (
+    from_all_processes,
+    from_main_process,
+    rank,
+    wait_for_all,
+    world_size,
+)
 from virtex.training.progress import progress_bar
 
 logger = logging.getLogger(__name__)
@@ -90,7 +96,9 @@ class Extraction:
     def open(self, backbone: Backbone) -> None:
         """Take a backbone to compute features of."""
         self.backbone = backbone
-        self.network = PooledBackbone(backbone, frozen=True).to(self.device).eval()
+        network = PooledBackbone(backbone, frozen=True).to(self.device).eval()
+        # a tenth faster on CPUs, equal within rounding
+        self.network = network.to(memory_format=torch.channels_last)
         self.sha256 = tensors_sha256(self.network.cnn)
 
     def close(self) -> dict[str, Any]:
@@ -138,31 +146,26 @@ class Extraction:
                 not finite, or the cache cannot hold them.
         """
         key = self.key(images, view)
-        if from_main_process(rank() > 0 or self.cache.find(key) is not None):
-            logger.info("in the cache already: %s, %s", images.name, self.cache.place(key))
-        else:
-            self.fill(images, view, key)
         found = self.cache.find(key)
-        if found is None:
-            raise UserError(
-                f"the features of {images.name} are not in the cache {self.cache.folder} any more; "
-                "several machines must share it (--cache-dir), and jobs that run at once need room "
-                "for all of their features (--cache-limit)"
-            )
+        # another job may drop an entry between two looks at it
+        everywhere = all(from_all_processes(found is not None))
+        if found is None or not everywhere:
+            return self.fill(images, view, key)
+        logger.info("in the cache already: %s, %s", images.name, self.cache.place(key))
         return found
 
-    def fill(self, images: ImageSet, view: View, key: dict[str, Any]) -> None:
-        """Compute an entry of the cache."""
+    def fill(self, images: ImageSet, view: View, key: dict[str, Any]) -> np.ndarray:
+        """Compute an entry of the cache, and give it: also where others soon drop it."""
         start = time.perf_counter()
         shape = (len(images), self.network.feature_size)
         if rank():
-            self.compute(images, view, from_main_process(None))
+            features = self.compute(images, view, from_main_process(None))
             wait_for_all()
             wait_for_all()
-            return
+            return self.found(key, features)
         said = {"checkpoint": self.backbone.source.requested, "data": images.name}
         with self.cache.writing(key, shape, said) as path:
-            self.compute(images, view, from_main_process(path))
+            features = self.compute(images, view, from_main_process(path))
             require_unchanged(self.network.cnn, self.sha256)  # else others would use its features
             wait_for_all()
         wait_for_all()  # the entry has its name
@@ -176,11 +179,23 @@ class Extraction:
             seconds,
             len(images) / seconds,
         )
+        return self.found(key, features)
+
+    def found(self, key: dict[str, Any], features: np.ndarray) -> np.ndarray:
+        """What was computed, by its name: on a shared disk a file without one can be lost."""
+        found = self.cache.find(key)
+        return features if found is None else found
 
     @torch.inference_mode()
-    def compute(self, images: ImageSet, view: View, path: Any) -> None:
-        """Fill this process's rows of an array file."""
-        array = np.lib.format.open_memmap(path, "r+")
+    def compute(self, images: ImageSet, view: View, path: Any) -> np.ndarray:
+        """Fill this process's rows of an array file. Returns all rows, mapped and read-only."""
+        try:
+            array = np.lib.format.open_memmap(path, "r+")
+        except FileNotFoundError as error:
+            raise UserError(
+                f"process {rank()} does not see the cache {self.cache.folder}; several machines "
+                "must share it (--cache-dir)"
+            ) from error
         data = ClassificationSet(images, view.transform, view.seed, training=False)
         forward = PartsThatFit(self.network, self.batch_size, self.device)
         batches = validation_loader(
@@ -189,16 +204,19 @@ class Extraction:
         total = len(range(rank(), len(images), world_size()))
         with progress_bar(total, "image", images.name) as bar:
             for batch in batches:
-                features = forward(batch["image"])
-                if not features.isfinite().all():
-                    bad = int(batch["image_id"][~features.isfinite().all(dim=1)][0])
+                # numpy's, for torch's threads wait for cores that the workers use
+                features = forward(batch["image"]).numpy()
+                finite = np.isfinite(features).all(axis=1)
+                if not finite.all():
+                    bad = int(batch["image_id"].numpy()[~finite][0])
                     raise UserError(
                         f"the features of {images.path(bad)} are not finite; the checkpoint has "
                         "diverged, or its input (mean, std, scale) is not what it says"
                     )
-                array[batch["image_id"].numpy()] = features.numpy()
+                array[batch["image_id"].numpy()] = features
                 bar.update(len(features))
         array.flush()
+        return np.load(path, mmap_mode="r")
 
 
 class PartsThatFit:
@@ -218,7 +236,8 @@ class PartsThatFit:
         while True:
             try:
                 parts = images.split(self.size)
-                return torch.cat([self.network(part.to(self.device)).cpu() for part in parts])
+                done = [self.network(part.to(self.device)).cpu() for part in parts]
+                return done[0] if len(done) == 1 else torch.cat(done)
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise

@@ -235,6 +235,7 @@ def cross_validate(
     Raises:
         UserError: there are fewer images than folds.
     """
+    targets = targets.to(torch.int8)  # each is copied for every fold and cost
     tested = np.stack([fold_of_each(column, folds) for column in targets.T.cpu().numpy()], axis=1)
     classes, tried = targets.shape[1], len(costs)
     # columns: class by class, fold by fold, cost by cost

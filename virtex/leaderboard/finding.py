@@ -22,7 +22,7 @@ from virtex.leaderboard.records import (
 )
 from virtex.results import RECORD_NAME
 
-MAX_BYTES = 32 * 1024**2  # a record has a few thousand
+MAX_BYTES = 8 * 1024**2  # a record has a few thousand; read, a byte may take twenty
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ def check_outputs(paths: Sequence[Path]) -> None:
         UserError: a path cannot be written, is named twice, or would replace a record.
     """
     for number, path in enumerate(paths):
-        if path.resolve() in [other.resolve() for other in paths[:number]]:
+        if os.path.realpath(path) in map(os.path.realpath, paths[:number]):
             raise UserError(f"{path} is named for two outputs; give each a file of its own")
         if path.name == RECORD_NAME:
             raise UserError(f"{path} is what a result is called; name another file")

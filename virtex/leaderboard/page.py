@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from virtex import pages
 from virtex.leaderboard.columns import Column
 from virtex.leaderboard.records import Conditions
-from virtex.leaderboard.table import SHORTEST_HASH, Cell, Row, Table
+from virtex.leaderboard.table import SHORTEST_HASH, Cell, Row, Table, best_measured
 
 if TYPE_CHECKING:
     from virtex.zoo import PublishedResult as Published
@@ -26,6 +26,7 @@ Key: TypeAlias = tuple[str, str, str]  # task, protocol, metric
 
 MODEL_HEAD = '<th scope="col"><button type="button"><b>Model</b></button></th>'
 BEST = ' class="best"'
+MOST_SHOWN = 200  # columns at first; each has a place in every row, filled or not
 SHORTEST_BAR = 6  # percent of a cell: the column's worst value is still a bar
 DIGITS = 4  # after the point, of the numbers that are sorted and listed
 
@@ -34,17 +35,20 @@ def page_text(table: Table, title: str = "Leaderboard", show_all: bool = False) 
     """The page.
 
     Args:
-        show_all: show every column at first, and not only the metrics that rank.
+        show_all: show every column at first, and not only the metrics that rank; no more than
+            ``MOST_SHOWN`` in either case, the others on demand.
 
     Raises:
         UserError: a zoo file, where published numbers are looked up, is broken.
     """
     # what was measured is to be seen first, without scrolling past columns of published numbers
-    columns = sorted(table.columns, key=lambda column: table.best(column) is None)
+    scale_of = {column: scale(column, cells) for column, cells in table.by_column().items()}
+    columns = sorted(table.columns, key=lambda column: scale_of[column].best_measured is None)
     table = replace(table, columns=tuple(columns))
-    shown = [n for n, column in enumerate(table.columns) if show_all or column.primary]
-    scales = [scale_of(table, column) for column in table.columns]
-    rows = [row_data(row, table.columns, scales) for row in table.rows]
+    wanted = [n for n, column in enumerate(table.columns) if show_all or column.primary]
+    shown = dict.fromkeys(wanted[:MOST_SHOWN])
+    places = {column: (n, scale_of[column]) for n, column in enumerate(table.columns)}
+    rows = [row_data(row, places) for row in table.rows]
     groups = {column.conditions: None for column in table.columns}
     numbers = {conditions: number for number, conditions in enumerate(groups)}
     environments: dict[str, int] = {}
@@ -52,8 +56,13 @@ def page_text(table: Table, title: str = "Leaderboard", show_all: bool = False) 
         about["runs"] = runs_data(row, numbers, environments)
     data = {
         "columns": [
-            column_data(column, numbers, number in shown, scale.best_measured is not None)
-            for number, (column, scale) in enumerate(zip(table.columns, scales, strict=True))
+            column_data(
+                column,
+                numbers,
+                number in shown,
+                scale_of[column].best_measured is not None,
+            )
+            for number, column in enumerate(table.columns)
         ],
         "groups": [group_data(conditions) for conditions in groups],
         "rows": rows,
@@ -61,18 +70,20 @@ def page_text(table: Table, title: str = "Leaderboard", show_all: bool = False) 
     }
     return Template(pages.page_text(__package__)).substitute(
         pages.page_values(__package__, title, data),
-        counts=counts(table),
+        counts=counts(table, len(shown), len(wanted)),
         head="".join([MODEL_HEAD, *(head_html(n, table.columns[n]) for n in shown)]),
-        rows="\n".join(map(partial(row_html, table.columns, shown), table.rows, rows)),
+        rows="\n".join(map(partial(row_html, table.columns, list(shown)), table.rows, rows)),
     )
 
 
-def counts(table: Table) -> str:
+def counts(table: Table, columns: int, wanted: int) -> str:
+    """One line; how many columns are shown at first where not all that are wanted are."""
     measured = sum(row.model is not None for row in table.rows)
     tasks = len({column.conditions.task for column in table.columns})
     parts = [f"{measured} measured", f"{len(table.rows) - measured} published"]
     shown = " and ".join(part for part in parts if not part.startswith("0 "))
-    return f"{shown} models on {tasks} task{'s' * (tasks != 1)}"
+    more = f"; the first {columns} of {wanted} columns, the others by the menu Columns"
+    return f"{shown} models on {tasks} task{'s' * (tasks != 1)}{more * (columns < wanted)}"
 
 
 # ---- numbers
@@ -99,27 +110,29 @@ class Scale:
         return round(SHORTEST_BAR + (100 - SHORTEST_BAR) * part)
 
 
-def scale_of(table: Table, column: Column) -> Scale:
-    values = [row.cells[column].mean for row in table.rows if column in row.cells]
+def scale(column: Column, cells: Sequence[tuple[Row, Cell]]) -> Scale:
+    values = [cell.mean for _, cell in cells]
     ends = min(values), max(values)
     worst, best = ends if column.higher_is_better else reversed(ends)
-    return Scale(worst, best, table.best(column))
+    return Scale(worst, best, best_measured(column, cells))
 
 
-def row_data(row: Row, columns: Sequence[Column], scales: Sequence[Scale]) -> dict[str, Any]:
-    """What the script knows of a row; ``cells`` by the column's number."""
+def row_data(row: Row, places: Mapping[Column, tuple[int, Scale]]) -> dict[str, Any]:
+    """What the script knows of a row; ``cells`` by the column's number, ascending."""
     known = published_values(row)
-    cells = {}
-    for number, (column, scale) in enumerate(zip(columns, scales, strict=True)):
-        cell = row.cells.get(column)
-        if cell:
-            cells[str(number)] = cell_data(row, column, cell, scale, known)
+    there = sorted(
+        ((*places[column], column, cell) for column, cell in row.cells.items() if column in places),
+        key=lambda placed: placed[0],
+    )
+    cells = {
+        str(number): cell_data(row, column, cell, scale, known)
+        for number, scale, column, cell in there
+    }
     about: dict[str, Any] = {"name": row.name, "measured": row.model is not None, "cells": cells}
     about |= {"names": row.names, "arch": row.arch}
     if row.model:
         return about | {"format": row.model.format, "sha256": row.model.sha256}
-    sources = {str(n): row.cells[c].source for n, c in enumerate(columns) if c in row.cells}
-    return about | {"sources": sources}
+    return about | {"sources": {str(number): cell.source for number, _, _, cell in there}}
 
 
 def cell_data(

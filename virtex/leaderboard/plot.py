@@ -6,6 +6,7 @@ import io
 import math
 import re
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,14 +48,20 @@ def plot_bytes(table: Table, suffix: str, title: str = "Leaderboard") -> bytes:
 
     Args:
         suffix: ``".png"``, ``".svg"`` or ``".pdf"``.
+
+    Raises:
+        UserError: there is no number to draw.
     """
+    if not table.columns:
+        raise UserError("--plot: the metrics that rank are not defined in these results")
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     columns = table.columns[:MOST_PANELS]
     across = min(2, len(columns))
-    panels = [(column, ranked(table, column)) for column in columns]
+    cells = table.by_column()
+    panels = [(column, ranked(column, cells[column])) for column in columns]
     depths = [  # bars in each row of panels
         max(3, *(min(len(bars), MOST_BARS) for _, bars in panels[start : start + across]))
         for start in range(0, len(panels), across)
@@ -91,11 +98,10 @@ def plot_bytes(table: Table, suffix: str, title: str = "Leaderboard") -> bytes:
     return buffer.getvalue()
 
 
-def ranked(table: Table, column: Column) -> list[tuple[Row, Cell]]:
+def ranked(column: Column, cells: Iterable[tuple[Row, Cell]]) -> list[tuple[Row, Cell]]:
     """A column's rows with their cells, best first."""
     sign = -1 if column.higher_is_better else 1
-    there = [(row, row.cells[column]) for row in table.rows if column in row.cells]
-    return sorted(there, key=lambda pair: sign * pair[1].mean)
+    return sorted(cells, key=lambda pair: sign * pair[1].mean)
 
 
 def draw_panel(axes: Axes, column: Column, bars: list[tuple[Row, Cell]], depth: int) -> None:

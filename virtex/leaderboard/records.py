@@ -13,6 +13,7 @@ from virtex.results import SCHEMA_VERSION
 
 MAX_SIZE = 1e15  # of a metric: beyond it four digits after the point mean nothing
 MAX_SEED = 2**64
+MAX_METRICS = 10_000  # of a record; each is a column
 DATA = ("images", "annotations_sha256", "files_sha256")  # what tells data sets apart
 DRAWN = "_semi_supervised"  # the end of tasks whose training images the seed draws
 ENVIRONMENT = (
@@ -182,6 +183,8 @@ def part(content: Any, *keys: str, kind: type, default: Any = REQUIRED) -> Any:
 
 def metrics_of(content: Any) -> dict[str, float | None]:
     found = part(content, "metrics", kind=dict)
+    if len(found) > MAX_METRICS:
+        raise Unusable("foreign", f"metrics has {len(found)} names, more than {MAX_METRICS}")
     for name, value in found.items():
         if value is None:
             continue

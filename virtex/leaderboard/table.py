@@ -81,11 +81,24 @@ class Table:
         """Only the metrics that rank."""
         return replace(self, columns=tuple(c for c in self.columns if c.primary))
 
+    def by_column(self) -> dict[Column, list[tuple[Row, Cell]]]:
+        """Each column's rows with their cells, found in one pass over all cells."""
+        found: dict[Column, list[tuple[Row, Cell]]] = {column: [] for column in self.columns}
+        for row in self.rows:
+            for column, cell in row.cells.items():
+                if column in found:
+                    found[column].append((row, cell))
+        return found
+
     def best(self, column: Column) -> float | None:
         """The best measured number of a column; None if there is none."""
-        measured = [r.cells[column].mean for r in self.rows if r.model and column in r.cells]
-        choose = max if column.higher_is_better else min
-        return choose(measured, default=None)
+        return best_measured(column, self.by_column()[column])
+
+
+def best_measured(column: Column, cells: Iterable[tuple[Row, Cell]]) -> float | None:
+    """The best of a column's numbers but the published ones; None if there is none."""
+    measured = (cell.mean for row, cell in cells if row.model)
+    return (max if column.higher_is_better else min)(measured, default=None)
 
 
 def build_table(
@@ -207,10 +220,10 @@ def read_labels(texts: Iterable[str], records: Iterable[Record]) -> dict[str, st
         else:
             known = sorted({name for names in models.values() for name in names})
             near = difflib.get_close_matches(text, known, n=1, cutoff=0.3)
-            hint = f"; the nearest is {near[0]}" if near else ""
+            hint = f"; the nearest is {printable(near[0])}" if near else ""
             raise UserError(
-                f"--label {text}: there is no model of that name{hint}; give NAME=LABEL, where "
-                "NAME is what a record calls the model, or 8 digits of its hash"
+                f"--label {printable(text)}: there is no model of that name{hint}; give "
+                "NAME=LABEL, where NAME is what a record calls the model, or 8 digits of its hash"
             )
     return labels
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from virtex.leaderboard.columns import Column
 from virtex.leaderboard.records import printable
-from virtex.leaderboard.table import Cell, Row, Table
+from virtex.leaderboard.table import Cell, Row, Table, best_measured
 
 # What makes a spreadsheet take text for a formula (OWASP, "CSV injection").
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001
@@ -39,10 +39,11 @@ def csv_text(table: Table) -> str:
 def long_csv_text(table: Table) -> str:
     """A row for each model, task, protocol (with departures and data) and metric."""
     lines: list[Sequence[str]] = [LONG_COLUMNS]
+    place = {column: number for number, column in enumerate(table.columns)}
     for row in table.rows:
-        for column in table.columns:
-            if column in row.cells:
-                lines.append(long_line(row, column, row.cells[column]))
+        # its own columns alone: of thousands of settings a row has a few
+        for column in sorted(row.cells.keys() & place.keys(), key=place.__getitem__):
+            lines.append(long_line(row, column, row.cells[column]))
     return as_csv(lines)
 
 
@@ -89,7 +90,7 @@ def markdown_text(table: Table) -> str:
 
     The best measured number of a column is bold.
     """
-    best = {column: table.best(column) for column in table.columns}
+    best = {column: best_measured(column, cells) for column, cells in table.by_column().items()}
     sources = any(row.source for row in table.rows)
     head = ["model", *(in_markdown(column.label) for column in table.columns)]
     lines = [head + ["source"] * sources]

@@ -166,9 +166,10 @@ class TrainingLoop:
                 # killed before the last validation; or shortened to here
                 self.save()
                 return self.validate()
+            if self.validation_is_lacking():
+                self.validate()
             while self.done < self.settings.iterations:
-                if self.train_to_checkpoint(batches):
-                    raise Stopped(f"saved at iteration {self.done}")
+                self.train_to_checkpoint(batches)
                 metrics = self.validate()
         except torch.OutOfMemoryError as error:
             raise UserError(
@@ -181,8 +182,14 @@ class TrainingLoop:
                 self.writer.close()
         return metrics
 
-    def train_to_checkpoint(self, batches: Iterator[Batch]) -> bool:
-        """Train until a checkpoint is due, and save it. Returns whether SIGTERM made it due."""
+    def validation_is_lacking(self) -> bool:
+        """Whether the run that is resumed ended between a checkpoint and its validation."""
+        due = self.done > 0 and self.done % self.settings.checkpoint_every == 0
+        there = self.writer is not None and self.writer.has_validation(self.done)
+        return due and not from_main_process(there)
+
+    def train_to_checkpoint(self, batches: Iterator[Batch]) -> None:
+        """Train until a checkpoint is due, also by SIGTERM, and save it."""
         settings = self.settings
         with stop_noted() as stop:
             due = False
@@ -198,7 +205,8 @@ class TrainingLoop:
                 if due or self.done % settings.log_every == 0:
                     self.log()
             self.save()
-        return stopped
+            if stopped:
+                raise Stopped(f"saved at iteration {self.done}")
 
     def step(self, batch: Batch) -> None:
         """One iteration."""

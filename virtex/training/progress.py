@@ -4,12 +4,14 @@ import json
 import logging
 import sys
 import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
 from tqdm import tqdm
 
 from virtex.atomic import replace_file
+from virtex.errors import named
 from virtex.training.processes import rank
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,12 @@ def forget_after(metrics_file: Path, iteration: int) -> None:
     replace_file(metrics_file, lambda file: file.write("".join(kept).encode()))
 
 
+def has_validation(metrics_file: Path, iteration: int) -> bool:
+    """Whether metrics.json tells this iteration's validation, not its training alone."""
+    lines = map(json.loads, metrics_file.read_text().splitlines())
+    return any(line["iteration"] == iteration and "train/loss" not in line for line in lines)
+
+
 class LogFile(logging.FileHandler):
     """A log that cannot be written ends the run with that error, not each line with a traceback."""
 
@@ -95,22 +103,33 @@ class MetricsWriter:
         from torch.utils.tensorboard import SummaryWriter
 
         forget_after(folder / METRICS, start + 1)
+        self.folder = folder
         self.file = open(folder / METRICS, "a")  # noqa: SIM115 (open as long as the training)
-        self.board = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
+        with named(folder):
+            self.board = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
 
     def numbers(self, iteration: int, values: dict[str, float]) -> None:
-        self.file.write(json.dumps({"iteration": iteration, **values}) + "\n")
-        self.file.flush()
-        for name, value in values.items():
-            self.board.add_scalar(name, value, iteration)
-        self.board.flush()
+        with named(self.folder / METRICS):
+            self.file.write(json.dumps({"iteration": iteration, **values}) + "\n")
+            self.file.flush()
+        with named(self.folder):
+            for name, value in values.items():
+                self.board.add_scalar(name, value, iteration)
+            self.board.flush()
+
+    def has_validation(self, iteration: int) -> bool:
+        return has_validation(self.folder / METRICS, iteration)
 
     def text(self, iteration: int, name: str, content: str) -> None:
-        self.board.add_text(name, content, iteration)
+        with named(self.folder):
+            self.board.add_text(name, content, iteration)
+            self.board.flush()
 
     def close(self) -> None:
-        self.file.close()
-        self.board.close()
+        """What could not be written has been told before."""
+        for part in (self.file, self.board):
+            with suppress(OSError):
+                part.close()
 
 
 class Pace:

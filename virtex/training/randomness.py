@@ -16,4 +16,7 @@ def seed_everything(purpose: str, *numbers: int) -> None:
     seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
     random.seed(seed)
     np.random.seed(seed)
-    torch.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.manual_seed(seed)
+    else:  # manual_seed formats the whole stack each time, for a GPU that never comes
+        torch.default_generator.manual_seed(seed)

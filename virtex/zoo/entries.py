@@ -94,7 +94,7 @@ def entries() -> dict[str, Entry]:
     """
     named = os.environ.get(VARIABLE, "").split(os.pathsep)
     found = dict(entries_of(ZOO_FILE))
-    for path in dict.fromkeys(Path(name).expanduser().resolve() for name in named if name):
+    for path in dict.fromkeys(map(absolute, filter(None, named))):
         for name, entry in entries_of(path).items():
             if name in found:
                 raise UserError(
@@ -102,6 +102,11 @@ def entries() -> dict[str, Entry]:
                 )
             found[name] = entry
     return found
+
+
+def absolute(name: str) -> Path:
+    """The path that a name stands for, links followed; one that is a link to itself as it is."""
+    return Path(os.path.realpath(os.path.expanduser(name)))
 
 
 def entries_of(path: Path) -> dict[str, Entry]:

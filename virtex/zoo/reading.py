@@ -12,14 +12,29 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from virtex.data.files import is_path_below, read_file
 from virtex.errors import UserError
 
+# What PyYAML raises, beside its own errors, for tags whose value is not of their kind.
+NOT_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+MERGE = "tag:yaml.org,2002:merge"
 NAME = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # all but tabs and ends of lines
+LONGEST_NAME = 200  # bytes; what a file is called while it is downloaded is longer than its name
+MOST_BYTES = 500_000  # of a zoo file, which take seconds to read
+MOST_BRACKETS = 100  # within one another
+MOST_KEYS = 100_000  # of all mappings, once what they merge is counted
 HASH = re.compile(r"[0-9a-fA-F]{8,64}")
 
 
 def is_text(value: Any) -> bool:
-    return isinstance(value, str)
+    """Characters that can be written, in lines."""
+    if not isinstance(value, str) or CONTROL.search(value):
+        return False
+    try:
+        return bool(value.encode()) or not value
+    except UnicodeEncodeError:  # half a character
+        return False
 
 
 def is_number(value: Any) -> bool:
@@ -27,22 +42,32 @@ def is_number(value: Any) -> bool:
 
 
 def is_address(value: Any) -> bool:
-    if not is_text(value):
+    """Of a file, by the web; its host and path become folders of the cache."""
+    if not is_text(value) or not re.fullmatch(r"[!-~\xa1-\uffff]{1,2000}", value):
         return False
     try:
         parts = urlsplit(value)
-        known = parts.scheme in ("http", "https") and parts.hostname
-        return bool(known and parts.path.rpartition("/")[2] not in ("", ".", ".."))
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         return False
+    *folders, file = parts.path.split("/")
+    short = all(len(part.encode()) <= LONGEST_NAME for part in (*folders, file, parts.netloc))
+    hidden = (parts.hostname or ".").startswith(".") or file in ("", ".", "..")
+    return bool(known and short and not hidden)
 
 
 def is_addresses(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(map(is_address, value))
+    return isinstance(value, list) and 0 < len(value) <= 100 and all(map(is_address, value))
 
 
 def is_file_name(value: Any) -> bool:
-    return is_text(value) and bool(re.fullmatch(r"[^/\\\0]{1,200}", value)) and value[0] != "."
+    plain = is_text(value) and bool(re.fullmatch(r"[^/\\\s.][^/\\\n]*", value))
+    return plain and len(value.encode()) <= LONGEST_NAME
+
+
+def is_beside(value: Any) -> bool:
+    """A file in the folder of the zoo file or below it, or a packaged name; or none."""
+    return value == "" or (is_text(value) and is_path_below(value))
 
 
 def is_hash(value: Any) -> bool:
@@ -50,7 +75,7 @@ def is_hash(value: Any) -> bool:
 
 
 def is_size(value: Any) -> bool:
-    return type(value) is int and value > 0
+    return type(value) is int and 0 < value < 2**63
 
 
 def is_three(value: Any) -> bool:
@@ -86,8 +111,8 @@ ENTRY: dict[str, Key] = {
     "format": Key(is_text, "a checkpoint format (inspect_checkpoint.py --list-formats)"),
     "arch": Key(is_text, "an architecture, as resnet50"),
     "holds": Key(lambda value: value in ("backbone", "model"), "backbone or model"),
-    "config": Key(is_text, "a packaged pretraining config, or a YAML file"),
-    "tokenizer": Key(is_text, "a sentencepiece model, a file beside this one"),
+    "config": Key(is_beside, "a packaged pretraining config, or a YAML file beside this one"),
+    "tokenizer": Key(is_beside, "a sentencepiece model, a file beside this one"),
     "input": Key(is_mapping, "{channel_order, mean, std, scale}"),
     "pretraining_data": Key(is_text, "text"),
     "licence": Key(is_text, "text"),
@@ -112,7 +137,12 @@ def read_zoo_file(path: Path) -> dict[str, dict[str, Any]]:
         UserError: the first thing that is wrong, with its line and key.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        data = read_file(path)
+        if len(data) > MOST_BYTES:
+            raise UserError(f"the zoo file {path} has {len(data)} bytes, too many for a list")
+        text = data.decode()
+        if brackets_within(text) > MOST_BRACKETS:  # PyYAML takes long to find that out
+            raise RecursionError
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
         check = Checker(path, tree)
         check.merges_are_single()
@@ -123,14 +153,14 @@ def read_zoo_file(path: Path) -> dict[str, dict[str, Any]]:
         raise UserError(f"the zoo file {path} is not UTF-8 text; name a YAML file") from error
     except RecursionError as error:
         raise UserError(f"the zoo file {path} is nested too deeply; write it anew") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that cannot be
+    except NOT_YAML as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         what = " ".join(str(getattr(error, "problem", None) or error).split())
         hint = " (an address with ? belongs in quotes)" if "'?'" in what else ""
         raise UserError(f"the zoo file {path}{line} is not YAML: {what}{hint}; mend it") from error
     for key in content if is_mapping(content) else ():
-        if key != "models" and not str(key).startswith("x-"):
+        if key != "models" and not (isinstance(key, str) and key.startswith("x-")):
             check.fail((key,), "unknown; there is models, and x-… for what anchors refer to")
     models = content.get("models") if is_mapping(content) else None
     if not is_mapping(models):
@@ -150,6 +180,15 @@ def read_zoo_file(path: Path) -> dict[str, dict[str, Any]]:
         if row.get("holds") == "model" and not row.get("config"):
             check.fail(where, "it holds a model, of which it lacks the config")
     return models
+
+
+def brackets_within(text: str) -> int:
+    """How many brackets stand within one another at most; those in quotes are counted too."""
+    deepest = depth = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 class Checker:
@@ -173,35 +212,54 @@ class Checker:
                 self.fail(where, f"it lacks {key}: {rule.words}")
 
     def merges_are_single(self) -> None:
-        """A merge key with a list of mappings can make a small file endless to read."""
-        nodes, seen = [self.tree], set()
+        """Merge keys can make a small file endless to read: each takes one mapping, few nest."""
+        nodes, seen, keys = [self.tree], set(), 0
         while nodes:
             node = nodes.pop()
             if node is None or id(node) in seen:
                 continue
             seen.add(id(node))
             if isinstance(node, yaml.MappingNode):
+                keys += self.merged_keys(node)
+                if keys > MOST_KEYS:
+                    raise UserError(self.sentence(("<<",), node, "it merges too much"))
                 for key, value in node.value:
-                    if key.value == "<<" and not isinstance(value, yaml.MappingNode):
-                        raise UserError(self.sentence(("<<",), key, "it takes one mapping, *name"))
                     nodes += (key, value)
             elif isinstance(node, yaml.SequenceNode):
                 nodes += node.value
+
+    def merged_keys(self, node: yaml.MappingNode) -> int:
+        """How many keys a mapping has with what it merges, and what that merges, …"""
+        count, within = 0, set()
+        while True:
+            count += len(node.value)
+            within.add(id(node))
+            merges = [pair for pair in node.value if pair[0].tag == MERGE]
+            if not merges:
+                return count
+            key, value = merges[-1]
+            if len(merges) > 1 or not isinstance(value, yaml.MappingNode):
+                raise UserError(self.sentence(("<<",), key, "it takes one mapping, *name"))
+            if id(value) in within:
+                raise UserError(self.sentence(("<<",), key, "it merges itself"))
+            node = value
 
     def no_key_twice(self, where: tuple) -> None:
         """YAML takes the last of two equal keys in silence."""
         node, seen = self.node(where)[0], set()
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if key.value in seen and key.value != "<<":
+            if not isinstance(key.value, str):
+                continue
+            if key.value in seen:
                 raise UserError(self.sentence((*where, key.value), key, "it is there twice"))
-            seen.add(key.value) if isinstance(key.value, str) else None
+            seen.add(key.value)
 
     def fail(self, where: tuple, what: str) -> NoReturn:
         raise UserError(self.sentence(where, self.node(where)[1], what))
 
     def sentence(self, where: tuple, node: yaml.Node | None, what: str) -> str:
         line = f", line {node.start_mark.line + 1}" if node else ""
-        key = f", {'.'.join(map(str, where))}" if where else ""
+        key = f", {'.'.join(map(step_text, where))}" if where else ""
         return f"the zoo file {self.path}{line}{key}: {what}"
 
     def node(self, where: Sequence[Any]) -> tuple[yaml.Node | None, yaml.Node | None]:
@@ -213,7 +271,7 @@ class Checker:
         for step in where:
             pairs = node.value if isinstance(node, yaml.MappingNode) else ()
             items = node.value if isinstance(node, yaml.SequenceNode) else ()
-            found = [(key, value) for key, value in pairs if key.value == str(step)]
+            found = [(key, value) for key, value in pairs if key.value == step_text(step)]
             if isinstance(step, int) and step < len(items):
                 node = nearest = items[step]
             elif found:
@@ -223,8 +281,17 @@ class Checker:
         return node, nearest
 
 
+def step_text(step: Any) -> str:
+    """A key as text, cut short."""
+    text = step if isinstance(step, str) else brief(step)
+    return text if len(text) <= LONGEST_NAME and is_text(text) else brief(text)
+
+
 def brief(value: Any) -> str:
     """A value in a few words, however much anchors have multiplied it."""
     shorten = reprlib.Repr()
     shorten.maxlevel = 2
-    return " ".join(shorten.repr(value).split())
+    try:
+        return " ".join(shorten.repr(value).split())
+    except ValueError:  # thousands of digits
+        return "a number beyond all measure"

@@ -12,10 +12,8 @@ from tqdm import tqdm
 
 from virtex.data.annotations import check_coco_json, check_lvis_json, read_json
 from virtex.data.captions import read_captions, read_labels
-from virtex.data.check.disk import Disk
-from virtex.data.check.quick import read_stems
 from virtex.data.inaturalist import read_inaturalist
-from virtex.data.voc import read_voc07
+from virtex.data.voc import read_stems, read_voc07
 from virtex.errors import UserError
 
 CHUNK = 32  # images that a process is given at once
@@ -79,12 +77,13 @@ def voc(root: Path) -> None:
             f"the annotations cannot be read without Detectron2, which {whats_broken(error)}"
         ) from error
 
-    disk = Disk(root)
     for year, splits in (("VOC2007", ("trainval", "test")), ("VOC2012", ("trainval",))):
-        lists = [f"{year}/ImageSets/Main/{split}.txt" for split in splits]
-        stems = [stem for path in lists for stem in read_stems(disk, path)]
-        for stem in tqdm(stems, f"annotations of {year}", unit="", leave=False, disable=None):
-            voc_sample(root / year, stem)
+        for split in splits:
+            scored = split == "test"
+            stems = read_stems(root / f"{year}/ImageSets/Main/{split}.txt", scored)
+            shown = f"annotations of {year} {split}"
+            for stem in tqdm(stems, shown, unit="", leave=False, disable=None):
+                voc_sample(root / year, stem, scored)
 
 
 def whats_broken(error: Exception) -> str:

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from virtex.data.annotations import read_json
+from virtex.data.annotations import lvis_file, read_json
 from virtex.data.check.disk import IMAGE_SUFFIXES, Disk
-from virtex.data.files import some_of
-from virtex.data.voc import VOC_CLASSES
+from virtex.data.files import is_path_below, some_of
+from virtex.data.voc import VOC_CLASSES, read_stems
 from virtex.errors import UserError
 
 DATA_SUFFIXES = (*IMAGE_SUFFIXES, ".xml")  # of files in folders that tasks need
@@ -110,7 +110,7 @@ def voc_objects(disk: Disk, path: str) -> Found:
     year, _ = path.split("/")
     splits = ("trainval", "test") if year == "VOC2007" else ("trainval",)
     lists = [f"{year}/ImageSets/Main/{split}.txt" for split in splits]
-    stems = [stem for file in lists if disk.has(file) for stem in read_stems(disk, file)]
+    stems = [stem for file in lists if disk.has(file) for stem in read_stems(disk.root / file)]
     files = disk.listing(path).files
     lacking = [f"{path}/{stem}.xml" for stem in stems if f"{stem}.xml" not in files]
     return Found({"files": sum(name.endswith(".xml") for name in files)}, lacking=lacking)
@@ -121,16 +121,8 @@ def voc_objects(disk: Disk, path: str) -> Found:
 
 def voc_list(disk: Disk, path: str) -> Found:
     year, _ = path.split("/", 1)
-    named = [f"{year}/JPEGImages/{stem}.jpg" for stem in read_stems(disk, path)]
+    named = [f"{year}/JPEGImages/{stem}.jpg" for stem in read_stems(disk.root / path)]
     return of_list(disk, named, {"images": len(named)})
-
-
-def read_stems(disk: Disk, path: str) -> list[str]:
-    """The images that a list of VOC's names."""
-    try:
-        return (disk.root / path).read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); restore it from VOCdevkit") from error
 
 
 def voc_labels(disk: Disk, path: str) -> Found:
@@ -158,13 +150,17 @@ def coco_json(folder: str, counted: str) -> Callable[[Disk, str], Found]:
             return Found({}, problem=f"it has no list of {' or of '.join(absent)}")
         counts = {name: len(of[name]) for name in lists}
         counts[counted] = counts.pop("annotations")
-        named = [f"{folder}/{name}" for name in of["images"] if isinstance(name, str)]
+        names = [name for name in of["images"] if isinstance(name, str)]
+        named = [f"{folder}/{name}" for name in names if is_path_below(name)]
         found = of_list(disk, named, counts)
-        unnamed = len(of["images"]) - len(named)
-        if not unnamed:
+        said = []
+        if unnamed := len(of["images"]) - len(names):
+            said.append(f"{unnamed} of its images have no file name")
+        if odd := len(names) - len(named):
+            said.append(f"the file names of {odd} of its images are no paths below {folder}")
+        if not said:
             return found
-        said = f"{unnamed} of its images have no file name"
-        return Found(found.counts, named, found.lacking, problem=said)
+        return Found(found.counts, named, found.lacking, problem="; ".join(said))
 
     return look
 
@@ -177,8 +173,8 @@ def keep_names(item: dict[str, Any]) -> Any:
         return None
     if "file_name" in item:
         return item["file_name"]
-    # LVIS tells split and file by the address alone
-    return "/".join(str(item["coco_url"]).split("/")[-2:]) if "coco_url" in item else None
+    address = item.get("coco_url")
+    return lvis_file(item) if isinstance(address, str) else None
 
 
 def of_list(disk: Disk, named: Sequence[str], counts: Mapping[str, int]) -> Found:

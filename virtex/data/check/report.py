@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from virtex.data.check.remedies import Remedy
+from virtex.data.files import shown
 from virtex.data.layouts import TOY_HINT
 
 FIRST = 5  # names of missing images that are told in text
@@ -175,4 +176,4 @@ class Report:
             lines += [task.as_text(), ""]
         if any(path.state == "missing" for task in self.tasks for path in task.paths):
             lines.append(f"To try without: {TOY_HINT}")
-        return "\n".join(lines).rstrip()
+        return shown("\n".join(lines).rstrip())

@@ -1,0 +1,175 @@
+"""Processes that are killed at a moment of their life, and what is left of them."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.faults.killed_tools import Inputs, Tool
+from tests.faults.preloaded import Preloaded
+
+LOOK = 0.001  # seconds between two looks at the process
+NEVER, ALL = 10**9, 10**8  # changes; the second counts them
+MARK = "VIRTEX_TESTS_KILL"  # in the environment of a tool and all it starts
+ORPHANED = 20.0  # seconds after which whoever lost its parent must have ended
+HANGS = 600.0
+
+
+@dataclass(frozen=True)
+class Life:
+    """An undisturbed one.
+
+    Attributes:
+        changes: how often something was seen to change in the folders.
+    """
+
+    seconds: float
+    changes: int
+
+
+@dataclass(frozen=True)
+class Kill:
+    """When and how a process is killed.
+
+    Attributes:
+        moment: share of an undisturbed life.
+        change: or so soon as this share of an undisturbed life's changes is seen.
+        command: a command of its own, Python's start included; else preloaded.
+        workers: it has others load its images.
+        alone: whatever it has started lives on.
+    """
+
+    moment: float
+    change: bool
+    command: bool
+    workers: bool
+    alone: bool
+
+
+def kills(seed: str, count: int, commands: bool) -> list[Kill]:
+    """Moments spread evenly over the life in random order, half of them at changes."""
+    draw = random.Random(seed)
+    shares = [(number + draw.random()) / count for number in range(count)]
+    draw.shuffle(shares)
+    return [
+        Kill(
+            share,
+            change=number % 2 == 1,
+            command=commands and number % 4 == 0,
+            workers=number % 3 == 1,
+            alone=number % 2 == 0 or number % 3 == 1,
+        )
+        for number, share in enumerate(shares)
+    ]
+
+
+class Started:
+    """A tool that runs below a folder."""
+
+    def __init__(
+        self, tool: Tool, inputs: Inputs, place: Path, flags: tuple, preloaded: Preloaded | None
+    ):
+        self.place, self.log = place, place.with_suffix(".log")
+        self.mark = uuid.uuid4().hex
+        environment = {
+            MARK: self.mark,
+            "FVCORE_CACHE": str(place / "cache"),
+            "VIRTEX_FEATURE_CACHE": str(place / "features"),
+        }
+        place.mkdir(exist_ok=True)
+        argv = [*map(str, tool.argv(inputs, place)), *flags]
+        self.log.write_bytes(b"")
+        self.born = time.monotonic()
+        if preloaded:
+            self.process = preloaded.start(tool.module, argv, environment, self.log)
+        else:
+            with open(self.log, "ab") as log:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", tool.module, *argv],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=os.environ | environment,
+                    start_new_session=True,
+                )
+
+    def age(self) -> float:
+        return time.monotonic() - self.born
+
+    def lives_until(self, seconds: float, changes: float = NEVER) -> bool:
+        """Wait until it is so old or has changed so much; whether it still runs then."""
+        self.changes, before = 0, state_of(self.place)
+        while self.process.poll() is None:
+            if changes < NEVER:
+                now = state_of(self.place)
+                self.changes, before = self.changes + (now != before), now
+            if self.age() >= seconds or self.changes >= changes:
+                return self.process.poll() is None
+            time.sleep(LOOK)
+        return False
+
+    def ends_well(self) -> Life:
+        """How it lived to its end."""
+        assert not self.lives_until(HANGS, ALL), f"it hangs: {self.said()}"
+        assert self.process.wait() == 0, self.said()
+        return Life(self.age(), self.changes)
+
+    def kill(self, alone: bool) -> bool:
+        """It alone, or with its whole group; whether it had not ended just before."""
+        with contextlib.suppress(ProcessLookupError):
+            (os.kill if alone else os.killpg)(self.process.pid, signal.SIGKILL)
+        self.killed = time.monotonic()
+        return self.process.wait() == -signal.SIGKILL
+
+    def orphans_end(self) -> bool:
+        """Whether nothing that it started lives on for long."""
+        while orphans := processes_with(self.mark, self.process.pid):
+            if time.monotonic() - self.killed > ORPHANED:
+                for pid in orphans:
+                    os.kill(pid, signal.SIGKILL)
+                return False
+            time.sleep(0.1)
+        return True
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")[-3000:]
+
+
+def state_of(place: Path) -> set[tuple[str, int, int]]:
+    """Every file but journals, with its size and the time it was changed."""
+    found, folders = set(), [str(place)]
+    while folders:
+        try:
+            for entry in os.scandir(folders.pop()):
+                if entry.is_dir():
+                    folders.append(entry.path)
+                elif not entry.name.startswith(("log.txt", "events.out.")):
+                    seen = entry.stat()
+                    found.add((entry.path, seen.st_size, seen.st_mtime_ns))
+        except OSError:  # it has just gone
+            continue
+    return found
+
+
+def processes_with(mark: str, session: int) -> list[int]:
+    """The processes that live, with this mark in the environment they began with or of a session.
+
+    One that was forked off keeps the environment of its parent's beginning.
+    """
+    wanted, found = f"{MARK}={mark}".encode(), []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            # behind the name, in brackets, come state, parent, group, session
+            status = (folder / "stat").read_text().rpartition(")")[2].split()
+            marked = wanted in (folder / "environ").read_bytes().split(b"\0")
+        except OSError:  # it has ended, or is nobody's business here
+            continue
+        if status[0] not in "ZX" and (marked or int(status[3]) == session):
+            found.append(int(folder.name))
+    return found

@@ -1,0 +1,119 @@
+"""SIGTERM, as a cluster sends it with time left: saved, and a status that says "resume me"."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from tests.faults.small_runs import (
+    EVALUATE_ALL_RUN,
+    RUNS,
+    has_come,
+    result_of,
+    two_processes,
+    undisturbed,
+)
+from tests.faults.started_tools import Started
+from tests.run_states import assert_equal
+from virtex.stopping import RESUME
+
+TRAINED = ("pretraining", "transfer", "linear", "fine-tuning")
+SAVED = "stopped by SIGTERM, saved at iteration "
+
+
+def pytest_generate_tests(metafunc):
+    if "kind" in metafunc.fixturenames:
+        metafunc.parametrize(
+            "kind", TRAINED if metafunc.config.getoption("--whole") else TRAINED[:2]
+        )
+
+
+def stopped(run):
+    """Its sentence."""
+    assert run.ends() == RESUME, run.tail()
+    assert "Traceback" not in run.said + run.errors, run.tail()
+    return run.errors.strip().splitlines()[-1]
+
+
+def assert_same(kind, out):
+    """But for the curves, to which a stopped run adds the iteration at which it stopped."""
+    found, (expected, _) = result_of(RUNS[kind], out), undisturbed(kind)
+    assert_equal(found | {"curves": None}, expected | {"curves": None})
+
+
+def rarely(kind):
+    """No validation, which has nothing to save, while it is told."""
+    return () if kind == "transfer" else ("--checkpoint-every", "100")
+
+
+def workers(kind, number):
+    if kind == "transfer":
+        return (), {"DATALOADER__NUM_WORKERS": number}
+    return ("--num-workers", str(number)), {}
+
+
+def test_a_training_saves_where_it_is_and_goes_on_to_the_same_result(kind, out, started):
+    run = started(RUNS[kind].start(out, *rarely(kind)))
+    has_come(run, out, RUNS[kind].training)
+    run.send(signal.SIGTERM)
+    sentence = stopped(run)
+    assert SAVED in sentence and sentence.endswith("--resume goes on")
+    assert (out / (out / "last_checkpoint").read_text()).is_file()
+    assert not (out / RUNS[kind].record).exists()
+    started(RUNS[kind].start(out, "--resume")).ended_well()
+    assert_same(kind, out)
+
+
+def test_a_cluster_tells_the_workers_too(kind, out, started):
+    flags, settings = workers(kind, 2)
+    run = started(RUNS[kind].start(out, *rarely(kind), *flags, **settings))
+    has_come(run, out, RUNS[kind].training)
+    os.killpg(run.process.pid, signal.SIGTERM)
+    assert SAVED in stopped(run)
+    started(RUNS[kind].start(out, "--resume", *flags, **settings)).ended_well()
+    found, (expected, _) = result_of(RUNS[kind], out), undisturbed(kind)
+    assert_equal(found["model_final.pth"]["model"], expected["model_final.pth"]["model"])
+
+
+def test_one_of_two_processes_is_told_and_both_leave_at_the_same_iteration(kind, out, started):
+    runs = [started(run) for run in two_processes(RUNS[kind], out, *rarely(kind))]
+    has_come(runs[0], out, RUNS[kind].training)
+    runs[1].send(signal.SIGTERM)
+    assert SAVED in stopped(runs[0])
+    assert runs[1].ends() == RESUME, runs[1].tail()
+    assert (out / (out / "last_checkpoint").read_text()).is_file()
+
+
+def test_what_has_nothing_to_save_stops_at_once(out, started):
+    run = started(RUNS["svm"].start(out))
+    has_come(run, out, RUNS["svm"].training)
+    run.send(signal.SIGTERM)
+    asked = time.monotonic()
+    assert stopped(run).endswith("stopped by SIGTERM; --resume goes on")
+    assert time.monotonic() - asked < 60
+    assert not list(out.with_name("out features").glob("partial-*"))
+
+
+def test_an_evaluation_of_many_stops_its_runs_and_the_same_command_goes_on(out, started, whole):
+    if not whole:
+        pytest.skip("with --whole: it starts tools anew each time")
+    run = started(EVALUATE_ALL_RUN.start(out))
+    has_come(run, out, EVALUATE_ALL_RUN.training)
+    run.send(signal.SIGTERM)
+    assert stopped(run).endswith("interrupted; the same command goes on")
+    (log,) = (out / "logs").glob("*.log")
+    assert "stopped by SIGTERM" in log.read_text()
+    again = started(EVALUATE_ALL_RUN.start(out)).ended_well()
+    assert "going on after iteration" in again.said
+
+
+def test_a_tool_that_resumes_nothing_is_ended_by_the_signal_itself(tmp_path, started):
+    run = Started(
+        "virtex.eval_tools.make_toy_data",
+        [tmp_path / "toy", "--train-images", "4000"],
+        tmp_path / "said",
+    )
+    started(run).until(lambda: (tmp_path / "toy").exists())
+    run.send(signal.SIGTERM)
+    assert run.ends() == -signal.SIGTERM

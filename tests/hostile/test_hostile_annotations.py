@@ -1,0 +1,211 @@
+"""Annotation files of unknown origin are read by every tool's reader, or refused by name."""
+
+import json
+import os
+from functools import partial
+
+import pycocotools.mask
+import pytest
+from detectron2.data import DatasetMapper, MetadataCatalog
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tests.hostile.data_mutations import THOUSANDS_OF_DIGITS, as_json, broken, file_of
+from tests.hostile.data_runs import guarded, outcome, require_plain, run
+from tests.hostile.toy_root import copied, smallest
+from virtex.data.captions import read_captions, read_labels
+from virtex.data.check.deep import whats_unreadable
+from virtex.data.inaturalist import read_inaturalist
+from virtex.data.layouts import LAYOUTS
+from virtex.detectron.datasets import DETECTION_SETS
+from virtex.detectron.loading import ReadableImages, raise_if_unreadable
+from virtex.detectron.protocols import packaged_protocol
+from virtex.detectron.run import read_data, require_images
+from virtex.detectron.scoring import score_detections
+from virtex.detectron.settings import build_settings
+from virtex.eval_tools import check_data
+
+INSTANCES = "coco/annotations/instances_val2017.json"
+CAPTIONS = "coco/annotations/captions_val2017.json"
+LVIS = "lvis/lvis_v1_val.json"
+SPECIES = "inaturalist/annotations/val2018.json"
+# what lies outside: by a path from each folder that images are in, and by an absolute one
+OUTSIDE = ("../../../outside/secret.jpg", "../../outside/secret.jpg", "{top}/outside/secret.jpg")
+ADDRESSES = ("http://h/../secret.jpg", "http://h/../..", "x", "a/\0", "/", "http://h/val2017/..")
+MASKS = (
+    *({"size": [128, 128], "counts": [0, 16384]}, {"size": [128, 128], "counts": [16384, 1]}),
+    *({"size": [10**9, 10**9], "counts": [10**18]}, {"size": [128, 128], "counts": "oo"}),
+    *({"size": [128, 128], "counts": "PP"}, {"size": [128, 128], "counts": "00000000`000l"}),
+    *({"size": [128.0, 128.0], "counts": [16384]}, {"size": [128, 128], "counts": [-5, 16389]}),
+    *([[0, 0, 1e9, 1e9, -1e9, 5]], [[0, 0, 1, 1, None, 5]], [[1, 2, 3, 4, 5, 6, 7]], [[]]),
+    *([[1, 2]], [[1, 2, 3, 4]], [[float("nan")] * 6], [[True] * 6], [[10**400] * 6]),
+)
+BOXES = ([0, 0, 0, 0], [1e300, 0, 1, 1], [10**400, 0, 1, 1], [-5, -5, 500, 500], [0, 0, -1, 1])
+
+
+def original(path):
+    return json.loads((smallest() / path).read_text())
+
+
+def spoiled_root(tmp_path_factory, *names):
+    return copied(tmp_path_factory.mktemp("annotations"), *names)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return spoiled_root(tmp_path_factory, "coco", "lvis", "inaturalist")
+
+
+def spoil(root, path, content):
+    """Write one file anew; {top} stands for the folder of the data root."""
+    (root / path).write_bytes(content.replace(b"{top}", os.fsencode(root.parent)))
+
+
+def checked(root, path, task):
+    """What check_data says of a task: complete or not; a file that is spoiled is named."""
+    before = sorted(os.listdir(root.parent))
+    with guarded(root.parent / "outside"):
+        status, out, err = run(check_data, "--data-root", root, "--task", task)
+        require_plain(status, err, root / path, root)
+        unreadable = whats_unreadable(root, task)
+    assert all(c.isprintable() or c == "\n" for c in out + err)
+    assert not unreadable or str(root) in unreadable
+    assert sorted(os.listdir(root.parent)) == before
+    return status == 0 and not unreadable
+
+
+def changed(path, key, **fields):
+    """The file with fields of the first item of a list changed."""
+    content = original(path)
+    content[key][0] |= fields
+    return as_json(content).encode()
+
+
+@given(file_of(original(INSTANCES), (*OUTSIDE, *MASKS, *BOXES)))
+@example(changed(INSTANCES, "images", file_name="../../../outside/secret.jpg"))
+@example(changed(INSTANCES, "images", file_name="{top}/outside/secret.jpg"))
+@example(changed(INSTANCES, "images", file_name="a\0/b.jpg"))
+@example(changed(INSTANCES, "images", file_name="\ud800/b.jpg"))
+@example(changed(INSTANCES, "images", license="none", flickr_url=[]))
+@example(changed(INSTANCES, "images", height=10**400))
+@example(changed(INSTANCES, "annotations", area=10**400))
+@example(changed(INSTANCES, "annotations", bbox=[10**400, 0, 1, 1]))
+@example(changed(INSTANCES, "annotations", bbox=[0, 0, 1e300, 1]))
+@example(changed(INSTANCES, "annotations", area=THOUSANDS_OF_DIGITS))
+@example(changed(INSTANCES, "annotations", id=0))
+@example(changed(INSTANCES, "annotations", id=-5))
+@example(changed(INSTANCES, "annotations", segmentation=[]))
+@example(changed(INSTANCES, "annotations", segmentation=[[1, 2]]))
+@example(changed(INSTANCES, "annotations", segmentation=[[0.5, 10**400, 1, 1, 1, 1]]))
+@example(changed(INSTANCES, "annotations", segmentation=[[0, 0, 1e9, 1e9, -1e9, 5]]))
+@example(changed(INSTANCES, "annotations", segmentation=MASKS[2]))
+@example(changed(INSTANCES, "annotations", segmentation=MASKS[5]))
+@example(changed(INSTANCES, "categories", supercategory=5))
+@example(as_json({**original(INSTANCES), "images": [], "annotations": []}).encode())
+@pytest.mark.timeout(3000)
+def test_whatever_cocos_instances_say(root, mapper, content):
+    spoil(root, INSTANCES, content)
+    checked(root, INSTANCES, "coco")
+    with guarded(root.parent / "outside"):
+        outcome(partial(read_labels, root / "coco", "val"), root / INSTANCES)
+        outcome(partial(as_detectron2_uses_it, root, mapper, "coco_2017_val"), root)
+
+
+@given(file_of(original(LVIS), (*OUTSIDE, *MASKS, *BOXES, *ADDRESSES)))
+@example(changed(LVIS, "images", coco_url="http://h/../secret.jpg"))
+@example(changed(LVIS, "annotations", segmentation=[[1, 2]]))
+@pytest.mark.timeout(3000)
+def test_whatever_lvis_says(root, mapper, content):
+    spoil(root, LVIS, content)
+    checked(root, LVIS, "lvis")
+    with guarded(root.parent / "outside"):
+        outcome(partial(as_detectron2_uses_it, root, mapper, "lvis_v1_val"), root)
+
+
+@given(file_of(original(CAPTIONS), OUTSIDE))
+@example(changed(CAPTIONS, "images", file_name="../../../outside/secret.jpg"))
+@example(changed(CAPTIONS, "annotations", image_id=True))
+@pytest.mark.timeout(3000)
+def test_whatever_cocos_captions_say(root, content):
+    spoil(root, CAPTIONS, content)
+    checked(root, CAPTIONS, "captioning")
+    with guarded(root.parent / "outside"):
+        for skip in (False, True):
+            outcome(partial(read_captions, root / "coco", "val", skip), root / CAPTIONS)
+
+
+@given(file_of(original(SPECIES), OUTSIDE))
+@example(changed(SPECIES, "images", file_name="a/../../../outside/secret.jpg"))
+@pytest.mark.timeout(3000)
+def test_whatever_inaturalist_says(root, content):
+    spoil(root, SPECIES, content)
+    checked(root, SPECIES, "inaturalist")
+    with guarded(root.parent / "outside"):
+        outcome(partial(read_inaturalist, root), root)
+
+
+@given(st.sampled_from([INSTANCES, LVIS, CAPTIONS, SPECIES]), st.data())
+def test_whatever_became_of_an_annotation_files_bytes(root, path, data):
+    spoil(root, path, data.draw(broken((smallest() / path).read_text())))
+    for layout, needs in LAYOUTS.items():
+        if path in [need.path for need in needs.needs]:
+            checked(root, path, layout)
+
+
+def as_detectron2_uses_it(root, mapper, name):
+    """Read, look for the images, load each with its objects, and score detections."""
+    cfg = settings()
+    cfg.DATASETS.TEST = (name,)
+    _, sets = read_data(cfg, root, eval_only=True)
+    samples = sets[name]
+    require_images(samples)
+    for sample in samples:
+        raise_if_unreadable([mapper(sample)])
+    path = root / DETECTION_SETS[name].annotations
+    rows = detections(name, samples)
+    scores = [
+        score_detections(path, rows, ["bbox", "segm"], DETECTION_SETS[name].task, scorer)
+        for scorer in ("hotcoco", "reference")
+    ]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-9, nan_ok=True)
+
+
+def detections(name, samples):
+    """One that fills each image, of the first class."""
+    kinds = MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id
+    rows = []
+    for sample in samples:
+        height, width = sample["height"], sample["width"]
+        counts = pycocotools.mask.frPyObjects(
+            {"size": [height, width], "counts": [0, height * width]}, height, width
+        )["counts"]
+        rows.append(
+            {
+                "image_id": sample["image_id"],
+                "category_id": next(iter(kinds), 1),
+                "score": 0.5,
+                "bbox": [0, 0, width, height],
+                "segmentation": {"size": [height, width], "counts": counts.decode()},
+            }
+        )
+    return rows
+
+
+@pytest.fixture(scope="module")
+def mapper(root):
+    """What makes a training sample of an image and its annotations.
+
+    Sound data are used first: what is imported on the way takes longer than a case may.
+    """
+    made = sample_maker()
+    for name in ("coco_2017_val", "lvis_v1_val"):
+        as_detectron2_uses_it(smallest(), made, name)
+    return made
+
+
+def sample_maker():
+    return ReadableImages(DatasetMapper(settings(), True), "restore it")
+
+
+def settings():
+    return build_settings(packaged_protocol("coco", "toy"), [], 1, "cpu").cfg
