@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
+from virtex.data.files import shown
 from virtex.errors import UserError, leave_to_main_thread, named, sentence_of
 from virtex.stopping import RESUME, Stopped, stop_raised
 
@@ -218,6 +219,8 @@ def run_tool(
     # KEY VALUE pairs may stand anywhere between the flags
     args = parser.parse_args(argv) if commands else parser.parse_intermixed_args(argv)
     threading.excepthook = leave_to_main_thread
+    if hasattr(sys.stdout, "reconfigure"):  # a file's name may hold what is no character
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         use_zoo_files(getattr(args, "zoo", []))
         with stop_raised() if hasattr(args, "resume") else nullcontext():
@@ -225,7 +228,7 @@ def run_tool(
         with named("standard output"):
             sys.stdout.flush()
     except UserError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        print(f"{parser.prog}: error: {shown(str(error))}", file=sys.stderr)
         status = 2
     except Stopped as stopped:
         print(f"{parser.prog}: {stopped}", file=sys.stderr)

@@ -56,7 +56,7 @@ def write_jpeg(path: Path, picture: np.ndarray) -> None:
     """A (height, width, 3) uint8 RGB picture as a file that is whole or not there."""
     # cv2.imwrite only warns of a disk that is full
     _, encoded = cv2.imencode(".jpg", picture[:, :, ::-1])
-    replace_file(path, lambda file: file.write(encoded))
+    replace_file(path, lambda file: file.write(encoded.tobytes()))
 
 
 def side_by_side(sample: dict[str, Any], instances: Any, classes: list[str]) -> np.ndarray:

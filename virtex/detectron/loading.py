@@ -22,6 +22,7 @@ from detectron2.utils import comm
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from virtex.data.transforms import PROGRAMS
 from virtex.data.workers import Watched, serve
 from virtex.errors import UserError
 from virtex.training.randomness import seed_everything
@@ -47,6 +48,9 @@ class ReadableImages:
 
     def __call__(self, sample: Sample) -> Sample | UserError:
         try:
+            with Image.open(sample["file_name"]) as image:  # which Detectron2's reader would run
+                if image.format in PROGRAMS:
+                    raise OSError(f"it is {image.format}, which is a program and no picture")
             return self.mapper(sample)
         except SizeMismatchError as error:
             return UserError(f"{sample['file_name']} has another size than its annotation: {error}")

@@ -24,7 +24,7 @@ from virtex.detectron.run import Run, prepare
 from virtex.detectron.scoring import default_scorer
 from virtex.detectron.trainer import Trainer, write_final_metrics
 from virtex.errors import UserError
-from virtex.results import RECORD_NAME, Departure, Result, environment
+from virtex.results import RECORD_NAME, Departure, Result, environment, read_record
 from virtex.training import run_folder
 from virtex.training.checkpoints import last_checkpoint
 from virtex.training.processes import is_main, launch
@@ -73,7 +73,7 @@ def run_transfer(args: argparse.Namespace) -> None:
     if args.resume and (folder / RECORD_NAME).is_file():
         logger.info("this run is finished; its record:")
         if comm.is_main_process():
-            print_summary(json.loads((folder / RECORD_NAME).read_text()), folder)
+            print_summary(read_record(folder / RECORD_NAME), folder)
         return
     open_folder(run, folder, args.overwrite)
     timing = {"prepare_seconds": time.perf_counter() - started, **train(run, args)}

@@ -18,11 +18,10 @@ from virtex.evaluate_all.records import (
     other_options,
     parsed,
     plain,
-    read_record,
     whats_other,
 )
 from virtex.evaluate_all.tasks import Choice, Task, choose_tasks
-from virtex.results import RECORD_NAME
+from virtex.results import RECORD_NAME, read_record
 from virtex.training import run_folder
 
 COMPLETE, TO_RESUME, TO_RUN, CANNOT_RUN = "complete", "to resume", "to run", "cannot run"

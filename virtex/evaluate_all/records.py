@@ -138,25 +138,6 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """A finished run's record.
-
-    Raises:
-        UserError: it is none.
-    """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        record["metrics"][record["primary_metric"]], record["model"]["sha256"]
-        [(d["key"], d["run"], d["why"]) for d in record["protocol"]["departures"]]
-        record["task"], record["seed"], record["protocol"]["name"], record["protocol"]["version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is no readable record ({type(error).__name__}: {error}); move {path.parent} "
-            "away, or name another --output-dir"
-        ) from error
-    return record
-
-
 def write_options(expected: Expected, path: Path) -> None:
     """Keep beside a run's log what its record does not tell.
 

@@ -6,7 +6,6 @@ folder, and is recorded once it is finished.
 
 import argparse
 import contextlib
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -25,7 +24,7 @@ from virtex.evaluation.feature_cache import GB, FeatureCache
 from virtex.evaluation.features import Extraction
 from virtex.evaluation.report import Evaluator
 from virtex.protocols import Protocol
-from virtex.results import RECORD_NAME, Departure, Result
+from virtex.results import RECORD_NAME, Departure, Result, read_record
 from virtex.training import run_folder
 from virtex.training.processes import device_of, is_main, launch, rank, wait_for_all, world_size
 from virtex.training.progress import METRICS, MetricsWriter, log_to
@@ -120,7 +119,7 @@ def evaluate(plan: Plan, backbone: Backbone, args: argparse.Namespace) -> None:
     if args.resume and (plan.folder / RECORD_NAME).is_file():
         logger.info("this run is finished; its record:")
         if rank() == 0:
-            print_summary(json.loads((plan.folder / RECORD_NAME).read_text()), plan.folder)
+            print_summary(read_record(plan.folder / RECORD_NAME), plan.folder)
         return
     evaluator.check(backbone)
     open_folder(plan, identity, args.overwrite)
