@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.faults.killed_tools import Inputs, Tool
 from tests.faults.preloaded import Preloaded
 
-LOOK = 0.001  # seconds between two looks at the process
+LOOK = 0.002  # seconds between two looks at the process
 NEVER, ALL = 10**9, 10**8  # changes; the second counts them
 MARK = "VIRTEX_TESTS_KILL"  # in the environment of a tool and all it starts
 ORPHANED = 20.0  # seconds after which whoever lost its parent must have ended

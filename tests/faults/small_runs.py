@@ -154,9 +154,9 @@ class Run:
     record: str = "result.json"
     left: tuple[str, ...] = ("model_final.pth",)
 
-    def start(self, out: Path, *flags, name="first", **settings) -> Started:
+    def start(self, out: Path, *flags, name="first", environment=None, **settings) -> Started:
         argv = self.arguments(out, *flags, **settings)
-        return Started(self.module, argv, said_in(out, name))
+        return Started(self.module, argv, said_in(out, name), environment or {})
 
 
 RUNS = {

@@ -23,6 +23,7 @@ EVALUATE_ALL = f"{TOOLS}.evaluate_all"
 
 PATIENCE = 240  # seconds; nothing here takes as long, even where others use the processor
 LOOK = 0.01
+GATE = "WAIT_FOR_FILE"  # in the environment: it begins when this file is there
 
 CONTEXT = multiprocessing.get_context("forkserver")
 # of pretraining, which the quick selection runs; others take some seconds more
@@ -145,6 +146,8 @@ def _in_process(module, argv, folder, environment):
     sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))  # noqa: SIM115
     sys.argv = [module]
     tool = importlib.import_module(module)
+    while GATE in environment and not os.path.exists(environment[GATE]):
+        time.sleep(LOOK / 10)
     run_tool(tool.main, tool.build_parser(), argv)
 
 

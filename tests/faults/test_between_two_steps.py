@@ -36,6 +36,18 @@ def pretraining(tmp_path_factory):
     shutil.rmtree(data.parent)
 
 
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory):
+    """Data, and a finished SVM on them, whose features are in a cache of its own."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    data = probe_runs.write_data(folder / "data")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("FVCORE_CACHE", "VIRTEX_FEATURE_CACHE"):
+            patch.setenv(name, str(folder / name))
+        yield data, probe_runs.ended_well("svm", data, folder / "out")
+    shutil.rmtree(folder)
+
+
 def without_times(folder):
     times = ("images_per_second", "data_seconds")
     return [{k: v for k, v in line.items() if k not in times} for line in lines_of(folder)]
@@ -83,15 +95,13 @@ def test_a_line_that_lacks_its_end_alone_is_written_anew(pretraining, out):
 
 
 @pytest.mark.parametrize("torn", ["", '{"iteration": 0, "mA'])
-def test_scores_of_an_evaluation_reach_its_curves(out, torn, monkeypatch):
-    data = probe_runs.write_data(out.parent / "data")
-    for name in ("FVCORE_CACHE", "VIRTEX_FEATURE_CACHE"):
-        monkeypatch.setenv(name, str(out.parent / name))
-    probe_runs.ended_well("svm", data, out)
-    whole = probe_runs.lines_of(out)
+def test_scores_of_an_evaluation_reach_its_curves(evaluation, out, torn):
+    data, finished = evaluation
+    shutil.copytree(finished, out)
     (out / "result.json").unlink()
     (out / "metrics.json").write_text(torn)
     probe_runs.ended_well("svm", data, out, "--resume")
+    whole = probe_runs.lines_of(finished)
     assert probe_runs.lines_of(out) == whole and whole[0]["mAP"] > 0
 
 

@@ -15,7 +15,7 @@ from tests.faults.small_runs import (
     result_of,
     undisturbed,
 )
-from tests.faults.started_tools import worker_processes
+from tests.faults.started_tools import GATE, worker_processes
 from tests.run_states import assert_equal
 
 WAYS = {"plain": (), "resumed": ("--resume",), "overwriting": ("--overwrite",)}
@@ -56,14 +56,26 @@ def test_a_second_run_is_refused_whenever_it_starts(kind, out, started):
     assert_undisturbed(kind, out)
 
 
-def test_of_two_that_start_in_the_same_instant_one_wins(kind, out, started, whole):
+def at_once(run, out, started, *flags):
+    """Two runs that begin in the same instant."""
+    gate = out.with_name(f"gate {len(flags)} {flags}")
+    two = [
+        started(run.start(out, *flags, name=f"run {n}", environment={GATE: str(gate)}))
+        for n in (1, 2)
+    ]
+    time.sleep(1)  # until both wait
+    gate.touch()
+    return two
+
+
+def test_of_two_that_begin_in_the_same_instant_one_wins(kind, out, started, whole):
     if not whole:
         pytest.skip("with --whole")
-    for name, flags in WAYS.items():
+    for flags in WAYS.values():
         shutil.rmtree(out, ignore_errors=True)
-        two = [started(RUNS[kind].start(out, *flags, name=f"{name} {n}")) for n in (1, 2)]
+        two = at_once(RUNS[kind], out, started, *flags)
         assert sorted(run.ends() for run in two) == [0, 2]
-        assert "is at work" in next(run for run in two if run.ends() == 2).sentence()
+        assert "another run" in next(run for run in two if run.ends() == 2).sentence()
         assert_undisturbed(kind, out)
 
 
@@ -146,7 +158,7 @@ def test_a_second_evaluate_all_is_refused_and_so_is_a_run_of_its_own(out, starte
 def test_of_two_evaluate_alls_of_the_same_instant_one_wins(out, started, whole):
     if not whole:
         pytest.skip("with --whole")
-    two = [started(EVALUATE_ALL_RUN.start(out, name=f"number {n}")) for n in (1, 2)]
+    two = at_once(EVALUATE_ALL_RUN, out, started)
     assert sorted(run.ends() for run in two) == [0, 2]
     [folder] = [path.parent for path in out.rglob("result.json")]
     assert_undisturbed("linear", folder)

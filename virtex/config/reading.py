@@ -182,7 +182,8 @@ def read_overrides(overrides: Sequence[Any], known: Settings) -> dict[str, Any]:
     """
     if len(overrides) % 2:
         raise UserError(
-            f"overrides come in pairs KEY VALUE, with a space; {overrides[-1]!r} stands alone"
+            "overrides come in pairs KEY VALUE, with a space; "
+            f"'{quoted(str(overrides[-1]))}' stands alone"
         )
     settings: dict[str, Any] = {}
     for key, text in zip(overrides[0::2], overrides[1::2], strict=True):

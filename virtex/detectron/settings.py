@@ -178,7 +178,9 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
         UserError: a key does not exist (the nearest is named), a value has the wrong type.
     """
     if len(overrides) % 2:
-        raise UserError(f"overrides come in pairs KEY VALUE; {overrides[-1]!r} stands alone")
+        raise UserError(
+            f"overrides come in pairs KEY VALUE; '{quoted(str(overrides[-1]))}' stands alone"
+        )
     known = [key for key, _ in walk(cfg)]
     for key, text in zip(overrides[0::2], overrides[1::2], strict=True):
         if key not in known:

@@ -1,5 +1,6 @@
 """Training with Detectron2's own loop, optimizer, schedule and hooks; resumed exactly."""
 
+import json
 import logging
 import math
 from collections.abc import Callable
@@ -111,14 +112,14 @@ class Trainer(TrainerBase):
                 hooks.IterationTimer(),
                 hooks.LRScheduler(self.optimizer, self.scheduler),
                 PreciseBatchNorm(),
+                # before the checkpoint: a run that goes on from there writes no earlier line
+                WriteMetrics(folder) if comm.is_main_process() else None,
                 SaveCheckpoints(
                     self.checkpoints, cfg.SOLVER.CHECKPOINT_PERIOD, dict(saved_with or {})
                 ),
-                EvaluatePeriodically(evaluate) if evaluate else None,
+                EvaluatePeriodically(evaluate, folder) if evaluate else None,
             ]
         )
-        if comm.is_main_process():
-            self.register_hooks([WriteMetrics(folder)])
 
     def writers(self) -> list[Any]:
         """ETA and losses to the log, everything to metrics.json and tensorboard."""
@@ -205,17 +206,36 @@ class PreciseBatchNorm(HookBase):
 class EvaluatePeriodically(HookBase):
     """Score every ``TEST.EVAL_PERIOD`` iterations; the last iteration is scored by the run."""
 
-    def __init__(self, evaluate: Callable[[], Metrics]):
-        self.evaluate = evaluate
+    def __init__(self, evaluate: Callable[[], Metrics], folder: Path):
+        self.evaluate, self.folder = evaluate, folder
+
+    def before_train(self) -> None:
+        done = self.trainer.start_iter
+        # a run that was ended after its checkpoint has not scored it
+        if done and self.is_due(done) and not self.is_scored(done):
+            self.score(done)
 
     def after_step(self) -> None:
-        period, done = self.trainer.cfg.TEST.EVAL_PERIOD, self.trainer.iter + 1
-        if period > 0 and done % period == 0 and done != self.trainer.max_iter:
-            with stop_raised():
-                metrics = self.evaluate()
-            numbers = {key: value for key, value in metrics.items() if math.isfinite(value)}
-            self.trainer.storage.put_scalars(**numbers, smoothing_hint=False)
-            bare(self.trainer.model).train()
+        if self.is_due(self.trainer.iter + 1):
+            self.score(self.trainer.iter + 1)
+
+    def is_due(self, done: int) -> bool:
+        period = self.trainer.cfg.TEST.EVAL_PERIOD
+        return period > 0 and done % period == 0 and done != self.trainer.max_iter
+
+    def is_scored(self, done: int) -> bool:
+        path = self.folder / "metrics.json"
+        lines = path.read_text().splitlines() if path.is_file() else []
+        numbers = [json.loads(line) for line in lines]
+        found = any(n["iteration"] == done - 1 and "total_loss" not in n for n in numbers)
+        return comm.all_gather(found)[0]
+
+    def score(self, done: int) -> None:
+        with stop_raised():
+            metrics = self.evaluate()
+        if comm.is_main_process():
+            write_scores(self.folder, done - 1, metrics)
+        bare(self.trainer.model).train()
 
 
 class WriteMetrics(HookBase):
@@ -247,8 +267,8 @@ class WriteMetrics(HookBase):
                 writer.close()
 
 
-def write_final_metrics(folder: Path, iterations: int, metrics: Metrics) -> None:
-    """Put the final scores into metrics.json and tensorboard, after the last iteration."""
+def write_scores(folder: Path, iterations: int, metrics: Metrics) -> None:
+    """Put scores into metrics.json and tensorboard, as a line of their own."""
     numbers = {key: value for key, value in metrics.items() if math.isfinite(value)}
     with EventStorage(iterations) as storage, named(folder):
         storage.put_scalars(**numbers, smoothing_hint=False)

@@ -22,7 +22,7 @@ from virtex.detectron.install import installed
 from virtex.detectron.machines import ranks_of_this_machine
 from virtex.detectron.run import Run, prepare
 from virtex.detectron.scoring import default_scorer
-from virtex.detectron.trainer import Trainer, write_final_metrics
+from virtex.detectron.trainer import Trainer, write_scores
 from virtex.errors import UserError
 from virtex.results import RECORD_NAME, Departure, Result, environment, read_record
 from virtex.training import run_folder
@@ -209,7 +209,7 @@ def finish(
     for name, samples in run.test.items():
         write_gallery(run.cfg, run.detector, name, samples, folder / run_folder.GALLERY)
     if trained:
-        write_final_metrics(folder, run.cfg.SOLVER.MAX_ITER, metrics)
+        write_scores(folder, run.cfg.SOLVER.MAX_ITER, metrics)
     result.write(folder)  # the last, for it says that the run is finished
     print_summary(result.record(), folder)
 

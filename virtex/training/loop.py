@@ -34,7 +34,14 @@ from virtex.training.processes import (
     wait_for_all,
     world_size,
 )
-from virtex.training.progress import MetricsWriter, Pace, Stopwatch, duration
+from virtex.training.progress import (
+    METRICS,
+    MetricsWriter,
+    Pace,
+    Stopwatch,
+    duration,
+    validation_at,
+)
 from virtex.training.randomness import seed_everything
 
 logger = logging.getLogger(__name__)
@@ -163,11 +170,10 @@ class TrainingLoop:
         metrics: Metrics = {}
         try:
             if self.done == self.settings.iterations:
-                # killed before the last validation; or shortened to here
-                self.save()
-                return self.validate()
-            if self.validation_is_lacking():
-                self.validate()
+                self.save()  # of no iterations at all; or the run may have been shortened to here
+            if self.at_checkpoint() and (self.done or not self.settings.iterations):
+                # a run that was ended after its checkpoint has not validated it
+                metrics = self.last_validation() or self.validate()
             while self.done < self.settings.iterations:
                 self.train_to_checkpoint(batches)
                 metrics = self.validate()
@@ -182,11 +188,15 @@ class TrainingLoop:
                 self.writer.close()
         return metrics
 
-    def validation_is_lacking(self) -> bool:
-        """Whether the run that is resumed ended between a checkpoint and its validation."""
-        due = self.done > 0 and self.done % self.settings.checkpoint_every == 0
-        there = self.writer is not None and self.writer.has_validation(self.done)
-        return due and not from_main_process(there)
+    def at_checkpoint(self) -> bool:
+        """Whether ``done`` is saved and validated in every run."""
+        last = self.done == self.settings.iterations
+        return last or self.done % self.settings.checkpoint_every == 0
+
+    def last_validation(self) -> Metrics:
+        """Of ``done``, by a run that got so far; empty if none did."""
+        metrics = validation_at(self.folder / METRICS, self.done) if rank() == 0 else {}
+        return from_main_process(metrics)
 
     def train_to_checkpoint(self, batches: Iterator[Batch]) -> None:
         """Train until a checkpoint is due, also by SIGTERM, and save it."""
@@ -199,8 +209,7 @@ class TrainingLoop:
                 self.pace.waited += time.perf_counter() - waiting
                 self.step(batch)
                 stopped = any_process(stop.asked)
-                last = self.done == settings.iterations
-                due = stopped or last or self.done % settings.checkpoint_every == 0
+                due = stopped or self.at_checkpoint()
                 # also at a checkpoint: a resumed run has no sums from before it
                 if due or self.done % settings.log_every == 0:
                     self.log()

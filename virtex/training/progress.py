@@ -51,17 +51,20 @@ def forget_after(metrics_file: Path, iteration: int) -> None:
     kept = []
     for line in metrics_file.read_text().splitlines(keepends=True):
         try:
-            if json.loads(line)["iteration"] < iteration:
+            if json.loads(line)["iteration"] < iteration and line.endswith("\n"):
                 kept.append(line)
         except (ValueError, KeyError):
             break  # a torn last line of a killed run
     replace_file(metrics_file, lambda file: file.write("".join(kept).encode()))
 
 
-def has_validation(metrics_file: Path, iteration: int) -> bool:
-    """Whether metrics.json tells this iteration's validation, not its training alone."""
-    lines = map(json.loads, metrics_file.read_text().splitlines())
-    return any(line["iteration"] == iteration and "train/loss" not in line for line in lines)
+def validation_at(metrics_file: Path, iteration: int) -> dict[str, float]:
+    """The validation of an iteration, as metrics.json keeps it; nothing where it is not there."""
+    for line in metrics_file.read_text().splitlines() if metrics_file.is_file() else ():
+        numbers = json.loads(line)
+        if numbers.pop("iteration") == iteration and any(key.startswith("val/") for key in numbers):
+            return numbers
+    return {}
 
 
 class LogFile(logging.FileHandler):
@@ -116,9 +119,6 @@ class MetricsWriter:
             for name, value in values.items():
                 self.board.add_scalar(name, value, iteration)
             self.board.flush()
-
-    def has_validation(self, iteration: int) -> bool:
-        return has_validation(self.folder / METRICS, iteration)
 
     def text(self, iteration: int, name: str, content: str) -> None:
         with named(self.folder):
