@@ -239,6 +239,10 @@ def run_tool(
     except BrokenPipeError:
         sys.stderr.close()
         status = 0
+    except MemoryError:
+        remedy = "use smaller batches, then go on with --resume"
+        print(f"{parser.prog}: error: memory ran out; {remedy}", file=sys.stderr)
+        status = 2
     except OSError as error:
         if (sentence := sentence_of(error)) is None:
             raise

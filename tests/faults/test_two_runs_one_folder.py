@@ -141,11 +141,11 @@ def test_a_second_evaluate_all_is_refused_and_so_is_a_run_of_its_own(out, starte
         pytest.skip("with --whole")
     first = started(EVALUATE_ALL_RUN.start(out))
     has_come(first, out, EVALUATE_ALL_RUN.training)
+    [tool] = worker_processes(first)
+    os.kill(tool, signal.SIGSTOP)
     second = started(EVALUATE_ALL_RUN.start(out, name="second"))
     assert "another evaluate_all.py is at work" in second.refuses()
     [folder] = [path.parent for path in out.rglob("run.json")]
-    [tool] = worker_processes(first)
-    os.kill(tool, signal.SIGSTOP)
     for flags in WAYS.values():
         intruder = started(RUNS["linear"].start(folder, *flags, name="intruder"))
         assert "another run" in intruder.refuses()

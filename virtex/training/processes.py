@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import socket
 import sys
 import time
@@ -21,6 +22,12 @@ from virtex.stopping import RESUME, Stopped, pass_on, stop_raised
 
 Main = Callable[[argparse.Namespace], None]
 SPEAK_SECONDS = 3
+# of gloo's, NCCL's and the store's errors: that another process is not there
+LOST = re.compile(r"gloo/|NCCL|TCPStore|Connection (closed|reset) by peer|Broken pipe")
+KILLED = (
+    "probably because memory ran out; use fewer --num-workers or smaller batches, then go on with "
+    "--resume"
+)
 TIMEOUT = timedelta(minutes=60)  # scoring LVIS in the main process takes longer than the default
 
 
@@ -70,6 +77,11 @@ def launch(main: Main, args: argparse.Namespace) -> int:
         while not processes.join():
             pass
     except ProcessExitedException as error:
+        if error.signal_name:
+            which = f"process {error.error_index + 1} of {here} on this machine"
+            said = f"error: {which} was killed ({error.signal_name}), {KILLED}"
+            print(said, file=sys.stderr, flush=True)
+            return 2
         if error.exit_code not in (2, RESUME):  # which the process itself has explained
             print(f"error: {error}", file=sys.stderr, flush=True)
         return error.exit_code if error.exit_code > 0 else 1
@@ -136,6 +148,15 @@ def in_process(main: Main, args: argparse.Namespace, device: str) -> int:
         if (sentence := sentence_of(error)) is None:
             raise
         leave(sentence, 2)
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or LOST.search(str(error))):
+            raise
+        reason = str(error).partition("\n")[0]
+        leave(
+            f"another process of this job has ended or cannot be reached ({reason}); see what it "
+            "said last, then start all of them again with --resume",
+            2,
+        )
     dist.destroy_process_group()
     return 0
 
