@@ -24,9 +24,7 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
     remove_unfinished(path.parent, path.name)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
-        with open(temporary, "wb") as file:
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(file, fcntl.LOCK_EX)
+        with begin(temporary) as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -42,6 +40,17 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def begin(path: Path) -> BinaryIO:
+    """A new file that is locked for as long as it is open: no one takes it for a dead writer's."""
+    while True:
+        file = open(path, "wb")  # noqa: SIM115
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if path.exists():
+            return file
+        file.close()  # another writer has removed it before it was locked
 
 
 def remove_unfinished(folder: Path, name: str = "*") -> None:

@@ -11,9 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.checkpoints import checkpoint_writers as writers
-from tests.hostile.checkpoint_runs import inspected
+from tests.hostile.checkpoint_runs import inspected, nothing_happens
 from tests.hostile.hostile_pickles import storages
-from virtex.checkpoints import Arch, load_backbone
+from virtex.checkpoints import Arch, CheckpointError, load_backbone
 from virtex.models.resnet import build_resnet
 
 pytestmark = pytest.mark.timeout(3000)  # two thousand cases a test, if all is asked for
@@ -243,6 +243,46 @@ def test_a_detectron2_config_beside_its_checkpoint(path, text):
         inspected(path, DETECTOR)
     finally:
         config.unlink()
+
+
+NAMES_OF_CHECKPOINTS = st.sampled_from(
+    [
+        *(
+            "",
+            "~",
+            "~\0",
+            "a\0b",
+            "\x1b[31mred",
+            "a\nb",
+            "\ud800",
+            "x" * 100_000,
+            "..",
+            "/dev/null",
+        ),
+        *(
+            "/dev/zero",
+            "/proc/self/mem",
+            "file:///etc/passwd",
+            "random:",
+            "random:resnet18?seed=-1",
+        ),
+        *(
+            "random:../../x",
+            "random:resnet18?seed=\x1b",
+            "torchvision://",
+            "torchvision://\x1b?a=b",
+        ),
+        *("virtex://", "virtex://../../etc/passwd", "virtex://\x1b[31m", "s3://bucket/x", "$(id)"),
+    ]
+)
+
+
+@given(st.one_of(NAMES_OF_CHECKPOINTS, st.text(max_size=20)), st.one_of(st.just("auto"), KEYS))
+def test_names_of_checkpoints_and_formats(path, name, form):
+    with nothing_happens(), pytest.raises(CheckpointError) as told:
+        load_backbone(name, str(form)[:99_999] if type(form) is not int else "auto")
+    assert all(character.isprintable() for character in str(told.value))
+    assert len(str(told.value)) < 3000
 
 
 # What the cases found, kept ----------------------------------------------------------------------

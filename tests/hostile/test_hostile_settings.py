@@ -359,6 +359,7 @@ def test_config_files_of_a_detector(folder, content, other):
         st.sampled_from([*WORDS, *CODE, *ODD_KEYS, "a\0b", "x" * 300, "http://x/y.yaml"]), st.text()
     )
 )
+@example("~\0")
 def test_names_of_configs(folder, name):
     settled(lambda: load_config(name))
     settled(lambda: build_settings(protocol_from_config(name), [], 1, "cpu"))

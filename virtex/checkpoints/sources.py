@@ -22,6 +22,8 @@ from iopath.common.file_io import PathHandler, PathManager, get_cache_dir
 from virtex.atomic import replace_file
 from virtex.checkpoints.backbone import CheckpointError
 from virtex.checkpoints.downloading import cached_path, download
+from virtex.config.reading import of_home
+from virtex.quoting import quoted
 from virtex.zoo.entries import PREFIX, find
 from virtex.zoo.files import fetch_entry
 
@@ -37,13 +39,14 @@ def resolve(name: str) -> str:
         CheckpointError: there is no such file, network or address, or it could not be had.
     """
     try:
-        path = PATHS.get_local_path(os.path.expanduser(name))
+        path = PATHS.get_local_path(of_home(name))
     except OSError as error:
         raise CheckpointError(
-            f"{name} cannot be had: {error}; free space, or set FVCORE_CACHE to another folder"
+            f"{quoted(name, 300)} cannot be had: {quoted(str(error), 500)}; free space, or set "
+            "FVCORE_CACHE to another folder"
         ) from error
     if not os.path.exists(path):
-        raise CheckpointError(f"there is no checkpoint {name}; give {_EXAMPLES}")
+        raise CheckpointError(f"there is no checkpoint {quoted(name, 300)}; give {_EXAMPLES}")
     return path
 
 

@@ -54,7 +54,7 @@ def find_config(name: str, folder: str = "") -> Path:
     Raises:
         UserError: there is none; the nearest packaged names are listed.
     """
-    path = os.path.join(folder, os.path.expanduser(name))
+    path = os.path.join(folder, of_home(name))
     if os.path.isfile(path):
         return Path(path)
     if os.path.isdir(path):
@@ -72,6 +72,11 @@ def find_config(name: str, folder: str = "") -> Path:
         f"there is no config '{quoted(path, 300)}': no such file, and the packaged configs nearest "
         f"to that name are {', '.join(near)}"
     )
+
+
+def of_home(name: str) -> str:
+    """``name`` with the home folder in place of ``~``, where it can be a path at all."""
+    return name if "\0" in name else os.path.expanduser(name)
 
 
 LARGEST_FILE = 256 * 1024  # bytes; a complete config has about twenty thousand
