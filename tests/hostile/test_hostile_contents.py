@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tests.checkpoints import checkpoint_writers as writers
 from tests.hostile.checkpoint_runs import inspected, nothing_happens
 from tests.hostile.hostile_pickles import storages
-from virtex.checkpoints import Arch, CheckpointError, load_backbone
+from virtex.checkpoints import Arch, load_backbone
+from virtex.errors import UserError
 from virtex.models.resnet import build_resnet
 
 pytestmark = pytest.mark.timeout(3000)  # two thousand cases a test, if all is asked for
@@ -279,7 +280,7 @@ NAMES_OF_CHECKPOINTS = st.sampled_from(
 
 @given(st.one_of(NAMES_OF_CHECKPOINTS, st.text(max_size=20)), st.one_of(st.just("auto"), KEYS))
 def test_names_of_checkpoints_and_formats(path, name, form):
-    with nothing_happens(), pytest.raises(CheckpointError) as told:
+    with nothing_happens(), pytest.raises(UserError) as told:
         load_backbone(name, str(form)[:99_999] if type(form) is not int else "auto")
     assert all(character.isprintable() for character in str(told.value))
     assert len(str(told.value)) < 3000

@@ -38,6 +38,9 @@ def resolve(name: str) -> str:
     Raises:
         CheckpointError: there is no such file, network or address, or it could not be had.
     """
+    absent = f"there is no checkpoint {quoted(name, 300)}; give {_EXAMPLES}"
+    if not name.isprintable() and not os.path.exists(name):
+        raise CheckpointError(absent)
     try:
         path = PATHS.get_local_path(of_home(name))
     except OSError as error:
@@ -46,7 +49,7 @@ def resolve(name: str) -> str:
             "FVCORE_CACHE to another folder"
         ) from error
     if not os.path.exists(path):
-        raise CheckpointError(f"there is no checkpoint {quoted(name, 300)}; give {_EXAMPLES}")
+        raise CheckpointError(absent)
     return path
 
 
