@@ -321,6 +321,11 @@ def test_an_odd_count_of_batches_does_not_keep_a_backbone_from_loading(kind, pat
     assert load_backbone(path).state_dict[name] == (1 if kind == "integers" else 0)
 
 
+def test_an_entry_that_is_a_tensor_is_told(path):
+    content = {"model": writers.virtex(WHOLE)["model"], "virtex_backbone": torch.ones(3)}
+    refused(path, content, "it is of type Tensor")
+
+
 def test_an_input_that_is_no_input_is_told(path):
     said = {"input": {"channel_order": "RGB", "mean": [float("nan")] * 3, "std": [1, 1, 1]}}
     content = {

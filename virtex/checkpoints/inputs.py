@@ -73,6 +73,8 @@ def read_input(
 
 def _from_entry(entry: Any) -> tuple[InputSpec, bool]:
     try:
+        if not isinstance(entry, Mapping):
+            raise TypeError(f"it is of type {type(entry).__name__}")
         return _checked(**entry["input"]), _truth(entry["stride_in_1x1"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(

@@ -32,12 +32,13 @@ _EXAMPLES = "a local path, https://…, virtex://NAME, torchvision://resnet50 or
 PATHS = PathManager()
 
 
-def resolve(name: str) -> str:
+def resolve(name: str | os.PathLike[str]) -> str:
     """The local path of a checkpoint, downloaded or made if need be.
 
     Raises:
         CheckpointError: there is no such file, network or address, or it could not be had.
     """
+    name = os.fspath(name)
     absent = f"there is no checkpoint {quoted(name, 300)}; give {_EXAMPLES}"
     if not name.isprintable() and not os.path.exists(name):
         raise CheckpointError(absent)
