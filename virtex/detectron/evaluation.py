@@ -66,19 +66,17 @@ class InstanceEvaluator(DatasetEvaluator):
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         for sample, output in zip(inputs, outputs, strict=True):
-            instances = output["instances"].to("cpu")
-            self.rows += instances_to_coco_json(instances, sample["image_id"])
+            rows = instances_to_coco_json(output["instances"].to("cpu"), sample["image_id"])
+            for row in rows:
+                row["category_id"] = self.category_ids[row["category_id"]]
+            self.rows += rows
 
     def evaluate(self) -> Metrics | None:
         """``{"bbox/AP": …, "segm/AP": …}`` in the main process, None in the others."""
         shares = comm.gather(self.rows)
         if not comm.is_main_process():
             return None
-        rows = [
-            {**row, "category_id": self.category_ids[row["category_id"]]}
-            for share in shares
-            for row in share
-        ]
+        rows = [row for share in shares for row in share]
         if self.output_dir is not None:
             write_detections(self.output_dir / DETECTIONS_NAME.format(self.name), rows)
         with temporary_files_told():
