@@ -1,5 +1,6 @@
 """Features of many images on disk: written, found, and read as the probes read them."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,13 @@ def prepare(folder: Path, rows: int) -> None:
 def write(folder: Path, rows: int) -> Callable[[], object]:
     import shutil
 
+    from virtex.evaluation.feature_cache import FEATURES
+
     cache = cache_in(folder, "written")
+    # what was prepared is not read here, and would take the memory that writing fills
+    with open(cache_in(folder).place(key(rows)) / FEATURES, "rb") as prepared:
+        os.fsync(prepared.fileno())
+        os.posix_fadvise(prepared.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
     def work() -> None:
         fill(cache, rows)

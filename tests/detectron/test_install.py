@@ -1,8 +1,10 @@
 """Detectron2 installs with or without a compiler, and says what is there."""
 
+import pickle
 import subprocess
 import sys
 import tarfile
+import types
 
 import pytest
 
@@ -68,6 +70,12 @@ def test_what_only_v05_trips_over_is_left_alone_on_a_current_detectron2(monkeypa
 def test_the_stand_in_for_compiled_code_says_what_to_do():
     with pytest.raises(RuntimeError, match="install the official repository with a compiler"):
         compat.NotCompiled("detectron2._C").deform_conv_forward  # noqa: B018
+
+
+def test_pickle_may_ask_the_missing_module_for_a_name(monkeypatch):
+    monkeypatch.setitem(sys.modules, "detectron2._C", compat.NotCompiled("detectron2._C"))
+    nowhere = types.SimpleNamespace(__module__=None)
+    assert pickle.whichmodule(nowhere, "no such name anywhere") == "__main__"
 
 
 def test_nothing_outside_the_detectron_folder_imports_detectron2():

@@ -22,37 +22,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from tests.faults.started_tools import HEAVY, prints_to, tool_of
+from virtex.tool import run_tool
+
 PAGE = os.sysconf("SC_PAGE_SIZE")  # what a tmpfs hands out
 FILLER = ".somebody_elses"
 WRITING = os.O_WRONLY | os.O_RDWR
 CHANGES = ("open", "os.mkdir", "os.rename", "os.remove", "os.truncate")
-# What tools import in ``main``: most of a short run's time.
-PROBES = ("virtex.evaluation.tasks", "torch.utils.tensorboard", "sklearn.svm")
-HEAVY = {
-    "pretrain": ("virtex.pretraining_run", "virtex.training.loop", "torch.utils.tensorboard"),
-    "detectron2_transfer": ("virtex.detectron.transfer", "torch.utils.tensorboard"),
-    "imagenet_linear": PROBES,
-    "voc07_svm": PROBES,
-    "inaturalist_finetune": PROBES,
-    "coco_captioning": ("virtex.captioning.evaluator", *PROBES),
-    "leaderboard": ("virtex.leaderboard.page", "virtex.leaderboard.plot"),
-    "inspect_checkpoint": ("virtex.checkpoints.loading",),
-    "model_zoo": ("virtex.zoo.files",),
-    "make_toy_data": ("virtex.data.toy",),
-    "tokenizer": ("sentencepiece",),
-}
 
 
 def main() -> int:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # an answer stands alone on its line
-    place = None
+    for name in HEAVY:
+        importlib.import_module(name)
+    gc.freeze()
     print("{}", file=answers, flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
         place = Path(asked["place"])
         if asked["do"] == "run":
-            import_for(asked["module"])
             child = os.fork()
             if child == 0:
                 end_like_python(as_command, place, asked)
@@ -61,14 +50,6 @@ def main() -> int:
             answer = {"failed": DISK[asked["do"]](place, asked)}
         print(json.dumps(answer), file=answers, flush=True)
     return 0
-
-
-def import_for(module: str) -> None:
-    """Once, for all runs of a tool."""
-    if module not in sys.modules:
-        for name in (module, *HEAVY.get(module.rpartition(".")[2], ())):
-            importlib.import_module(name)
-        gc.freeze()
 
 
 # The disk -----------------------------------------------------------------------------------------
@@ -148,19 +129,14 @@ def end_like_python(run: Callable, *given: object) -> NoReturn:
 
 def as_command(place: Path, asked: dict) -> None:
     """What the tool's own process would do; it leaves by SystemExit."""
-    os.setsid()
-    for number, file in enumerate((os.devnull, asked["stdout"], asked["stderr"])):
-        os.dup2(os.open(file, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT), number)
+    prints_to(asked["stdout"], asked["stderr"])
     os.environ |= asked["environment"]
     tempfile.tempdir = None  # not that of this process's parent
-    module = importlib.import_module(asked["module"])
-    sys.argv = [module.__file__, *asked["argv"]]
+    tool = tool_of(asked["module"])
     if asked.get("longest"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (asked["longest"], asked["longest"]))
     watch(place, asked)
-    from virtex.tool import run_tool
-
-    run_tool(module.main, module.build_parser(), asked["argv"], commands=asked["commands"])
+    run_tool(tool.main, tool.build_parser(), asked["argv"], commands=asked["commands"])
 
 
 def watch(place: Path, asked: dict) -> None:

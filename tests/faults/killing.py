@@ -1,18 +1,16 @@
-"""Processes that are killed at a moment of their life, and what is left of them."""
+"""Processes that are killed at a moment of their life."""
 
 import contextlib
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults.killed_tools import Inputs, Tool
-from tests.faults.preloaded import Preloaded
+from tests.faults.left_behind import JOURNALS
+from tests.faults.small_runs import Run
 
 LOOK = 0.002  # seconds between two looks at the process
 NEVER, ALL = 10**9, 10**8  # changes; the second counts them
@@ -22,37 +20,23 @@ HANGS = 600.0
 
 
 @dataclass(frozen=True)
-class Life:
-    """An undisturbed one.
-
-    Attributes:
-        changes: how often something was seen to change in the folders.
-    """
-
-    seconds: float
-    changes: int
-
-
-@dataclass(frozen=True)
 class Kill:
     """When and how a process is killed.
 
     Attributes:
         moment: share of an undisturbed life.
         change: or so soon as this share of an undisturbed life's changes is seen.
-        command: a command of its own, Python's start included; else preloaded.
         workers: it has others load its images.
         alone: whatever it has started lives on.
     """
 
     moment: float
     change: bool
-    command: bool
     workers: bool
     alone: bool
 
 
-def kills(seed: str, count: int, commands: bool) -> list[Kill]:
+def kills(seed: str, count: int) -> list[Kill]:
     """Moments spread evenly over the life in random order, half of them at changes."""
     draw = random.Random(seed)
     shares = [(number + draw.random()) / count for number in range(count)]
@@ -61,7 +45,6 @@ def kills(seed: str, count: int, commands: bool) -> list[Kill]:
         Kill(
             share,
             change=number % 2 == 1,
-            command=commands and number % 4 == 0,
             workers=number % 3 == 1,
             alone=number % 2 == 0 or number % 3 == 1,
         )
@@ -69,76 +52,57 @@ def kills(seed: str, count: int, commands: bool) -> list[Kill]:
     ]
 
 
-class Started:
-    """A tool that runs below a folder."""
+class Watched:
+    """A run, and how long it has lived.
 
-    def __init__(
-        self, tool: Tool, inputs: Inputs, place: Path, flags: tuple, preloaded: Preloaded | None
-    ):
-        self.place, self.log = place, place.with_suffix(".log")
-        self.mark = uuid.uuid4().hex
-        environment = {
-            MARK: self.mark,
-            "FVCORE_CACHE": str(place / "cache"),
-            "VIRTEX_FEATURE_CACHE": str(place / "features"),
-        }
-        place.mkdir(exist_ok=True)
-        argv = [*map(str, tool.argv(inputs, place)), *flags]
-        self.log.write_bytes(b"")
+    Attributes:
+        changes: how often something was seen to change beside its output.
+    """
+
+    def __init__(self, run: Run, out: Path, *flags: str, **settings: object):
+        self.place, self.mark, self.changes = out.parent, uuid.uuid4().hex, 0
+        self.place.mkdir(exist_ok=True)
+        self.started = run.start(out, *flags, environment={MARK: self.mark}, **settings)
         self.born = time.monotonic()
-        if preloaded:
-            self.process = preloaded.start(tool.module, argv, environment, self.log)
-        else:
-            with open(self.log, "ab") as log:
-                self.process = subprocess.Popen(
-                    [sys.executable, "-m", tool.module, *argv],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env=os.environ | environment,
-                    start_new_session=True,
-                )
 
     def age(self) -> float:
         return time.monotonic() - self.born
 
     def lives_until(self, seconds: float, changes: float = NEVER) -> bool:
         """Wait until it is so old or has changed so much; whether it still runs then."""
-        self.changes, before = 0, state_of(self.place)
-        while self.process.poll() is None:
+        before = state_of(self.place)
+        while self.started.runs():
             if changes < NEVER:
                 now = state_of(self.place)
                 self.changes, before = self.changes + (now != before), now
             if self.age() >= seconds or self.changes >= changes:
-                return self.process.poll() is None
+                return self.started.runs()
             time.sleep(LOOK)
         return False
 
-    def ends_well(self) -> Life:
-        """How it lived to its end."""
-        assert not self.lives_until(HANGS, ALL), f"it hangs: {self.said()}"
-        assert self.process.wait() == 0, self.said()
-        return Life(self.age(), self.changes)
+    def whole_life(self) -> tuple[float, int]:
+        """Its seconds and changes."""
+        assert not self.lives_until(HANGS, ALL), f"it hangs: {self.started.tail()}"
+        self.started.ended_well()
+        return self.age(), self.changes
 
-    def kill(self, alone: bool) -> bool:
+    def is_killed(self, alone: bool) -> bool:
         """It alone, or with its whole group; whether it had not ended just before."""
+        pid = self.started.process.pid
         with contextlib.suppress(ProcessLookupError):
-            (os.kill if alone else os.killpg)(self.process.pid, signal.SIGKILL)
+            (os.kill if alone else os.killpg)(pid, signal.SIGKILL)
         self.killed = time.monotonic()
-        return self.process.wait() == -signal.SIGKILL
+        return self.started.ends() == -signal.SIGKILL
 
     def orphans_end(self) -> bool:
         """Whether nothing that it started lives on for long."""
-        while orphans := processes_with(self.mark, self.process.pid):
+        while orphans := processes_with(self.mark, self.started.process.pid):
             if time.monotonic() - self.killed > ORPHANED:
                 for pid in orphans:
                     os.kill(pid, signal.SIGKILL)
                 return False
             time.sleep(0.1)
         return True
-
-    def said(self) -> str:
-        return self.log.read_text(errors="replace")[-3000:]
 
 
 def state_of(place: Path) -> set[tuple[str, int, int]]:
@@ -147,9 +111,11 @@ def state_of(place: Path) -> set[tuple[str, int, int]]:
     while folders:
         try:
             for entry in os.scandir(folders.pop()):
+                if JOURNALS.fullmatch(entry.name):
+                    continue
                 if entry.is_dir():
                     folders.append(entry.path)
-                elif not entry.name.startswith(("log.txt", "events.out.")):
+                else:
                     seen = entry.stat()
                     found.add((entry.path, seen.st_size, seen.st_mtime_ns))
         except OSError:  # it has just gone

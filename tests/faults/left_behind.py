@@ -14,48 +14,76 @@ import torch
 import yaml
 from PIL import Image
 
+from virtex.checkpoints.hashing import sha256_of
 from virtex.data.tokenizer import Tokenizer
 from virtex.data.toy.write import UNFINISHED as UNFINISHED_TOY
 
-# Written line by line, or as they come; their last line may be torn, and is dropped by --resume.
-STREAMS = (
-    *("log.txt", "metrics.json", "events.out.", "captions.partial", ".lock", "toy.unfinished"),
-    *(".somebody_elses", ".evaluate_all"),
-)
-STREAM_ENDINGS = (".part", ".lock", ".log")
+# Written as they come, and never read by a run; or of no meaning while nobody holds them.
+JOURNALS = re.compile(r"log\.txt.*|events\.out\..*|.*\.log|.*\.lock|\.evaluate_all.*|\.somebody.*")
+# Goes on where a process was killed or refused; none is there once the same has ended well.
+PARTS = re.compile(r".*\.part|.*\.part\.json|captions\.partial.*|toy\.unfinished\.json")
 # What a killed process may leave, and one that ends in order may not.
 UNFINISHED = re.compile(r".*\.unfinished|tmp\w{8}|partial-.*|(virtex-truth-|pascal_voc_).*")
 # Differs between two runs of the same.
-OF_THE_TIME = {
-    *("timing", "created", "environment", "stopwatch", "images_per_second", "data_seconds"),
-    *("time", "data_time", "eta_seconds", "seconds", "when", "rank_data_time"),
-}
+OF_THE_TIME = re.compile(
+    r"timing|created|stopwatch|git_revision|when|(data_|rank_data_)?time|.*seconds|.*per_second"
+    # the machine's affair
+    r"|NUM_WORKERS"
+    # medians over the iterations that one process of Detectron2 has seen
+    r"|total_loss|loss_.*|(fast_rcnn|mask_rcnn|rpn|roi_head)/.*"
+)
+DATE = re.compile(r"\d{4}-\d\d-\d\dT[\d:+]+")
 
 
 def files_of(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def is_stream(path: Path) -> bool:
-    return path.name.startswith(STREAMS) or path.name.endswith(STREAM_ENDINGS)
+def results_of(folder: Path) -> dict[str, Path]:
+    """Relative path -> path, of files with the name of something finished."""
+    paths = {path.relative_to(folder): path for path in files_of(folder)}
+    return {str(name): path for name, path in paths.items() if not any(map(is_other, name.parts))}
 
 
-def marked_unfinished(path: Path, folder: Path) -> bool:
-    """Whether the toy data it belongs to say that they are not all there."""
-    place = folder / path.relative_to(folder).parts[0]
-    return (place / UNFINISHED_TOY).is_file()
+def is_other(name: str) -> bool:
+    return any(pattern.fullmatch(name) for pattern in (JOURNALS, PARTS, UNFINISHED))
 
 
-def unfinished(folder: Path) -> list[str]:
+def unfinished(folder: Path, *, parts: bool = False) -> list[str]:
+    """What should not be there.
+
+    Args:
+        parts: nor should that which a next run would go on with.
+    """
     return [
         str(path.relative_to(folder))
         for path in sorted(folder.rglob("*"))
-        if UNFINISHED.fullmatch(path.name)
+        if UNFINISHED.fullmatch(path.name) or (parts and PARTS.fullmatch(path.name))
     ]
+
+
+# --- one file ------------------------------------------------------------------------------------
 
 
 def as_checkpoint(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def as_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def as_lines(path: Path) -> Any:
+    """A JSON object a line; the process may have been killed within the last one."""
+    *lines, last = path.read_text().split("\n")
+    return [json.loads(line) for line in lines] + [last][: bool(last)]
+
+
+def as_features(path: Path) -> Any:
+    features = np.load(path)
+    assert list(features.shape) == as_json(path.with_name("entry.json"))["shape"]
+    assert np.isfinite(features).all()
+    return features
 
 
 def as_picture(path: Path) -> Any:
@@ -66,26 +94,40 @@ def as_picture(path: Path) -> Any:
 def as_page(path: Path) -> Any:
     text = path.read_text(encoding="utf-8")
     assert text.rstrip().endswith("</html>"), f"{path} has no end"
-    return text
+    return DATE.sub("", text)
 
 
 def as_table(path: Path) -> Any:
     text = path.read_text(encoding="utf-8")
     assert text.endswith("\n"), f"{path} has no end"
-    return list(csv.reader(io.StringIO(text)))
+    return list(csv.reader(io.StringIO(DATE.sub("", text))))
 
 
-def as_lines(path: Path) -> Any:
-    """Of metrics.json, each once: a run that was stopped after its last validation, and before
-    its record, validates again."""
-    return [json.loads(line) for line in dict.fromkeys(path.read_text().splitlines())]
+def as_pin(path: Path) -> Any:
+    pinned, name = path.read_text().split()
+    assert name == path.stem and pinned == sha256_of(path.with_name(name))
+    return pinned
+
+
+def as_settings(path: Path) -> Any:
+    found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert found, f"{path} is empty"
+    return found
+
+
+def as_name(path: Path) -> Any:
+    name = path.read_text()
+    assert path.with_name(name).is_file()
+    return name
 
 
 READERS = {
+    "metrics.json": as_lines,
+    "features.npy": as_features,
+    "last_checkpoint": as_name,
     ".pth": as_checkpoint,
-    ".json": lambda path: json.loads(path.read_text(encoding="utf-8")),
-    ".yaml": lambda path: yaml.safe_load(path.read_text(encoding="utf-8")) or 1 / 0,
-    ".npy": np.load,
+    ".json": as_json,
+    ".yaml": as_settings,
     ".png": as_picture,
     ".jpg": as_picture,
     ".JPEG": as_picture,
@@ -93,41 +135,31 @@ READERS = {
     ".csv": as_table,
     ".md": as_table,
     ".vocab": as_table,
-    ".sha256": as_table,
+    ".sha256": as_pin,
     ".xml": lambda path: ElementTree.parse(path) and path.read_bytes(),
     ".model": lambda path: len(Tokenizer(path)) and path.read_bytes(),
 }
 
 
-def torn(folder: Path) -> list[str]:
-    """Files under a final name that do not hold all of what that name promises."""
-    found = []
-    for path in files_of(folder):
-        if is_stream(path) or marked_unfinished(path, folder):
-            continue
-        try:
-            READERS.get(path.suffix, Path.read_bytes)(path)
-        except Exception as error:
-            found.append(f"{path.relative_to(folder)}: {error!r}")
-    return found
+def read(path: Path) -> Any:
+    """What a file holds.
+
+    Raises:
+        Exception: it is not all of what its name promises.
+    """
+    reader = READERS.get(path.name) or READERS.get(path.suffix, Path.read_bytes)
+    return reader(path)
 
 
-def content(folder: Path) -> dict[str, Any]:
-    """Relative path -> what a file says, but for the time it took."""
-    found = {}
-    for path in files_of(folder):
-        name = str(path.relative_to(folder))
-        if path.name == "metrics.json":
-            found[name] = timeless(as_lines(path))
-        elif not is_stream(path):
-            found[name] = timeless(READERS.get(path.suffix, Path.read_bytes)(path))
-    return found
+def said_by(path: Path) -> Any:
+    """What a file says, but for the time it took; comparable by ==."""
+    return timeless(read(path))
 
 
 def timeless(value: Any) -> Any:
-    """JSON or a checkpoint without what depends on the time; comparable by ==."""
+    """JSON or a checkpoint without what depends on the time."""
     if isinstance(value, dict):
-        return {k: timeless(v) for k, v in value.items() if k not in OF_THE_TIME}
+        return {k: timeless(v) for k, v in value.items() if not OF_THE_TIME.fullmatch(str(k))}
     if isinstance(value, list | tuple):
         return [timeless(one) for one in value]
     if isinstance(value, torch.Tensor):
@@ -137,6 +169,32 @@ def timeless(value: Any) -> Any:
     if isinstance(value, bytes):
         return hashlib.sha256(value).hexdigest()
     return value
+
+
+# --- all of them ---------------------------------------------------------------------------------
+
+
+def torn(folder: Path) -> list[str]:
+    """Files under a final name that do not hold all of what that name promises."""
+    found = []
+    for name, path in results_of(folder).items():
+        if not marked_unfinished(path, folder):
+            try:
+                read(path)
+            except Exception as error:
+                found.append(f"{name}: {error!r}")
+    return found
+
+
+def marked_unfinished(path: Path, folder: Path) -> bool:
+    """Whether the toy data it belongs to say that they are not all there."""
+    place = folder / path.relative_to(folder).parts[0]
+    return (place / UNFINISHED_TOY).is_file()
+
+
+def content(folder: Path) -> dict[str, Any]:
+    """Relative path -> what a file says."""
+    return {name: said_by(path) for name, path in results_of(folder).items()}
 
 
 def different(first: dict[str, Any], second: dict[str, Any]) -> list[str]:

@@ -8,10 +8,39 @@ from typing import Any
 
 from tests.faults import left_behind
 from tests.faults.disk_server import PAGE
+from tests.faults.places import scratch
 from tests.faults.small_disk import LARGE, Outcome, SmallDisk
-from tests.faults.writing_tools import TOOLS, start
+from tests.faults.small_runs import ALL
 
 UNPLANNED = re.compile(r"Traceback|Logging error|Exception (ignored )?in|Error in |core dumped")
+
+
+# Smaller still, for the many times that they run.
+SMALLER = {
+    "pretraining": (
+        ("--checkpoint-every", "2"),
+        {
+            **{"OPTIM.NUM_ITERATIONS": 4, "OPTIM.LOOKAHEAD.USE": False},
+            **{"MODEL.VISUAL.FROZEN": True},
+        },
+    ),
+    **{
+        task: ((), {"SOLVER.MAX_ITER": 4, "SOLVER.STEPS": "(3,)"})
+        for task in ("transfer", "VOC detection")
+    },
+}
+# Of so many faults one is tried, where a run takes long.
+EVERY = {"transfer": 4, "VOC detection": 4, "evaluate all": 8}
+
+
+def start(disk: SmallDisk, name: str, *more: str, **asked: Any) -> Outcome:
+    """A run of the table on the disk."""
+    run, out = ALL[name], disk.place / "run"
+    flags, settings = SMALLER.get(name, ((), {}))
+    caches = {"FVCORE_CACHE": str(scratch() / "cache"), "TMPDIR": str(disk.place)}
+    environment = caches | run.environment(out)
+    argv = [str(word) for word in run.arguments(out, *flags, *more, **settings)]
+    return disk.run(run.module, argv, run.commands, environment=environment, **asked)
 
 
 @dataclass(frozen=True)
@@ -72,7 +101,7 @@ class Undisturbed:
     def numbers(self) -> list[Fault]:
         """Disks on which the first file cannot be made (its root is one), the second, …"""
         # iopath puts a cache whose folder cannot be made elsewhere
-        first = 2 if "FVCORE_CACHE" in TOOLS[self.name].environment else 1
+        first = 2 if "FVCORE_CACHE" in ALL[self.name].caches else 1
         return [Fault(files=number) for number in range(first, self.files)]
 
     def lengths(self) -> list[Fault]:
@@ -109,7 +138,7 @@ def complaints(disk: SmallDisk, name: str, fault: Fault) -> list[str]:
         return wrong_in_the_end(disk, name, reference)
     found = wrong_in_words(disk, name, outcome) + wrong_on_disk(disk)
     disk.enlarge()
-    again = start(disk, name, *TOOLS[name].again)
+    again = start(disk, name, *ALL[name].again)
     if again.status:
         return [*found, f"does not go on: {again.status}: {again.errors.strip()[-400:]}"]
     return found + wrong_in_the_end(disk, name, reference)
@@ -120,7 +149,7 @@ def wrong_in_words(disk: SmallDisk, name: str, outcome: Outcome) -> list[str]:
     sentences = [line for line in said.splitlines() if "error: " in line]
     checks = {
         f"status {outcome.status} after {outcome.seconds} s": outcome.status
-        not in TOOLS[name].statuses,
+        not in ALL[name].statuses,
         "a traceback": UNPLANNED.search(said),
         f"{len(sentences)} errors": len(sentences) != 1,
         "no path": str(disk.place) not in "".join(sentences),
@@ -139,7 +168,7 @@ def wrong_on_disk(disk: SmallDisk) -> list[str]:
 def wrong_in_the_end(disk: SmallDisk, name: str, reference: Undisturbed) -> list[str]:
     """After a run that says it ended well."""
     differ = left_behind.different(reference.content, left_behind.content(disk.seen))
-    spared = tuple(TOOLS[name].forgotten)
+    spared = ALL[name].spared
     return [
         f"{file} differs from an undisturbed run's"
         for file in differ

@@ -1,19 +1,16 @@
-"""The shortest run of each tool that trains, validates and records; and what it leaves behind."""
+"""Every tool that writes, in its shortest run: a row of a table each; and what it comes to."""
 
 import functools
-import json
 import socket
-import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import torch
-import torchvision
 
 from tests import pretraining_runs
 from tests.captioning import small_captioners
 from tests.eval_tools import probe_runs
+from tests.faults import left_behind
+from tests.faults.places import places
 from tests.faults.started_tools import (
     CAPTIONING,
     EVALUATE_ALL,
@@ -21,12 +18,10 @@ from tests.faults.started_tools import (
     LINEAR,
     PRETRAIN,
     SVM,
+    TOOLS,
     TRANSFER,
     Started,
 )
-from tests.run_states import content_of
-from virtex.data.tokenizer import read_caption_files, train_tokenizer
-from virtex.data.toy import write_toy_data
 
 CLASSIFIER = {
     **probe_runs.CROPS,
@@ -40,50 +35,61 @@ DETECTOR = {
 }
 OFTEN = ("--log-every", "1", "--checkpoint-every", "4")
 WITHOUT_WORKERS = ("--num-workers", "0")
+FEATURES, DOWNLOADS = {"VIRTEX_FEATURE_CACHE": "features"}, {"FVCORE_CACHE": "cache"}
 
 
 @dataclass(frozen=True)
-class Places:
-    """What the runs read.
+class Run:
+    """A tool's short run.
 
     Attributes:
-        data: toy data of all tasks, and a vocabulary of its captions.
-        network: a ResNet-18 as torchvision saves it.
-        captioner: a captioning model.
-        scratch: takes whatever else there is; gone in the end.
+        arguments: (output folder, further flags; settings) to its command line.
+        again: what is given to go on.
+        training, evaluating: what it says, or a file that it has written, when it is so far.
+        record: what it comes to; left: what else of importance.
+        caches: variable of the environment -> what its folder beside the output is called.
+        commands: it has subcommands.
+        workers: of the number of processes that load images: flags and settings.
+        statuses: with which it may say what the user must mend.
+        spared: files that are not missed where they are missing.
     """
 
-    data: Path
-    network: Path
-    captioner: Path
-    scratch: Path
+    module: str
+    arguments: Callable[..., list]
+    again: tuple[str, ...] = ("--resume",)
+    training: str = ""
+    evaluating: str = ""
+    record: str = "result.json"
+    left: tuple[str, ...] = ()
+    caches: dict[str, str] = field(default_factory=dict)
+    commands: bool = False
+    workers: str | None = "--num-workers"
+    statuses: tuple[int, ...] = (2,)
+    spared: tuple[str, ...] = ()
 
+    def environment(self, out: Path) -> dict[str, str]:
+        caches = {name: f"{out} {folder}" for name, folder in self.caches.items()}
+        return {"VIRTEX_ZOO": str(places().zoo), **caches}
 
-@functools.cache
-def scratch() -> Path:
-    keeper = scratch.keeper = tempfile.TemporaryDirectory(prefix="virtex-faults-")
-    return Path(keeper.name)
-
-
-@functools.cache
-def network() -> Path:
-    """A ResNet-18 as torchvision saves it."""
-    path = scratch() / "resnet18.pth"
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        torch.save(torchvision.models.resnet18().state_dict(), path)
-    return path
-
-
-@functools.cache
-def places() -> Places:
-    root = scratch()
-    data, vocabulary = root / "data", root / "data/vocab/toy.model"
-    write_toy_data(data, seed=0, train_images=40, val_images=21, coco_train_images=24)
-    captions = read_caption_files([data / pretraining_runs.CAPTIONS.format("train")])
-    train_tokenizer(captions, pretraining_runs.VOCABULARY, vocabulary)
-    captioner = small_captioners.write_checkpoint(root / "captioner", vocabulary)
-    return Places(data, network(), captioner, root)
+    def start(
+        self, out: Path, *flags, name="first", environment=None, workers=None, **settings
+    ) -> Started:
+        """
+        Args:
+            workers: how many processes load images.
+        """
+        if workers is not None and self.workers:
+            if self.workers.startswith("-"):
+                flags += (self.workers, workers)
+            else:
+                settings[self.workers] = workers
+        return Started(
+            self.module,
+            self.arguments(out, *flags, **settings),
+            said_in(out, name),
+            self.environment(out) | (environment or {}),
+            self.commands,
+        )
 
 
 def words(settings: dict) -> list[str]:
@@ -103,24 +109,35 @@ def pretraining(out, *flags, **settings):
     return pretraining_runs.arguments(places().data, out, *flags, **settings)
 
 
-def transfer(out, *flags, **settings):
-    own = ("--task", "coco", "--protocol", "toy")
-    return evaluated(out, *own, *flags, **DETECTOR | settings)
+def detection(task):
+    def arguments(out, *flags, **settings):
+        return evaluated(out, "--task", task, "--protocol", "toy", *flags, **DETECTOR | settings)
+
+    return arguments
 
 
-def classifier(out, *flags, **settings):
-    own = ("--protocol", "toy", *WITHOUT_WORKERS, *OFTEN)
-    return evaluated(out, *own, *flags, **CLASSIFIER | settings)
+def trained(defaults):
+    def arguments(out, *flags, **settings):
+        own = ("--protocol", "toy", *WITHOUT_WORKERS, *OFTEN)
+        return evaluated(out, *own, *flags, **defaults | settings)
+
+    return arguments
 
 
-def finetuning(out, *flags, **settings):
-    return classifier(out, *flags, **FINETUNED | settings)
+def probe(name):
+    kind = probe_runs.KINDS[name]
+    protocol = "toy-cached" if name == "cached" else "toy"
+
+    def arguments(out, *flags, **settings):
+        own = (*kind.flags, "--protocol", protocol, *WITHOUT_WORKERS)
+        return evaluated(out, *own, *flags, **kind.settings | settings)
+
+    return arguments
 
 
 def svm(out, *flags, **settings):
-    cache = ("--cache-dir", Path(out).with_name(f"{Path(out).name} features"))
-    own = ("--protocol", "toy", *WITHOUT_WORKERS, *cache, "--batch-size", "1")
-    return evaluated(out, *own, *flags, **probe_runs.CROPS | settings)
+    """Image by image, so that there is time to meet it."""
+    return probe("svm")(out, "--batch-size", "1", *flags, **settings)
 
 
 def captioning(out, *flags, **settings):
@@ -137,48 +154,115 @@ def evaluation(out, *flags):
     ]
 
 
-@dataclass(frozen=True)
-class Run:
-    """A tool's short run.
-
-    Attributes:
-        arguments: (output folder, further flags; settings) to its command line.
-        training, evaluating: what it says, or a file that it has written, when it is so far.
-        left: what else it comes to than its record: torch's files, or others.
-    """
-
-    module: str
-    arguments: Callable[..., list]
-    training: str
-    evaluating: str
-    record: str = "result.json"
-    left: tuple[str, ...] = ("model_final.pth",)
-
-    def start(self, out: Path, *flags, name="first", environment=None, **settings) -> Started:
-        argv = self.arguments(out, *flags, **settings)
-        return Started(self.module, argv, said_in(out, name), environment or {})
+def leaderboard(out, *flags):
+    files = {"output": "csv", "markdown": "md", "html": "html", "plot": "png"}
+    named = [word for flag, kind in files.items() for word in (f"--{flag}", out / f"board.{kind}")]
+    return [places().records, *named, *flags]
 
 
+# Those that train or evaluate, each in a folder that it owns.
 RUNS = {
     "pretraining": Run(
-        PRETRAIN, pretraining, "iteration 2/12", "validation: loss", "pretraining.json"
+        *(PRETRAIN, pretraining),
+        training="iteration 2/12",
+        evaluating="validation: loss",
+        record="pretraining.json",
+        left=("model_final.pth",),
     ),
-    "transfer": Run(TRANSFER, transfer, "model_0000001.pth", "inference coco"),
-    "linear": Run(LINEAR, classifier, "iteration 2/12", "validation: top1"),
-    "fine-tuning": Run(INATURALIST, finetuning, "iteration 2/12", "validation: top1"),
-    "svm": Run(SVM, svm, "images: voc", "features of voc_2007_trainval", left=()),
+    "transfer": Run(
+        *(TRANSFER, detection("coco")),
+        training="model_0000001.pth",
+        evaluating="inference coco",
+        left=("model_final.pth",),
+        workers="DATALOADER.NUM_WORKERS",
+    ),
+    "linear": Run(
+        *(LINEAR, trained(CLASSIFIER)),
+        training="iteration 2/12",
+        evaluating="validation: top1",
+        left=("model_final.pth",),
+    ),
+    "fine-tuning": Run(
+        *(INATURALIST, trained(FINETUNED)),
+        training="iteration 2/12",
+        evaluating="validation: top1",
+        left=("model_final.pth",),
+    ),
+    "svm": Run(
+        *(SVM, svm),
+        training="images: voc",
+        evaluating="features of voc_2007_trainval",
+        caches=FEATURES,
+    ),
     "captioning": Run(
-        *(CAPTIONING, captioning, "images: coco", "captions.partial.rank0.jsonl"),
+        *(CAPTIONING, captioning),
+        training="images: coco",
+        evaluating="captions.partial.rank0.jsonl",
         left=("captions.json",),
     ),
 }
-EVALUATE_ALL_RUN = Run(EVALUATE_ALL, evaluation, "iteration 2/12", "validation: top1")
+EVALUATE_ALL_RUN = Run(
+    *(EVALUATE_ALL, evaluation),
+    again=(),
+    training="iteration 2/12",
+    evaluating="validation: top1",
+    workers=None,
+    statuses=(1, 2),  # 1: a task's tool has failed, whose sentence is told
+)
+
+
+def other(name, arguments, again=(), module=f"{TOOLS}.{{}}", **more):
+    return Run(module.format(name), arguments, again, workers=None, **more)
+
+
+ALL = {
+    **RUNS,
+    "evaluate all": EVALUATE_ALL_RUN,
+    "VOC detection": Run(TRANSFER, detection("voc"), workers="DATALOADER.NUM_WORKERS"),
+    "cached probe": Run(LINEAR, probe("cached"), caches=FEATURES),
+    "kNN": Run(LINEAR, probe("knn"), caches=FEATURES),
+    "leaderboard": other("leaderboard", leaderboard),
+    "download": other(
+        *("inspect_checkpoint", lambda out, *flags: [places().url, *flags]),
+        caches=DOWNLOADS,
+        spared=("m.pth.sha256",),
+    ),
+    "random network": other(
+        *("inspect_checkpoint", lambda out, *flags: ["random:resnet18?seed=3", *flags]),
+        caches=DOWNLOADS,
+    ),
+    "zoo's config": other(
+        "model_zoo",
+        lambda out, *_: ["config", "bicaptioning_R_50_L1_H2048", "-o", out / "a.yaml"],
+        commands=True,
+    ),
+    "zoo's download": other(
+        *("model_zoo", lambda out, *_: ["download", "my/model", "-o", out]),
+        caches=DOWNLOADS,
+        commands=True,
+        spared=("m.pth.sha256",),
+    ),
+    "toy data": other(
+        "make_toy_data",
+        lambda out, *flags: [out, "--train-images", "4", "--val-images", "2", *flags],
+        ("--overwrite",),
+    ),
+    "vocabulary": other(
+        "virtex.data.tokenizer",
+        lambda out, *flags: [
+            *("--captions", places().captions, "--vocab-size", "120"),
+            *("--output", out / "toy.model", *flags),
+        ],
+        ("--overwrite",),
+        module="{}",
+    ),
+}
 
 
 def said_in(out: Path, name: str) -> Path:
     """Where what a run says is kept: a folder of its own beside the run's."""
     number = len(list(out.parent.glob(f"{out.name} said by {name} *")))
-    return out.with_name(f"{out.name} said by {name} {number}")
+    return out.with_name(f"{out.name} said by {name} {number}.log")
 
 
 def free_port() -> int:
@@ -190,13 +274,13 @@ def free_port() -> int:
 def two_processes(run: Run, out: Path, *flags, environment=None, **settings) -> list[Started]:
     """A run in two processes, as torchrun starts them."""
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    shared |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    shared |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", **(environment or {})}
     return [
-        Started(
-            run.module,
-            run.arguments(out, *flags, **settings),
-            said_in(out, f"process {rank}"),
-            {**shared, "LOCAL_RANK": str(rank), "RANK": str(rank), **(environment or {})},
+        run.start(
+            *(out, *flags),
+            name=f"process {rank}",
+            environment={**shared, "LOCAL_RANK": str(rank), "RANK": str(rank)},
+            **settings,
         )
         for rank in (0, 1)
     ]
@@ -219,22 +303,12 @@ def undisturbed(kind: str):
 
 
 def result_of(run: Run, out: Path) -> dict:
-    """What a run came to, but for times and dates."""
-    record = json.loads((out / run.record).read_text())
-    found = {"record": record | {"timing": None, "created": None, "environment": None}}
-    for name in run.left:
-        text = name.endswith(".json")
-        found[name] = json.loads((out / name).read_text()) if text else content_of(out, name)
-    found["curves"] = [untimed(json.loads(line)) for line in (out / "metrics.json").open()]
-    return found
-
-
-def untimed(line: dict) -> dict:
-    """A line of metrics.json without seconds and images a second."""
-    return {k: v for k, v in line.items() if not any(w in k for w in ("time", "second", "eta"))}
+    """What a run came to, but for times and dates: file -> what it says."""
+    names = (run.record, *run.left, "metrics.json")
+    return {name: left_behind.said_by(out / name) for name in names}
 
 
 def names_in(out: Path) -> list[str]:
     """The files of a run; those of events have other names each time."""
-    paths = [path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()]
+    paths = [path.relative_to(out).as_posix() for path in left_behind.files_of(out)]
     return sorted("events" if path.startswith("events") else path for path in paths)

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,14 +26,15 @@ PATIENCE = 240  # seconds; nothing here takes as long, even where others use the
 LOOK = 0.01
 GATE = "WAIT_FOR_FILE"  # in the environment: it begins when this file is there
 
-CONTEXT = multiprocessing.get_context("forkserver")
-# of pretraining, which the quick selection runs; others take some seconds more
-CONTEXT.set_forkserver_preload(
-    [
-        *("virtex.pretrain", "virtex.pretraining_run", "virtex.training.loop", "virtex.optim"),
-        *("virtex.models.build", "torch.utils.tensorboard", "tests.faults.started_tools"),
-    ]
+# What tools import within ``main``: most of a short run's time.
+HEAVY = (
+    *("virtex.pretrain", "virtex.pretraining_run", "virtex.training.loop", "virtex.optim"),
+    *("virtex.models.build", "torch.utils.tensorboard", "virtex.evaluation.tasks", "sklearn.svm"),
+    *("virtex.detectron.transfer", "virtex.captioning.evaluator", "virtex.leaderboard.page"),
+    *("virtex.leaderboard.plot", "tests.faults.started_tools"),
 )
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(list(HEAVY))
 
 
 @dataclass
@@ -41,19 +43,27 @@ class Started:
 
     Attributes:
         folder: holds what it prints, in ``said`` and ``errors``.
+        commands: it has subcommands.
     """
 
     module: str
-    argv: list
+    argv: Sequence
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
+    commands: bool = False
     paused: bool = False
 
     def __post_init__(self):
         self.folder.mkdir(parents=True)
-        self.argv = list(map(str, self.argv))
-        arguments = (self.module, self.argv, str(self.folder), {**os.environ, **self.environment})
-        self.process = CONTEXT.Process(target=_in_process, args=arguments, daemon=False)
+        self.process = CONTEXT.Process(
+            target=_in_process,
+            args=(self.module, list(map(str, self.argv)), str(self.folder)),
+            kwargs={
+                "environment": {**os.environ, **self.environment},
+                "commands": self.commands,
+            },
+            daemon=False,
+        )
         self.process.start()
 
     @property
@@ -134,21 +144,31 @@ def _text(path):
     return path.read_text(errors="replace") if path.exists() else ""
 
 
-def _in_process(module, argv, folder, environment):
-    os.setsid()  # so that all it starts can be ended with it
+def _in_process(module, argv, folder, environment, commands):
     os.environ.clear()
     os.environ.update(environment)
-    for number, name in ((1, "said"), (2, "errors")):
-        file = os.open(Path(folder, name), os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-        os.dup2(file, number)
+    prints_to(Path(folder, "said"), Path(folder, "errors"))
     # what a program's own start would have made
     multiprocessing.set_start_method(None, force=True)
     sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))  # noqa: SIM115
-    sys.argv = [module]
-    tool = importlib.import_module(module)
+    tool = tool_of(module)
     while GATE in environment and not os.path.exists(environment[GATE]):
         time.sleep(LOOK / 10)
-    run_tool(tool.main, tool.build_parser(), argv)
+    run_tool(tool.main, tool.build_parser(), argv, commands=commands)
+
+
+def prints_to(stdout, stderr):
+    """In a session of its own, so that all that this process starts can be ended with it."""
+    os.setsid()
+    for number, path in enumerate((os.devnull, stdout, stderr)):
+        os.dup2(os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND), number)
+
+
+def tool_of(module):
+    """The module, and its name as that of this process."""
+    tool = importlib.import_module(module)
+    sys.argv = [tool.__file__]
+    return tool
 
 
 def worker_processes(started):

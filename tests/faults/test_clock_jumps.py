@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoints.fault_server import Answer, start_server
-from tests.faults.small_runs import RUNS, has_come, names_in, network, result_of, undisturbed
+from tests.faults.places import network
+from tests.faults.small_runs import RUNS, has_come, names_in, result_of, undisturbed
 from tests.faults.started_tools import PATIENCE, TOOLS
 from tests.leaderboard import board_records
-from tests.run_states import assert_equal
 
 CLOCK = Path(__file__).with_name("clock")
 HOUR = 3600
@@ -49,12 +49,13 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize(names, [(k, j) for k, jumps in chosen.items() for j in jumps])
 
 
-def run(module, argv, jump, file, looks=0):
+def run(module, argv, jump, file, looks=0, environment=None):
     """A tool as a command of its own, and what it said."""
     ended = subprocess.run(
         [sys.executable, "-m", module, *map(str, argv)],
         env={
             **os.environ,
+            **(environment or {}),
             "PYTHONPATH": os.pathsep.join([str(CLOCK), os.environ.get("PYTHONPATH", "")]),
             "CLOCK_JUMPS": f"{JUMPS[jump]():.0f} {file} {looks}",
         },
@@ -93,9 +94,10 @@ def assert_sane(kind, out):
 
 
 def test_a_run_comes_to_the_same(kind, jump, out):
-    said = run(RUNS[kind].module, RUNS[kind].arguments(out), jump, out / WHEN[kind])
+    chosen, caches = RUNS[kind], RUNS[kind].environment(out)
+    said = run(chosen.module, chosen.arguments(out), jump, out / WHEN[kind], environment=caches)
     result, names = undisturbed(kind)
-    assert_equal(result_of(RUNS[kind], out), result)
+    assert result_of(RUNS[kind], out) == result
     assert names_in(out) == names
     assert_sane(kind, out)
     assert "-1 day" not in said  # a timedelta below zero
@@ -109,7 +111,7 @@ def test_a_run_goes_on_after_the_clock_was_set(jump, out, started, whole):
     first.kill()
     argv = RUNS["pretraining"].arguments(out, "--resume")
     run(RUNS["pretraining"].module, argv, jump, "/")
-    assert_equal(result_of(RUNS["pretraining"], out), undisturbed("pretraining")[0])
+    assert result_of(RUNS["pretraining"], out) == undisturbed("pretraining")[0]
     assert_sane("pretraining", out)
 
 
@@ -129,7 +131,7 @@ def test_what_a_process_writes_into_the_cache_is_kept_by_one_of_another_time(
     assert written.exists()
     first.go_on()
     first.ended_well()
-    assert_equal(result_of(RUNS["svm"], out / "first"), undisturbed("svm")[0])
+    assert result_of(RUNS["svm"], out / "first") == undisturbed("svm")[0]
 
 
 def test_a_download_is_whole(jump, out, monkeypatch, whole):

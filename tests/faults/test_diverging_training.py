@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.faults.small_runs import RUNS, Run, has_come, result_of, transfer, two_processes
+from tests.faults.small_runs import RUNS, Run, detection, has_come, result_of, two_processes
 from virtex.training.checkpoints import last_checkpoint
 
 # of the last iterations alone, and of all
@@ -59,7 +59,7 @@ def test_pretraining_goes_on_at_a_lower_rate_from_its_last_good_checkpoint(out, 
     assert last_checkpoint(out) == good
     lower = {"OPTIM__LR": 0.001, "OPTIM__CNN_LR": 0.001}
     started(run.start(out, "--resume", **lower)).ended_well()
-    changes = result_of(run, out)["record"]["changes"]
+    changes = result_of(run, out)[run.record]["changes"]
     assert {change["now"] for change in changes} == {1e30, 0.001}
     assert_finite(out / "model_final.pth")
 
@@ -81,7 +81,7 @@ def test_a_loss_that_one_of_two_processes_lost_ends_both(lost_in, out, started, 
     if not whole:
         pytest.skip("with --whole")
     settings = {"MODEL.ROI_HEADS.NAME": "LostInOneProcess", "SOLVER.CHECKPOINT_PERIOD": 1}
-    run = Run("tests.faults.not_finite", transfer, "", "")
+    run = Run("tests.faults.not_finite", detection("coco"))
     more = {"LOST_IN": str(lost_in)}
     two = [started(one) for one in two_processes(run, out, environment=more, **settings)]
     assert [run.ends() for run in two] == [2, 2], two[0].tail() + two[1].tail()

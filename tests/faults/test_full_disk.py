@@ -7,20 +7,27 @@ writing (each in its turn); the disk has so many pages; so many files; a file ma
 import pytest
 
 from tests.faults import left_behind
-from tests.faults.running_out import Fault, complaints, undisturbed, wrong_in_words
+from tests.faults.running_out import (
+    EVERY,
+    Fault,
+    complaints,
+    start,
+    undisturbed,
+    wrong_in_words,
+)
 from tests.faults.small_disk import small_disk
-from tests.faults.writing_tools import TOOLS, start
+from tests.faults.small_runs import ALL
 
 WAYS = ("openings", "sizes", "numbers", "lengths")
 # For the quick selection: the tool, the way, and which of all its faults, as a share of them.
 QUICK = (
-    ("pretrain", "openings", 0.25),
-    ("imagenet_linear toy-cached", "openings", 0.3),
+    ("pretraining", "openings", 0.25),
+    ("cached probe", "openings", 0.3),
     ("leaderboard", "openings", 0.5),
-    ("model_zoo download", "sizes", 0.5),
-    ("make_toy_data", "numbers", 0.3),
-    ("tokenizer", "lengths", 0.0),
-    ("inspect_checkpoint random", "sizes", 0.9),
+    ("zoo's download", "sizes", 0.5),
+    ("toy data", "numbers", 0.3),
+    ("vocabulary", "lengths", 0.0),
+    ("random network", "sizes", 0.9),
 )
 
 
@@ -37,12 +44,12 @@ def test_a_tool_says_that_room_has_ended_and_goes_on_with_more(disk, tool, way, 
 
 
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize("tool", ALL)
 @pytest.mark.parametrize("way", WAYS)
 def test_so_does_every_tool_wherever_room_ends(disk, tool, way, whole):
     if not whole:
         pytest.skip("pytest --whole tries every fault of every tool")
-    faults = getattr(undisturbed(disk, tool), way)()[:: TOOLS[tool].every]
+    faults = getattr(undisturbed(disk, tool), way)()[:: EVERY.get(tool, 1)]
     wrong = {str(fault): found for fault in faults if (found := complaints(disk, tool, fault))}
     assert not wrong, f"{len(wrong)} of {len(faults)} faults"
 
@@ -60,16 +67,16 @@ def test_what_an_earlier_run_has_left_stays_as_it_was(disk):
 
 
 def test_a_resumed_run_keeps_its_checkpoints_while_the_disk_stays_full(disk):
-    openings = undisturbed(disk, "pretrain").outcome.changes
+    openings = undisturbed(disk, "pretraining").outcome.changes
     names = [name for _, event, name in openings if event == "open"]
     second = next(i for i, name in enumerate(names, 1) if name.startswith(".model_final.pth"))
     disk.mount()
-    start(disk, "pretrain", fill_at=second, spare=20)
+    start(disk, "pretraining", fill_at=second, spare=20)
     checkpoint = disk.seen / "run/model_0000002.pth"
     saved = checkpoint.read_bytes()
     for _ in range(2):
-        again = start(disk, "pretrain", "--resume", fill_at=1)
-        assert not wrong_in_words(disk, "pretrain", again)
+        again = start(disk, "pretraining", "--resume", fill_at=1)
+        assert not wrong_in_words(disk, "pretraining", again)
         assert checkpoint.read_bytes() == saved
 
 

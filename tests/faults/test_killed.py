@@ -9,36 +9,22 @@ import shutil
 import time
 
 import pytest
-import torch
-import torchvision
 
-from tests.checkpoints.fault_server import Answer, start_server
-from tests.faults.killed_files import assert_features_right, assert_same, assert_whole
-from tests.faults.killed_tools import TOOLS, write_inputs
-from tests.faults.killing import HANGS, Started, kills
-from tests.faults.preloaded import Preloaded
+from tests.faults.killing import HANGS, Watched, kills
+from tests.faults.left_behind import content, different, said_by, torn, unfinished
+from tests.faults.small_runs import ALL
 
+# Those that work on for a while; of those that train alike, a quick selection has one.
+QUICK = ("pretraining", "transfer", "svm", "captioning", "download", "leaderboard")
+WHOLE = (*QUICK, "linear", "fine-tuning", "cached probe", "evaluate all")
+SETTINGS = {"transfer": {"TEST.EVAL_PERIOD": 4}}
 KILLS = {"quick": 2, "whole": 20}
 ATTEMPTS, SOONER = 8, 0.8  # where a run that had come far does not live to a moment
-PAUSE = 0.0005  # seconds before each 64 KB of a download
 
 
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("killed_inputs")
-    torch.save(torchvision.models.resnet18().state_dict(), folder / "resnet18.pth")
-    server, running = start_server()
-    content = (folder / "resnet18.pth").read_bytes()
-    yield write_inputs(folder, server.serve("/resnet18.pth", content, Answer(pause=PAUSE)))
-    running.shutdown()
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="module")
-def preloaded():
-    forker = Preloaded()
-    yield forker
-    forker.close()
+def pytest_generate_tests(metafunc):
+    if "name" in metafunc.fixturenames:
+        metafunc.parametrize("name", WHOLE if metafunc.config.getoption("--whole") else QUICK)
 
 
 @pytest.fixture
@@ -50,72 +36,60 @@ def place(tmp_path):
 class Chain:
     """A tool that is killed over and over, in one folder."""
 
-    def __init__(self, tool, inputs, place, preloaded):
-        self.tool, self.inputs, self.place, self.preloaded = tool, inputs, place, preloaded
-        self.kept = place.with_name("undisturbed")
-        self.killed, self.compared, self.orphaned = 0, 0, []
+    def __init__(self, name, place):
+        self.run, self.settings, self.place = ALL[name], SETTINGS.get(name, {}), place
+        self.killed, self.compared, self.watched = 0, 0, []
+        self.seconds, self.changes = self.start().whole_life()
+        self.undisturbed = content(place)
+        shutil.rmtree(place)
 
-    def start(self, command=False, workers=False):
-        flags = self.tool.again if self.place.exists() else ()
-        flags += self.tool.workers if workers else ()
-        preloaded = self.preloaded if self.tool.preloads and not command else None
-        return Started(self.tool, self.inputs, self.place, flags, preloaded)
+    def start(self, workers=None):
+        again = self.run.again if (self.place / "out").exists() else ()
+        self.watched.append(
+            Watched(self.run, self.place / "out", *again, workers=workers, **self.settings)
+        )
+        return self.watched[-1]
 
-    def live(self, command):
-        """An undisturbed life; its folders are kept."""
-        life = self.start(command).ends_well()
-        if self.kept.exists():
-            self.compare()
-        else:
-            self.place.rename(self.kept)
-        return life
-
-    def meet(self, kill, life, sooner):
+    def meet(self, kill, sooner):
         """Kill at this moment. Whether it lived until then; else it has ended well."""
-        started, share = self.start(kill.command, kill.workers), sooner * kill.moment
+        watched, share = self.start(1 if kill.workers else None), sooner * kill.moment
         if kill.change:
-            lives = started.lives_until(HANGS, 1 + share * life.changes)
+            lives = watched.lives_until(HANGS, 1 + share * self.changes)
         else:
-            lives = started.lives_until(share * life.seconds)
-        if not lives or not started.kill(kill.alone):
-            assert started.process.wait() == 0, started.said()
+            lives = watched.lives_until(share * self.seconds)
+        if not lives or not watched.is_killed(kill.alone):
+            watched.started.ended_well()
             self.compare()
             return False
-        self.orphaned.append(started)
-        assert_whole(self.place)
-        assert_features_right(self.place, self.kept)
+        assert not torn(self.place)
+        for path in self.place.glob("out features/[0-9a-f]*/features.npy"):
+            name = str(path.relative_to(self.place))
+            assert said_by(path) == self.undisturbed[name], "whoever reads it finds other features"
         self.killed += 1
         return True
 
     def compare(self):
         """What has come to its end is what it would have been; the next one begins anew."""
-        assert_whole(self.place)
-        assert_same(self.place, self.kept)
+        assert not different(content(self.place), self.undisturbed)
+        assert not unfinished(self.place, parts=True)
         shutil.rmtree(self.place)
         self.compared += 1
 
-    def end(self, command):
-        self.start(command).ends_well()
+    def end(self):
+        self.start().started.ended_well()
         self.compare()
-        assert all(started.orphans_end() for started in self.orphaned)
+        assert all(watched.orphans_end() for watched in self.watched)
 
 
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize("name", TOOLS)
-def test_a_killed_tool_leaves_whole_files_and_goes_on_to_the_same_end(
-    name, inputs, place, preloaded, whole
-):
-    tool, count = TOOLS[name], KILLS["whole" if whole else "quick"]
-    if not (whole or tool.quick):
-        pytest.skip("with --whole")
-    begun = time.monotonic()
-    chain = Chain(tool, inputs, place, preloaded)
-    lives = {command: chain.live(command) for command in ([False, True] if whole else [False])}
-    for kill in kills(name, count, commands=whole):
+def test_a_killed_tool_leaves_whole_files_and_goes_on_to_the_same_end(name, place, whole):
+    count, begun = KILLS["whole" if whole else "quick"], time.monotonic()
+    chain = Chain(name, place)
+    for kill in kills(name, count):
         for attempt in range(ATTEMPTS):
-            if chain.meet(kill, lives[kill.command], SOONER**attempt):
+            if chain.meet(kill, SOONER**attempt):
                 break
-    chain.end(command=whole)
+    chain.end()
     assert chain.killed == count
     seconds = time.monotonic() - begun
     print(f"{name}: {chain.killed} kills, {chain.compared} ends compared, {seconds:.0f} s")

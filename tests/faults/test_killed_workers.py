@@ -10,7 +10,6 @@ import pytest
 
 from tests.faults.small_runs import RUNS, has_come, result_of, undisturbed
 from tests.faults.started_tools import worker_processes
-from tests.run_states import assert_equal
 from virtex.training.checkpoints import last_checkpoint
 
 QUICK = ("pretraining",)
@@ -28,12 +27,6 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("moment", ("training", "evaluating") if whole else ("training",))
 
 
-def with_workers(kind, out, *flags, name="first"):
-    if kind == "transfer":
-        return RUNS[kind].start(out, *flags, name=name, DATALOADER__NUM_WORKERS=2)
-    return RUNS[kind].start(out, *flags, "--num-workers", "2", name=name)
-
-
 def at_work(run, kind, out, moment):
     """The run, held up at a moment at which it has processes that load images."""
     has_come(run, out, getattr(RUNS[kind], moment))
@@ -49,19 +42,16 @@ def assert_said(kind, run):
     assert "was killed, probably because memory ran out" in said
     assert "smaller batches" in said
     assert "--resume" in said
-    assert ("DATALOADER.NUM_WORKERS" if kind == "transfer" else "--num-workers") in said
+    assert RUNS[kind].workers in said
 
 
 def assert_goes_on(kind, out, started):
-    started(with_workers(kind, out, "--resume", name="next")).ended_well()
-    found, expected = result_of(RUNS[kind], out), dict(undisturbed(kind)[0])
-    if kind == "transfer":  # its curves begin anew, and say how long each iteration took
-        del found["curves"], expected["curves"]
-    assert_equal(found, expected)
+    started(RUNS[kind].start(out, "--resume", name="next", workers=2)).ended_well()
+    assert result_of(RUNS[kind], out) == undisturbed(kind)[0]
 
 
 def test_the_death_of_a_worker_is_said_and_the_run_goes_on(kind, moment, out, started):
-    run = started(with_workers(kind, out))
+    run = started(RUNS[kind].start(out, workers=2))
     os.kill(at_work(run, kind, out, moment)[-1], signal.SIGKILL)
     assert_said(kind, run)
     assert_goes_on(kind, out, started)
@@ -70,7 +60,7 @@ def test_the_death_of_a_worker_is_said_and_the_run_goes_on(kind, moment, out, st
 def test_the_death_of_all_workers_is_said(kind, out, started, whole):
     if not whole:
         pytest.skip("with --whole")
-    run = started(with_workers(kind, out))
+    run = started(RUNS[kind].start(out, workers=2))
     for worker in at_work(run, kind, out, "training"):
         os.kill(worker, signal.SIGKILL)
     assert_said(kind, run)
@@ -99,7 +89,7 @@ def memory_for(processes):
 def test_the_kernels_oom_killer_is_said_and_the_run_goes_on(kind, out, started, whole):
     if not whole:
         pytest.skip("with --whole")
-    run = started(with_workers(kind, out))
+    run = started(RUNS[kind].start(out, workers=2))
     with memory_for(at_work(run, kind, out, "training")[-1:]):
         assert_said(kind, run)
     assert_goes_on(kind, out, started)
@@ -109,7 +99,7 @@ def test_a_worker_without_memory_left_is_said(kind, out, started, whole):
     """ulimit -v: an allocation fails, and nobody is killed."""
     if not whole:
         pytest.skip("with --whole")
-    run = started(with_workers(kind, out))
+    run = started(RUNS[kind].start(out, workers=2))
     for worker in at_work(run, kind, out, "training"):
         resource.prlimit(worker, resource.RLIMIT_AS, (MEGABYTE, MEGABYTE))
     run.go_on()
@@ -125,7 +115,7 @@ def test_checkpoints_are_whole_after_a_workers_death(out, started, whole):
         pytest.skip("with --whole")
     for kind in ("pretraining", "linear", "transfer"):
         folder = out / kind
-        run = started(with_workers(kind, folder))
+        run = started(RUNS[kind].start(folder, workers=2))
         os.kill(at_work(run, kind, folder, "evaluating")[0], signal.SIGKILL)
         assert_said(kind, run)
         assert last_checkpoint(folder) is not None

@@ -3,12 +3,14 @@
 import pytest
 
 from tests.faults import left_behind
-from tests.faults.running_out import undisturbed, wrong_in_words
+from tests.faults.running_out import start, undisturbed, wrong_in_words
 from tests.faults.small_disk import small_disk
-from tests.faults.writing_tools import TOOLS, start
+from tests.faults.small_runs import ALL
 
-QUICK = ("pretrain", "leaderboard", "model_zoo download", "make_toy_data", "tokenizer")
-RESUMED = [name for name, tool in TOOLS.items() if tool.again == ("--resume",)]
+QUICK = ("pretraining", "leaderboard", "zoo's download", "toy data", "vocabulary")
+RESUMED = [name for name, run in ALL.items() if run.again == ("--resume",)]
+# iopath puts its cache elsewhere, and says so
+ELSEWHERE = ("download", "random network")
 
 
 @pytest.fixture(scope="module")
@@ -16,8 +18,7 @@ def disk():
     return small_disk()
 
 
-# iopath puts its cache elsewhere, and says so
-@pytest.mark.parametrize("tool", [name for name in TOOLS if "inspect" not in name])
+@pytest.mark.parametrize("tool", [name for name in ALL if name not in ELSEWHERE])
 def test_a_tool_that_cannot_write_says_so(disk, tool, whole):
     if not whole and tool not in QUICK:
         pytest.skip("pytest --whole tries every tool")

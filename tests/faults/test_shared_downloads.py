@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoints.fault_server import Answer, start_server
-from tests.faults.small_runs import network
+from tests.faults.places import network
 from tests.faults.started_tools import TOOLS, Started
 
 INSPECT = f"{TOOLS}.inspect_checkpoint"

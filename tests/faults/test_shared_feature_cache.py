@@ -8,7 +8,6 @@ import pytest
 
 from tests.faults.small_runs import RUNS, has_come, names_in, result_of
 from tests.faults.started_tools import CONTEXT, PATIENCE
-from tests.run_states import assert_equal
 from virtex.evaluation.feature_cache import FeatureCache
 
 SHAPE = (50, 16)
@@ -43,7 +42,7 @@ def test_processes_that_compute_the_same_features_at_once(number, out, cache, st
     alone.ended_well()
     for number, _run in enumerate(runs):
         results = [result_of(RUNS["svm"], out / name) for name in (str(number), "alone")]
-        assert_equal(*results)
+        assert results[0] == results[1]
 
 
 def test_processes_whose_features_do_not_fit_together(out, cache, started, whole):
@@ -62,7 +61,7 @@ def test_processes_whose_features_do_not_fit_together(out, cache, started, whole
             run.ended_well()
     for size in sizes:
         results = [result_of(RUNS["svm"], out / n / str(size)) for n in ("limited", "alone")]
-        assert_equal(*results)
+        assert results[0] == results[1]
     assert not list(cache.glob("partial-*"))
     assert sum(path.stat().st_size for path in cache.glob("*/features.npy")) <= 100_000
 
@@ -136,4 +135,4 @@ def test_a_run_whose_features_are_dropped_at_once_has_them_all_the_same(out, cac
     first.ended_well()
     started(svm(out / "alone", out.with_name("others"), name="alone")).ended_well()
     results = [result_of(RUNS["svm"], out / name) for name in ("first", "alone")]
-    assert_equal(*results)
+    assert results[0] == results[1]

@@ -72,13 +72,17 @@ def supply_compiled_module() -> None:
         sys.modules["detectron2._C"] = NotCompiled("detectron2._C")
 
 
+class NotCompiledError(RuntimeError, AttributeError):
+    """AttributeError too, as pickle asks every module there is for any name."""
+
+
 class NotCompiled(types.ModuleType):
     """Stands in for detectron2's compiled code and says so when it is used."""
 
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__"):  # what the import system itself asks of a module
             raise AttributeError(name)
-        raise RuntimeError(
+        raise NotCompiledError(
             f"detectron2's compiled function {name} is needed, but this installation has "
             "none: install the official repository with a compiler (deformable convolutions "
             "and rotated boxes need it)"
