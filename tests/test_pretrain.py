@@ -3,9 +3,7 @@
 import io
 import json
 import math
-import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -237,28 +235,6 @@ def test_a_frozen_backbone_stays_as_it_was_with_its_statistics(data, out):
 
 
 # --- resuming ------------------------------------------------------------------------------------
-
-
-def wait_for_line(process, log, text):
-    while not (log.exists() and text in log.read_text()):
-        assert process.poll() is None, f"ended before it said {text!r}"
-        time.sleep(0.01)
-
-
-def test_a_killed_run_resumes_to_the_same_bits(data, finished, out):
-    """Killed between two checkpoints, and gone on with in another number of workers."""
-    worker = ("--num-workers", "1")
-    with open(os.devnull, "w") as nowhere:
-        process = subprocess.Popen(command(data, out, *worker), stdout=nowhere, stderr=nowhere)
-    wait_for_line(process, out / "log.txt", "iteration 6/")
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (out / "pretraining.json").exists()
-    assert (out / "last_checkpoint").read_text() != "model_final.pth"
-    trained(data, out, *worker, "--resume")
-    assert_equal(content_of(out), content_of(finished))
-    assert training_lines(out) == training_lines(finished)
-    assert record_of(out)["metrics"] == record_of(finished)["metrics"]
 
 
 def test_a_finished_run_is_not_run_again(data, finished, capsys):

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -152,24 +151,6 @@ def test_any_detectron2_config_runs(capsys, tmp_path, toy, moco_file):
     )
     assert status == 0
     assert record(tmp_path)["protocol"]["name"] == "retinanet_R_50_FPN_1x"
-
-
-def test_a_killed_run_resumes_to_the_same_tensors(tmp_path, toy, moco_file, finished):
-    command = [sys.executable, str(TOOL), *map(str, common(moco_file, toy, tmp_path)), *QUICK]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    pointer = tmp_path / "last_checkpoint"
-    while not pointer.exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "result.json").exists()
-    resumed = subprocess.run([*command, "--resume"], capture_output=True, text=True)
-    assert resumed.returncode == 0, resumed.stderr
-    assert_equal(content_of(tmp_path), content_of(finished))
-    assert record(tmp_path)["metrics"] == record(finished)["metrics"]
-    lines = (tmp_path / "metrics.json").read_text().splitlines()
-    assert len(lines) == len({json.loads(line)["iteration"] for line in lines})
 
 
 @pytest.fixture

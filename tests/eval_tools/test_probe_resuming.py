@@ -1,10 +1,6 @@
 """A probe that was killed goes on to the same result; a finished one is left alone."""
 
-import os
 import shutil
-import signal
-import subprocess
-import time
 
 import pytest
 
@@ -13,7 +9,6 @@ from tests.eval_tools.probe_runs import (
     CROPS,
     KINDS,
     arguments,
-    command,
     comparable,
     ended_well,
     lines_of,
@@ -27,12 +22,6 @@ from tests.pretraining_runs import files_in
 from tests.run_states import assert_equal, content_of
 
 
-def wait_for_line(process, log, text):
-    while not (log.exists() and text in log.read_text()):
-        assert process.poll() is None, f"ended before it said {text!r}"
-        time.sleep(0.01)
-
-
 def losses_of(folder):
     return [
         (line["iteration"], line["train/loss"]) for line in lines_of(folder) if "train/loss" in line
@@ -44,20 +33,6 @@ def assert_resumed(folder, undisturbed):
     assert_equal(content_of(folder), content_of(undisturbed))
     assert record_of(folder)["metrics"] == record_of(undisturbed)["metrics"]
     assert losses_of(folder) == losses_of(undisturbed)
-
-
-def test_a_killed_training_resumes_to_the_same_bits(finished, data, out):
-    flags = (*often("inaturalist"), "--checkpoint-every", "3")
-    with open(os.devnull, "w") as nowhere:
-        killed = command("inaturalist", data, out, *flags)
-        process = subprocess.Popen(killed, stdout=nowhere, stderr=nowhere)
-    wait_for_line(process, out / "log.txt", "iteration 4/")
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (out / "result.json").exists()
-    assert (out / "last_checkpoint").read_text() != "model_final.pth"
-    ended_well("inaturalist", data, out, *flags, "--resume")
-    assert_resumed(out, finished("inaturalist"))
 
 
 def test_a_probe_goes_on_from_its_newest_checkpoint_to_the_same_bits(finished, data, out):

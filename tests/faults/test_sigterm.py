@@ -54,7 +54,9 @@ def test_a_training_saves_where_it_is_and_goes_on_to_the_same_result(kind, out, 
     assert SAVED in sentence and sentence.endswith("--resume goes on")
     assert (out / (out / "last_checkpoint").read_text()).is_file()
     assert not (out / RUNS[kind].record).exists()
-    started(RUNS[kind].start(out, "--resume")).ended_well()
+    again = started(RUNS[kind].start(out, "--resume")).ended_well()
+    iteration = sentence.partition(SAVED)[2].partition(";")[0]
+    assert f"going on after iteration {iteration}" in again.said
     assert_same(kind, out)
 
 
