@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from tests.faults.left_behind import said_by
+from tests.faults.left_behind import as_lines, said_by
 from tests.faults.small_runs import (
     ALL,
     FEATURES,
@@ -53,6 +53,19 @@ def test_the_same_again_is_the_same(kind, out):
     else:
         run.start(out).ended_well()
         assert said_by(other / run.record) == said_by(out / run.record)
+
+
+def losses_in(out):
+    """Which ``result_of`` leaves out, as a resumed run has other medians."""
+    lines = as_lines(out / "metrics.json")
+    return [line["total_loss"] for line in lines if "total_loss" in line]
+
+
+def test_a_detector_trains_with_the_same_losses(out):
+    other = out.with_name("other")
+    RUNS["transfer"].start(out).ended_well()
+    RUNS["transfer"].start(other, workers=2).ended_well()
+    assert losses_in(other) == losses_in(out) != []
 
 
 def test_another_seed_is_another_result(out):

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
-from scale import SUBJECTS
-from scale.judging import judged
-from scale.measuring import SCRIPT, Measured, Part, Subject
+from scaling import SUBJECTS
+from scaling.judging import judged
+from scaling.measuring import SCRIPT, Measured, Part, Subject
 
 
 def scale(*arguments):

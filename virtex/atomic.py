@@ -63,6 +63,6 @@ def remove_unfinished(folder: Path, name: str = "*") -> None:
     for path in folder.glob(f".{name}.*{UNFINISHED}"):
         # who writes holds a lock, which ends with the process; a file system without locks
         # has its leftovers kept
-        with suppress(OSError), open(path, "rb") as file:
+        with suppress(OSError), open(path, "r+b") as file:  # NFS locks no file that is only read
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 RESUME = 75  # EX_TEMPFAIL of <sysexits.h>: the same again, with --resume, goes on
-GRACE_SECONDS = 60  # in which a worker may still serve a process that is about to save
+GRACE_SECONDS = 120  # for the iteration in work and its checkpoint
 
 
 class Stopped(KeyboardInterrupt):
@@ -62,6 +62,16 @@ def stop_noted() -> Iterator[Stop]:
         signal.raise_signal(signal.SIGTERM)
 
 
+@contextmanager
+def stop_held_back() -> Iterator[None]:
+    """SIGTERM comes behind the block; to a process that is started in it, with ``serve_on``."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def serve_on(_worker: int = 0) -> None:
     """For a worker process: SIGTERM, which a cluster sends to all, is the main process's affair.
 
@@ -70,14 +80,22 @@ def serve_on(_worker: int = 0) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_SECONDS))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
-def pass_on(processes: list[int]) -> None:
-    """From here on SIGTERM is passed on to these processes, which this one waits for."""
+def pass_on(processes: list[int]) -> Stop:
+    """From here on SIGTERM is passed on to these processes, which this one waits for.
+
+    Args:
+        processes: may still grow; who adds to it looks whether SIGTERM has come before.
+    """
+    stop = Stop()
 
     def send(_number: int, _frame: FrameType | None) -> None:
+        stop.asked = True
         for process in processes:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, send)
+    return stop

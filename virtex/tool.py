@@ -8,6 +8,7 @@ A tool reads top to bottom: ``build_parser``, then ``main(args)``, then
 import argparse
 import math
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -231,6 +232,7 @@ def run_tool(
         print(f"{parser.prog}: error: {shown(str(error))}", file=sys.stderr)
         status = 2
     except Stopped as stopped:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may come from a cluster and a launcher
         print(f"{parser.prog}: {stopped}", file=sys.stderr)
         status = RESUME
     except KeyboardInterrupt:
@@ -241,6 +243,7 @@ def run_tool(
         status = 0
     except MemoryError:
         remedy = "use smaller batches, then go on with --resume"
+        remedy = remedy if hasattr(args, "resume") else "close other programs"
         print(f"{parser.prog}: error: memory ran out; {remedy}", file=sys.stderr)
         status = 2
     except OSError as error:

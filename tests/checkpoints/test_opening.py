@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from virtex.checkpoints import CheckpointError, open_checkpoint, sha256_of
+from virtex.checkpoints.reading import with_state_dicts
 
 WEIGHTS = {"a.weight": torch.arange(3000.0), "b.bias": torch.zeros(3)}
 
@@ -157,6 +158,17 @@ def test_a_whole_network_that_is_trusted_gives_its_weights(here):
 
     path = saved(here / "model.pth", torchvision.models.resnet18())
     assert load_backbone(str(path), trust_pickle=True).arch.name == "resnet18"
+
+
+def test_each_of_several_trusted_networks_keeps_its_own_weights(tmp_path):
+    """Their state_dicts are made one after the other, each where the last one was in memory."""
+    networks = {name: torch.nn.Linear(1, 1) for name in ("student", "teacher", "third")}
+    for number, network in enumerate(networks.values()):
+        torch.nn.init.constant_(network.weight, number)
+    content, _ = open_checkpoint(saved(tmp_path / "model.pth", networks), trust_pickle=True)
+    content = with_state_dicts(content)
+    found = [float(content[name]["weight"]) for name in networks]
+    assert found == [0.0, 1.0, 2.0]
 
 
 def test_a_trusted_pickle_of_a_missing_package_names_it(tmp_path, monkeypatch):

@@ -286,6 +286,18 @@ def two_processes(run: Run, out: Path, *flags, environment=None, **settings) -> 
     ]
 
 
+def two_machines(run: Run, out: Path, *flags) -> list[Started]:
+    """A run on two machines, each with a process that its launcher starts."""
+    address = f"tcp://127.0.0.1:{free_port()}"
+    return [
+        run.start(
+            *(out, *flags, "--num-machines", "2", "--machine-rank", rank, "--dist-url", address),
+            name=f"machine {rank}",
+        )
+        for rank in (0, 1)
+    ]
+
+
 def has_come(started: Started, out: Path, mark: str):
     """Wait until a run is so far."""
     return started.until(

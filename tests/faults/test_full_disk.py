@@ -40,7 +40,7 @@ def disk():
 def test_a_tool_says_that_room_has_ended_and_goes_on_with_more(disk, tool, way, share):
     faults = getattr(undisturbed(disk, tool), way)()
     fault = faults[int(share * len(faults))]
-    assert not complaints(disk, tool, fault), fault
+    assert not complaints(disk, tool, fault, counts=True), fault
 
 
 @pytest.mark.timeout(3000)

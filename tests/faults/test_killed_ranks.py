@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.small_runs import RUNS, free_port, has_come, result_of, two_processes
+from tests.faults.small_runs import (
+    RUNS,
+    free_port,
+    has_come,
+    result_of,
+    two_machines,
+    two_processes,
+)
 from tests.faults.started_tools import PRETRAIN, worker_processes
 
 SOON = 120  # seconds, where others use the processor; gloo would wait for an hour
@@ -22,18 +29,6 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize(("kind", "killed"), WHOLE if whole else QUICK)
 
 
-def two_machines(kind, out, *flags):
-    """Each with a process that its launcher starts."""
-    address = f"tcp://127.0.0.1:{free_port()}"
-    return [
-        RUNS[kind].start(
-            *(out, *flags, "--num-machines", "2", "--machine-rank", rank, "--dist-url", address),
-            name=f"machine {rank}",
-        )
-        for rank in (0, 1)
-    ]
-
-
 def test_the_death_of_a_process_is_said_by_the_other(kind, killed, out, started, whole):
     two = [started(run) for run in two_processes(RUNS[kind], out)]
     has_come(two[0], out, RUNS[kind].training)
@@ -43,16 +38,18 @@ def test_the_death_of_a_process_is_said_by_the_other(kind, killed, out, started,
     assert "another process of this job" in left.sentence()
     assert "--resume" in left.sentence()
     if whole:
-        for run in [started(run) for run in two_processes(RUNS[kind], out, "--resume")]:
-            run.ended_well()
-        assert result_of(RUNS[kind], out)
+        undisturbed = out.with_name("undisturbed")
+        for folder, flags in ((out, ("--resume",)), (undisturbed, ())):
+            for run in [started(run) for run in two_processes(RUNS[kind], folder, *flags)]:
+                run.ended_well()
+        assert result_of(RUNS[kind], out) == result_of(RUNS[kind], undisturbed)
 
 
 @pytest.mark.parametrize("killed_machine", [0, 1])
 def test_the_death_of_a_machine_is_said_by_the_other(killed_machine, out, started, whole):
     if not whole:
         pytest.skip("with --whole")
-    two = [started(run) for run in two_machines("pretraining", out)]
+    two = [started(run) for run in two_machines(RUNS["pretraining"], out)]
     has_come(two[0], out, RUNS["pretraining"].training)
     two[killed_machine].clean_up()
     left = two[1 - killed_machine]
@@ -63,7 +60,7 @@ def test_the_death_of_a_machine_is_said_by_the_other(killed_machine, out, starte
 def test_a_launcher_says_that_its_process_was_killed(out, started, whole):
     if not whole:
         pytest.skip("with --whole")
-    two = [started(run) for run in two_machines("pretraining", out)]
+    two = [started(run) for run in two_machines(RUNS["pretraining"], out)]
     has_come(two[0], out, RUNS["pretraining"].training)
     [victim] = [n for n in worker_processes(two[1]) if b"spawn_main" in command_of(n)]
     os.kill(victim, signal.SIGKILL)

@@ -11,10 +11,11 @@ from tests.faults.small_runs import (
     RUNS,
     has_come,
     result_of,
+    two_machines,
     two_processes,
     undisturbed,
 )
-from tests.faults.started_tools import Started
+from tests.faults.started_tools import Started, worker_processes
 from virtex.stopping import RESUME
 
 TRAINED = ("pretraining", "transfer", "linear", "fine-tuning")
@@ -76,6 +77,38 @@ def test_one_of_two_processes_is_told_and_both_leave_at_the_same_iteration(kind,
     assert SAVED in stopped(runs[0])
     assert runs[1].ends() == RESUME, runs[1].tail()
     assert (out / (out / "last_checkpoint").read_text()).is_file()
+
+
+@pytest.mark.parametrize("scored", ["transfer", "svm", "captioning"])
+def test_a_cluster_tells_the_workers_of_an_evaluation_too(scored, out, started, whole):
+    if not (whole or scored == "transfer"):
+        pytest.skip("with --whole")
+    run = started(RUNS[scored].start(out, workers=2))
+    has_come(run, out, RUNS[scored].evaluating)
+    run.until(lambda: len(worker_processes(run)) >= 2, "its workers")
+    os.killpg(run.process.pid, signal.SIGTERM)
+    assert stopped(run).endswith("stopped by SIGTERM; --resume goes on")
+    started(RUNS[scored].start(out, "--resume", workers=2)).ended_well()
+    assert result_of(RUNS[scored], out) == undisturbed(scored)[0]
+
+
+@pytest.mark.parametrize("when", ["its process starts", "it trains"])
+def test_a_launcher_passes_it_on(when, out, started, whole):
+    if not whole:
+        pytest.skip("with --whole")
+    two = [started(run) for run in two_machines(RUNS["pretraining"], out, *rarely("pretraining"))]
+    if when == "it trains":
+        has_come(two[0], out, RUNS["pretraining"].training)
+    else:
+        for launcher in two:
+            launcher.until(lambda one=launcher: worker_processes(one), "its process")
+    for launcher in two:
+        launcher.send(signal.SIGTERM)
+    for launcher in two:
+        assert launcher.ends() == RESUME, launcher.tail()
+    assert ("saved at iteration" in two[0].errors) == (when == "it trains")
+    for launcher in [started(run) for run in two_machines(RUNS["pretraining"], out, "--resume")]:
+        launcher.ended_well()
 
 
 def test_what_has_nothing_to_save_stops_at_once(out, started):

@@ -160,14 +160,14 @@ def with_state_dicts(content: Any, depth: int = DEEPEST, seen: dict | None = Non
         CheckpointError: the name of a tensor cannot be shown.
     """
     seen = {} if seen is None else seen
-    if isinstance(content, nn.Module):
-        content = content.state_dict()
-    if not isinstance(content, Mapping) or not depth:
+    if not isinstance(content, Mapping | nn.Module) or not depth:
         return content
     if id(content) in seen:
-        return seen[id(content)]
-    plain = seen[id(content)] = {}
-    for key, value in content.items():
+        return seen[id(content)][1]
+    plain: dict[str, Any] = {}
+    seen[id(content)] = content, plain  # kept, or its id may be another's
+    tensors = content.state_dict() if isinstance(content, nn.Module) else content
+    for key, value in tensors.items():
         if is_array(value) and not _can_be_shown(key):
             raise CheckpointError(
                 f"the file has a tensor with the name '{quoted(str(key)[:80])}', of "

@@ -14,7 +14,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from virtex.errors import UserError
-from virtex.stopping import serve_on
+from virtex.stopping import serve_on, stop_held_back
 
 # how torch tells it: at once from its handler of SIGCHLD, or later where it misses a batch
 DEATH = re.compile(
@@ -60,7 +60,8 @@ class Watched:
 
     def __iter__(self) -> Iterator[Any]:
         """The processes start here, not at the first batch."""
-        batches = iter(self.loader)
+        with stop_held_back():
+            batches = iter(self.loader)
         if not self.loader.num_workers:
             return batches
         tell_deaths(self.workers)

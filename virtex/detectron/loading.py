@@ -219,4 +219,5 @@ def test_batches(cfg: CfgNode, samples: list[Sample]) -> Watched:
         ),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
+    loader.worker_init_fn = serve  # Detectron2's function takes none
     return Watched(loader, WORKERS)

@@ -1,6 +1,5 @@
 """Training with Detectron2's own loop, optimizer, schedule and hooks; resumed exactly."""
 
-import json
 import logging
 import math
 from collections.abc import Callable
@@ -26,10 +25,10 @@ from torch import nn
 from virtex.detectron.checkpointing import SaveCheckpoints
 from virtex.detectron.loading import training_batches
 from virtex.errors import UserError, named
-from virtex.stopping import stop_noted, stop_raised
+from virtex.stopping import Stopped, stop_noted, stop_raised
 from virtex.training.checkpoints import Checkpoints, bare
-from virtex.training.processes import distribute
-from virtex.training.progress import Stopwatch, forget_after
+from virtex.training.processes import any_process, distribute, from_main_process
+from virtex.training.progress import Stopwatch, forget_after, lines_at
 
 logger = logging.getLogger(__name__)
 
@@ -217,6 +216,8 @@ class EvaluatePeriodically(HookBase):
 
     def after_step(self) -> None:
         if self.is_due(self.trainer.iter + 1):
+            if any_process(self.trainer.stop.asked):  # while a checkpoint was written
+                raise Stopped
             self.score(self.trainer.iter + 1)
 
     def is_due(self, done: int) -> bool:
@@ -224,11 +225,9 @@ class EvaluatePeriodically(HookBase):
         return period > 0 and done % period == 0 and done != self.trainer.max_iter
 
     def is_scored(self, done: int) -> bool:
-        path = self.folder / "metrics.json"
-        lines = path.read_text().splitlines() if path.is_file() else []
-        numbers = [json.loads(line) for line in lines]
-        found = any(n["iteration"] == done - 1 and "total_loss" not in n for n in numbers)
-        return comm.all_gather(found)[0]
+        # other processes may see what the main one is about to write
+        here = lines_at(self.folder / "metrics.json", done - 1) if comm.is_main_process() else []
+        return from_main_process(any("total_loss" not in numbers for numbers in here))
 
     def score(self, done: int) -> None:
         with stop_raised():

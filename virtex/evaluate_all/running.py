@@ -27,12 +27,11 @@ from virtex.evaluate_all.plan import (
     finished_record,
     has_record,
 )
-from virtex.stopping import RESUME
+from virtex.stopping import GRACE_SECONDS, RESUME
 
 LOOK_SECONDS = 0.1
 NEWS_SECONDS = 20  # between two looks at what runs side by side have said
 NEWS_BYTES, NEWS_WIDTH = 4096, 160
-GRACE_SECONDS = 20  # between asking a process to end and killing it
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
 ERROR_LINE = re.compile(r"(?:\S+: )?error(?: in process \d+)?: (.+)")
 SIGNALS = (signal.SIGINT, signal.SIGTERM)

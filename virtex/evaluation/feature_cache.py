@@ -7,6 +7,7 @@ itself. It is written under another name and renamed when it is whole.
 import hashlib
 import json
 import logging
+import mmap
 import os
 import secrets
 import shutil
@@ -255,6 +256,14 @@ def allocate(path: Path, shape: tuple[int, int]) -> None:
     np.lib.format.open_memmap(path, "w+", np.float32, shape)
     with open(path, "r+b") as file:
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def hand_over(array: np.memmap) -> None:
+    """Rows that were written to a mapped file are the system's to put on the disk.
+
+    While they stay mapped, a file that does not fit the memory is written at half the speed.
+    """
+    array.base.madvise(mmap.MADV_DONTNEED)  # type: ignore[union-attr]
 
 
 def size_of(file: Path) -> int:

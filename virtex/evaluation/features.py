@@ -21,7 +21,7 @@ from virtex.data.classification import (
 from virtex.data.image_sets import ImageSet
 from virtex.data.loading import validation_loader
 from virtex.errors import UserError
-from virtex.evaluation.feature_cache import FeatureCache
+from virtex.evaluation.feature_cache import FeatureCache, hand_over
 from virtex.evaluation.frozen import require_unchanged, tensors_sha256
 from virtex.models.pooled import PooledBackbone
 from virtex.training.processes import (
@@ -36,6 +36,7 @@ from virtex.training.progress import progress_bar
 logger = logging.getLogger(__name__)
 
 POOLING = "global average"
+ROWS_HELD = 8192  # that are written before the system gets them
 KEY_VERSION = 1  # raised when the same key would mean other features
 
 
@@ -201,7 +202,7 @@ class Extraction:
         batches = validation_loader(
             data, self.batch_size * world_size(), rank(), world_size(), self.num_workers
         )
-        total = len(range(rank(), len(images), world_size()))
+        total, written = len(range(rank(), len(images), world_size())), 0
         with progress_bar(total, "image", images.name) as bar:
             for batch in batches:
                 # numpy's, for torch's threads wait for cores that the workers use
@@ -214,6 +215,10 @@ class Extraction:
                         "diverged, or its input (mean, std, scale) is not what it says"
                     )
                 array[batch["image_id"].numpy()] = features
+                written += len(features)
+                if written >= ROWS_HELD:
+                    hand_over(array)
+                    written = 0
                 bar.update(len(features))
         array.flush()
         return np.load(path, mmap_mode="r")
@@ -236,7 +241,9 @@ class PartsThatFit:
         while True:
             try:
                 parts = images.split(self.size)
-                done = [self.network(part.to(self.device)).cpu() for part in parts]
+                done = [
+                    self.network(part.to(self.device, non_blocking=True)).cpu() for part in parts
+                ]
                 return done[0] if len(done) == 1 else torch.cat(done)
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):

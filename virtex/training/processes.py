@@ -3,10 +3,12 @@
 import argparse
 import os
 import re
+import signal
 import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from functools import cache
 from typing import Any, NoReturn
@@ -23,7 +25,10 @@ from virtex.stopping import RESUME, Stopped, pass_on, stop_raised
 Main = Callable[[argparse.Namespace], None]
 SPEAK_SECONDS = 3
 # of gloo's, NCCL's and the store's errors: that another process is not there
-LOST = re.compile(r"gloo/|NCCL|TCPStore|Connection (closed|reset) by peer|Broken pipe")
+LOST = re.compile(
+    r"gloo/|ncclRemoteError|NCCL (communicator|watchdog)|collective operation timeout|TCPStore"
+    r"|Connection (closed|reset) by peer|Broken pipe"
+)
 KILLED = (
     "probably because memory ran out; use fewer --num-workers or smaller batches, then go on with "
     "--resume"
@@ -49,7 +54,8 @@ def device_of(args: argparse.Namespace) -> str:
 
 def is_main(args: argparse.Namespace) -> bool:
     """Whether this process, or the first that it starts, is the main one of the job."""
-    return int(os.environ.get("RANK", args.machine_rank)) == 0
+    # a job of other processes may have set RANK alone
+    return int(os.environ["RANK"] if "LOCAL_RANK" in os.environ else args.machine_rank) == 0
 
 
 def launch(main: Main, args: argparse.Namespace) -> int:
@@ -69,14 +75,20 @@ def launch(main: Main, args: argparse.Namespace) -> int:
         main(args)
         return 0
     address = meeting_point(args)
+    started: list[int] = []
+    stop = pass_on(started)
     processes = start_processes(
         spawned, (main, args, device, here, address), here, join=False, start_method="spawn"
     )
-    pass_on(processes.pids())
+    started += processes.pids()
+    if stop.asked:
+        signal.raise_signal(signal.SIGTERM)
     try:
         while not processes.join():
             pass
     except ProcessExitedException as error:
+        if error.signal_name == "SIGTERM":  # before it could take notice
+            raise Stopped from error
         if error.signal_name:
             which = f"process {error.error_index + 1} of {here} on this machine"
             said = f"error: {which} was killed ({error.signal_name}), {KILLED}"
@@ -136,9 +148,9 @@ def in_process(main: Main, args: argparse.Namespace, device: str) -> int:
     meets (an image of its share) is said by that one, after giving the main one time to speak;
     the launcher then ends the others, which would wait for it forever.
     """
-    join(device)
     try:
         with stop_raised():
+            join(device)
             main(args)
     except UserError as error:
         leave(str(error), 2)
@@ -149,7 +161,8 @@ def in_process(main: Main, args: argparse.Namespace, device: str) -> int:
             raise
         leave(sentence, 2)
     except RuntimeError as error:
-        if not (isinstance(error, dist.DistError) or LOST.search(str(error))):
+        lost = isinstance(error, dist.DistStoreError | dist.DistNetworkError)
+        if not (lost or LOST.search(str(error))):
             raise
         reason = str(error).partition("\n")[0]
         leave(
@@ -163,15 +176,17 @@ def in_process(main: Main, args: argparse.Namespace, device: str) -> int:
 
 def leave(sentence: str, status: int) -> NoReturn:
     """End this process of several at once; ending the group in order would wait for the others."""
-    here = rank()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may come from a cluster and a launcher
+    here = int(os.environ["RANK"])
+    time.sleep(SPEAK_SECONDS if here else 0)
     if status == RESUME:
         said = "" if here else sentence
     else:
-        time.sleep(SPEAK_SECONDS if here else 0)
         said = f"error{f' in process {here}' if here else ''}: {sentence}"
-    if said:
-        print(said, file=sys.stderr, flush=True)
-    sys.stdout.flush()
+    with suppress(OSError):  # a full disk
+        if said:
+            print(said, file=sys.stderr, flush=True)
+        sys.stdout.flush()
     os._exit(status)
 
 
@@ -221,7 +236,9 @@ def from_all_processes(value: Any) -> list[Any]:
 @cache
 def group_of_cpus() -> Any:
     """All processes, for what is on the CPU: a GPU would be waited for."""
-    return dist.new_group(backend="gloo") if dist.get_backend() != "gloo" else None
+    if dist.get_backend() == "gloo":
+        return None
+    return dist.new_group(backend="gloo", timeout=TIMEOUT)
 
 
 def any_process(flag: bool) -> bool:

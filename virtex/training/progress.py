@@ -60,11 +60,18 @@ def forget_after(metrics_file: Path, iteration: int) -> None:
 
 def validation_at(metrics_file: Path, iteration: int) -> dict[str, float]:
     """The validation of an iteration, as metrics.json keeps it; nothing where it is not there."""
-    for line in metrics_file.read_text().splitlines() if metrics_file.is_file() else ():
-        numbers = json.loads(line)
-        if numbers.pop("iteration") == iteration and any(key.startswith("val/") for key in numbers):
+    for numbers in lines_at(metrics_file, iteration):
+        if any(key.startswith("val/") for key in numbers):
             return numbers
     return {}
+
+
+def lines_at(metrics_file: Path, iteration: int) -> list[dict[str, float]]:
+    """What metrics.json says of an iteration, but for its number."""
+    if not metrics_file.is_file():
+        return []
+    lines = map(json.loads, metrics_file.read_text().splitlines())
+    return [numbers for numbers in lines if numbers.pop("iteration") == iteration]
 
 
 class LogFile(logging.FileHandler):

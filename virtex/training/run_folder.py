@@ -76,7 +76,8 @@ def claimed(
         remove_unfinished(folder)
         yield
     finally:
-        (folder / LOCK).unlink(missing_ok=True)
+        with suppress(OSError):  # it may be read-only by now
+            (folder / LOCK).unlink()
         os.close(lock)
         with suppress(OSError):  # not empty
             for path in made:
@@ -103,6 +104,9 @@ def hold(path: Path) -> int:
         except OSError as error:
             if error.errno in NO_LOCKS:
                 return file
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                os.close(file)
+                raise
             holder = os.pread(file, 200, 0).decode(errors="replace").strip()
             os.close(file)
             raise UserError(

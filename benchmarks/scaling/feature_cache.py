@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from scale.measuring import Part, Subject
+from scaling.measuring import Part, Subject
 
 SHAPE = (10, 4)
 SAID = {"checkpoint": "moco.pth", "data": "imagenet_val"}

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scale.measuring import Measured, Subject
+from scaling.measuring import Measured, Subject
 
 ALLOWED = 1.15  # n log n has a slope of 1.1 at these sizes, and nothing is measured exactly
 SHORTEST = 0.05  # seconds, below which what does not grow rules
@@ -50,7 +50,7 @@ def judged(subject: Subject, rows: Sequence[Measured]) -> dict[str, Verdict]:
             continue
         sizes = [row.size for row in own]
         taken = [row.seconds for row in own], [row.processor for row in own]
-        long_enough = min(min(values) for values in taken) >= SHORTEST
+        long_enough = min(map(max, taken)) >= SHORTEST
         seconds, processor = (slope(sizes, values) if long_enough else None for values in taken)
         memory = [row.own or 0 for row in own]
         of_memory = slope(sizes, memory) if min(memory) >= SMALLEST else None

@@ -1,13 +1,12 @@
 """Features of many images on disk: written, found, and read as the probes read them."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scale.measuring import Part, Subject
+from scaling.measuring import Part, Subject
 
 COLUMNS = 2048
 ROWS = 8192  # that are written at a time
@@ -26,11 +25,14 @@ def cache_in(folder: Path, name: str = "cache") -> Any:
 
 
 def fill(cache: Any, rows: int) -> None:
+    from virtex.evaluation.feature_cache import hand_over
+
     part = np.random.default_rng(0).standard_normal((ROWS, COLUMNS), dtype=np.float32)
     with cache.writing(key(rows), (rows, COLUMNS), {"checkpoint": "x", "data": "y"}) as path:
         array = np.lib.format.open_memmap(path, "r+")
         for first in range(0, rows, ROWS):
             array[first : first + ROWS] = part[: rows - first]
+            hand_over(array)
         array.flush()
 
 
@@ -41,13 +43,7 @@ def prepare(folder: Path, rows: int) -> None:
 def write(folder: Path, rows: int) -> Callable[[], object]:
     import shutil
 
-    from virtex.evaluation.feature_cache import FEATURES
-
     cache = cache_in(folder, "written")
-    # what was prepared is not read here, and would take the memory that writing fills
-    with open(cache_in(folder).place(key(rows)) / FEATURES, "rb") as prepared:
-        os.fsync(prepared.fileno())
-        os.posix_fadvise(prepared.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
     def work() -> None:
         fill(cache, rows)
@@ -92,20 +88,29 @@ def train_epoch(folder: Path, rows: int) -> Callable[[], object]:
     return lambda: probe.fit([features], kept, standard, GRID)
 
 
+SIZES = (81_250, 162_500, 325_000, 650_000, 1_300_000)
+QUICK = (300, 600)
 SUBJECTS = {
+    "features-written": Subject(
+        f"Features of so many images, {COLUMNS} float32 each, written through the cache.",
+        "images",
+        SIZES,
+        QUICK,
+        lambda folder, rows: None,
+        {"write": Part(write)},
+    ),
     "features": Subject(
-        f"Features of so many images, {COLUMNS} float32 each: written through the cache; found; "
-        "mean and deviation over all of them; an epoch of the cached probe, one setting, "
+        f"Features of so many images, {COLUMNS} float32 each: found in the cache; mean and "
+        "deviation over all of them; an epoch of the cached probe, one setting, "
         f"{CLASSES} classes.",
         "images",
-        (81_250, 162_500, 325_000, 650_000, 1_300_000),
-        (300, 600),
+        SIZES,
+        QUICK,
         prepare,
         {
-            "write": Part(write),
             "find": Part(find),
             "mean and deviation": Part(read_moments),
             "epoch": Part(train_epoch),
         },
-    )
+    ),
 }

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scale.measuring import Part, Subject
+from scaling.measuring import Part, Subject
 
 PARTS_OF_MASKS = 500  # different masks, so that drawing them takes no time
 
@@ -120,7 +120,7 @@ SUBJECTS = {
             "masks": Part(partial(score, "lvis", "segm", "hotcoco"), largest=5000),
             "written": Part(write),
             "boxes, reference": Part(
-                partial(score, "lvis", "bbox", "reference"), largest=1250, judged=False
+                partial(score, "lvis", "bbox", "reference"), largest=5000, judged=False
             ),
         },
     ),
@@ -135,7 +135,7 @@ SUBJECTS = {
             "boxes": Part(partial(score, "coco", "bbox", "hotcoco")),
             "masks": Part(partial(score, "coco", "segm", "hotcoco")),
             "boxes, reference": Part(
-                partial(score, "coco", "bbox", "reference"), largest=2500, judged=False
+                partial(score, "coco", "bbox", "reference"), largest=5000, judged=False
             ),
         },
     ),

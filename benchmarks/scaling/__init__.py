@@ -1,6 +1,6 @@
 """What ``benchmarks/scale.py`` measures: a row a subject."""
 
-from scale import (
+from scaling import (
     captions,
     checkpoints,
     datasets,
