@@ -51,7 +51,7 @@ COMMANDS = {
         "transfer_overhead.py --num-gpus 0",
         "feature_extraction.py --device cpu",
         "pretraining_speed.py --device cpu --head L1_H512_A8_F2048 L1_H1024_A16_F4096",
-        "pretraining_throughput.py --device cpu --repeat 2 --iterations 2",
+        "pretraining_throughput.py --device cpu --repeat 3 --iterations 2",
         "toy_captions.py output/demo/captions --data-root output/demo/data",
     ),
     "cuda": (

@@ -92,7 +92,7 @@ def table_text(
                 lines.append(f"| {size} | {part} | {time} | {memory} |")
     lines.append("")
     for part, verdict in verdicts.items():
-        reference = "" if subject.parts[part].judged else " (reference, not judged)"
+        reference = "" if subject.parts[part].judged else " (not judged)"
         lines.append(f"- {part}{reference}: {verdict}")
     return "\n".join([*lines, ""])
 
