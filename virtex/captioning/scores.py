@@ -178,7 +178,9 @@ def similarities(counts: Counts, sentences: Sentences) -> np.ndarray:
     images, many = sentences.images, len(sentences.words)
     key = sentences.image[sentence] * size + ngram
     in_reference = sentence >= images
-    _, occurring = np.divmod(np.unique(key[in_reference]), max(size, 1))
+    # with counts np.unique sorts; alone it hashes, which takes far longer
+    once, _ = np.unique(key[in_reference], return_counts=True)
+    _, occurring = np.divmod(once, max(size, 1))
     frequency = np.bincount(occurring, minlength=size)
     # logarithms of one table: what every image has weighs nothing, and not some 1e-16
     logarithm = np.log(np.maximum(np.arange(images + 1), 1))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from virtex.data.files import CONTROL, is_path_below, read_file
+from virtex.data.files import CONTROL, is_path_below, is_text, read_file
 from virtex.data.layouts import TOY_HINT
 from virtex.data.masks import LARGEST_SIDE, is_mask, whats_wrong_in_mask
 from virtex.errors import UserError
@@ -66,14 +66,6 @@ def _is_index(value: Any) -> bool:
 
 def _is_name(value: Any) -> bool:
     return isinstance(value, str) and value != "" and not CONTROL.search(value) and is_text(value)
-
-
-def is_text(value: str) -> bool:
-    """Whether it can be written: JSON may hold halves of characters."""
-    try:
-        return bool(value.encode()) or not value
-    except UnicodeEncodeError:
-        return False
 
 
 def _is_length(value: Any) -> bool:

@@ -52,6 +52,14 @@ def is_path_below(value: Any) -> TypeGuard[str]:
     )
 
 
+def is_text(value: str) -> bool:
+    """Whether it can be written: JSON and YAML may hold halves of characters."""
+    try:
+        return bool(value.encode()) or not value
+    except UnicodeEncodeError:
+        return False
+
+
 def shown(text: str) -> str:
     """Text for a terminal: a name may hold what is no character, or what moves the cursor."""
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -12,11 +12,10 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from virtex.data.files import is_path_below, read_file
+from virtex.config.reading import NOT_YAML
+from virtex.data.files import is_path_below, is_text, read_file
 from virtex.errors import UserError
 
-# What PyYAML raises, beside its own errors, for tags whose value is not of their kind.
-NOT_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 MERGE = "tag:yaml.org,2002:merge"
 NAME = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # all but tabs and ends of lines
@@ -27,14 +26,9 @@ MOST_KEYS = 100_000  # of all mappings, once what they merge is counted
 HASH = re.compile(r"[0-9a-fA-F]{8,64}")
 
 
-def is_text(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
     """Characters that can be written, in lines."""
-    if not isinstance(value, str) or CONTROL.search(value):
-        return False
-    try:
-        return bool(value.encode()) or not value
-    except UnicodeEncodeError:  # half a character
-        return False
+    return isinstance(value, str) and not CONTROL.search(value) and is_text(value)
 
 
 def is_number(value: Any) -> bool:
@@ -43,7 +37,7 @@ def is_number(value: Any) -> bool:
 
 def is_address(value: Any) -> bool:
     """Of a file, by the web; its host and path become folders of the cache."""
-    if not is_text(value) or not re.fullmatch(r"[!-~\xa1-\uffff]{1,2000}", value):
+    if not is_plain(value) or not re.fullmatch(r"[!-~\xa1-\uffff]{1,2000}", value):
         return False
     try:
         parts = urlsplit(value)
@@ -61,17 +55,17 @@ def is_addresses(value: Any) -> bool:
 
 
 def is_file_name(value: Any) -> bool:
-    plain = is_text(value) and bool(re.fullmatch(r"[^/\\\s.][^/\\\n]*", value))
+    plain = is_plain(value) and bool(re.fullmatch(r"[^/\\\s.][^/\\\n]*", value))
     return plain and len(value.encode()) <= LONGEST_NAME
 
 
 def is_beside(value: Any) -> bool:
     """A file in the folder of the zoo file or below it, or a packaged name; or none."""
-    return value == "" or (is_text(value) and is_path_below(value))
+    return value == "" or (is_plain(value) and is_path_below(value))
 
 
 def is_hash(value: Any) -> bool:
-    return is_text(value) and bool(HASH.fullmatch(value))
+    return is_plain(value) and bool(HASH.fullmatch(value))
 
 
 def is_size(value: Any) -> bool:
@@ -108,15 +102,15 @@ ENTRY: dict[str, Key] = {
     "file": Key(is_file_name, "a file name without a folder"),
     "sha256": Key(is_hash, "8 to 64 hex digits in quotes"),
     "size": Key(is_size, "a whole number of bytes"),
-    "format": Key(is_text, "a checkpoint format (inspect_checkpoint.py --list-formats)"),
-    "arch": Key(is_text, "an architecture, as resnet50"),
+    "format": Key(is_plain, "a checkpoint format (inspect_checkpoint.py --list-formats)"),
+    "arch": Key(is_plain, "an architecture, as resnet50"),
     "holds": Key(lambda value: value in ("backbone", "model"), "backbone or model"),
     "config": Key(is_beside, "a packaged pretraining config, or a YAML file beside this one"),
     "tokenizer": Key(is_beside, "a sentencepiece model, a file beside this one"),
     "input": Key(is_mapping, "{channel_order, mean, std, scale}"),
-    "pretraining_data": Key(is_text, "text"),
-    "licence": Key(is_text, "text"),
-    "source": Key(is_text, "text"),
+    "pretraining_data": Key(is_plain, "text"),
+    "licence": Key(is_plain, "text"),
+    "source": Key(is_plain, "text"),
     "results": Key(is_list, "a list of {task, protocol, metric, value, source}"),
 }
 INPUT: dict[str, Key] = {
@@ -126,7 +120,7 @@ INPUT: dict[str, Key] = {
     "scale": Key(lambda value: value in (1, 255), "1.0 or 255.0, the value of white"),
 }
 RESULT: dict[str, Key] = {
-    key: Key(is_text, "text", required=True) for key in ("task", "protocol", "metric", "source")
+    key: Key(is_plain, "text", required=True) for key in ("task", "protocol", "metric", "source")
 } | {"value": Key(is_number, "a number, in percent", required=True)}
 
 
@@ -168,7 +162,7 @@ def read_zoo_file(path: Path) -> dict[str, dict[str, Any]]:
     check.no_key_twice(("models",))
     for name, row in models.items():
         where = ("models", name)
-        if not (is_text(name) and NAME.fullmatch(name)):
+        if not (is_plain(name) and NAME.fullmatch(name)):
             check.fail(where, "a name is letters, digits and ._+- with / between its parts")
         check.row(where, row, ENTRY)
         if "input" in row:
@@ -284,7 +278,7 @@ class Checker:
 def step_text(step: Any) -> str:
     """A key as text, cut short."""
     text = step if isinstance(step, str) else brief(step)
-    return text if len(text) <= LONGEST_NAME and is_text(text) else brief(text)
+    return text if len(text) <= LONGEST_NAME and is_plain(text) else brief(text)
 
 
 def brief(value: Any) -> str:
