@@ -354,6 +354,7 @@ def test_the_last_of_equal_overrides_wins():
         (["OPTIM.NUM_ITERATIONS", "many"], "NUM_ITERATIONS must be a whole number, not 'many'"),
         (["OPTIM.LR", "1e999"], "must be a finite number"),
         (["OPTIM.LR_STEPS", "3"], "LR_STEPS must be a list"),
+        (["OPTIM.LR_STEPS", "(1, (2,))"], r"LR_STEPS must hold numbers or texts, not \(2,\)"),
     ],
 )
 def test_a_wrong_override_is_refused(overrides, message):

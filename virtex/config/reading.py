@@ -266,6 +266,8 @@ def of_type_of(default: Any, value: Any, what: str) -> Any:
     if type(value) is not type(default):
         raise UserError(f"{what} must be {KINDS[type(default)]}, not {shown(value)}")
     for item in value if isinstance(value, list) else [value]:
+        if not isinstance(item, bool | int | float | str):
+            raise UserError(f"{what} must hold numbers or texts, not {shown(item)}")
         if isinstance(item, int) and abs(item) >= 2**63:
             raise UserError(f"{what} must be a number of at most 63 bits")
         if isinstance(item, float) and not math.isfinite(item):
