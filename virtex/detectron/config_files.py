@@ -13,7 +13,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 from fvcore.common.config import BASE_KEY
 
-from virtex.config.reading import PlainLoader, of_home, read_yaml, shown
+from virtex.config.reading import MOST_FILES, PlainLoader, of_home, read_yaml, shown
 from virtex.errors import UserError
 from virtex.quoting import quoted
 
@@ -22,7 +22,6 @@ RETINANET_SIZES = (
     "[[x, x * 2**(1.0/3), x * 2**(2.0/3) ] for x in [32, 64, 128, 256, 512 ]]",
     [[x, x * 2 ** (1.0 / 3), x * 2 ** (2.0 / 3)] for x in [32, 64, 128, 256, 512]],
 )
-MOST_FILES = 50
 
 
 class Detectron2Loader(PlainLoader):
