@@ -6,10 +6,10 @@ it tells seconds (the median of several runs where they are short), seconds on a
 that the work took of its own beside what the process had before, and what was resident with the
 pages of mapped files, which the system takes back when it needs them. Below the table stands the
 slope of log(seconds) over log(size) in the upper half of the sizes: 1 is linear, n log n is about
-1.1. Exit status 1: something grows faster than it may. Nothing else should run on the machine.
+1.1. Exit status 1: something has a slope above 1.15. Nothing else should run on the machine.
 
 examples:
-  python benchmarks/scale.py --output scale.md   # everything: 25 minutes, 15 GB of disk
+  python benchmarks/scale.py --output scale.md   # everything: 35 minutes, 15 GB of disk
   python benchmarks/scale.py leaderboard svm-images
   python benchmarks/scale.py leaderboard --sizes 1000 2000 4000
   python benchmarks/scale.py --quick   # tiny sizes, which tell only that all of it runs

@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from virtex.errors import UserError
+
 UNFINISHED = ".unfinished"
 
 
@@ -32,6 +34,8 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
     except (OSError, RuntimeError) as error:
         # where a write fails, torch.save raises that it is not where it expected to be
         cause = error if isinstance(error, OSError) else error.__context__
+        if isinstance(cause, UserError | KeyboardInterrupt):  # a signal's
+            raise cause from None
         if not isinstance(cause, OSError) or cause.errno is None:
             raise
         if cause.filename not in (None, str(temporary)):

@@ -1,5 +1,6 @@
 """SIGTERM: a cluster's word that time is over. What can be gone on with leaves saying so."""
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
@@ -81,6 +82,18 @@ def serve_on(_worker: int = 0) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_SECONDS))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def end_workers() -> None:
+    """End worker processes for good: one may wait for what another held that has died."""
+    workers = [process for process in multiprocessing.active_children() if process.daemon]
+    if not workers:
+        return
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # no news
+    for worker in workers:
+        worker.kill()
+        worker.join()
+    signal.signal(signal.SIGCHLD, before)
 
 
 def pass_on(processes: list[int]) -> Stop:

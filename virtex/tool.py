@@ -16,7 +16,7 @@ from contextlib import nullcontext
 
 from virtex.data.files import shown
 from virtex.errors import UserError, leave_to_main_thread, named, sentence_of
-from virtex.stopping import RESUME, Stopped, stop_raised
+from virtex.stopping import RESUME, Stopped, end_workers, stop_raised
 
 CHECKPOINT = "file, https://…, virtex://NAME, torchvision://NAME or random:NAME?seed=N"
 
@@ -236,7 +236,8 @@ def run_tool(
         print(f"{parser.prog}: {stopped}", file=sys.stderr)
         status = RESUME
     except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted", file=sys.stderr)
+        remedy = "; --resume goes on from what is saved" if hasattr(args, "resume") else ""
+        print(f"{parser.prog}: interrupted{remedy}", file=sys.stderr)
         status = 130
     except BrokenPipeError:
         sys.stderr.close()
@@ -255,4 +256,5 @@ def run_tool(
             sys.stdout.flush()
         except OSError:  # else Python complains, after the end, of what a full disk did not take
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    end_workers()
     sys.exit(status or 0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from scaling.measuring import Measured, Subject
 
 ALLOWED = 1.15  # n log n has a slope of 1.1 at these sizes, and nothing is measured exactly
-SHORTEST = 0.05  # seconds, below which what does not grow rules
+SHORTEST = 0.25  # seconds of the largest, below which what does not grow rules
 SMALLEST = 30e6  # bytes, below which memory does not matter
 
 
@@ -37,7 +37,7 @@ class Verdict:
         said = [f"{what} {slope:.2f}" for what, slope in slopes.items() if slope is not None]
         if not said:
             return "too quick to tell"
-        grows = "no worse than linear" if self.sound else "WORSE than linear"
+        grows = "no worse than linear" if self.sound else f"WORSE than linear ({ALLOWED} is)"
         return f"slope of {', of '.join(said)}: {grows}"
 
 

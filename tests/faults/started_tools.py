@@ -23,7 +23,7 @@ INATURALIST, CAPTIONING = f"{TOOLS}.inaturalist_finetune", f"{TOOLS}.coco_captio
 EVALUATE_ALL = f"{TOOLS}.evaluate_all"
 
 PATIENCE = 240  # seconds; nothing here takes as long, even where others use the processor
-LOOK = 0.01
+LOOK = 0.002
 GATE = "WAIT_FOR_FILE"  # in the environment: it begins when this file is there
 
 # What tools import within ``main``: most of a short run's time.
@@ -51,7 +51,6 @@ class Started:
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
     commands: bool = False
-    paused: bool = False
 
     def __post_init__(self):
         self.folder.mkdir(parents=True)
@@ -103,12 +102,13 @@ class Started:
         os.kill(self.process.pid, number)
 
     def pause(self):
-        self.send(signal.SIGSTOP)
-        self.paused = True
+        """Unless it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            self.send(signal.SIGSTOP)
 
     def go_on(self):
-        self.send(signal.SIGCONT)
-        self.paused = False
+        with contextlib.suppress(ProcessLookupError):
+            self.send(signal.SIGCONT)
 
     def kill(self):
         """-9, to it alone."""

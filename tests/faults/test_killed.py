@@ -5,6 +5,7 @@ last is compared with an undisturbed run's. Half of the kills come as something 
 changes, a third hit one whose images are loaded by another process, which is left an orphan.
 """
 
+import re
 import shutil
 import time
 
@@ -12,7 +13,7 @@ import pytest
 
 from tests.faults.killing import HANGS, Watched, kills
 from tests.faults.left_behind import content, different, said_by, torn, unfinished
-from tests.faults.small_runs import ALL
+from tests.faults.small_runs import ALL, EVALUATE_ALL_RUN
 
 # Those that work on for a while; of those that train alike, a quick selection has one.
 QUICK = ("pretraining", "transfer", "svm", "captioning", "download", "leaderboard")
@@ -70,7 +71,10 @@ class Chain:
 
     def compare(self):
         """What has come to its end is what it would have been; the next one begins anew."""
-        assert not different(content(self.place), self.undisturbed)
+        found = different(content(self.place), self.undisturbed)
+        if self.run is EVALUATE_ALL_RUN:  # whose end is SIGTERM to its runs, which then save
+            found = [name for name in found if not re.search(r"/model_\d+\.pth$", name)]
+        assert not found
         assert not unfinished(self.place, parts=True)
         shutil.rmtree(self.place)
         self.compared += 1

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -38,6 +39,8 @@ def serve(worker: int) -> None:
     is, the batch would be left out with a traceback, and waited for without end.
     """
     serve_on(worker)
+    # of the thread that hands batches over, when the main process has gone
+    sys.excepthook = lambda *_: None
     leave = staticmethod(lambda error, batch: os._exit(1))
     Queue._on_queue_feeder_error = leave  # type: ignore[attr-defined]
 
@@ -131,5 +134,16 @@ class Told:
         self.handler, self.workers = handler, workers
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        if is_shutting_down(frame):
+            return
         with deaths_told(self.workers):
             self.handler(number, frame)
+
+
+def is_shutting_down(frame: FrameType | None) -> bool:
+    """Whether a loader is ending its processes, and no longer wants anything of them."""
+    while frame is not None:
+        if frame.f_code.co_name == "_shutdown_workers":
+            return True
+        frame = frame.f_back
+    return False

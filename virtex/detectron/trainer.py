@@ -176,8 +176,8 @@ class Trainer(TrainerBase):
             self.stepper.run_step()
         except FloatingPointError as error:
             raise UserError(
-                f"the loss is not finite at iteration {self.iter}; lower SOLVER.BASE_LR or "
-                "lengthen SOLVER.WARMUP_ITERS"
+                f"the loss is not finite at iteration {self.iter}; start anew with --overwrite and "
+                "a lower SOLVER.BASE_LR or more SOLVER.WARMUP_ITERS"
             ) from error
 
 

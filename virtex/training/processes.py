@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from virtex.errors import UserError, sentence_of
-from virtex.stopping import RESUME, Stopped, pass_on, stop_raised
+from virtex.stopping import RESUME, Stopped, end_workers, pass_on, stop_raised
 
 Main = Callable[[argparse.Namespace], None]
 SPEAK_SECONDS = 3
@@ -187,6 +187,7 @@ def leave(sentence: str, status: int) -> NoReturn:
         if said:
             print(said, file=sys.stderr, flush=True)
         sys.stdout.flush()
+    end_workers()
     os._exit(status)
 
 
