@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Seconds and memory of the leaderboard for growing numbers of records, and how they grow.
 
-Writes records as the tools do (models x five tasks, detection with 12 metrics, VOC07 with 21; some
-runs with departures), then runs ``eval_tools/leaderboard.py`` on them in a process of its own,
-with CSV, Markdown, page and chart, and with the CSV alone.
+Writes records as the tools do (models x five tasks x two seeds, detection with 12 metrics, VOC07
+with 21; some runs with departures), then runs ``eval_tools/leaderboard.py`` on them in a process of
+its own, with CSV, Markdown, page and chart, and with the CSV alone.
 
 examples:
   python benchmarks/leaderboard.py
@@ -11,8 +11,6 @@ examples:
 """
 
 import argparse
-import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -25,57 +23,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import report
-from virtex.leaderboard.columns import TASKS
-from virtex.results import Result
+from benchmarks.scaling.records import write_models
 
 TOOL = Path(__file__).resolve().parent.parent / "eval_tools" / "leaderboard.py"
-DETECTION = [f"{kind}/AP{which}" for kind in ("bbox", "segm") for which in ("", *"sml", 50, 75)]
-METRICS = {
-    "coco": DETECTION,
-    "lvis": DETECTION,
-    "voc07_svm": ["mAP", *(f"AP/class {number:02}" for number in range(20))],
-    "imagenet_linear": ["top1", "top5", "mean_per_class"],
-    "inaturalist": ["top1", "top5", "mean_per_class"],
-}
-SEEDS = 2
-
-
-def write_records(folder: Path, count: int) -> None:
-    """``count`` records of a few kilobytes each."""
-    stages = {name: {"expected": 60, "loaded": 60, "missing": []} for name in ("stem", "res5")}
-    whole = Result("", {}, [], {}, "", {}, 0, {"train_seconds": 1.0}).record()
-    for number in range(count):
-        run, seed = divmod(number, SEEDS)
-        model, place = divmod(run, len(METRICS))
-        task = list(METRICS)[place]
-        protocol, primary = TASKS[task]
-        departures = [
-            {"key": "SOLVER.BASE_LR", "protocol": 0.02, "run": 0.01, "why": "scaled"},
-            {"key": "SOLVER.MAX_ITER", "protocol": 180000, "run": 360000, "why": "scaled"},
-        ]
-        record = whole | {
-            "task": task,
-            "protocol": {
-                "name": protocol, "version": "1", "departures": departures if model % 5 == 0 else []
-            },
-            "metrics": {
-                name: (number * 37 + at * 11) % 9973 / 100 for at, name in enumerate(METRICS[task])
-            },
-            "primary_metric": primary,
-            "model": {
-                "name": f"models/method_{model:05}.pth",
-                "sha256": hashlib.sha256(str(model).encode()).hexdigest(),
-                "format": "torchvision",
-                "arch": {"name": "resnet50", "family": "resnet", "depth": 50},
-                "input": {"channel_order": "RGB", "mean": [0.485, 0.456, 0.406]},
-                "coverage": {"complete": True, "stages": stages},
-            },
-            "data": {f"{task}_val": {"images": 5000, "annotations_sha256": "0" * 64}},
-            "seed": seed,
-        }  # fmt: skip
-        path = folder / f"model_{model:05}" / f"{task}_{seed}" / "result.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=1))
 
 
 def measure(command: list[str]) -> tuple[float, float]:
@@ -95,9 +45,7 @@ def measure_count(count: int, args: argparse.Namespace) -> list[report.Row]:
         folder = Path(name)
         # torch, which writing imports, would count as the tool's memory: a process starts
         # with its parent's
-        writer = get_context("spawn").Process(
-            target=write_records, args=(folder / "results", count)
-        )
+        writer = get_context("spawn").Process(target=write_models, args=(folder, count))
         writer.start()
         writer.join()
         command = [sys.executable, str(TOOL), str(folder / "results")]

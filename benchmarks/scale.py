@@ -22,9 +22,9 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from scaling import SUBJECTS
-from scaling.judging import judged, table_text
-from scaling.measuring import measured_here, run_one, sweep
+from benchmarks.scaling import SUBJECTS
+from benchmarks.scaling.judging import judged, table_text
+from benchmarks.scaling.measuring import measured_here, run_one, sweep
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -3,14 +3,12 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
-from scaling import SUBJECTS
-from scaling.judging import judged
-from scaling.measuring import SCRIPT, Measured, Part, Subject
+from benchmarks.scaling import SUBJECTS
+from benchmarks.scaling.judging import judged
+from benchmarks.scaling.measuring import SCRIPT, Measured, Part, Subject
 
 
 def scale(*arguments):

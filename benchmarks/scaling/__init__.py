@@ -1,6 +1,6 @@
 """What ``benchmarks/scale.py`` measures: a row a subject."""
 
-from scaling import (
+from benchmarks.scaling import (
     captions,
     checkpoints,
     datasets,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from scaling.measuring import Part, Subject
+from benchmarks.scaling.measuring import Part, Subject
 
 REFERENCES = 5
 WORDS = 5000

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from scaling.measuring import Part, Subject
+from benchmarks.scaling.measuring import Part, Subject
 
 MB = 10**6
 OTHER = 16 * MB  # bytes of a tensor that is no part of the backbone

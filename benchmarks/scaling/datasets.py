@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from scaling.measuring import Part, Subject
+from benchmarks.scaling.measuring import Part, Subject
 
 OBJECTS = 7  # an image
 POINTS = 20  # of a polygon

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scaling.measuring import Part, Subject
+from benchmarks.scaling.measuring import Part, Subject
 
 PARTS_OF_MASKS = 500  # different masks, so that drawing them takes no time
 

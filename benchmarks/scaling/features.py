@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from scaling.measuring import Part, Subject
+from benchmarks.scaling.measuring import Part, Subject
 
 COLUMNS = 2048
 ROWS = 8192  # that are written at a time

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scaling.measuring import Measured, Subject
+from benchmarks.scaling.measuring import Measured, Subject
 
 ALLOWED = 1.15  # n log n has a slope of 1.1 at these sizes, and nothing is measured exactly
 SHORTEST = 0.25  # seconds of the largest, below which what does not grow rules

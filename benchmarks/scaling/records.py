@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scaling.measuring import Part, Subject
+from benchmarks.scaling.measuring import Part, Subject
 
 DETECTION = [f"{kind}/AP{which}" for kind in ("bbox", "segm") for which in ("", *"sml", 50, 75)]
 METRICS = {

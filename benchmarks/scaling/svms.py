@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from scaling.measuring import Part, Subject
+from benchmarks.scaling.measuring import Part, Subject
 
 DIMENSIONS = 512
 CLASSES, IMAGES = 20, 5000  # of the sweep of the other
