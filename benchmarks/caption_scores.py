@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     captions = [changed(random, words, own[0]) for own in references]
     rows = compare_scores(captions, references, args)
     rows.append(compare_tokenizers([*captions, *chain(*references)], args))
-    report.hand_over(rows, args)
+    report.release_pages(rows, args)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Images a second of feature extraction, from JPEG files to an array, against torchvision's way.
 
-Ours is what the SVM, neighbours and the cached probe run, its cache on disk included. The
+Ours is what the SVM, neighbors and the cached probe run, its cache on disk included. The
 reference is the usual loop: ``ImageFolder``, Pillow and torchvision's transforms, a ``DataLoader``
 with pinned memory, ``resnet50`` in evaluation mode without gradients. Both have the same weights,
 batches, workers and cuDNN settings. What both make of the same decoded pixels is compared, too.
@@ -28,8 +28,8 @@ from benchmarks import report
 from virtex.checkpoints.loading import load_backbone
 from virtex.config import CfgNode
 from virtex.data.image_sets import ImageSet
-from virtex.evaluation.feature_cache import FeatureCache
-from virtex.evaluation.features import Extraction, centre_view
+from virtex.probes.feature_cache import FeatureCache
+from virtex.probes.features import Extraction, center_view
 
 RESIZE, CROP = 256, 224
 SIZES = {"cuda": 4000, "cpu": 64}  # pictures
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.backends.cudnn.benchmark = True
     with tempfile.TemporaryDirectory() as name:
         rows = compare(args, Path(name))
-    report.hand_over(rows, args)
+    report.release_pages(rows, args)
 
 
 def compare(args: argparse.Namespace, folder: Path) -> list[report.Row]:
@@ -76,7 +76,7 @@ def compare(args: argparse.Namespace, folder: Path) -> list[report.Row]:
             extraction = Extraction(device, cache, args.batch, args.num_workers)
             extraction.open(backbone)
             data = CfgNode({"IMAGE_RESIZE_SIZE": RESIZE, "IMAGE_CROP_SIZE": CROP})
-            found["ours"] = np.array(extraction.features(images, centre_view(data)))
+            found["ours"] = np.array(extraction.features(images, center_view(data)))
             extraction.close()
 
     def reference() -> None:

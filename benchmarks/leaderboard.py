@@ -2,7 +2,7 @@
 """Seconds and memory of the leaderboard for growing numbers of records, and how they grow.
 
 Writes records as the tools do (models x five tasks x two seeds, detection with 12 metrics, VOC07
-with 21; some runs with departures), then runs ``eval_tools/leaderboard.py`` on them in a process of
+with 21; some runs with deviations), then runs ``eval_tools/leaderboard.py`` on them in a process of
 its own, with CSV, Markdown, page and chart, and with the CSV alone.
 
 examples:
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for (fewer, (before, *_)), (more, (after, *_)) in pairwise(zip(counts, rows, strict=True)):
         grown = (after.ours - before.ours) / (more - fewer) * 1000
         print(f"{fewer} to {more} records: {grown:.3f} s per thousand")
-    report.hand_over([row for found in rows for row in found], args)
+    report.release_pages([row for found in rows for row in found], args)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 
 The separate runs are torch's own: ``nn.Linear``, cross entropy, ``torch.optim.SGD``, the same
 batches, read from the same file on disk. How far apart the two end is told, too. Features are
-random numbers around a centre for each class: what they are does not matter to the time.
+random numbers around a center for each class: what they are does not matter to the time.
 
 examples:
   python benchmarks/linear_probe.py
@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import report
-from virtex.evaluation.cached_probe import LinearHeads, epochs, moments
+from virtex.probes.cached_probe import LinearHeads, epochs, moments
 
 LRS, DECAYS = [0.0003, 0.001, 0.003, 0.01, 0.03], [0.0, 0.00001, 0.0001, 0.001]
 MOMENTUM = 0.9
@@ -46,12 +46,12 @@ def write_features(folder: str, args: argparse.Namespace) -> tuple[np.ndarray, n
     """Features mapped from a file, as the cache gives them, and labels."""
     rng = np.random.default_rng(0)
     labels = rng.integers(args.classes, size=args.images)
-    centres = rng.standard_normal((args.classes, args.dimensions), dtype=np.float32)
+    centers = rng.standard_normal((args.classes, args.dimensions), dtype=np.float32)
     path = Path(folder, "features.npy")
     shape = (args.images, args.dimensions)
     rows = np.lib.format.open_memmap(path, "w+", np.float32, shape)
     for first in range(0, args.images, 4096):
-        part = centres[labels[first : first + 4096]]
+        part = centers[labels[first : first + 4096]]
         rows[first : first + 4096] = part + 4 * rng.standard_normal(part.shape, dtype=np.float32)
     rows.flush()
     return np.load(path, mmap_mode="r"), labels
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ours, theirs = ends["together"], ends["one_by_one"]
     apart = (ours - theirs).abs().max() / theirs.abs().max()
     print(f"largest difference of a weight {apart:.1e} of the largest weight")
-    report.hand_over([row], args)
+    report.release_pages([row], args)
 
 
 if __name__ == "__main__":

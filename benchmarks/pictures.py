@@ -43,10 +43,10 @@ def polygons(random: np.random.Generator, height: int, width: int) -> list[np.nd
     found = []
     for _ in range(OBJECTS):
         radius = min(height, width) * np.exp(random.uniform(np.log(1 / 30), np.log(1 / 4)))
-        centre = random.uniform(radius, [width - radius, height - radius])
+        center = random.uniform(radius, [width - radius, height - radius])
         angles = np.sort(random.uniform(0, 2 * np.pi, CORNERS))
         radii = radius * random.uniform(0.6, 1.0, CORNERS)
-        found.append(centre + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1))
+        found.append(center + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1))
     return found
 
 
@@ -56,10 +56,10 @@ def write_picture(folder: Path, seed: int, index: int) -> tuple[int, int, list[l
     width, height = SIDES if index % 3 else SIDES[::-1]
     picture, outlines = texture(random, height, width), polygons(random, height, width)
     for outline in outlines:
-        colour = random.integers(0, 256, 3)
+        color = random.integers(0, 256, 3)
         mask = np.zeros((height, width), np.uint8)
         cv2.fillPoly(mask, [outline.round().astype(np.int32)], 1)
-        blend = 0.5 * picture + 0.5 * colour
+        blend = 0.5 * picture + 0.5 * color
         picture = np.where(mask[..., None] == 1, blend, picture).astype(np.uint8)
     path = str(folder / f"{index + 1:012}.jpg")
     cv2.imwrite(path, picture, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
@@ -136,7 +136,7 @@ def vocabulary(random: np.random.Generator) -> np.ndarray:
 
 
 def sentences(random: np.random.Generator, words: np.ndarray, count: int) -> list[list[str]]:
-    """Tokenised sentences; the n-th word is drawn in proportion to 1 / n."""
+    """Tokenized sentences; the n-th word is drawn in proportion to 1 / n."""
     frequency = 1 / np.arange(1, len(words) + 1)
     lengths = random.normal(WORDS, SPREAD, count).round().clip(3, 40).astype(int)
     drawn = random.choice(words, lengths.sum(), p=frequency / frequency.sum())

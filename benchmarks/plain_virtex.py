@@ -3,7 +3,7 @@
 The textual head is ``torch.nn.TransformerDecoder`` over padded captions, run once for each
 direction, with logits at every position; decoding computes the whole prefix again at each step.
 Tests compare results with it, benchmarks compare times. It takes the state_dict of a
-``virtex.models.captioning.CaptioningModel`` as it is.
+``virtex.pretraining.models.captioning.CaptioningModel`` as it is.
 """
 
 import copy

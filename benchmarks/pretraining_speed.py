@@ -23,12 +23,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import report
 from benchmarks.plain_virtex import PlainBicaptioning, PlainHead
-from virtex.models.captioning import CaptioningModel, turn_around
-from virtex.models.decoding import BeamSearch, caption_ids
-from virtex.models.losses import total_loss
-from virtex.models.textual import TransformerTextualHead
-from virtex.models.transformer import TransformerDecoder
-from virtex.models.visual import build_visual
+from virtex.pretraining.models.captioning import CaptioningModel, reverse_tokens
+from virtex.pretraining.models.decoding import BeamSearch, caption_ids
+from virtex.pretraining.models.losses import total_loss
+from virtex.pretraining.models.textual import TransformerTextualHead
+from virtex.pretraining.models.transformer import TransformerDecoder
+from virtex.pretraining.models.visual import build_visual
 
 VOCABULARY, SOS, EOS = 10000, 1, 2
 BATCHES = 4  # of different captions, for padding differs from batch to batch
@@ -148,7 +148,7 @@ def compare_textual_half(
     """Steps from the features of images on."""
     shape = (args.batch, ours.visual.feature_size, 7, 7)
     features = torch.randn(shape, device=args.device, requires_grad=True)
-    turned = [turn_around(*caption) for caption in captions]
+    turned = [reverse_tokens(*caption) for caption in captions]
     return compare(
         f"{name}: textual half, {BATCHES} steps of {args.batch}",
         steps(
@@ -175,7 +175,7 @@ def compare_whole_step(
 ) -> report.Row:
     """A step with the backbone."""
     images = torch.randn(args.batch, 3, args.crop, args.crop, device=args.device)
-    (tokens, lengths), turned = caption, turn_around(*caption)
+    (tokens, lengths), turned = caption, reverse_tokens(*caption)
     batch = {"image": images, "tokens": tokens, "lengths": lengths}
     visual = copy.deepcopy(ours.visual)
     return compare(
@@ -200,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         build_parser(), argv, head=["L1_H64_A2_F64"], batch=2, crop=64, backbone="resnet18"
     )
     rows = [row for name in args.head for row in compare_head(name, args)]
-    report.hand_over(rows, args)
+    report.release_pages(rows, args)
 
 
 if __name__ == "__main__":

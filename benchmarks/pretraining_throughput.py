@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 ("with data", True, f", {args.num_workers} workers"),
             )
         ]
-    report.hand_over(rows, args)
+    report.release_pages(rows, args)
 
 
 def prepare(args: argparse.Namespace, folder: Path) -> Any:
@@ -156,17 +156,17 @@ class Way:
 class Ours(Way):
     def loader(self) -> Iterator[Any]:
         from virtex.data.loading import training_loader
-        from virtex.data.pretraining import build_pretraining_set
         from virtex.data.tokenizer import Tokenizer
+        from virtex.pretraining.data import build_pretraining_set
 
         tokenizer = Tokenizer(self.config.DATA.TOKENIZER_MODEL)
         data = build_pretraining_set(self.config, "train", tokenizer, seed=0)
         return training_loader(data, self.args.batch, 0, 0, num_workers=self.args.num_workers)
 
     def loop(self, batches: Iterator[Any]) -> object:
-        from virtex.models.build import build_model
+        from virtex.engine.loop import LoopSettings, TrainingLoop, amp_dtype
         from virtex.optim import Lookahead, build_optimizer, build_schedule
-        from virtex.training.loop import LoopSettings, TrainingLoop, amp_dtype
+        from virtex.pretraining.models.build import build_model
 
         device, optim = torch.device(self.args.device), self.config.OPTIM
         torch.manual_seed(0)

@@ -202,7 +202,7 @@ def number(value: float | None) -> str:
     return f"{value:.{max(2 - math.floor(math.log10(abs(value))), 0)}f}"
 
 
-def hand_over(rows: Sequence[Row], args: argparse.Namespace) -> None:
+def release_pages(rows: Sequence[Row], args: argparse.Namespace) -> None:
     """Write the rows where ``--json`` asks for them."""
     if args.json:
         args.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))

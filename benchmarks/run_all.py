@@ -236,7 +236,7 @@ def version(*names: str) -> str:
 
 
 def commit() -> str:
-    from virtex.results import git_revision
+    from virtex.records import git_revision
 
     return git_revision() or "not in a checkout"
 

@@ -29,10 +29,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import report
-from virtex.evaluation.average_precision import AVERAGE_PRECISIONS
-from virtex.evaluation.svm import choose, cross_validate
-from virtex.evaluation.svm_liblinear import fit_svms_liblinear
-from virtex.evaluation.svm_solver import decision, fit_svms
+from virtex.probes.average_precision import AVERAGE_PRECISIONS
+from virtex.probes.svm import choose, cross_validate
+from virtex.probes.svm_liblinear import fit_svms_liblinear
+from virtex.probes.svm_solver import decision, fit_svms
 
 # Images with each class in VOC07's trainval set of 5011, from aeroplane to tvmonitor.
 VOC07_COUNTS = [
@@ -208,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name, reference in references.items()
     ]
     tell_difference(found["ours"], found["liblinear"], args.costs)
-    report.hand_over(rows, args)
+    report.release_pages(rows, args)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """How often a model's captions of held-out toy pictures name what is there.
 
-Counts every "<colour> <shape>" in the captions that a pretrained model writes for the
+Counts every "<color> <shape>" in the captions that a pretrained model writes for the
 validation pictures, and the share of them that are truly in the picture (by its annotations);
-the same for the colours and the shapes alone. Chance is that share when each caption is held
+the same for the colors and the shapes alone. Chance is that share when each caption is held
 against the other pictures.
 
 examples:
@@ -23,16 +23,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import report
 from virtex.config import load_config
 from virtex.data.loading import validation_loader
-from virtex.data.pretraining import build_pretraining_set
 from virtex.data.tokenizer import Tokenizer
-from virtex.data.toy.world import COLOURS, SHAPES
-from virtex.models.build import build_model
+from virtex.data.toy.world import COLORS, SHAPES
+from virtex.pretraining.data import build_pretraining_set
+from virtex.pretraining.models.build import build_model
 from virtex.zoo import load_weights
 
-NAMED = re.compile(rf"\b({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})(?:s|es)?\b")
+NAMED = re.compile(rf"\b({'|'.join(COLORS)}) ({'|'.join(SHAPES)})(?:s|es)?\b")
 
 
-PARTS = {"colour and shape": slice(0, 2), "colour": slice(0, 1), "shape": slice(1, 2)}
+PARTS = {"color and shape": slice(0, 2), "color": slice(0, 1), "shape": slice(1, 2)}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -58,7 +58,7 @@ def write_captions(folder: Path, checkpoint: str, data_root: str) -> dict[int, s
 
 
 def true_kinds(data_root: Path) -> dict[int, set[str]]:
-    """Image id -> the "<colour> <shape>" of its objects, from the LVIS annotations."""
+    """Image id -> the "<color> <shape>" of its objects, from the LVIS annotations."""
     content = json.loads((data_root / "lvis/lvis_v1_val.json").read_text())
     names = {c["id"]: c["name"].replace("_", " ") for c in content["categories"]}
     kinds = defaultdict(set)
@@ -68,7 +68,7 @@ def true_kinds(data_root: Path) -> dict[int, set[str]]:
 
 
 def share_true(captions: list[str], kinds: list[set[str]], part: slice) -> float:
-    """The share of named kinds that are there, their colour (and, or) shape compared."""
+    """The share of named kinds that are there, their color (and, or) shape compared."""
     named = [
         (found[part], {tuple(kind.split(" "))[part] for kind in there})
         for caption, there in zip(captions, kinds, strict=True)
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         note = f"there is no {args.folder / args.checkpoint}: pretrain first, as make demo does"
         rows = [report.say(report.Row("captions of toy pictures", "%", note=note))]
-    report.hand_over(rows, args)
+    report.release_pages(rows, args)
 
 
 def measure(args: argparse.Namespace) -> list[report.Row]:

@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         with tempfile.TemporaryDirectory() as name:
             rows = [compare(args, Path(name))]
-    report.hand_over(rows, args)
+    report.release_pages(rows, args)
 
 
 def compare(args: argparse.Namespace, folder: Path) -> report.Row:

@@ -9,7 +9,7 @@ import virtex
 
 project = "VirTex transfer toolkit"
 author = "the VirTex transfer toolkit's authors"
-copyright = "MIT licence"
+copyright = "MIT license"
 version = release = virtex.__version__
 
 extensions = [

@@ -51,10 +51,10 @@ def quiet_pages(browser, files, default):
 
 
 def brightness(page, selector, property):
-    """Of a colour of an element: 0 black, 1 white."""
-    colour = page.evaluate(
+    """Of a color of an element: 0 black, 1 white."""
+    color = page.evaluate(
         "([selector, property]) => getComputedStyle(document.querySelector(selector))[property]",
         [selector, property],
     )
-    red, green, blue = map(float, colour[colour.index("(") + 1 : -1].split(",")[:3])
+    red, green, blue = map(float, color[color.index("(") + 1 : -1].split(",")[:3])
     return (0.299 * red + 0.587 * green + 0.114 * blue) / 255

@@ -8,9 +8,9 @@ import pytest
 
 from tests.run_states import content_of
 from virtex import pretrain
+from virtex.cli import run_tool
 from virtex.data.tokenizer import read_caption_files, train_tokenizer
 from virtex.data.toy import write_toy_data
-from virtex.tool import run_tool
 
 TRAIN_IMAGES, VAL_IMAGES = 24, 9  # odd, so that two processes have different shares
 VOCABULARY, ITERATIONS = 120, 12

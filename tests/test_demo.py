@@ -54,10 +54,10 @@ def test_every_tool_takes_the_arguments_that_the_demo_gives(target):
 def test_the_chain_ends_with_the_leaderboard_and_is_not_run_twice(tmp_path):
     folder = tmp_path / "demo"
     told = small_demo(folder)
-    assert "| VirTex" in told and "| random initialisation" in told
+    assert "| VirTex" in told and "| random initialization" in told
     with open(folder / "leaderboard.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert {row["model"] for row in rows} == {"VirTex", "random initialisation"}
+    assert {row["model"] for row in rows} == {"VirTex", "random initialization"}
     for metric in ("/mAP", "/CIDEr"):
         (column,) = (name for name in rows[0] if name.endswith(metric))
         assert all(row[column] for row in rows)

@@ -1,6 +1,6 @@
 """The same seed on the same machine: the same record, whichever tool; and so in two processes.
 
-That two processes have the gradients of one, tests/training/test_loop.py shows; that the probes,
+That two processes have the gradients of one, tests/engine/test_loop.py shows; that the probes,
 captions and pretraining come to the same in both, the tests of those tools.
 """
 

@@ -37,10 +37,10 @@ from virtex.config import load_config
 from virtex.data.captions import read_captions
 from virtex.data.streams import TrainingStream
 from virtex.data.tokenizer import train_tokenizer
-from virtex.models.build import build_model
+from virtex.engine.loop import amp_dtype
+from virtex.engine.randomness import seed_everything
 from virtex.optim.schedules import multiplier
-from virtex.training.loop import amp_dtype
-from virtex.training.randomness import seed_everything
+from virtex.pretraining.models.build import build_model
 
 
 @pytest.fixture(scope="session")
@@ -210,7 +210,7 @@ def test_the_seed_of_the_config_is_that_of_the_flag(data, out):
     assert_equal(weights_of(first), weights_of(second))
 
 
-def test_no_iterations_save_the_model_as_it_is_initialised(data, out):
+def test_no_iterations_save_the_model_as_it_is_initialized(data, out):
     none = {"OPTIM.NUM_ITERATIONS": 0, "OPTIM.WARMUP_STEPS": 0}
     saved = weights_of(trained(data, out, **none))
     seed_everything("weights", 0)
@@ -317,7 +317,7 @@ def test_a_resumed_run_may_lower_its_learning_rate_and_the_record_says_since_whe
 
 def test_the_record_names_what_departs_from_the_named_config(finished):
     record = record_of(finished)
-    departed = {d["key"]: (d["protocol"], d["run"]) for d in record["departures"]}
+    departed = {d["key"]: (d["protocol"], d["run"]) for d in record["deviations"]}
     assert departed["OPTIM.NUM_ITERATIONS"][1] == ITERATIONS
     assert departed["DATA.IMAGE_CROP_SIZE"][1] == 32
     assert set(departed) == set(SMALL)
@@ -379,7 +379,7 @@ def test_bad_images_are_left_out_where_that_is_asked(copy_of_data, out, finished
 
 
 def test_two_processes_train_and_validate_as_one_does(data, out):
-    """With a backbone that normalises by itself, so that the batches do not matter."""
+    """With a backbone that normalizes by itself, so that the batches do not matter."""
     same = {"MODEL__VISUAL__FROZEN": True, "MODEL__TEXTUAL__DROPOUT": 0.0}
     alone = trained(data, out / "alone", **same)
     done = subprocess.run(

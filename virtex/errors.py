@@ -1,4 +1,4 @@
-"""Errors that a user can mend."""
+"""Errors that a user can fix."""
 
 import errno
 import os
@@ -6,14 +6,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# What an OSError is that no change to the program would mend, and what to do about it.
+# What an OSError is that no change to the program would fix, and what to do about it.
 REMEDIES = {
     errno.ENOSPC: "make room there",
     errno.EDQUOT: "make room there, or ask for a larger quota",
     errno.EFBIG: "raise the largest file size (ulimit -f)",
     errno.EROFS: "name a folder that can be written",
-    errno.EACCES: "mend its permissions, or name another",
-    errno.EPERM: "mend its permissions, or name another",
+    errno.EACCES: "fix its permissions, or name another",
+    errno.EPERM: "fix its permissions, or name another",
     errno.EIO: "check that disk, or name another",
     errno.ESTALE: "mount that file system again",
     errno.EMFILE: "raise the number of open files (ulimit -n)",
@@ -27,7 +27,7 @@ REMEDIES = {
 
 
 class UserError(Exception):
-    """Something the user must mend, said in plain words: what, where, what to do.
+    """Something the user must fix, said in plain words: what, where, what to do.
 
     Tools print it on stderr and leave with exit status 2, without a traceback. Library
     functions raise it (or a subclass) with nothing half-written behind them.
@@ -45,14 +45,14 @@ def named(path: str | os.PathLike[str]) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
-def leave_to_main_thread(thrown: threading.ExceptHookArgs) -> None:
+def ignore_reported_errors(thrown: threading.ExceptHookArgs) -> None:
     """For ``threading.excepthook``: the thread that writes tensorboard's events has failed, which
     is raised at the next event."""
-    if not (isinstance(thrown.exc_value, OSError) and sentence_of(thrown.exc_value)):
+    if not (isinstance(thrown.exc_value, OSError) and describe_os_error(thrown.exc_value)):
         threading.__excepthook__(thrown)
 
 
-def sentence_of(error: OSError) -> str | None:
+def describe_os_error(error: OSError) -> str | None:
     """What a disk or the system refused, in plain words; None: it would be no help."""
     if error.errno not in REMEDIES:
         return None

@@ -35,11 +35,11 @@ examples:
   ... --resume
 
 OUTPUT_DIR then holds model_final.pth (a checkpoint every tool here takes), pretrain_config.yaml
-and tokenizer.model beside it, pretraining.json (last losses, departures from the config, data,
+and tokenizer.model beside it, pretraining.json (last losses, deviations from the config, data,
 environment), log.txt, metrics.json (a JSON object a line), tensorboard events, and what --resume
 needs: run.json, last_checkpoint, the newest model_<iteration>.pth.
 
-Exit status: 0 done; 2 something to mend, said in one sentence; 130 interrupted by Ctrl-C;
+Exit status: 0 done; 2 something to fix, said in one sentence; 130 interrupted by Ctrl-C;
 75 stopped by SIGTERM (training saves first): the same command with --resume goes on.
 """
 
@@ -50,8 +50,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from virtex.errors import UserError
-from virtex.tool import (
+from virtex.cli import (
     add_num_workers,
     add_training_arguments,
     non_negative,
@@ -59,13 +58,14 @@ from virtex.tool import (
     run_tool,
     tool_parser,
 )
+from virtex.errors import UserError
 
 if TYPE_CHECKING:
     from virtex.data.loading import Batch
-    from virtex.models.build import PretrainingModel
-    from virtex.pretraining_run import Run
-    from virtex.training.loop import TrainingLoop
-    from virtex.training.progress import MetricsWriter
+    from virtex.engine.loop import TrainingLoop
+    from virtex.engine.progress import MetricsWriter
+    from virtex.pretraining.models.build import PretrainingModel
+    from virtex.pretraining.run import Run
 
 logger = logging.getLogger("virtex.pretrain")  # __name__ is another when it is run as a tool
 
@@ -122,8 +122,8 @@ def main(args: argparse.Namespace) -> int:
         print(config.dump(), end="")
         return 0
 
-    from virtex.training import run_folder
-    from virtex.training.processes import is_main, launch
+    from virtex.engine import run_folder
+    from virtex.engine.distributed import is_main, launch
 
     with run_folder.claimed(Path(args.output_dir), args.resume, args.overwrite, main=is_main(args)):
         return launch(pretrain, args)
@@ -133,12 +133,12 @@ def pretrain(args: argparse.Namespace) -> None:
     """One process of the job: prepare, train, record.
 
     Raises:
-        UserError: something the user must mend.
+        UserError: something the user must fix.
     """
-    from virtex.pretraining_run import RECORD, is_finished, open_folder, prepare
-    from virtex.training import run_folder
-    from virtex.training.processes import rank, wait_for_all
-    from virtex.training.progress import log_to
+    from virtex.engine import run_folder
+    from virtex.engine.distributed import rank, synchronize
+    from virtex.engine.progress import log_to
+    from virtex.pretraining.run import RECORD, is_finished, open_folder, prepare
 
     log_to(logging.getLogger("virtex"))
     run, folder = prepare(args), Path(args.output_dir)
@@ -148,10 +148,10 @@ def pretrain(args: argparse.Namespace) -> None:
         logger.info("this run is finished: %s", folder / RECORD)
         return
     loop, batches = build_training(run, folder, args)
-    wait_for_all()  # the others may still be looking at what the folder holds
+    synchronize()  # the others may still be looking at what the folder holds
     if rank() == 0:
         open_folder(run, folder, args.overwrite, loop.done)
-    wait_for_all()
+    synchronize()
     if not folder.is_dir():
         raise UserError(f"the machines do not see the same {folder}; share --output-dir")
     log_to(logging.getLogger("virtex"), folder)
@@ -170,11 +170,11 @@ def build_training(
     import torch
 
     from virtex.data.loading import training_loader
-    from virtex.models.build import build_model
+    from virtex.engine.distributed import rank, world_size
+    from virtex.engine.loop import LoopSettings, TrainingLoop, amp_dtype
+    from virtex.engine.randomness import seed_everything
     from virtex.optim import Lookahead, build_optimizer, build_schedule
-    from virtex.training.loop import LoopSettings, TrainingLoop, amp_dtype
-    from virtex.training.processes import rank, world_size
-    from virtex.training.randomness import seed_everything
+    from virtex.pretraining.models.build import build_model
 
     config, optim = run.config, run.config.OPTIM
     torch.backends.cudnn.benchmark = config.CUDNN_BENCHMARK
@@ -227,8 +227,8 @@ def train(
     batches: "Iterator[Batch]",
 ) -> None:
     """Train to the end and record it."""
-    from virtex.pretraining_run import write_record
-    from virtex.training.processes import rank, world_size
+    from virtex.engine.distributed import rank, world_size
+    from virtex.pretraining.run import write_record
 
     if args.resume and loop.done:
         logger.info("going on after iteration %d", loop.done)
@@ -265,8 +265,8 @@ def validate(
     import torch
 
     from virtex.data.loading import validation_loader
-    from virtex.training.loop import RunningSums, to_device
-    from virtex.training.processes import rank, world_size
+    from virtex.engine.distributed import rank, world_size
+    from virtex.engine.loop import RunningSums, to_device
 
     sums, shown = RunningSums(run.device), None
     batches = validation_loader(

@@ -1,6 +1,6 @@
 """What a protocol is: a task, the file of its settings, the size of its data, its metric.
 
-A number is comparable to another only under the same protocol without departures.
+A number is comparable to another only under the same protocol without deviations.
 """
 
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ class Protocol:
         name: what the record calls it.
         version: raised when the meaning of its numbers changes.
         config: the YAML file.
-        images: data set -> number of images of the real data; another number is a departure.
+        images: data set -> number of images of the real data; another number is a deviation.
         primary_metric: the metric that ranks.
     """
 

@@ -64,7 +64,7 @@ def hash_file(folder: Path, size: int) -> Callable[[], object]:
 SUBJECTS = {
     "checkpoint-bytes": Subject(
         "load_backbone of a file of so many megabytes, 45 of them a ResNet-18: open, hash, "
-        "recognise, copy. The least is the time of the hash alone.",
+        "recognize, copy. The least is the time of the hash alone.",
         "MB",
         (128, 256, 512, 1024, 2048),
         (50, 70),

@@ -12,11 +12,11 @@ SAID = {"checkpoint": "moco.pth", "data": "imagenet_val"}
 
 
 def key(number: int) -> dict[str, Any]:
-    return {"images": number, "transform": {"resize": 256, "centre crop": 224}, "seed": 0}
+    return {"images": number, "transform": {"resize": 256, "center crop": 224}, "seed": 0}
 
 
 def cache_in(folder: Path, limit: int = 10**12) -> Any:
-    from virtex.evaluation.feature_cache import FeatureCache
+    from virtex.probes.feature_cache import FeatureCache
 
     return FeatureCache(folder, limit)
 
@@ -25,7 +25,7 @@ def prepare(folder: Path, entries: int) -> None:
     """Entries as ``FeatureCache.writing`` leaves them, without looking for room before each."""
     import numpy as np
 
-    from virtex.evaluation.feature_cache import ENTRY, FEATURES
+    from virtex.probes.feature_cache import ENTRY, FEATURES
 
     cache = cache_in(folder)
     for number in range(entries):

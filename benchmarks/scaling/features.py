@@ -15,24 +15,24 @@ GRID = [(0.1, 0.0)]
 
 
 def key(rows: int) -> dict[str, Any]:
-    return {"images": rows, "transform": {"resize": 256, "centre crop": 224}}
+    return {"images": rows, "transform": {"resize": 256, "center crop": 224}}
 
 
 def cache_in(folder: Path, name: str = "cache") -> Any:
-    from virtex.evaluation.feature_cache import FeatureCache
+    from virtex.probes.feature_cache import FeatureCache
 
     return FeatureCache(folder / name)
 
 
 def fill(cache: Any, rows: int) -> None:
-    from virtex.evaluation.feature_cache import hand_over
+    from virtex.probes.feature_cache import release_pages
 
     part = np.random.default_rng(0).standard_normal((ROWS, COLUMNS), dtype=np.float32)
     with cache.writing(key(rows), (rows, COLUMNS), {"checkpoint": "x", "data": "y"}) as path:
         array = np.lib.format.open_memmap(path, "r+")
         for first in range(0, rows, ROWS):
             array[first : first + ROWS] = part[: rows - first]
-            hand_over(array)
+            release_pages(array)
         array.flush()
 
 
@@ -58,7 +58,7 @@ def find(folder: Path, rows: int) -> Callable[[], object]:
 
 
 def read_moments(folder: Path, rows: int) -> Callable[[], object]:
-    from virtex.evaluation.cached_probe import moments
+    from virtex.probes.cached_probe import moments
 
     features = cache_in(folder).find(key(rows))
     return lambda: moments([features], np.arange(rows))
@@ -69,9 +69,9 @@ def train_epoch(folder: Path, rows: int) -> Callable[[], object]:
     import torch
 
     from virtex.data.image_sets import ImageSet
-    from virtex.evaluation.cached_probe import CachedLinearProbe
-    from virtex.evaluation.features import Extraction
-    from virtex.evaluation.protocols import load_settings, packaged_protocol
+    from virtex.probes.cached_probe import CachedLinearProbe
+    from virtex.probes.features import Extraction
+    from virtex.probes.protocols import load_settings, packaged_protocol
 
     cache = cache_in(folder)
     protocol = packaged_protocol("imagenet_linear", "cached")

@@ -23,7 +23,7 @@ FILES = {"--output": "board.csv", "--markdown": "board.md", "--html": "b.html", 
 
 
 def write_models(folder: Path, count: int) -> None:
-    """Two seeds of five tasks of so many models as that takes, two of five under departures."""
+    """Two seeds of five tasks of so many models as that takes, two of five under deviations."""
     for number in range(count):
         run, seed = divmod(number, 2)
         model, place = divmod(run, len(METRICS))
@@ -41,7 +41,7 @@ def write_record(
     folder: Path, number: int, model: int, task: str, seed: int, rates: tuple[float, ...]
 ) -> None:
     from virtex.leaderboard.columns import TASKS
-    from virtex.results import SCHEMA_VERSION
+    from virtex.records import SCHEMA_VERSION
 
     protocol, primary = TASKS[task]
     record: dict[str, Any] = {
@@ -50,7 +50,7 @@ def write_record(
         "protocol": {
             "name": protocol,
             "version": "1",
-            "departures": [
+            "deviations": [
                 {"key": f"SOLVER.RATE_{at}", "protocol": 0.02, "run": rate, "why": "override"}
                 for at, rate in enumerate(rates)
             ],
@@ -114,7 +114,7 @@ SUBJECTS = {
         PARTS,
     ),
     "leaderboard-settings": Subject(
-        "The same where every run departs from the protocol in its own way, so that each model "
+        "The same where every run deviates from the protocol in its own way, so that each model "
         "has columns that no other has. The CSV and the table have a place for each row in each "
         "column, which cannot be linear: they are left out.",
         "records",

@@ -31,8 +31,8 @@ def evaluate(folder: Path, size: int) -> Callable[[], object]:
     import numpy as np
     import torch
 
-    from virtex.evaluation.svm import choose, cross_validate
-    from virtex.evaluation.svm_solver import fit_svms
+    from virtex.probes.svm import choose, cross_validate
+    from virtex.probes.svm_solver import fit_svms
 
     with np.load(folder / "features.npz") as arrays:
         features = torch.from_numpy(arrays["features"])

@@ -48,7 +48,7 @@ def formats_table() -> str:
         named = codes([row.name, *row.aliases])
         rows.append(
             [
-                f"{named}<br>only by `--format`" if row.chosen_only else named,
+                f"{named}<br>only by `--format`" if row.explicit_only else named,
                 f"{row.project}<br>*{row.note}*" if row.note else row.project,
                 " or ".join(code(place) if place else "the root" for place in row.containers),
                 " or ".join(code(prefix) if prefix else "none" for prefix in row.strip),
@@ -69,13 +69,13 @@ def formats_in_short() -> str:
 
 
 def input_in_words(spec: Any) -> str:
-    """Colour order, mean and std; those of torchvision are the usual ones."""
+    """Color order, mean and std; those of torchvision are the usual ones."""
     from virtex.checkpoints.inputs import IMAGENET_RGB
 
     if spec == IMAGENET_RGB:
         return "usual"
     if spec.mean == (0.0,) * 3 and spec.std == (1.0,) * 3:
-        return f"{spec.channel_order} in [0, {spec.scale:g}], not normalised"
+        return f"{spec.channel_order} in [0, {spec.scale:g}], not normalized"
     return f"{spec.channel_order}, mean {numbers(spec.mean)}, std {numbers(spec.std)}"
 
 
@@ -88,11 +88,11 @@ def zoo_table() -> str:
     from virtex import zoo
 
     rows = [
-        [code(name), e.arch, e.format, e.holds, e.licence]
+        [code(name), e.arch, e.format, e.holds, e.license]
         for name, e in sorted(zoo.entries().items())
         if Path(e.zoo_file) == zoo.ZOO_FILE
     ]
-    return table(["name", "architecture", "format", "holds", "licence"], rows)
+    return table(["name", "architecture", "format", "holds", "license"], rows)
 
 
 # Protocols ----------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def zoo_table() -> str:
 def all_protocols() -> dict[str, dict[str, Any]]:
     """task -> short name -> ``virtex.protocols.Protocol``, detection first."""
     from virtex.detectron.protocols import PROTOCOLS as DETECTION
-    from virtex.evaluation.protocols import PROTOCOLS as PROBES
+    from virtex.probes.protocols import PROTOCOLS as PROBES
 
     return {**DETECTION, **PROBES}
 

@@ -1,4 +1,4 @@
-"""Pictures for pages of captions: small, of one colour, with any caption and scores."""
+"""Pictures for pages of captions: small, of one color, with any caption and scores."""
 
 import torch
 
@@ -21,9 +21,9 @@ HOSTILE = [
 ]
 
 
-def image(colour=(200, 40, 40), width=64, height=48):
+def image(color=(200, 40, 40), width=64, height=48):
     """(3, height, width) uint8 RGB."""
-    return torch.tensor(colour, dtype=torch.uint8)[:, None, None].expand(3, height, width)
+    return torch.tensor(color, dtype=torch.uint8)[:, None, None].expand(3, height, width)
 
 
 SMALL = thumbnail(image())

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 
 from tests.pretraining_runs import SMALL, VOCABULARY
+from virtex.cli import run_tool
 from virtex.config import load_config, save_config
 from virtex.data.tokenizer import Tokenizer
 from virtex.eval_tools import coco_captioning
-from virtex.models.build import build_model
-from virtex.tool import run_tool
+from virtex.pretraining.models.build import build_model
 
 TOOL = Path(coco_captioning.__file__)
 MODEL = "toy/bicaptioning_R_18_L1_H256"

@@ -17,8 +17,8 @@ from virtex.checkpoints.hashing import sha256_of
 from virtex.checkpoints.loading import load_backbone
 from virtex.data.tokenizer import train_tokenizer
 from virtex.errors import UserError
-from virtex.evaluation.protocols import load_settings, packaged_protocol
-from virtex.models.decoding import BeamSearch, NucleusSampling
+from virtex.pretraining.models.decoding import BeamSearch, NucleusSampling
+from virtex.probes.protocols import load_settings, packaged_protocol
 
 SHORT = ("MODEL.DECODER.MAX_DECODING_STEPS", 8)
 

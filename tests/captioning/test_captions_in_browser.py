@@ -451,7 +451,7 @@ def test_a_phone_shows_one_card_beside_none_and_enlarges_by_a_tap(open_page):
 
 
 @pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
-def test_the_page_follows_the_colour_scheme(open_page, scheme, dark):
+def test_the_page_follows_the_color_scheme(open_page, scheme, dark):
     page = open_page(color_scheme=scheme)
     page.locator(".picture").first.click()
     for place in ("body", ".card", "#filter", "#sort", "#tools", "#large"):

@@ -100,11 +100,11 @@ def test_the_longest_side_of_a_thumbnail_can_be_chosen():
     assert thumbnail(image(width=640, height=480), longest=100)[1] == (100, 75)
 
 
-@pytest.mark.parametrize("colour", [(200, 40, 40), (40, 200, 40), (40, 40, 200)])
-def test_a_thumbnail_keeps_colours(colour):
-    content, _ = thumbnail(image(colour, 640, 480))
+@pytest.mark.parametrize("color", [(200, 40, 40), (40, 200, 40), (40, 40, 200)])
+def test_a_thumbnail_keeps_colors(color):
+    content, _ = thumbnail(image(color, 640, 480))
     pixels = np.asarray(Image.open(io.BytesIO(content)), dtype=int)
-    assert np.abs(pixels - colour).max() < 12
+    assert np.abs(pixels - color).max() < 12
 
 
 def test_the_left_of_a_picture_is_the_left_of_its_thumbnail():

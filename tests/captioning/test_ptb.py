@@ -129,8 +129,8 @@ ROWS = {
         "a <b>bold</b> man&apos;s hat": "a <b> bold </b> man 's hat",
     },
     "spelling": {
-        "grey colours at the theatre centre": "grey colours at the theatre centre",
-        "a jewellery catalogue, pyjamas, a tyre": "a jewellery catalogue pyjamas a tyre",
+        "grey colors at the theatre center": "grey colors at the theatre center",
+        "a jewellery catalog, pyjamas, a tyre": "a jewellery catalog pyjamas a tyre",
     },
 }
 ALL_ROWS = {caption: tokens for rows in ROWS.values() for caption, tokens in rows.items()}
@@ -161,7 +161,7 @@ An air plane that's about to land at O'Hare airport.
 
 WORDS = """
     a the this of in on at with and near two man woman dog street table kite clock bus plate snow
-    holding sitting rides eats looks blue wooden large old colour centre
+    holding sitting rides eats looks blue wooden large old color center
 """
 ODD_WORDS = """
     Mr. St. st. Ave. U.S. u.s. T.V. tv. a.m. e.g. etc. no. No. vs. J. p. Jr. don't CAN'T it's it’s

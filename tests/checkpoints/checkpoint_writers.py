@@ -2,7 +2,7 @@
 
 Every writer takes a backbone's state_dict in torchvision's names, without a classifier, and
 gives what that project would save. ``TORCH_WRITERS`` go through ``torch.save``,
-``PICKLE_WRITERS`` through ``pickle``; each is named after the format it must be recognised as.
+``PICKLE_WRITERS`` through ``pickle``; each is named after the format it must be recognized as.
 """
 
 import argparse
@@ -18,7 +18,7 @@ STAGES = {"layer1": "res2", "layer2": "res3", "layer3": "res4", "layer4": "res5"
 OPTIMIZER = {"state": {0: {"momentum_buffer": torch.zeros(2)}}, "param_groups": [{"lr": 0.1}]}
 
 
-def randomised(name):
+def randomized(name):
     """torchvision's network by name, no classifier, every tensor random, statistics too.
 
     A kernel has one value at all its places, stored once, so that files are small.
@@ -488,7 +488,7 @@ def wrapped_encoder_in_simsiam(sd):
     return {"state_dict": {**prefixed("encoder.module.", sd), **mlp("predictor")}}
 
 
-# (format it must be recognised as, writer)
+# (format it must be recognized as, writer)
 TORCH_WRITERS = [
     ("moco", moco),
     ("moco_v3", moco_v3),

@@ -1,7 +1,7 @@
 """Backbones with weights of their own, and files that are gone when the test is."""
 
 import pytest
-from checkpoint_writers import randomised
+from checkpoint_writers import randomized
 
 from tests.checkpoints.fault_server import start_server
 from virtex.checkpoints import downloading
@@ -9,12 +9,12 @@ from virtex.checkpoints import downloading
 
 @pytest.fixture(scope="session")
 def resnet18():
-    return randomised("resnet18")
+    return randomized("resnet18")
 
 
 @pytest.fixture(scope="session")
 def resnet50():
-    return randomised("resnet50")
+    return randomized("resnet50")
 
 
 @pytest.fixture

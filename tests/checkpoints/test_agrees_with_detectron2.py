@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import virtex.detectron  # noqa: F401  makes detectron2 importable
+from virtex.backbones.resnet import resnet_features
 from virtex.checkpoints import build_network, load_backbone
-from virtex.models.resnet import resnet_features
 
 pytest.importorskip("detectron2")
 
@@ -27,7 +27,7 @@ def detector(weights=""):
 
 
 def features_of(model, x):
-    """res2 … res5 of the detector for images (batch, 3, height, width), normalised."""
+    """res2 … res5 of the detector for images (batch, 3, height, width), normalized."""
     stem, features = model.backbone.stem(x), {}
     for stage in ("res2", "res3", "res4"):
         stem = features[stage] = getattr(model.backbone, stage)(stem)

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from virtex.checkpoints import FORMATS, CheckpointError, load_backbone
-from virtex.checkpoints.inputs import CAFFE_BGR, IMAGENET_RGB, UNNORMALISED_RGB
+from virtex.checkpoints.inputs import CAFFE_BGR, IMAGENET_RGB, UNNORMALIZED_RGB
 
 BY_NAME = [pytest.param(*entry, id=entry[1].__name__) for entry in writers.ALL_WRITERS]
 FOLDED = {"caffe2", "caffe2_detectron"}  # writers whose files have no running statistics
@@ -24,7 +24,7 @@ def assert_same_weights(backbone, state_dict, without=()):
 
 
 @pytest.mark.parametrize(("name", "writer"), BY_NAME)
-def test_it_is_recognised_and_every_tensor_is_loaded(name, writer, resnet18, here):
+def test_it_is_recognized_and_every_tensor_is_loaded(name, writer, resnet18, here):
     path = writers.save(writer(resnet18), here / "checkpoint", writer)
     backbone = load_backbone(path)
     assert backbone.source.format == name
@@ -48,7 +48,7 @@ def test_without_one_tensor_it_is_refused_and_the_tensor_named(name, writer, res
 
 def test_every_row_of_the_table_has_a_writer():
     written = {name for name, _ in writers.ALL_WRITERS}
-    chosen = {name for name, row in FORMATS.items() if row.chosen_only}
+    chosen = {name for name, row in FORMATS.items() if row.explicit_only}
     assert set(FORMATS) == written | chosen | {"caffe2_resnext"}  # that one: below
 
 
@@ -154,7 +154,7 @@ def test_nan_and_infinity_are_refused_by_name(resnet18, here):
         load_backbone(path)
 
 
-def test_quantised_weights_are_refused(resnet18, here):
+def test_quantized_weights_are_refused(resnet18, here):
     bad = {**resnet18, "conv1.weight": torch.ones(64, 3, 7, 7, dtype=torch.int8)}
     with pytest.raises(CheckpointError, match=r"no floating-point data in conv1\.weight"):
         load_backbone(writers.save(bad, here / "checkpoint"))
@@ -196,7 +196,7 @@ def test_networks_copied_elsewhere_in_the_file_are_counted_too(resnet18, here):
     ("writer", "spec", "stride_in_1x1"),
     [
         (writers.moco, IMAGENET_RGB, False),
-        (writers.simclr_sthalles, UNNORMALISED_RGB, False),
+        (writers.simclr_sthalles, UNNORMALIZED_RGB, False),
         (writers.detectron2_backbone, IMAGENET_RGB, False),
         (writers.detectron2_zoo_detector, CAFFE_BGR, True),
         (writers.caffe2, CAFFE_BGR, True),
@@ -208,7 +208,7 @@ def test_the_format_says_what_the_network_expects(writer, spec, stride_in_1x1, r
 
 
 def test_resnext_in_caffe2s_names_has_its_stride_in_the_3x3_and_its_own_std(here):
-    state_dict = writers.randomised("resnext50_32x4d")
+    state_dict = writers.randomized("resnext50_32x4d")
     path = writers.save(writers.caffe2(state_dict), here / "X-50.pkl", writers.caffe2)
     backbone = load_backbone(path)
     assert (backbone.source.format, backbone.arch.name) == ("caffe2_resnext", "resnext50_32x4d")

@@ -7,6 +7,7 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
+from virtex.backbones.resnet import build_resnet, resnet_features
 from virtex.checkpoints import (
     CheckpointError,
     Family,
@@ -16,8 +17,7 @@ from virtex.checkpoints import (
     register_format,
 )
 from virtex.checkpoints.formats import get_format
-from virtex.checkpoints.recognition import recognise
-from virtex.models.resnet import build_resnet, resnet_features
+from virtex.checkpoints.recognition import recognize
 
 
 def meta_network(name):
@@ -35,7 +35,7 @@ def shapes():
 def test_two_formats_that_read_different_weights_are_an_error_naming_both(shapes):
     content = writers.torchvision_training_with_ema(shapes)
     with pytest.raises(CheckpointError) as error:
-        recognise(content)
+        recognize(content)
     for words in ("torchvision and timm", "--format torchvision", "--format timm", "'model_ema'"):
         assert words in str(error.value)
 
@@ -43,28 +43,28 @@ def test_two_formats_that_read_different_weights_are_an_error_naming_both(shapes
 @pytest.mark.parametrize(("name", "container"), [("torchvision", "model"), ("timm", "model_ema")])
 def test_the_user_decides_between_them(name, container, shapes):
     content = writers.torchvision_training_with_ema(shapes)
-    reading = recognise(content, name)
+    reading = recognize(content, name)
     assert (reading.format.name, reading.container) == (name, container)
 
 
 def test_averaged_weights_that_only_timm_writes_are_no_question(shapes):
-    assert recognise(writers.timm_training(shapes)).container == "state_dict_ema"
+    assert recognize(writers.timm_training(shapes)).container == "state_dict_ema"
 
 
 def test_formats_that_read_the_same_weights_are_no_conflict(shapes):
     """simsiam's file is also solo-learn's and PyContrast's key style."""
-    assert recognise(writers.simsiam(shapes)).format.name == "simsiam"
+    assert recognize(writers.simsiam(shapes)).format.name == "simsiam"
 
 
 def test_without_a_main_network_the_copies_are_offered(shapes):
     with pytest.raises(CheckpointError, match="--format lightly_teacher or --format lightly_st"):
-        recognise(writers.lightly_dino(shapes))
+        recognize(writers.lightly_dino(shapes))
 
 
 def test_an_unknown_container_gets_the_nearest_format_what_it_lacks_and_the_keys(shapes):
     del shapes["layer3.4.bn2.bias"]
     with pytest.raises(CheckpointError) as error:
-        recognise({"params": {**shapes, "odd.weight": torch.zeros(1)}})
+        recognize({"params": {**shapes, "odd.weight": torch.zeros(1)}})
     for words in (
         "no known format: the nearest is torchvision, with 264 of 265 tensors in 'params'",
         "without layer3.4.bn2.bias",
@@ -77,13 +77,13 @@ def test_an_unknown_container_gets_the_nearest_format_what_it_lacks_and_the_keys
 def test_an_unknown_prefix_gets_the_option_that_reads_it(shapes):
     content = {"state_dict": writers.prefixed("net.trunk.", shapes)}
     with pytest.raises(CheckpointError, match=r"--format prefix:net\.trunk\. reads"):
-        recognise(content)
-    assert recognise(content, "prefix:net.trunk.").arch.name == "resnet50"
+        recognize(content)
+    assert recognize(content, "prefix:net.trunk.").arch.name == "resnet50"
 
 
 def test_a_format_that_was_chosen_and_does_not_fit_says_so(shapes):
     with pytest.raises(CheckpointError, match=r"not of format moco: .* keys found in 'model': vis"):
-        recognise(writers.virtex(shapes), "moco")
+        recognize(writers.virtex(shapes), "moco")
 
 
 def test_an_unknown_format_name_gets_the_nearest_names():
@@ -95,9 +95,9 @@ def test_an_unknown_format_name_gets_the_nearest_names():
 
 def test_a_file_without_tensors_says_what_it_holds():
     with pytest.raises(CheckpointError, match="but a mapping with the keys 'epoch', 'note'"):
-        recognise({"epoch": 3, "note": "?"})
+        recognize({"epoch": 3, "note": "?"})
     with pytest.raises(CheckpointError, match="but an object of type list"):
-        recognise([1, 2])
+        recognize([1, 2])
 
 
 def test_two_keys_for_one_tensor_are_refused(shapes):
@@ -105,7 +105,7 @@ def test_two_keys_for_one_tensor_are_refused(shapes):
     twin = {f"backbone.{k[10:]}": v for k, v in content["model"].items() if "res5.0" in k}
     content["model"] |= twin
     with pytest.raises(CheckpointError, match=r"stand for layer4.0"):
-        recognise(content)
+        recognize(content)
 
 
 # Networks that are no plain ResNets ----------------------------------------------------------
@@ -202,7 +202,7 @@ def resnet26(shapes):
 )
 def test_a_relative_of_resnet_is_refused_with_the_reason(network, reason):
     with pytest.raises(CheckpointError, match=reason):
-        recognise(network(meta_network("resnet50")))
+        recognize(network(meta_network("resnet50")))
 
 
 # Other people's formats and networks -----------------------------------------------------------

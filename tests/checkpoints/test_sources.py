@@ -94,7 +94,7 @@ def test_an_unknown_entry_gets_the_nearest_names():
         resolve("virtex://hub/resnet51")
 
 
-def test_random_weights_are_torchvisions_initialisation_from_the_seed(here):
+def test_random_weights_are_torchvisions_initialization_from_the_seed(here):
     backbone = load_backbone("random:resnet18?seed=3")
     torch.manual_seed(3)
     wanted = torchvision.models.resnet18(weights=None).state_dict()

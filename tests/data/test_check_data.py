@@ -250,7 +250,7 @@ def test_more_than_published_is_no_subset():
 
 def test_published_sizes_are_those_of_the_protocols():
     from virtex.detectron.protocols import PROTOCOLS as DETECTION
-    from virtex.evaluation.protocols import PROTOCOLS as PROBES
+    from virtex.probes.protocols import PROTOCOLS as PROBES
 
     named = {
         "coco_2017": "coco/annotations/instances_{}2017.json",

@@ -1,4 +1,4 @@
-"""Data that lie elsewhere, or are packed: the commands that are printed mend them."""
+"""Data that lie elsewhere, or are packed: the commands that are printed fix them."""
 
 import os
 import shlex

@@ -80,5 +80,5 @@ def test_help_answers_at_once():
     done = subprocess.run(command, capture_output=True, text=True)
     assert "--deep" in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "virtex.tool" in imported
+    assert "virtex.cli" in imported
     assert not imported.intersection({"torch", "numpy", "virtex.data.check"})

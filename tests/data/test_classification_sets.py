@@ -1,4 +1,4 @@
-"""Labelled images: identified by names and sizes, drawn from class by class, and batched."""
+"""Labeled images: identified by names and sizes, drawn from class by class, and batched."""
 
 import itertools
 import shutil
@@ -70,11 +70,11 @@ def test_other_images_have_another_fingerprint(val, copied_folder, change):
 
 def test_a_record_tells_images_from_labels(val):
     said = val.describe()
-    relabelled = ImageSet(val.name, val.root, val.files, val.labels[::-1], val.class_names)
+    relabeled = ImageSet(val.name, val.root, val.files, val.labels[::-1], val.class_names)
     assert (said["images"], said["classes"]) == (24, 20)
     assert len(said["files_sha256"]) == 64
-    assert relabelled.describe()["files_sha256"] == said["files_sha256"]
-    assert relabelled.describe()["annotations_sha256"] != said["annotations_sha256"]
+    assert relabeled.describe()["files_sha256"] == said["files_sha256"]
+    assert relabeled.describe()["annotations_sha256"] != said["annotations_sha256"]
 
 
 def test_an_image_that_vanished_is_named(copied_folder):
@@ -130,7 +130,7 @@ def test_images_of_any_size_become_bytes_of_one_size(transform, height, width):
     assert out.dtype == torch.uint8
 
 
-def test_evaluation_takes_the_centre_of_the_image_resized():
+def test_evaluation_takes_the_center_of_the_image_resized():
     image = torch.zeros(3, 64, 100, dtype=torch.uint8)
     image[:, 16:48, 34:66] = 255
     assert (evaluation_transform(64, 32)(image) == 255).all()

@@ -62,7 +62,7 @@ def test_the_error_names_the_command_that_says_what_mends_it(task):
 def test_that_command_runs_in_any_folder_and_for_a_path_that_a_shell_would_cut(tmp_path):
     with pytest.raises(UserError) as raised:
         require_layout("my data; $HOME", "coco")
-    (command,) = re.findall("what mends it: python (.*)", str(raised.value))
+    (command,) = re.findall("what fixes it: python (.*)", str(raised.value))
     command = [sys.executable, *shlex.split(command)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2

@@ -12,11 +12,11 @@ import torch
 from virtex.config import load_config
 from virtex.data.captions import CaptionedImage, read_captions, read_labels
 from virtex.data.loading import training_loader, validation_loader
-from virtex.data.pretraining import PretrainingSet, build_pretraining_set
 from virtex.data.targets import TextOptions, caption_targets, masked_targets, token_targets
 from virtex.data.tokenizer import Tokenizer, read_caption_files, train_tokenizer
 from virtex.data.transforms import build_transform
 from virtex.errors import UserError
+from virtex.pretraining.data import PretrainingSet, build_pretraining_set
 
 CAPTIONS_JSON = "annotations/captions_train2017.json"
 INSTANCES_JSON = "annotations/instances_train2017.json"

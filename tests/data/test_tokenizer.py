@@ -42,7 +42,7 @@ def foreign_model(**options) -> bytes:
     return model.getvalue()
 
 
-# Normalisation -----------------------------------------------------------------------------------
+# Normalization -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_captions_are_lower_case_without_accents_and_with_single_spaces(text, pl
 
 
 @pytest.mark.parametrize("text", ["A CAFÉ TABLE", "a cafe\ttable", "a  cafe\ntable "])
-def test_text_is_normalised_in_use_as_in_training(tokenizer, text):
+def test_text_is_normalized_in_use_as_in_training(tokenizer, text):
     assert tokenizer.encode(text) == tokenizer.encode("a cafe table")
     assert tokenizer.pad_id not in tokenizer.encode(text)
 
@@ -86,7 +86,7 @@ def test_the_size_is_the_one_asked_for(tokenizer):
     assert len(tokenizer) == 90
 
 
-def test_decoding_gives_the_normalised_caption_back(tokenizer):
+def test_decoding_gives_the_normalized_caption_back(tokenizer):
     for caption in CAPTIONS:
         assert tokenizer.decode(tokenizer.encode(caption)) == normalize_caption(caption)
 

@@ -7,11 +7,11 @@ import pytest
 
 from virtex.data.toy.captions import NUMBERS, RELATIONS, captions
 from virtex.data.toy.drawing import Drawing, Instance, draw
-from virtex.data.toy.world import COLOURS, SHAPES, SIZES, TEXTURES, picture_rng, sample_scene
+from virtex.data.toy.world import COLORS, SHAPES, SIZES, TEXTURES, picture_rng, sample_scene
 
 NAME = (
     rf"an? (?:(?:{'|'.join(SIZES)}) )?(?:(?:{'|'.join(TEXTURES)}) )?"
-    rf"(?:{'|'.join(COLOURS)}) (?:{'|'.join(SHAPES)})"
+    rf"(?:{'|'.join(COLORS)}) (?:{'|'.join(SHAPES)})"
 )
 PLACE = {words: place for place, several in RELATIONS.items() for words in several}
 
@@ -30,16 +30,16 @@ def told() -> list[tuple[Drawing, str]]:
 def fits(instance: Instance, name: str) -> bool:
     thing = instance.thing
     words = set(name.split()) - {"a", "an"}
-    return words <= {thing.size, thing.texture, thing.colour, thing.shape}
+    return words <= {thing.size, thing.texture, thing.color, thing.shape}
 
 
-def centre(instance: Instance) -> tuple[float, float]:
+def center(instance: Instance) -> tuple[float, float]:
     x, y, width, height = instance.bbox
     return x + width / 2, y + height / 2
 
 
 def lies(first: Instance, place: str, second: Instance) -> bool:
-    (x, y), (u, v) = centre(first), centre(second)
+    (x, y), (u, v) = center(first), center(second)
     return {"left": x < u - 5, "right": x > u + 5, "above": y < v - 5, "below": y > v + 5}[place]
 
 
@@ -117,7 +117,7 @@ def test_the_largest_is_the_largest(told):
         assert fits(max(drawing.instances, key=lambda instance: instance.area), match[1])
 
 
-def test_colour_and_texture_told_after_the_shape_are_true(told):
+def test_color_and_texture_told_after_the_shape_are_true(told):
     for drawing, match in found(told, r"(an? [\w ]+) that is (\w+) and (\w+)"):
         assert any(fits(instance, " ".join(match.groups())) for instance in drawing.instances)
 
@@ -129,14 +129,14 @@ def test_colour_and_texture_told_after_the_shape_are_true(told):
 def test_the_side_of_the_picture_is_true(told, side, axis, low, high):
     for drawing, match in found(told, rf"({NAME}) (?:on|at) the {side}(?: side)? of the picture"):
         extent = (drawing.scene.width, drawing.scene.height)[axis]
-        places = [centre(one)[axis] / extent for one in drawing.instances if fits(one, match[1])]
+        places = [center(one)[axis] / extent for one in drawing.instances if fits(one, match[1])]
         assert any(low <= place <= high for place in places)
 
 
 def test_a_crowd_is_told_where_there_is_one(told):
     for drawing, match in found(told, r"a crowd of tiny (\w+) (\w+)"):
         thing = drawing.crowd[0].thing
-        assert match[1] == thing.colour
+        assert match[1] == thing.color
         assert match[2].startswith(thing.shape)
 
 
@@ -145,7 +145,7 @@ def test_a_list_names_every_object(told):
         if text.count(" and ") and re.match(rf"(?:{NAME}|two|three), .* and ", text):
             for instance in drawing.instances:
                 thing = instance.thing
-                assert re.search(rf"{thing.colour} {thing.shape}", text), text
+                assert re.search(rf"{thing.color} {thing.shape}", text), text
 
 
 def test_captions_fit_into_thirty_tokens(told):

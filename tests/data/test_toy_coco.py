@@ -114,7 +114,7 @@ def test_every_image_has_five_different_captions(split, toy_root):
 
 
 def test_written_captions_say_left_and_right_truly(split, toy_root):
-    """Read from the files alone: colours, shapes and boxes are those of LVIS."""
+    """Read from the files alone: colors, shapes and boxes are those of LVIS."""
     known = lvis(toy_root, split)
     names = {category["id"]: category["name"] for category in known["categories"]}
     boxes = defaultdict(list)
@@ -129,8 +129,8 @@ def test_written_captions_say_left_and_right_truly(split, toy_root):
             rf"{name} (?:to the )?(left|right) of {name}\.", one["caption"].lower()
         )
         if match:
-            colour, shape, side, other_colour, other_shape = match.groups()
-            wanted = (f"{colour}_{shape}", f"{other_colour}_{other_shape}")
+            color, shape, side, other_color, other_shape = match.groups()
+            wanted = (f"{color}_{shape}", f"{other_color}_{other_shape}")
             distances = [
                 a[1] - b[1]
                 for a, b in permutations(boxes[one["image_id"]], 2)

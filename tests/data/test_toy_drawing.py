@@ -6,7 +6,7 @@ from pycocotools import mask as coco_mask
 
 from virtex.data.toy.drawing import OVERSAMPLING, Drawing, Instance, draw, visible_polygons
 from virtex.data.toy.world import (
-    COLOURS,
+    COLORS,
     SHAPES,
     Scene,
     ToyObject,
@@ -17,7 +17,7 @@ from virtex.data.toy.world import (
 
 
 def thing(shape: str, x: float, y: float, radius: float, **words: str) -> ToyObject:
-    words = {"colour": "red", "texture": "plain", "size": "medium", **words}
+    words = {"color": "red", "texture": "plain", "size": "medium", **words}
     return ToyObject(shape, **words, x=x, y=y, radius=radius, angle=0.1, stretch=1.0)
 
 
@@ -31,9 +31,9 @@ def mask_of(instance: Instance, height: int = 128, width: int = 160) -> np.ndarr
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_mask_of_a_shape_covers_the_pixels_of_its_colour(shape):
+def test_the_mask_of_a_shape_covers_the_pixels_of_its_color(shape):
     drawing = drawn(thing(shape, 80, 64, 40))
-    difference = drawing.image.astype(float) - COLOURS["red"]
+    difference = drawing.image.astype(float) - COLORS["red"]
     painted = np.linalg.norm(difference, axis=2) < 110
     mask = mask_of(drawing.instances[0])
     assert (mask & painted).sum() / (mask | painted).sum() > 0.93
@@ -96,7 +96,7 @@ def test_a_scene_holds_one_to_four_objects():
 
 
 def test_the_wanted_object_is_in_front_and_whole():
-    wanted = {"shape": "moon", "colour": "white", "texture": "dotted"}
+    wanted = {"shape": "moon", "color": "white", "texture": "dotted"}
     for index in range(30):
         rng = picture_rng(0, "wanted", index)
         front = draw(sample_scene(rng, wanted), rng).instances[-1]

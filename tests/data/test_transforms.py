@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from virtex.data.colour import ColorJitter, shift_hue
+from virtex.data.color import ColorJitter, shift_hue
 from virtex.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -30,7 +30,7 @@ VAL = ["smallest_resize", "center_crop", "normalize"]
 
 @pytest.fixture
 def picture() -> np.ndarray:
-    """(48, 64, 3): smooth, another colour in every corner."""
+    """(48, 64, 3): smooth, another color in every corner."""
     rows, columns = np.mgrid[0:48, 0:64]
     return np.stack([rows * 5, columns * 4, 255 - rows * 2 - columns * 2], -1).astype(np.uint8)
 
@@ -187,7 +187,7 @@ def test_images_of_all_shapes_come_out_square_as_float(names, shape):
     assert caption == "a caption"
 
 
-def test_colours_are_normalised_with_imagenet_mean_and_std(image):
+def test_colors_are_normalized_with_imagenet_mean_and_std(image):
     raw, _ = build_transform(["center_crop"], 32)(image)
     out, _ = build_transform(["center_crop", "normalize"], 32)(image)
     mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
@@ -202,7 +202,7 @@ def test_pretraining_crops_what_it_resized_to():
     assert torch.equal(out, expected / 255)
 
 
-def test_downstream_tasks_crop_the_centre_of_a_larger_image():
+def test_downstream_tasks_crop_the_center_of_a_larger_image():
     image = torch.randint(0, 256, (3, 100, 200), dtype=torch.uint8)
     expected = v2.functional.center_crop(v2.functional.resize(image, [80]), [50, 50])
     out, _ = build_transform(["smallest_resize", "center_crop"], 50, resize_size=80)(image)
@@ -258,7 +258,7 @@ def test_a_transform_can_be_sent_to_another_process(image):
     assert here[1] == there[1]
 
 
-# Colours -----------------------------------------------------------------------------------------
+# Colors -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("turn", [-0.5, -0.1, 0.0, 0.07, 0.31, 0.5])
@@ -270,7 +270,7 @@ def test_hue_is_turned_as_torchvision_turns_it(turn):
     torch.testing.assert_close(shift_hue(image, turn), F.adjust_hue(image, turn), atol=3e-6, rtol=0)
 
 
-def test_each_strength_changes_colours_and_keeps_them_in_range(image):
+def test_each_strength_changes_colors_and_keeps_them_in_range(image):
     same = F.to_dtype(image, torch.float32, scale=True)
     for name in ("brightness", "contrast", "saturation", "hue"):
         strengths = dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0)
@@ -289,7 +289,7 @@ def test_brightness_goes_as_far_as_its_strength_both_ways():
     assert factors.min() < 0.63 and factors.max() > 1.37
 
 
-def test_colours_are_left_alone_as_often_as_p_says(image):
+def test_colors_are_left_alone_as_often_as_p_says(image):
     same = F.to_dtype(image, torch.float32, scale=True)
     torch.manual_seed(0)
     jitter = ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8)
@@ -366,6 +366,6 @@ def test_images_of_different_sizes_are_refused(names):
 
 
 @pytest.mark.parametrize("last", ["color_jitter", "normalize"])
-def test_colours_cannot_be_changed_after_they_are_normalised(last):
-    with pytest.raises(UserError, match="normalised already"):
+def test_colors_cannot_be_changed_after_they_are_normalized(last):
+    with pytest.raises(UserError, match="normalized already"):
         build_transform(["center_crop", "normalize", "horizontal_flip", last], 32)

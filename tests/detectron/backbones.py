@@ -21,11 +21,11 @@ def make_state_dict(name, seed=0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = torchvision.models.get_model(name, weights=None)
-        randomise_norms(network)
+        randomize_norms(network)
     return {k: v for k, v in network.state_dict().items() if not k.startswith("fc.")}
 
 
-def randomise_norms(network):
+def randomize_norms(network):
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.2)

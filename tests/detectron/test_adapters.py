@@ -13,7 +13,7 @@ from virtex.detectron import (
     adapters,
     heads,  # noqa: F401
 )
-from virtex.detectron.adapters import Adaptation, adapt, layout_of, register_adapter
+from virtex.detectron.adapters import ConvertedBackbone, adapt, layout_of, register_adapter
 from virtex.detectron.protocols import packaged_protocol
 from virtex.detectron.settings import build_settings
 from virtex.detectron.verify import TOLERANCE, compare_features, compare_tensors, load_weights
@@ -188,7 +188,7 @@ def test_a_third_party_registers_a_family(monkeypatch):
 
     @register_adapter("two_convolutions", "C4")
     def two_convolutions(backbone, cfg):
-        return Adaptation(
+        return ConvertedBackbone(
             settings={"MODEL.BACKBONE.NAME": "build_two_convolutions",
                       **adapters.input_settings(backbone.input)},
             weights={f"backbone.body.{k}": v for k, v in backbone.state_dict.items()},

@@ -37,7 +37,7 @@ def test_check_says_what_the_doctor_says(tmp_path):
         for name, *arguments in [["virtex.detectron.install", "--check"], ["virtex.doctor"]]
     )
     assert done.returncode == doctor.returncode == 2
-    assert "the main job cannot run: mend lvis" in done.stderr
+    assert "the main job cannot run: fix lvis" in done.stderr
     assert set(lines(done)) <= set(lines(doctor))
 
 

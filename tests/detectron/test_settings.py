@@ -1,4 +1,4 @@
-"""A protocol becomes the settings of a run, and every departure from it is accounted for."""
+"""A protocol becomes the settings of a run, and every deviation from it is accounted for."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def test_every_packaged_protocol_follows_the_shared_rules(protocol):
 )
 def test_schedules_are_the_published_ones(task, name, iterations, steps, classes):
     run = settings(task, name)
-    assert run.departures() == []
+    assert run.deviations() == []
     solver = run.cfg.SOLVER
     assert (16, 0.02, iterations) == (solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER)
     assert list(solver.STEPS) == steps
@@ -48,7 +48,7 @@ def test_pretraining_by_instance_segmentation_has_the_9x_schedule_and_norms_ever
     assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER) == (64, 0.08, 202500)
     assert list(solver.STEPS) == [187500, 197500]
     assert (model.ROI_BOX_HEAD.NORM, model.ROI_MASK_HEAD.NORM) == ("SyncBN", "SyncBN")
-    assert run.departures() == []
+    assert run.deviations() == []
 
 
 def test_lvis_samples_rare_classes_more_often_and_keeps_300_detections():
@@ -70,7 +70,7 @@ def test_one_gpu_scales_batch_rate_and_schedule_and_says_so():
     assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER) == (2, 0.0025, 1440000)
     assert list(solver.STEPS) == [960000, 1280000]
     assert solver.WARMUP_ITERS == 8000
-    assert {d.key for d in run.departures() if d.why == "scaled"} == {
+    assert {d.key for d in run.deviations() if d.why == "scaled"} == {
         "SOLVER.BASE_LR",
         "SOLVER.IMS_PER_BATCH",
         "SOLVER.MAX_ITER",
@@ -83,7 +83,7 @@ def test_one_gpu_scales_batch_rate_and_schedule_and_says_so():
 def test_a_full_batch_on_one_gpu_needs_no_scaling():
     run = settings(world_size=1, overrides=["SOLVER.IMS_PER_BATCH", "16"])
     assert run.cfg.SOLVER.MAX_ITER == 180000
-    assert run.departures() == []
+    assert run.deviations() == []
 
 
 def test_a_config_without_scaling_can_be_given_it():
@@ -105,12 +105,12 @@ def test_a_batch_that_cannot_be_shared_is_refused():
 def test_sync_bn_is_plain_in_one_process_and_no_departure():
     run = settings(world_size=1, device="cpu", overrides=["SOLVER.IMS_PER_BATCH", "16"])
     assert (run.cfg.MODEL.RESNETS.NORM, run.cfg.MODEL.FPN.NORM) == ("BN", "BN")
-    assert run.departures() == []
+    assert run.deviations() == []
 
 
 def test_another_norm_asked_for_is_a_departure():
     run = settings(overrides=["MODEL.RESNETS.NORM", "BN"])
-    assert [d.key for d in run.departures()] == ["MODEL.RESNETS.NORM"]
+    assert [d.key for d in run.deviations()] == ["MODEL.RESNETS.NORM"]
 
 
 def test_an_unknown_key_names_the_nearest():

@@ -16,12 +16,12 @@ from detectron2.data.samplers import TrainingSampler
 
 from tests.detectron.backbones import make_state_dict
 from tests.run_states import assert_equal, content_of
+from virtex.cli import run_tool
 from virtex.detectron.datasets import register_detection_sets
 from virtex.detectron.loading import training_samples
 from virtex.detectron.protocols import packaged_protocol
 from virtex.detectron.settings import load_config
 from virtex.eval_tools import detectron2_transfer
-from virtex.tool import run_tool
 
 TOOL = Path(detectron2_transfer.__file__)
 ITERATIONS = 6
@@ -83,7 +83,7 @@ def test_the_record_says_what_was_measured_and_how(finished, moco_file):
     found = record(finished)
     assert found["task"] == "coco"
     assert found["protocol"]["name"] == "toy/coco"
-    assert {d["key"] for d in found["protocol"]["departures"]} == {
+    assert {d["key"] for d in found["protocol"]["deviations"]} == {
         "SOLVER.MAX_ITER",
         "SOLVER.STEPS",
         "SOLVER.IMS_PER_BATCH",
@@ -118,7 +118,7 @@ def test_curves_and_log_are_there(finished):
     assert lines[-1]["iteration"] == ITERATIONS
     assert lines[-1]["bbox/AP"] == record(finished)["metrics"]["bbox/AP"]
     assert list(finished.glob("events.out.tfevents.*"))
-    assert "This run departs from its protocol" in (finished / "log.txt").read_text()
+    assert "This run deviates from its protocol" in (finished / "log.txt").read_text()
 
 
 def test_the_detector_it_writes_is_a_checkpoint_itself(finished):
@@ -178,7 +178,7 @@ def test_eval_only_takes_weights_from_elsewhere(capsys, tmp_path, toy, moco_file
     status, _ = transfer(capsys, *arguments, "--weights", finished / "model_final.pth")
     assert status == 0
     assert record(tmp_path)["metrics"] == record(finished)["metrics"]
-    assert "weights sha256" in {d["key"] for d in record(tmp_path)["protocol"]["departures"]}
+    assert "weights sha256" in {d["key"] for d in record(tmp_path)["protocol"]["deviations"]}
 
 
 def test_evaluation_while_training_does_not_change_training(
@@ -212,7 +212,7 @@ def test_the_score_of_an_unfinished_run_stands_apart(capsys, tmp_path, toy, moco
     found = record(folder / "evaluation_0000003")
     assert {"key": "iterations trained", "protocol": 6, "run": 3, "why": "override"} in found[
         "protocol"
-    ]["departures"]
+    ]["deviations"]
     assert transfer(capsys, *common(moco_file, toy, folder), *QUICK, "--resume")[0] == 0
     assert_equal(content_of(folder), content_of(finished))
 

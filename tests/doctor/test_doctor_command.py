@@ -81,7 +81,7 @@ def test_where_nothing_can_be_imported_each_is_told_with_its_remedy(shadow):
     assert done.returncode == 2
     assert "Traceback" not in done.stdout + done.stderr
     for name in ("torch", "torchvision", "detectron2", "OpenCV", "Pillow", "pycocotools", "lvis"):
-        assert name in done.stderr.partition("cannot run: mend ")[2].strip().split(", ")
+        assert name in done.stderr.partition("cannot run: fix ")[2].strip().split(", ")
     assert "ImportError: cv2 is broken here" in done.stdout
     lines = done.stdout.splitlines()
     wrong = [number for number, line in enumerate(lines) if line.startswith(("problem", "note"))]

@@ -47,7 +47,7 @@ def test_notes_are_no_problem(capsys):
 
 def test_problems_are_named(capsys):
     found = [Finding("a", PROBLEM, "no", "b"), Finding("c", NOTE, "slow", "d")]
-    with pytest.raises(UserError, match=r"the main job cannot run: mend a$"):
+    with pytest.raises(UserError, match=r"the main job cannot run: fix a$"):
         report(found, in_json=True)
     told = json.loads(capsys.readouterr().out)
     assert told["problems"] == 1

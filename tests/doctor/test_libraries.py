@@ -52,7 +52,7 @@ def test_an_engine_that_cannot_be_imported_is_a_problem(shadow):
     assert finding.state == PROBLEM
     assert "fvcore is broken" in finding.found
     assert finding.remedy == (
-        "mend what is named there first; then python -m virtex.detectron.install --check"
+        "fix what is named there first; then python -m virtex.detectron.install --check"
     )
 
 

@@ -43,7 +43,7 @@ def test_cores_that_may_not_be_used_are_a_note_with_a_remedy():
 def test_caches_are_where_the_tools_have_them(monkeypatch, tmp_path):
     from iopath.common.file_io import get_cache_dir
 
-    from virtex.evaluation.feature_cache import default_folder
+    from virtex.probes.feature_cache import default_folder
 
     monkeypatch.delenv("VIRTEX_FEATURE_CACHE", raising=False)
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))

@@ -67,14 +67,14 @@ def test_every_format_is_on_the_page_of_checkpoints(site):
     rows = {cells[0]: cells for cells in rows_of(site, "checkpoints")}
     for format in FORMATS.values():
         names = ", ".join((format.name, *format.aliases))
-        row = rows[names + "only by --format" * format.chosen_only]
+        row = rows[names + "only by --format" * format.explicit_only]
         assert any(format.project in cell for cell in row)
 
 
 def test_every_protocol_and_its_settings_are_on_their_page(site):
     from virtex.detectron.protocols import PROTOCOLS as DETECTION
-    from virtex.evaluation.protocols import CONFIG_FOLDER
-    from virtex.evaluation.protocols import PROTOCOLS as PROBES
+    from virtex.probes.protocols import CONFIG_FOLDER
+    from virtex.probes.protocols import PROTOCOLS as PROBES
 
     text = text_of(site, "protocols")
     for task, named in {**DETECTION, **PROBES}.items():

@@ -15,9 +15,9 @@ from types import ModuleType
 from typing import Any
 
 from tests.pretraining_runs import files_in
+from virtex.cli import run_tool
 from virtex.data.toy import write_toy_data
 from virtex.eval_tools import imagenet_linear, inaturalist_finetune, voc07_svm
-from virtex.tool import run_tool
 
 # odd, so that two processes validate different numbers of images; one of each class at least
 TRAIN_IMAGES, VAL_IMAGES = 40, 21
@@ -38,7 +38,7 @@ class Kind:
     Attributes:
         name: of the protocol, as the record says it.
         metric: the primary one.
-        settings: overrides, which are the departures of the record.
+        settings: overrides, which are the deviations of the record.
     """
 
     tool: ModuleType
@@ -129,15 +129,15 @@ def record_of(folder):
 
 
 def overrides_in(record):
-    """Key -> value of the departures that somebody asked for."""
-    departures = record["protocol"]["departures"]
-    return {d["key"]: d["run"] for d in departures if d["why"] == "override"}
+    """Key -> value of the deviations that somebody asked for."""
+    deviations = record["protocol"]["deviations"]
+    return {d["key"]: d["run"] for d in deviations if d["why"] == "override"}
 
 
 def from_data_in(record):
-    """Key -> (protocol's, run's) value of the departures that the data made necessary."""
-    departures = record["protocol"]["departures"]
-    return {d["key"]: (d["protocol"], d["run"]) for d in departures if d["why"] == "data"}
+    """Key -> (protocol's, run's) value of the deviations that the data made necessary."""
+    deviations = record["protocol"]["deviations"]
+    return {d["key"]: (d["protocol"], d["run"]) for d in deviations if d["why"] == "data"}
 
 
 def lines_of(folder):

@@ -112,14 +112,14 @@ def test_training_goes_on_without_bad_images_where_that_is_asked(
         path.write_bytes(path.read_bytes()[:200])
     ended_well(kind, copy_of_data, out, "--skip-bad-images")
     assert f"left out: the image {path} cannot be read" in (out / "log.txt").read_text()
-    departures = record_of(out)["protocol"]["departures"]
+    deviations = record_of(out)["protocol"]["deviations"]
     assert {
         "key": "skip bad images",
         "protocol": False,
         "run": True,
         "why": "override",
-    } in departures
-    assert len(departures) == len(KINDS[kind].settings) + 1
+    } in deviations
+    assert len(deviations) == len(KINDS[kind].settings) + 1
 
 
 def test_a_bad_validation_image_is_never_left_out(copy_of_data, out, capsys):

@@ -51,8 +51,8 @@ def test_the_record_names_task_protocol_and_every_departure(finished, kind):
         assert fraction if kind == "fractions" else record["protocol"]["name"] == KINDS[kind].name
         assert record["protocol"]["version"] == "1"
         assert overrides_in(record) == KINDS[kind].settings
-        assert len(record["protocol"]["departures"]) == len(KINDS[kind].settings)
-        packaged = {d["key"]: d["protocol"] for d in record["protocol"]["departures"]}
+        assert len(record["protocol"]["deviations"]) == len(KINDS[kind].settings)
+        packaged = {d["key"]: d["protocol"] for d in record["protocol"]["deviations"]}
         assert packaged["DATA.IMAGE_CROP_SIZE"] == 64
 
 
@@ -131,7 +131,7 @@ def test_low_shot_gives_mean_and_deviation_of_each_number_of_images(finished):
     assert set(metrics) == {"1-shot/mAP", "1-shot/std", "2-shot/mAP", "2-shot/std"}
 
 
-def test_neighbours_are_scored_at_every_number_and_the_first_ranks(finished):
+def test_neighbors_are_scored_at_every_number_and_the_first_ranks(finished):
     metrics = record_of(finished("knn"))["metrics"]
     for name in ("top1", "top5", "mean_per_class"):
         assert metrics[name] == metrics[f"k10/{name}"]
@@ -162,7 +162,7 @@ def test_curves_of_a_training_are_there(finished, kind):
 def test_metrics_of_a_probe_without_iterations_are_there_too(finished, kind):
     assert lines_of(finished(kind)) == [{"iteration": 0} | record_of(finished(kind))["metrics"]]
     assert list(finished(kind).glob("events.out.tfevents.*"))
-    assert "This run departs from its protocol" in (finished(kind) / "log.txt").read_text()
+    assert "This run deviates from its protocol" in (finished(kind) / "log.txt").read_text()
 
 
 def rows_of(path):
@@ -251,7 +251,7 @@ def test_a_finetuned_backbone_differs_in_every_layer_and_loads_again(
 
 
 def test_the_checkpoint_that_a_probe_wrote_can_be_probed(finished, data, out):
-    """The features are the checkpoint's own: so are the votes of the neighbours."""
+    """The features are the checkpoint's own: so are the votes of the neighbors."""
     trained = finished("linear") / "model_final.pth"
     ended_well("knn", data, out, "--checkpoint", trained)
     assert record_of(out)["metrics"] == record_of(finished("knn"))["metrics"]
@@ -356,7 +356,7 @@ def test_toy_data_under_the_published_protocol_are_a_departure(data, out, kind, 
 
 
 def test_imagenet_named_as_a_folder_is_held_to_its_size(data, out):
-    """Else a toy run would be recorded as ImageNet's published protocol without a departure."""
+    """Else a toy run would be recorded as ImageNet's published protocol without a deviation."""
     folder = data / "imagenet"
     ended_well("knn", data, out, "--image-folder", folder, "--protocol", "k20")
     record = record_of(out)
@@ -379,11 +379,11 @@ def test_help_answers_at_once(tool):
     assert done.returncode == 0
     assert "examples:" in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "virtex.tool" in imported
+    assert "virtex.cli" in imported
     assert not {"torch", "sklearn", "numpy"} & imported
     assert seconds() - before < 1
 
 
 def test_no_probe_needs_detectron2():
-    code = "import sys; sys.modules['detectron2'] = None; import virtex.evaluation.tasks"
+    code = "import sys; sys.modules['detectron2'] = None; import virtex.probes.tasks"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -109,7 +109,7 @@ def test_every_validation_image_counts_once(alone, two, probe):
 
 
 @pytest.mark.parametrize("metric", ["top1", "top5", "k20/top5"])
-def test_neighbours_are_counted_over_every_validation_image(two, metric):
+def test_neighbors_are_counted_over_every_validation_image(two, metric):
     right = record_of(two["knn"])["metrics"][metric] * VAL_IMAGES / 100
     assert right == pytest.approx(round(right), abs=1e-9)
 

@@ -11,8 +11,8 @@ import torch
 import torchvision
 
 from tests.eval_tools.probe_runs import CROPS, TRAINED
+from virtex.cli import run_tool
 from virtex.eval_tools import evaluate_all
-from virtex.tool import run_tool
 
 TOOL = Path(evaluate_all.__file__)
 SMALL = " ".join(f"{key} {value}" for key, value in CROPS.items())

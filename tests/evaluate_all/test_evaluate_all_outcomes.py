@@ -112,7 +112,7 @@ def test_an_output_that_cannot_be_written_is_told_before_anything_runs(checkpoin
     (here / "out" / "logs" / f"{slug}_voc07_svm_toy_seed_0.json").mkdir(parents=True)
     in_this_process(found)
     assert found.status == 2
-    assert "_seed_0.json cannot be written (Is a directory); mend that, or name" in found.errors
+    assert "_seed_0.json cannot be written (Is a directory); fix that, or name" in found.errors
     assert not records_in(found.out)
 
 
@@ -174,7 +174,7 @@ def test_a_finished_run_on_other_data_is_told(again, tmp_path):
 
 
 def test_a_file_read_in_another_format_is_another_model(again):
-    in_this_process(again, "--format", "torchvision")  # as it was recognised
+    in_this_process(again, "--format", "torchvision")  # as it was recognized
     assert again.status == 0
     in_this_process(again, "--format", "timm")
     assert again.status == 2

@@ -81,7 +81,7 @@ def test_a_dry_run_refuses_what_the_run_would(here, data, words, told):
     assert told in evaluation.errors
 
 
-def test_neighbours_in_the_plan_share_no_features(here, data, capsys):
+def test_neighbors_in_the_plan_share_no_features(here, data, capsys):
     argv = ["--checkpoint", "random:a", "random:b", *TASKS, "--data-root", str(data), "--dry-run"]
     assert status_of(argv) == 0
     names = [command[3] for command in commands_in(capsys.readouterr().out)]

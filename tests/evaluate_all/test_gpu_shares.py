@@ -17,7 +17,7 @@ def test_one_run_a_gpu():
     assert share_out(EIGHT, 8) == [(name,) for name in EIGHT]
 
 
-def test_shares_are_neighbours():
+def test_shares_are_neighbors():
     assert share_out(["3", "GPU-5ab", "0", "7"], 2) == [("3", "GPU-5ab"), ("0", "7")]
 
 

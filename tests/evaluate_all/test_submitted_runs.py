@@ -183,7 +183,7 @@ def test_without_slurm_it_is_refused(evaluation, capsys, monkeypatch):
     ("text", "told"),
     [
         ("timeout_min=long", "timeout_min"),
-        ("colour=1", "need to be prefixed by an executor name"),
+        ("color=1", "need to be prefixed by an executor name"),
         ("slurm_nonsense=1", "Unknown argument 'nonsense'"),
         ("gpu", "--slurm gpu: give KEY=VALUE"),
     ],
@@ -201,7 +201,7 @@ def test_what_a_job_asks_for():
         "timeout_min": 90,
         "cpus_per_task": 32,
         "gpus_per_node": 8,
-        "slurm_array_parallelism": 2,
+        "slurm_array_parallelizm": 2,
         "slurm_partition": "gpu",
         "slurm_setup": ["module load cuda"],
     }

@@ -28,7 +28,7 @@ def test_every_task_has_a_tool_that_takes_its_arguments_and_plans_that_task(task
         words = [*NEEDED, *task.arguments, "--protocol", protocol, "--resume"]
         args = parsed(task, TOOL.parent, words)
         (plan,) = task.plans(args)
-        assert (plan.protocol.task, plan.departures) == (task.name, [])
+        assert (plan.protocol.task, plan.deviations) == (task.name, [])
     assert task.layout in LAYOUTS
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tests.faults.started_tools import HEAVY, prints_to, tool_of
-from virtex.tool import run_tool
+from virtex.cli import run_tool
 
 PAGE = os.sysconf("SC_PAGE_SIZE")  # what a tmpfs hands out
 FILLER = ".somebody_elses"

@@ -50,7 +50,7 @@ class Run:
         caches: variable of the environment -> what its folder beside the output is called.
         commands: it has subcommands.
         workers: of the number of processes that load images: flags and settings.
-        statuses: with which it may say what the user must mend.
+        statuses: with which it may say what the user must fix.
         spared: files that are not missed where they are missing.
     """
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from virtex.tool import run_tool
+from virtex.cli import run_tool
 
 TOOLS = "virtex.eval_tools"
 PRETRAIN, TRANSFER = "virtex.pretrain", f"{TOOLS}.detectron2_transfer"
@@ -28,8 +28,13 @@ GATE = "WAIT_FOR_FILE"  # in the environment: it begins when this file is there
 
 # What tools import within ``main``: most of a short run's time.
 HEAVY = (
-    *("virtex.pretrain", "virtex.pretraining_run", "virtex.training.loop", "virtex.optim"),
-    *("virtex.models.build", "torch.utils.tensorboard", "virtex.evaluation.tasks", "sklearn.svm"),
+    *("virtex.pretrain", "virtex.pretraining.run", "virtex.engine.loop", "virtex.optim"),
+    *(
+        "virtex.pretraining.models.build",
+        "torch.utils.tensorboard",
+        "virtex.probes.tasks",
+        "sklearn.svm",
+    ),
     *("virtex.detectron.transfer", "virtex.captioning.evaluator", "virtex.leaderboard.page"),
     *("virtex.leaderboard.plot", "tests.faults.started_tools"),
 )

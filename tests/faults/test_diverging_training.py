@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.faults.small_runs import RUNS, Run, detection, has_come, result_of, two_processes
-from virtex.training.checkpoints import last_checkpoint
+from virtex.engine.checkpoints import last_checkpoint
 
 # of the last iterations alone, and of all
 TOO_HIGH = {

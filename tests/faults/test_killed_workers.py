@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults.small_runs import RUNS, has_come, result_of, undisturbed
 from tests.faults.started_tools import worker_processes
-from virtex.training.checkpoints import last_checkpoint
+from virtex.engine.checkpoints import last_checkpoint
 
 QUICK = ("pretraining",)
 SOON = 90  # seconds, where others use the processor; alone it takes two

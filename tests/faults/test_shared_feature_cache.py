@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults.small_runs import RUNS, has_come, names_in, result_of
 from tests.faults.started_tools import CONTEXT, PATIENCE
-from virtex.evaluation.feature_cache import FeatureCache
+from virtex.probes.feature_cache import FeatureCache
 
 SHAPE = (50, 16)
 KEYS, LIMIT = 6, 3  # entries that are wanted, and that fit

@@ -16,7 +16,7 @@ from tests.faults.small_runs import (
     undisturbed,
 )
 from tests.faults.started_tools import Started, worker_processes
-from virtex.stopping import RESUME
+from virtex.engine.signals import RESUME
 
 TRAINED = ("pretraining", "transfer", "linear", "fine-tuning")
 SAVED = "stopped by SIGTERM, saved at iteration "

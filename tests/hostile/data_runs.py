@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from virtex.tool import run_tool
+from virtex.cli import run_tool
 
 MOST_MEMORY = 1_500_000  # KiB that a case may add to what this process has ever needed
 _watched: list[tuple[str, list[str]]] = []
@@ -31,7 +31,7 @@ def run(tool, *argv: str | Path, commands: bool = False) -> tuple[int, str, str]
 
 
 def require_plain(status: int, err: str, *named: str | Path) -> None:
-    """Done, or refused in a sentence that names what is to be mended."""
+    """Done, or refused in a sentence that names what is to be fixed."""
     assert status in (0, 2), (status, err)
     assert "Traceback" not in err
     if status == 2:

@@ -10,7 +10,7 @@ from virtex.detectron.keys import walk
 from virtex.detectron.protocols import packaged_protocol
 from virtex.detectron.settings import load_config as detectron_config
 from virtex.errors import UserError
-from virtex.evaluation import protocols as probes
+from virtex.probes import protocols as probes
 
 CANARY = "canary"
 TASKS = [(task, name) for task, named in probes.PROTOCOLS.items() for name in named]

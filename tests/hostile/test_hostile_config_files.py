@@ -159,7 +159,7 @@ def test_config_files_of_a_pretraining(settings_folder, content, other):
 @each_hostile_file
 def test_config_files_of_a_detector(settings_folder, content, other):
     path = written(settings_folder, content, other)
-    settled(lambda: build_settings(protocol_from_config(path), [], 1, "cpu").departures())
+    settled(lambda: build_settings(protocol_from_config(path), [], 1, "cpu").deviations())
 
 
 @given(

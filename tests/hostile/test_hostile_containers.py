@@ -25,7 +25,7 @@ from tests.hostile.hostile_pickles import storages
 
 pytestmark = pytest.mark.timeout(3000)  # two thousand cases a test, if all is asked for
 
-WHOLE = writers.moved(writers.randomised("resnet18"))  # each tensor is one number, stored once
+WHOLE = writers.moved(writers.randomized("resnet18"))  # each tensor is one number, stored once
 # Tensors of a network's names and of no network's shapes: such files are read, and not complete.
 SMALL = {
     key: torch.ones(value.shape if key == "conv1.weight" else [min(n, 2) for n in value.shape])

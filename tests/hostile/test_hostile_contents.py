@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from tests.checkpoints import checkpoint_writers as writers
 from tests.hostile.checkpoint_runs import inspected, nothing_happens
 from tests.hostile.hostile_pickles import storages
+from virtex.backbones.resnet import build_resnet
 from virtex.checkpoints import Arch, load_backbone
 from virtex.errors import UserError
-from virtex.models.resnet import build_resnet
 
 pytestmark = pytest.mark.timeout(3000)  # two thousand cases a test, if all is asked for
 
-WHOLE = writers.moved(writers.randomised("resnet18"))
+WHOLE = writers.moved(writers.randomized("resnet18"))
 NAMES = list(WHOLE)
 
 

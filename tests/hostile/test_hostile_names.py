@@ -15,7 +15,7 @@ from virtex.captioning.pictures import own_pictures
 from virtex.data.image_folders import read_image_folder
 from virtex.data.transforms import decode_image
 from virtex.eval_tools import check_data
-from virtex.results import write_json
+from virtex.records import write_json
 
 PICTURE = next((smallest() / "imagenet/val").glob("*/*.JPEG"))
 NAMES = st.binary(min_size=1, max_size=60).filter(

@@ -19,11 +19,11 @@ from tests.leaderboard.board_records import record
 from virtex.errors import UserError
 from virtex.eval_tools import leaderboard
 from virtex.evaluate_all.records import Expected, whats_other
-from virtex.evaluation.run import print_summary
-from virtex.results import read_record, write_json
+from virtex.probes.run import print_summary
+from virtex.records import read_record, write_json
 
 FORMULA = re.compile(r"[=+@\t\r]|-(?![\d.]+$)")
-WHOLE = record(departures=[("SOLVER.MAX_ITER", 100, 10, "override")])
+WHOLE = record(deviations=[("SOLVER.MAX_ITER", 100, 10, "override")])
 PAGE = re.compile(r"<script[^>]*>|</script>|<[a-z]+[^>]* on[a-z]+=", re.IGNORECASE)
 NAMES = ("moco_v2.pth", "MoCo", "<b>x</b>", "=1+1", "a=b=c", "\x1b[31m", "{'a': 1}")
 

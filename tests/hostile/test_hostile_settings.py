@@ -23,7 +23,7 @@ from virtex import pretrain
 from virtex.config import load_config, packaged_configs, save_config
 from virtex.detectron.protocols import packaged_protocol
 from virtex.detectron.settings import build_settings
-from virtex.evaluation import protocols as probes
+from virtex.probes import protocols as probes
 
 pytestmark = pytest.mark.timeout(3000)  # two thousand cases a test, if all is asked for
 
@@ -62,5 +62,5 @@ def test_overrides_of_a_probe(settings_folder, pairs, task):
 def test_overrides_of_a_detector(settings_folder, pairs, task, processes):
     settings = settled(lambda: build_settings(packaged_protocol(*task), pairs, processes, "cpu"))
     if settings is not None:
-        settings.departures()
+        settings.deviations()
         assert yaml.safe_load(settings.cfg.dump())

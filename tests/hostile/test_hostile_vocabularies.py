@@ -16,7 +16,7 @@ from virtex.data import tokenizer
 from virtex.data.tokenizer import Tokenizer, train_tokenizer
 from virtex.errors import UserError
 
-CAPTIONS = [f"a {colour} {thing} on the left" for colour in ("red", "blue") for thing in ("cat",)]
+CAPTIONS = [f"a {color} {thing} on the left" for color in ("red", "blue") for thing in ("cat",)]
 FILE = {
     "images": [{"id": 1, "file_name": "1.jpg"}],
     "annotations": [{"id": n, "image_id": 1, "caption": text} for n, text in enumerate(CAPTIONS)],

@@ -14,7 +14,7 @@ from tests.hostile.data_runs import guarded, require_plain, run
 from virtex.eval_tools import model_zoo
 
 WHOLE = {
-    "x-shared": {"arch": "resnet18", "licence": "MIT", "format": "torchvision"},
+    "x-shared": {"arch": "resnet18", "license": "MIT", "format": "torchvision"},
     "models": {
         "my/model": {
             "urls": ["https://a.org/m.pth?dl=1", "http://b.org:80/m.pth"],
@@ -54,9 +54,9 @@ TEXTS = (
     "models: {1: {}, 0x10: {}, ~: {}}", f"0x{'f' * 9000}: 1", f"models: {{0x{'f' * 9000}: 1}}",
     f"models: {{a: {{size: 0x{'f' * 9000}}}}}", "models: {a: {size: 1:2:3:4}}", "---\n---\n",
     "!!python/object/apply:os.system ['false']", "!!python/name:os.system", "%YAML 9.9\n--- a",
-    'models: {a: {urls: ["https://a.org/m"], licence: "\\ud800"}}', "models: {<<: [{}, {}]}",
+    'models: {a: {urls: ["https://a.org/m"], license: "\\ud800"}}', "models: {<<: [{}, {}]}",
     'models: {a: {urls: ["https://a.org/m"], arch: "\\e[31m"}}', "models: {<<: *models}",
-    'models: {a: {urls: ["https://a.org/m"], licence: "\\n\\n"}}', "x" * 400_000, "[" * 100_000,
+    'models: {a: {urls: ["https://a.org/m"], license: "\\n\\n"}}', "x" * 400_000, "[" * 100_000,
     "models: {a: {urls: [https://a.org/m], file: 'a\tb'}}", "- " * 20_000, "{" * 20_000, "\ufeff",
 )  # fmt: skip
 DOUBLED = "\n".join(

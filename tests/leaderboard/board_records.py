@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from virtex.results import Departure, Result
+from virtex.records import Deviation, Result
 
 COCO = "coco_mask_rcnn_R_50_FPN_2x"
 ARCH = {"name": "resnet50", "family": "resnet", "depth": 50, "block": "bottleneck"}
@@ -47,7 +47,7 @@ def whole_record():
     return Result(
         task="coco",
         protocol={"name": COCO, "version": "1"},
-        departures=[],
+        deviations=[],
         metrics={"bbox/AP": 1.0},
         primary_metric="bbox/AP",
         model={},
@@ -65,13 +65,13 @@ def record(
     seed=0,
     protocol=None,
     version="1",
-    departures=(),
+    deviations=(),
     created="2026-01-02T03:04:05+00:00",
     sha256=None,
     format="moco",
     **changes,
 ):
-    """A record; ``value`` is its primary metric, ``departures`` are (key, protocol, run, why)."""
+    """A record; ``value`` is its primary metric, ``deviations`` are (key, protocol, run, why)."""
     made = copy.deepcopy(whole_record())
     metrics = dict(METRICS.get(task, {"score": 50.0}))
     primary = PRIMARY.get(task, "score")
@@ -84,7 +84,7 @@ def record(
         "protocol": {
             "name": protocol or PROTOCOL.get(task, "own"),
             "version": version,
-            "departures": [vars(Departure(*departure)) for departure in departures],
+            "deviations": [vars(Deviation(*deviation)) for deviation in deviations],
         },
         "metrics": metrics,
         "primary_metric": primary,

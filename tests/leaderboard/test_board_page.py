@@ -89,9 +89,9 @@ def test_columns_with_something_measured_come_first(page):
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_what_a_record_says_is_text(page, name):
-    plain = parsed(page(record("m", departures=[LR])))
+    plain = parsed(page(record("m", deviations=[LR])))
     hostile = record(
-        name, departures=[(f"{name} ", name, name, name)], protocol=name, version=name, format=name
+        name, deviations=[(f"{name} ", name, name, name)], protocol=name, version=name, format=name
     )
     hostile["environment"] |= {"torch": name, "device": {name: name}}
     hostile["data"] = {name: {"images": name, "annotations_sha256": name}}
@@ -171,7 +171,7 @@ def test_a_measured_zoo_model_is_compared_with_its_published_value(page):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"departures": [LR]}, None),
+        ({"deviations": [LR]}, None),
         ({"version": "2"}, "nothing"),
         ({"protocol": "paper-voc11"}, "nothing"),
     ],
@@ -184,7 +184,7 @@ def test_a_run_that_departs_is_not_compared(page, change, expected):
 def test_details_hold_every_run(page):
     runs = [record("m", value=80.0 + seed, seed=seed) for seed in range(3)]
     runs[1]["metrics"]["AP/cat"] = None
-    data = data_of(page(*runs, record("m", departures=[LR])))
+    data = data_of(page(*runs, record("m", deviations=[LR])))
     [row] = data["rows"]
     assert [run[:2] for run in row["runs"]["0"]] == [
         [str(seed), "2026-01-02T03:04:05+00:00"] for seed in range(3)
@@ -193,7 +193,7 @@ def test_details_hold_every_run(page):
     assert row["cells"]["0"][6] == [80.0, 81.0, 82.0]
     assert row["cells"]["1"][3] == 2
     assert row["cells"]["1"][6][1] is None
-    assert data["groups"][1]["departures"] == [["SOLVER.BASE_LR", "0.02", "0.01", "scaled"]]
+    assert data["groups"][1]["deviations"] == [["SOLVER.BASE_LR", "0.02", "0.01", "scaled"]]
     assert row["sha256"] == sha256_of("m")
 
 
@@ -230,7 +230,7 @@ def test_the_published_protocols_names_are_ours():
 def test_of_very_many_columns_the_first_are_shown_and_the_page_says_so(page):
     rates = [number / 1000 for number in range(1, MOST_SHOWN + 3)]
     runs = [
-        record(departures=[("SVM.COSTS", 1.0, rate, "override")], task="voc07_svm", seed=number)
+        record(deviations=[("SVM.COSTS", 1.0, rate, "override")], task="voc07_svm", seed=number)
         for number, rate in enumerate(rates)
     ]
 

@@ -59,7 +59,7 @@ def test_equal_seeds_have_no_error_bar(table, tmp_path):
 
 
 def test_a_panels_setting_has_lines_of_its_own(table, tmp_path):
-    runs = [record("m", "coco", protocol="coco_mask_rcnn_R_50_FPN_1x", departures=[LR])]
+    runs = [record("m", "coco", protocol="coco_mask_rcnn_R_50_FPN_1x", deviations=[LR])]
     leaderboard.write_plot(table(*runs), tmp_path / "a.svg")
     texts = texts_of(tmp_path / "a.svg")
     start = texts.index("coco bbox/AP")
@@ -117,7 +117,7 @@ def test_names_are_no_formulas_and_keep_both_ends(table, tmp_path):
 
 
 def test_a_chart_of_many_columns_is_not_beyond_all_size(table, tmp_path):
-    runs = [record("m", departures=[("A", 0, n, "override")], seed=n) for n in range(60)]
+    runs = [record("m", deviations=[("A", 0, n, "override")], seed=n) for n in range(60)]
     leaderboard.write_plot(table(*runs), tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size < 2e6
 

@@ -12,7 +12,7 @@ from tests.leaderboard.board_records import record, write
 from virtex import leaderboard
 from virtex.errors import UserError
 from virtex.leaderboard.finding import read_records
-from virtex.results import SCHEMA_VERSION
+from virtex.records import SCHEMA_VERSION
 
 
 def changed(path, value):
@@ -93,16 +93,16 @@ def test_what_is_no_record_is_skipped_with_the_reason(tmp_path, content, kind, w
     [
         (changed("task", 3), "task is not text"),
         (changed("task", ""), "task is not text"),
-        (without("protocol"), "it has no protocol.departures"),
+        (without("protocol"), "it has no protocol.deviations"),
         (changed("protocol", []), "protocol holds no JSON object"),
         (changed("protocol.name", None), "protocol.name is not text"),
         (changed("protocol.version", 1), "protocol.version is not text"),
-        (changed("protocol.departures", {}), "protocol.departures is not a list"),
-        (changed("protocol.departures", [1]), "protocol.departures[0] has no key"),
-        (changed("protocol.departures", [{"key": "A"}]), "protocol.departures[0] has no key"),
+        (changed("protocol.deviations", {}), "protocol.deviations is not a list"),
+        (changed("protocol.deviations", [1]), "protocol.deviations[0] has no key"),
+        (changed("protocol.deviations", [{"key": "A"}]), "protocol.deviations[0] has no key"),
         (
-            changed("protocol.departures", [{"key": 1, "protocol": 1, "run": 2, "why": "x"}]),
-            "protocol.departures[0].key is not text",
+            changed("protocol.deviations", [{"key": 1, "protocol": 1, "run": 2, "why": "x"}]),
+            "protocol.deviations[0].key is not text",
         ),
         (changed("metrics", [1]), "metrics is not an object"),
         (changed("metrics.mAP", "88"), "metrics.mAP is not a number"),
@@ -135,7 +135,7 @@ def test_a_part_of_another_type_makes_a_record_foreign(tmp_path, content, why):
 
 
 def test_an_infinite_setting_is_refused(tmp_path):
-    text = json.dumps(record(departures=[("LR", 1.0, 777.0, "override")])).replace("777.0", "1e999")
+    text = json.dumps(record(deviations=[("LR", 1.0, 777.0, "override")])).replace("777.0", "1e999")
     [skipped] = read_records([write(tmp_path, text)]).skipped
     assert "beyond all measure" in skipped.why
 
@@ -185,7 +185,7 @@ def test_of_duplicates_of_the_same_second_the_last_by_path_is_kept(tmp_path):
         {"seed": 1},
         {"protocol": "paper-voc11"},
         {"version": "2"},
-        {"departures": [("SVM.FOLDS", 3, 5, "override")]},
+        {"deviations": [("SVM.FOLDS", 3, 5, "override")]},
         {"sha256": "0" * 64},
         {"format": "torchvision"},
         {"task": "imagenet_linear"},
@@ -301,7 +301,7 @@ def places(content, above=()):
 
 
 def test_whatever_stands_anywhere_in_a_record_nothing_breaks(tmp_path):
-    whole = record(departures=[("A", 1, 2, "override")])
+    whole = record(deviations=[("A", 1, 2, "override")])
     whole["metrics"] |= {"other": 1.0}
     texts = []
     for place in places(whole):

@@ -10,8 +10,8 @@ from tests.leaderboard.board_records import COCO, PRIMARY, PROTOCOL, record, sha
 from virtex import leaderboard, zoo
 from virtex.detectron.protocols import PROTOCOLS as DETECTION
 from virtex.errors import UserError
-from virtex.evaluation.protocols import PROTOCOLS as PROBES
 from virtex.leaderboard.columns import TASKS
+from virtex.probes.protocols import PROTOCOLS as PROBES
 
 LR = ("SOLVER.BASE_LR", 0.02, 0.01, "scaled")
 STEPS = ("SOLVER.MAX_ITER", 180000, 360000, "scaled")
@@ -89,18 +89,18 @@ def test_the_mean_does_not_depend_on_the_order_of_files(tmp_path):
     [
         ({"protocol": "paper-voc11"}, "voc07_svm[paper-voc11]/mAP"),
         ({"version": "2"}, "voc07_svm[paper@2]/mAP"),
-        ({"departures": [LR]}, "voc07_svm[SOLVER.BASE_LR=0.01]/mAP"),
+        ({"deviations": [LR]}, "voc07_svm[SOLVER.BASE_LR=0.01]/mAP"),
         (
-            {"departures": [STEPS, LR]},
+            {"deviations": [STEPS, LR]},
             "voc07_svm[SOLVER.BASE_LR=0.01, SOLVER.MAX_ITER=360000]/mAP",
         ),
         (
-            {"protocol": "toy", "version": "3", "departures": [("A", [1], [2, 3], "override")]},
+            {"protocol": "toy", "version": "3", "deviations": [("A", [1], [2, 3], "override")]},
             "voc07_svm[toy@3, A=[2, 3]]/mAP",
         ),
     ],
 )
-def test_another_protocol_or_departure_has_a_labelled_column_of_its_own(table, change, label):
+def test_another_protocol_or_departure_has_a_labeled_column_of_its_own(table, change, label):
     made = table(record("m", value=88.0), record("m", value=1.0, seed=1, **change))
     assert labels(made) == ["voc07_svm/mAP", label]
     assert (cell(made, "m", "voc07_svm/mAP").mean, cell(made, "m", label).mean) == (88.0, 1.0)
@@ -108,7 +108,7 @@ def test_another_protocol_or_departure_has_a_labelled_column_of_its_own(table, c
 
 def test_many_departures_are_the_first_a_number_and_a_hash(table):
     made = table(
-        record(departures=[STEPS, LR, BATCH]), record(departures=[STEPS, LR, (*STEPS[:2], 9, "x")])
+        record(deviations=[STEPS, LR, BATCH]), record(deviations=[STEPS, LR, (*STEPS[:2], 9, "x")])
     )
     found = labels(made)
     assert all(label.startswith("voc07_svm[SOLVER.BASE_LR=0.01 +2 more #") for label in found)
@@ -116,7 +116,7 @@ def test_many_departures_are_the_first_a_number_and_a_hash(table):
 
 
 def test_departures_in_another_order_are_the_same(table):
-    made = table(record("m", departures=[LR, STEPS]), record("m", departures=[STEPS, LR], seed=1))
+    made = table(record("m", deviations=[LR, STEPS]), record("m", deviations=[STEPS, LR], seed=1))
     assert cell(made, "m", labels(made)[0]).n == 2
 
 
@@ -129,14 +129,14 @@ def test_departures_in_another_order_are_the_same(table):
     ],
 )
 def test_departures_that_read_the_same_get_a_hash(table, other):
-    made = table(record(departures=[LR]), record(departures=[other], seed=1))
+    made = table(record(deviations=[LR]), record(deviations=[other], seed=1))
     assert len(set(labels(made))) == 2
     assert all(label.startswith("voc07_svm[SOLVER.BASE_LR=0.01, #") for label in labels(made))
 
 
 def test_long_settings_are_cut_and_still_told_apart(table):
     runs = [
-        record(departures=[("STEPS", [], [*range(40), last], "override")], seed=last)
+        record(deviations=[("STEPS", [], [*range(40), last], "override")], seed=last)
         for last in range(2)
     ]
     made = table(*runs)
@@ -194,7 +194,7 @@ def test_columns_have_a_fixed_order(table):
         record(task="apes"),
         record(task="imagenet_linear", protocol="cached"),
         record(task="imagenet_linear"),
-        record(task="voc07_svm", departures=[LR]),
+        record(task="voc07_svm", deviations=[LR]),
         record(task="voc07_svm"),
         record(task="coco"),
     )
@@ -303,7 +303,7 @@ def test_every_published_number_is_shown_once(table):
 
 
 def test_published_numbers_do_not_stand_under_runs_that_depart(table):
-    made = table(record("m", "coco", departures=[LR]), published=True)
+    made = table(record("m", "coco", deviations=[LR]), published=True)
     [own] = [c for c in made.columns if c.label == "coco[SOLVER.BASE_LR=0.01]/bbox/AP"]
     assert [row.kind for row in made.rows if own in row.cells] == ["measured"]
     assert "coco/bbox/AP" in labels(made)

@@ -40,8 +40,8 @@ def test_the_wide_csv_byte_for_byte(table):
 def test_the_long_csv_has_a_row_for_each_number(table):
     text = leaderboard.long_csv_text(
         table(
-            record("m", value=88.0, seed=7, departures=[LR]),
-            record("m", value=89.0, seed=3, departures=[LR], created="2026-09-09T00:00:00+00:00"),
+            record("m", value=88.0, seed=7, deviations=[LR]),
+            record("m", value=89.0, seed=3, deviations=[LR], created="2026-09-09T00:00:00+00:00"),
             record("m", "imagenet_linear"),
         )
     )
@@ -58,7 +58,7 @@ def test_the_long_csv_has_a_row_for_each_number(table):
         "task": "voc07_svm",
         "protocol": "paper",
         "version": "1",
-        "departures": '[{"key":"SOLVER.BASE_LR","protocol":0.02,"run":0.01,"why":"scaled"}]',
+        "deviations": '[{"key":"SOLVER.BASE_LR","protocol":0.02,"run":0.01,"why":"scaled"}]',
         "data": '{"voc_2007_test":{"annotations_sha256":"' + "4" * 64 + '","images":4952},'
         '"voc_2007_trainval":{"annotations_sha256":"' + "3" * 64 + '","images":5011}}',
         "metric": "mAP",
@@ -119,7 +119,7 @@ def test_any_name_keeps_to_its_cell(table, name):
 
 def test_the_same_records_give_the_same_bytes_wherever_they_lie(tmp_path):
     runs = [record(f"m{n % 3}", value=80 + n / 7, seed=n) for n in range(9)]
-    runs += [record("m0", "coco", departures=[LR]), record("m1", "coco", seed=2)]
+    runs += [record("m0", "coco", deviations=[LR]), record("m1", "coco", seed=2)]
     one = leaderboard.make([write(tmp_path / "a", *runs)], published=True).table
     other = leaderboard.make([write(tmp_path / "b" / "c", *reversed(runs))], published=True).table
     for form in (leaderboard.csv_text, leaderboard.long_csv_text, leaderboard.markdown_text):

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.leaderboard.board_records import record, write
+from virtex.cli import run_tool
 from virtex.eval_tools import leaderboard as tool
-from virtex.tool import run_tool
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -92,7 +92,7 @@ def test_strict_makes_either_an_error_and_writes_nothing(run, refused, results, 
 def test_the_long_csv(run, results, tmp_path):
     run(results, "--output", tmp_path / "a.csv", "--long")
     head, first = (tmp_path / "a.csv").read_text().splitlines()[:2]
-    assert head.startswith("model,kind,arch,sha256,task,protocol,version,departures,data,metric")
+    assert head.startswith("model,kind,arch,sha256,task,protocol,version,deviations,data,metric")
     assert first.startswith("a,measured,resnet50,")
 
 
@@ -247,8 +247,8 @@ def test_help_answers_without_torch(tmp_path):
     code = (
         "import sys; sys.argv = ['leaderboard.py', '--help']\n"
         "from virtex.eval_tools import leaderboard\n"
-        "import virtex.tool\n"
-        "try: virtex.tool.run_tool(leaderboard.main, leaderboard.build_parser())\n"
+        "import virtex.cli\n"
+        "try: virtex.cli.run_tool(leaderboard.main, leaderboard.build_parser())\n"
         "except SystemExit: print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

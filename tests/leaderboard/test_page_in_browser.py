@@ -22,8 +22,8 @@ def files(tmp_path_factory):
     runs += [
         record("beta.pth", value=90.0),
         record("beta.pth", "coco", 41.0),
-        record(SCRIPT, value=85.0, departures=[("<b>KEY</b>", 1, 2, "override")]),
-        record("gamma", "coco", 39.0, departures=[LR]),
+        record(SCRIPT, value=85.0, deviations=[("<b>KEY</b>", 1, 2, "override")]),
+        record("gamma", "coco", 39.0, deviations=[LR]),
         record("gamma", "imagenet_linear", 60.0),
         record(VIRTEX, value=88.9),
     ]
@@ -395,7 +395,7 @@ def test_a_broken_address_shows_the_usual_page(open_page, hash):
 
 
 @pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
-def test_the_page_follows_the_colour_scheme(open_page, scheme, dark):
+def test_the_page_follows_the_color_scheme(open_page, scheme, dark):
     page = open_page(color_scheme=scheme)
     page.locator("#table td[style]").first.click()
     for place in ("body", "#details", "#filter", "thead th", "tbody tr:not(.published) th"):

@@ -12,9 +12,9 @@ import yaml
 from tests.checkpoints.fault_server import Answer, start_server
 from virtex import zoo
 from virtex.checkpoints import downloading
+from virtex.cli import run_tool
 from virtex.config import load_config
 from virtex.eval_tools import inspect_checkpoint, model_zoo
-from virtex.tool import run_tool
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from virtex.zoo.files import cached_file
 
 WHOLE = """\
 x-rgb: &rgb {channel_order: RGB, mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2], scale: 1.0}
-x-mine: &mine {arch: resnet18, licence: MIT}
+x-mine: &mine {arch: resnet18, license: MIT}
 models:
   my/model:
     <<: *mine
@@ -65,7 +65,7 @@ def test_an_entry_is_read_with_what_is_silent_filled_in(written):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("licence: MIT", "license: MIT", "models.my/model.license: unknown; there is urls, file"),
+        ("license: MIT", "license: MIT", "models.my/model.license: unknown; there is urls, file"),
         ("size: 100", "size: 1e2", "line 8, models.my/model.size: it should be a whole number"),
         ("size: 100", "size: yes", "line 8, models.my/model.size: it should be a whole number"),
         ('"0123ABCD"', "01234567", "line 7, models.my/model.sha256: it should be 8 to 64 hex"),
@@ -91,7 +91,7 @@ def test_an_entry_is_read_with_what_is_silent_filled_in(written):
         ("    <<: *mine", "    <<: *yours", "line 5 is not YAML: found undefined alias 'yours'"),
         ("size: 100", "holds: model", "models.my/model: it holds a model, of which it lacks"),
         ("size: 100", "size: 100\n   x: 1", "line 9 is not YAML"),
-        ("size: 100", "licence: !!python/object/apply:os.system [x]", "line 8 is not YAML: could"),
+        ("size: 100", "license: !!python/object/apply:os.system [x]", "line 8 is not YAML: could"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_with_line_and_key(old, new, said, written):
@@ -173,7 +173,7 @@ def test_every_packaged_entry_says_all_there_is_to_say():
 
     for name, entry in entries_of(zoo.ZOO_FILE).items():
         assert get_format(entry.format).name == entry.format, name
-        said = (entry.arch, entry.licence, entry.source, entry.pretraining_data, entry.input)
+        said = (entry.arch, entry.license, entry.source, entry.pretraining_data, entry.input)
         assert all(said), name
         assert all(url.startswith("https://") for url in entry.urls), name
         assert entry.config in ("", *packaged_configs()), name
@@ -183,7 +183,7 @@ def test_every_packaged_entry_says_all_there_is_to_say():
 
 def test_every_published_number_is_under_a_packaged_protocol():
     from virtex.detectron.protocols import PROTOCOLS as DETECTION
-    from virtex.evaluation.protocols import PROTOCOLS as PROBES
+    from virtex.probes.protocols import PROTOCOLS as PROBES
 
     known = {
         (task, protocol.name)

@@ -11,7 +11,7 @@ from virtex import zoo
 from virtex.checkpoints.loading import load_backbone
 from virtex.config import load_config, packaged_configs, save_config
 from virtex.errors import UserError
-from virtex.models.build import build_model
+from virtex.pretraining.models.build import build_model
 
 RESNET18 = "torchvision::resnet18"
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -18,13 +18,13 @@ from virtex.checkpoints.backbone import Backbone
 from virtex.checkpoints.hashing import sha256_of
 from virtex.config import find_config, load_config, with_settings
 from virtex.config.checks import CAPTIONING_MODELS
-from virtex.data.pretraining import check_vocabulary
 from virtex.data.tokenizer import Tokenizer
+from virtex.engine.run_folder import IDENTITY, read_identity
 from virtex.errors import UserError
-from virtex.models.build import build_decoder, build_model
-from virtex.models.captioning import CaptioningModel
-from virtex.pretraining_run import TOKENIZER, place_data, tokenizer_command
-from virtex.training.run_folder import IDENTITY, read_identity
+from virtex.pretraining.data import check_vocabulary
+from virtex.pretraining.models.build import build_decoder, build_model
+from virtex.pretraining.models.captioning import CaptioningModel
+from virtex.pretraining.run import TOKENIZER, place_data, tokenizer_command
 from virtex.zoo.entries import entry_named
 from virtex.zoo.models import beside_zoo_file, config_beside, config_of, fill, weights_in
 
@@ -74,10 +74,10 @@ class Captioner:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, draws: Tensor | None = None) -> list[str]:
-        """A caption of each normalised image (batch, 3, height, width).
+        """A caption of each normalized image (batch, 3, height, width).
 
         Args:
-            draws: of nucleus sampling, see ``virtex.models.decoding.NucleusSampling``.
+            draws: of nucleus sampling, see ``virtex.pretraining.models.decoding.NucleusSampling``.
         """
         return [self.tokenizer.decode(ids) for ids in self.model.caption(images, draws)]
 

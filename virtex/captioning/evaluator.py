@@ -15,11 +15,11 @@ from virtex.captioning.pictures import Pictures
 from virtex.captioning.scoring import CaptionScores, choose_scorer, score
 from virtex.checkpoints.backbone import Backbone
 from virtex.data.transforms import build_transform, decode_image
+from virtex.engine.distributed import broadcast_object, rank
+from virtex.engine.progress import progress_bar
 from virtex.errors import UserError
-from virtex.evaluation.report import Report
-from virtex.results import Departure
-from virtex.training.processes import from_main_process, rank
-from virtex.training.progress import progress_bar
+from virtex.probes.report import Report
+from virtex.records import Deviation
 
 logger = logging.getLogger("virtex.captioning")
 
@@ -35,7 +35,7 @@ class Captioning:
 
     Attributes:
         images: the pictures, by the name of their set.
-        report: see ``virtex.evaluation.report``.
+        report: see ``virtex.probes.report``.
     """
 
     def __init__(
@@ -111,11 +111,11 @@ class Captioning:
         self.report.verification["textual head"] = "all tensors loaded, none left over"
         self.report.details |= {"captions": RESULTS, "page": PAGE}
         self.report.details |= identity_of(self.captioner.config, self.captioner.tokenizer)
-        metrics = from_main_process(self.conclude(backbone, captions) if rank() == 0 else None)
+        metrics = broadcast_object(self.conclude(backbone, captions) if rank() == 0 else None)
         return metrics
 
     def picture_set(self) -> PictureSet:
-        """The pictures as the model takes them: normalised as in its pretraining."""
+        """The pictures as the model takes them: normalized as in its pretraining."""
         names, crop, resize = self.transform_settings()
         pretraining = self.captioner.config.DATA.IMAGE_TRANSFORM_VAL
         names += [name for name in pretraining if name.partition("::")[0] == "normalize"]
@@ -143,7 +143,7 @@ class Captioning:
             logger.warning("left out: %s", reason)
         self.report.details["unreadable"] = names
         self.report.found.append(
-            Departure(f"{self.pictures.name}: unreadable images", 0, len(names), "data")
+            Deviation(f"{self.pictures.name}: unreadable images", 0, len(names), "data")
         )
 
     def conclude(self, backbone: Backbone, captions: Captions) -> dict[str, float] | None:
@@ -161,7 +161,7 @@ class Captioning:
         references = {index: self.pictures.references[index] for index in captions.written}
         scores = score(captions.written, references, self.scorer)
         if self.scorer != JAVA:  # not known before: another may score what this run has written
-            self.report.found.append(Departure("caption scorer", JAVA, self.scorer, "software"))
+            self.report.found.append(Deviation("caption scorer", JAVA, self.scorer, "software"))
         self.report.notes += scores.notes
         self.report.setup |= scores.setup
         self.report.timing |= scores.timing

@@ -17,15 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from virtex.atomic import replace_file
 from virtex.captioning.captioner import Captioner
 from virtex.captioning.pictures import Pictures
 from virtex.data.loading import Batch, SeededSet, listed_loader
 from virtex.data.transforms import decode_image
+from virtex.engine.distributed import all_gather_object, rank, synchronize, world_size
+from virtex.engine.progress import progress_bar
 from virtex.errors import UserError
-from virtex.models.decoding import NucleusSampling
-from virtex.training.processes import from_all_processes, rank, wait_for_all, world_size
-from virtex.training.progress import progress_bar
+from virtex.files import replace_file
+from virtex.pretraining.models.decoding import NucleusSampling
 
 logger = logging.getLogger(__name__)
 
@@ -163,10 +163,10 @@ def write_captions(
             captions.written |= found
             captions.fresh += len(found)
             bar.update(len(found) + len(batch["problems"]))
-    captions = together(from_all_processes(captions))
+    captions = together(all_gather_object(captions))
     if rank() == 0 and captions.written:
         write_results(folder, pictures, captions)
-    wait_for_all()
+    synchronize()
     return captions
 
 
@@ -222,7 +222,7 @@ def told(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read or written: {error.strerror or error}; mend that and --resume"
+            f"{path} cannot be read or written: {error.strerror or error}; fix that and --resume"
         ) from error
 
 
@@ -246,7 +246,7 @@ def gather_done(folder: Path, pictures: Pictures) -> dict[int, str]:
             for path in parts:
                 if path.name != DONE:
                     path.unlink()
-    return from_all_processes(done)[0]
+    return all_gather_object(done)[0]
 
 
 def lines_of(captions: dict[int, str]) -> Iterator[str]:

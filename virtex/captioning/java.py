@@ -174,7 +174,7 @@ def tokenize(captions: Sequence[str]) -> list[list[str]]:
 
 
 def meteor(captions: Captions, references: References) -> tuple[float, np.ndarray]:
-    """METEOR 1.5 (Denkowski and Lavie, 2014) of tokenised captions, as fractions.
+    """METEOR 1.5 (Denkowski and Lavie, 2014) of tokenized captions, as fractions.
 
     Returns:
         The corpus's, of statistics that are added up, and (images,).
@@ -196,7 +196,7 @@ def meteor(captions: Captions, references: References) -> tuple[float, np.ndarra
 
 
 def spice(captions: Captions, references: References) -> tuple[float, np.ndarray]:
-    """SPICE 1.0 (Anderson et al., 2016) of tokenised captions, as fractions.
+    """SPICE 1.0 (Anderson et al., 2016) of tokenized captions, as fractions.
 
     Without SPICE's cache of parsed references, which no Java after 8 can write and two runs
     cannot share.

@@ -16,8 +16,8 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import IO
 
+from virtex.engine.subprocesses import how_it_ended, read, temporary
 from virtex.errors import UserError
-from virtex.subprocesses import how_it_ended, read, temporary
 
 # Programs read and write text and numbers as the machine's language and encoding have it (where
 # that is German, METEOR takes 0,5 for a half) unless they are told.
@@ -182,6 +182,4 @@ def failure(name: str, how: str, said: str) -> UserError:
     lines = [line.strip() for line in said.splitlines()]
     lines = [line for line in lines if line and not line.startswith(("at ", "... "))]
     quoted = f" ({' | '.join(lines[-QUOTED_LINES:])[-QUOTED:]})" if lines else ""
-    return UserError(
-        f"{name} {how}{quoted}; mend it and give --resume, or --resume --scorer python"
-    )
+    return UserError(f"{name} {how}{quoted}; fix it and give --resume, or --resume --scorer python")

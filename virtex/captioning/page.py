@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from virtex import pages
-from virtex.atomic import replace_file
+from virtex.files import replace_file
 
 REFERENCES_AT_ONCE = 2  # more are opened by a click, so that cards are of one height
 DIGITS = 4  # after the point, of the numbers that are sorted

@@ -13,9 +13,9 @@ from typing import Any
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from virtex.data.captions import read_captions
-from virtex.data.files import contents
 from virtex.data.image_sets import file_hashes
 from virtex.data.layouts import require_layout
+from virtex.data.listing import contents
 from virtex.errors import UserError
 
 COCO_VAL = "coco_captions_val2017"

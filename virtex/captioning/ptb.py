@@ -26,7 +26,7 @@ ABBREVIATIONS = """
     wyo
 """
 # to these with a capital, and to these before a number.
-CAPITALISED = "ark az del ill la mass miss ore pa tex wash"
+CAPITALIZED = "ark az del ill la mass miss ore pa tex wash"
 BEFORE_NUMBERS = "art ca figs fig nos no op pp prop"
 # A single letter has it too, but not before these: "plan b. The".
 SENTENCE_STARTS = """
@@ -54,7 +54,7 @@ def any_of(words: str) -> str:
     return any_case("|".join(words.split()).replace("'", "['’]"))
 
 
-def capitalised(words: str) -> str:
+def capitalized(words: str) -> str:
     """Any of the words with a capital first, whatever the case of the rest."""
     rest = [(word[0].upper(), any_case(re.escape(word[1:]))) for word in words.split()]
     return f"(?:{'|'.join(map(''.join, rest))})"
@@ -129,8 +129,8 @@ TOKENS = [
     r"[-+]?[0-9]*(?:[.,:][0-9]+)+|[-+][0-9]+",
     rf"{L}{W}*(?:[.!?]{L}{W}*)+{STOP}",
     # p., mr., no. 5
-    rf"[A-Za-z]\.(?!\s+{capitalised(SENTENCE_STARTS)}(?:\s|$))",
-    rf"{any_of(ABBREVIATIONS)}\.|{capitalised(CAPITALISED)}\.",
+    rf"[A-Za-z]\.(?!\s+{capitalized(SENTENCE_STARTS)}(?:\s|$))",
+    rf"{any_of(ABBREVIATIONS)}\.|{capitalized(CAPITALIZED)}\.",
     rf"{any_of(BEFORE_NUMBERS)}\.(?=\s?[0-9])",
     # the other words; signs
     f"{WORD}{STOP}",

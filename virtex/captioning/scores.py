@@ -1,10 +1,10 @@
-"""CIDEr-D, BLEU and ROUGE-L of tokenised captions, as COCO's caption evaluation computes them.
+"""CIDEr-D, BLEU and ROUGE-L of tokenized captions, as COCO's caption evaluation computes them.
 
-They equal pycocoevalcap's, which papers report, in its departures from the papers as well; a
+They equal pycocoevalcap's, which papers report, in its deviations from the papers as well; a
 comment names each. n-grams are integers and counts are sparse, so that the 25 000 references of
 COCO's 5000 validation images take less than a second.
 
-``captions`` holds one tokenised caption an image, ``references`` the tokenised references of each
+``captions`` holds one tokenized caption an image, ``references`` the tokenized references of each
 image. Scores are fractions: that of the corpus, and those of the images in float64. Functions
 raise ValueError where there is no image, or one without a reference, or the two differ in length.
 """

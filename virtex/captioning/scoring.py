@@ -94,7 +94,7 @@ def score(
     per_image: dict[str, np.ndarray] = {}
     timing: dict[str, float] = {}
     start = time.perf_counter()
-    found, expected = tokenised(tokenize, texts, own)
+    found, expected = tokenized(tokenize, texts, own)
     timing["tokenize_seconds"] = seconds_since(start, "tokens")
     for measure in measures:
         start = time.perf_counter()
@@ -109,7 +109,7 @@ def score(
     return CaptionScores(metrics, per_image, notes, setup, timing)
 
 
-def tokenised(
+def tokenized(
     tokenize: Callable[[Sequence[str]], list[list[str]]],
     captions: Sequence[str],
     references: Sequence[Sequence[str]],
@@ -137,7 +137,7 @@ class Measure(NamedTuple):
 
     Attributes:
         part: their name in timings.
-        compute: (tokenised captions, tokenised references of each) -> fractions of all captions
+        compute: (tokenized captions, tokenized references of each) -> fractions of all captions
             and of each image: a number and (images,), or (names,) and (images, names).
     """
 

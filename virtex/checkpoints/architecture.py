@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from virtex.backbones.resnet import BLOCKS_PER_STAGE, build_resnet, resnet_features
 from virtex.checkpoints.backbone import Arch, Backbone, CheckpointError
-from virtex.models.resnet import BLOCKS_PER_STAGE, build_resnet, resnet_features
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -61,7 +61,7 @@ def read_arch(state_dict: Mapping[str, Any], stride_in_1x1: bool = False) -> Arc
     """The architecture according to the first family that knows it; ``None`` if none does.
 
     Raises:
-        ArchitectureError: a family recognises its names, none can build the network.
+        ArchitectureError: a family recognizes its names, none can build the network.
     """
     refusal = None
     for family in FAMILIES.values():

@@ -14,7 +14,7 @@ STAGES = ("stem", "res2", "res3", "res4", "res5")
 
 
 class CheckpointError(UserError):
-    """A checkpoint that cannot be had, opened, recognised, or loaded completely."""
+    """A checkpoint that cannot be had, opened, recognized, or loaded completely."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class InputSpec:
     Attributes:
         channel_order: ``"RGB"`` or ``"BGR"``.
         mean, std: per channel, in ``channel_order``, in units of ``scale``.
-        scale: the value of a white pixel before normalisation: 1.0 or 255.0.
+        scale: the value of a white pixel before normalization: 1.0 or 255.0.
     """
 
     channel_order: str

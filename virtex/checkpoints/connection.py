@@ -19,7 +19,7 @@ import urllib3
 from tqdm import tqdm
 
 import virtex
-from virtex.atomic import replace_file
+from virtex.files import replace_file
 
 TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of the content
 PIECE = 1 << 16  # bytes read at once, of which a broken connection loses the last

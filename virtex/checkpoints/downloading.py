@@ -20,10 +20,10 @@ from urllib.parse import urlsplit
 from filelock import FileLock, Timeout
 from iopath.common.file_io import get_cache_dir
 
-from virtex.atomic import replace_file
 from virtex.checkpoints.backbone import CheckpointError
 from virtex.checkpoints.connection import Interrupted, PartialFile, Refused, fetch_once
 from virtex.checkpoints.hashing import sha256_of
+from virtex.files import replace_file
 
 logger = logging.getLogger("virtex.download")
 

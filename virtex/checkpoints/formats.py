@@ -17,7 +17,7 @@ from virtex.checkpoints.inputs import (
     CAFFE_BGR,
     CAFFE_BGR_WITH_STD,
     IMAGENET_RGB,
-    UNNORMALISED_RGB,
+    UNNORMALIZED_RGB,
 )
 from virtex.checkpoints.naming import NAMINGS
 from virtex.quoting import quoted
@@ -34,7 +34,7 @@ class Format:
         containers: dotted paths to the state_dict, the preferred first; "" is the file's root.
         strip: prefixes of the backbone, the preferred first.
         leave_out: prefixes of what is knowingly left: heads, queues, momentum copies.
-        marks: prefixes of which at least one must be there, else the row is not recognised.
+        marks: prefixes of which at least one must be there, else the row is not recognized.
         absent: prefixes of which none may be there.
         absent_entries: names that must not stand beside the container at the file's root.
         naming: dialects of ``naming.NAMINGS``, the preferred first.
@@ -42,7 +42,7 @@ class Format:
         stride_in_1x1: where a bottleneck has its stride.
         reads_config: whether Detectron2's ``config.yaml`` beside the file says both.
         only_if: a condition on the architecture.
-        chosen_only: never recognised, only taken when ``--format`` names it.
+        explicit_only: never recognized, only taken when ``--format`` names it.
         note: said wherever the format is used.
     """
 
@@ -60,7 +60,7 @@ class Format:
     stride_in_1x1: bool = False
     reads_config: bool = False
     only_if: Callable[[Arch], bool] | None = None
-    chosen_only: bool = False
+    explicit_only: bool = False
     note: str = ""
 
 
@@ -149,7 +149,7 @@ _ROWS = (
         containers=("model_ema",),
         strip=("encoder.",),
         leave_out=("head.", "head_jig.", "jigsaw"),
-        chosen_only=True,
+        explicit_only=True,
     ),
     Format(
         "cmc",
@@ -172,7 +172,7 @@ _ROWS = (
         strip=("backbone.",),
         leave_out=("backbone.fc.",),
         marks=("backbone.fc.2.",),
-        input=UNNORMALISED_RGB,
+        input=UNNORMALIZED_RGB,
         note="sthalles/SimCLR trains on images in [0, 1] without mean and std",
     ),
     Format(
@@ -226,14 +226,14 @@ _ROWS = (
         "lightly-ai/lightly: the teacher",
         strip=("teacher_backbone.", "teacher."),
         naming=("torchvision", "sequential"),
-        chosen_only=True,
+        explicit_only=True,
     ),
     Format(
         "lightly_student",
         "lightly-ai/lightly: the student",
         strip=("student_backbone.", "student."),
         naming=("torchvision", "sequential"),
-        chosen_only=True,
+        explicit_only=True,
     ),
     Format(
         "lightly_momentum",
@@ -241,7 +241,7 @@ _ROWS = (
         aliases=("lightly_key",),
         strip=("backbone_momentum.", "key_backbone."),
         naming=("torchvision", "sequential"),
-        chosen_only=True,
+        explicit_only=True,
     ),
     Format(
         "dino",
@@ -257,7 +257,7 @@ _ROWS = (
         containers=("student",),
         strip=("backbone.",),
         leave_out=("head.",),
-        chosen_only=True,
+        explicit_only=True,
     ),
     Format(
         "virtex",
@@ -283,7 +283,7 @@ _ROWS = (
         leave_out=("stem.fc.",),
         input=CAFFE_BGR,
         stride_in_1x1=True,
-        chosen_only=True,
+        explicit_only=True,
     ),
     Format(
         "detectron2",
@@ -333,8 +333,8 @@ _ROWS = (
         "google-research/simclr converted (tonylins/simclr-converter)",
         aliases=("simclr_converted",),
         leave_out=("fc.",),
-        input=UNNORMALISED_RGB,
-        chosen_only=True,
+        input=UNNORMALIZED_RGB,
+        explicit_only=True,
         note="SimCLR trains on images in [0, 1] without mean and std",
     ),
     Format(
@@ -367,7 +367,7 @@ def format_table() -> str:
     for row in FORMATS.values():
         names = ", ".join((row.name, *row.aliases))
         lines.append(
-            f"{names}\n    {row.project}{' (only by --format)' if row.chosen_only else ''}"
+            f"{names}\n    {row.project}{' (only by --format)' if row.explicit_only else ''}"
         )
         where = " or ".join(container or "the root" for container in row.containers)
         prefixes = " or ".join(prefix or "no prefix" for prefix in row.strip)

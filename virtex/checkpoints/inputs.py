@@ -17,7 +17,7 @@ from virtex.errors import UserError
 from virtex.quoting import quoted
 
 IMAGENET_RGB = InputSpec("RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 1.0)
-UNNORMALISED_RGB = InputSpec("RGB", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1.0)
+UNNORMALIZED_RGB = InputSpec("RGB", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1.0)
 # detectron2/config/defaults.py; the MSRA models have the std folded into their first layer.
 CAFFE_BGR = InputSpec("BGR", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0), 255.0)
 # PIXEL_STD of Detectron2's X-101-32x8d configs
@@ -91,7 +91,7 @@ def _from_config(
     except UserError as error:
         raise CheckpointError(
             f"{config} beside the checkpoint should say its input, but is not plain YAML: "
-            f"mend it or move it away ({_one_line(error)})"
+            f"fix it or move it away ({_one_line(error)})"
         ) from error
     said: dict[str, Any] = {}
     silent = []
@@ -123,7 +123,7 @@ def _from_config(
 def _checked(channel_order: Any, mean: Any, std: Any, scale: Any = 1.0) -> InputSpec:
     """An ``InputSpec`` of plain floats; raises ``ValueError`` or ``TypeError`` if it is none."""
     if not isinstance(channel_order, str) or channel_order not in ("RGB", "BGR"):
-        raise ValueError("the colour order is neither RGB nor BGR")
+        raise ValueError("the color order is neither RGB nor BGR")
     for numbers in (mean, std):
         if not isinstance(numbers, list | tuple) or len(numbers) != 3:
             raise ValueError("mean and std should be three numbers each")

@@ -27,7 +27,7 @@ from virtex.checkpoints.hashing import sha256_of
 from virtex.checkpoints.inputs import read_input
 from virtex.checkpoints.opening import open_checkpoint
 from virtex.checkpoints.reading import Reading
-from virtex.checkpoints.recognition import recognise
+from virtex.checkpoints.recognition import recognize
 from virtex.checkpoints.sources import resolve
 from virtex.zoo.entries import entry_named
 
@@ -42,7 +42,7 @@ class Inspection:
 
     Attributes:
         requested, path, size, sha256: what was asked for, and the file (bytes, hex digest).
-        format, project: the row of the format table, "" if none was recognised.
+        format, project: the row of the format table, "" if none was recognized.
         arch, input, coverage: ``None`` if they could not be read.
         notes: what had to be assumed or left out.
         problem: why it cannot be loaded, "" if it can.
@@ -90,7 +90,7 @@ class Inspection:
             f"checkpoint    {self.requested}",
             f"file          {self.path} ({self.size / 1e6:.1f} MB)",
             f"sha256        {self.sha256}",
-            f"format        {self.format or 'not recognised'}"
+            f"format        {self.format or 'not recognized'}"
             + (f" ({self.project})" if self.project else ""),
         ]
         if self.arch is not None:
@@ -119,7 +119,7 @@ def load_backbone(
         name: a local path, ``https://…``, ``virtex://NAME``, ``torchvision://resnet50``,
             ``random:resnet50?seed=0``, or what else a handler is registered for.
         format: a row of the format table by name; ``auto``: as the zoo's entry says, else
-            recognised.
+            recognized.
         trust_pickle: let a pickle run the code it asks for.
 
     Returns:
@@ -161,7 +161,7 @@ def inspect_checkpoint(
     content, flat = open_checkpoint(path, trust_pickle)
     found = Inspection(name, path, os.path.getsize(path), sha256_of(path))
     try:
-        reading = recognise(content, format, flat)
+        reading = recognize(content, format, flat)
     except CheckpointError as error:
         return replace(found, problem=f"{path}: {error}")
     row, arch = reading.format, reading.arch
@@ -176,7 +176,7 @@ def inspect_checkpoint(
         spec, notes = entry.input, [*notes, f"input as {entry.zoo_file.name} says"]
     if entry is not None and entry.arch not in ("", arch.name):
         said = f"{entry.zoo_file} says of {entry.name} that it is a {entry.arch}"
-        return replace(found, problem=f"{path} is a {arch.name}, but {said}; mend it there")
+        return replace(found, problem=f"{path} is a {arch.name}, but {said}; fix it there")
     expected = expected_shapes(arch)
     coverage = cover(expected, reading.tensors, reading.unused)
     tensors, problem = _own_tensors(reading, expected, coverage, found.size)

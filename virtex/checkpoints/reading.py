@@ -226,7 +226,7 @@ def state_dicts(content: Any) -> Iterator[tuple[str, dict]]:
 
 
 def _other_state_dicts(content: Any, container: str) -> dict[str, int]:
-    """State_dicts beside the one in use (a momentum copy, say), by path; not optimiser states."""
+    """State_dicts beside the one in use (a momentum copy, say), by path; not optimizer states."""
     return {
         path: len(tensors)
         for path, tensors in state_dicts(content)

@@ -36,7 +36,7 @@ _RESNET_50 = Arch("resnet", 50, "bottleneck")
 _USUAL_CONTAINERS = Format("", "").containers
 
 
-def recognise(content: Any, name: str = "auto", flat: bool = False) -> Reading:
+def recognize(content: Any, name: str = "auto", flat: bool = False) -> Reading:
     """The one reading of a checkpoint.
 
     Args:
@@ -57,7 +57,7 @@ def recognise(content: Any, name: str = "auto", flat: bool = False) -> Reading:
     readings = [
         reading
         for row in rows
-        if name != "auto" or not row.chosen_only
+        if name != "auto" or not row.explicit_only
         for reading in [read_as(row, content, flat, chosen=name != "auto")]
         if reading is not None
     ]
@@ -114,7 +114,7 @@ def _why_none(content: Any, name: str, flat: bool) -> str:
     choosable = [
         f"--format {row.name}"
         for row in FORMATS.values()
-        if row.chosen_only and read_as(row, content, flat, chosen=True) is not None
+        if row.explicit_only and read_as(row, content, flat, chosen=True) is not None
     ]
     if choosable:
         return f"no network in the file is the main one; choose {' or '.join(choosable)}; {keys}"

@@ -19,10 +19,10 @@ import torch
 import torchvision
 from iopath.common.file_io import PathHandler, PathManager, get_cache_dir
 
-from virtex.atomic import replace_file
 from virtex.checkpoints.backbone import CheckpointError
 from virtex.checkpoints.downloading import cached_path, download
-from virtex.config.reading import of_home
+from virtex.config.reading import expanduser
+from virtex.files import replace_file
 from virtex.quoting import quoted
 from virtex.zoo.entries import PREFIX, find
 from virtex.zoo.files import fetch_entry
@@ -43,7 +43,7 @@ def resolve(name: str | os.PathLike[str]) -> str:
     if not name.isprintable() and not os.path.exists(name):
         raise CheckpointError(absent)
     try:
-        path = PATHS.get_local_path(of_home(name))
+        path = PATHS.get_local_path(expanduser(name))
     except OSError as error:
         raise CheckpointError(
             f"{quoted(name, 300)} cannot be had: {quoted(str(error), 500)}; free space, or set "
@@ -92,7 +92,7 @@ class TorchvisionHandler(PathHandler):
 
 
 class RandomHandler(PathHandler):
-    """``random:resnet50?seed=0``: torchvision's network as its initialisation makes it.
+    """``random:resnet50?seed=0``: torchvision's network as its initialization makes it.
 
     The file is made once for each network, seed and version of torch, which decides what a
     seed gives. The global random state is left as it was.

@@ -12,10 +12,10 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from virtex.atomic import replace_file
 from virtex.config.checks import TransformerSize, check_config, parse_textual_name
 from virtex.config.defaults import default_config, get_setting, leaves
 from virtex.config.reading import find_config, packaged_configs, read_overrides, read_settings
+from virtex.files import replace_file
 
 __all__ = [
     "TransformerSize",

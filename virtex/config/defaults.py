@@ -121,7 +121,7 @@ def _optim_defaults() -> CfgNode:
     # Highest learning rate of the backbone, and of everything else.
     optim.CNN_LR = 0.2
     optim.LR = 0.001
-    # Steps of the whole training; 0 saves the model as it is initialised, to compare with.
+    # Steps of the whole training; 0 saves the model as it is initialized, to compare with.
     optim.NUM_ITERATIONS = 500000
     # Steps in which the learning rate rises from 0.
     optim.WARMUP_STEPS = 10000

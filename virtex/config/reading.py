@@ -54,7 +54,7 @@ def find_config(name: str, folder: str = "") -> Path:
     Raises:
         UserError: there is none; the nearest packaged names are listed.
     """
-    path = os.path.join(folder, of_home(name))
+    path = os.path.join(folder, expanduser(name))
     if os.path.isfile(path):
         return Path(path)
     if os.path.isdir(path):
@@ -74,7 +74,7 @@ def find_config(name: str, folder: str = "") -> Path:
     )
 
 
-def of_home(name: str) -> str:
+def expanduser(name: str) -> str:
     """``name`` with the home folder in place of ``~``, where it can be a path at all."""
     return name if "\0" in name else os.path.expanduser(name)
 

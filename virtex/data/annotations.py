@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from virtex.data.files import CONTROL, is_path_below, is_text, read_file
 from virtex.data.layouts import TOY_HINT
+from virtex.data.listing import CONTROL, is_path_below, is_text, read_file
 from virtex.data.masks import LARGEST_SIDE, is_mask, whats_wrong_in_mask
 from virtex.errors import UserError
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from virtex.data.annotations import check_coco_json, is_id, read_json
-from virtex.data.files import is_path_below, missing_files, say_missing
+from virtex.data.listing import is_path_below, missing_files, say_missing
 from virtex.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class CaptionedImage:
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledImage:
+class LabeledImage:
     """An image and the kinds of objects in it: ascending labels from 1 on, one at least."""
 
     image_id: int
@@ -88,7 +88,7 @@ def read_captions(
 
 def read_labels(
     root: Path, split: str, skip_missing_images: bool = False
-) -> tuple[list[LabelledImage], list[str]]:
+) -> tuple[list[LabeledImage], list[str]]:
     """The images of a split with the kinds of their objects; those without objects are left out.
 
     Labels count the categories from 1 on in the order of their COCO ids, which is that of
@@ -116,7 +116,7 @@ def read_labels(
         labels[annotation["image_id"]].add(label_of[annotation["category_id"]])
     folder = Path(root, f"{split}2017")
     images = [
-        LabelledImage(image["id"], folder / image["file_name"], tuple(sorted(found)))
+        LabeledImage(image["id"], folder / image["file_name"], tuple(sorted(found)))
         for image in content["images"]
         if (found := labels[image["id"]])
     ]
@@ -166,7 +166,7 @@ def _image_names(content: Any, path: Path) -> dict[int, str]:
     return names
 
 
-Image = TypeVar("Image", CaptionedImage, LabelledImage)
+Image = TypeVar("Image", CaptionedImage, LabeledImage)
 
 
 def _with_files(images: list[Image], path: Path, skip_missing: bool) -> list[Image]:

@@ -1,6 +1,6 @@
-"""Images and their classes as samples and batches, as bytes: a model normalises them itself.
+"""Images and their classes as samples and batches, as bytes: a model normalizes them itself.
 
-Colour order, mean and deviation belong to a checkpoint, so they are applied on the device, to a
+Color order, mean and deviation belong to a checkpoint, so they are applied on the device, to a
 quarter of the bytes that floats would have been.
 """
 
@@ -36,7 +36,7 @@ def training_transform(crop_size: int, scale: tuple[float, float] = (0.08, 1.0))
 
 
 def evaluation_transform(resize_size: int, crop_size: int) -> Transform:
-    """The centre of the image, once its short side has ``resize_size`` pixels.
+    """The center of the image, once its short side has ``resize_size`` pixels.
 
     Returns:
         maps (3, height, width) uint8 to (3, crop_size, crop_size) uint8.

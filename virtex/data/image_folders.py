@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 
-from virtex.data.files import contents, list_folder, some_of
 from virtex.data.image_sets import ImageSet
+from virtex.data.listing import contents, list_folder, some_of
 from virtex.errors import UserError
 
 # what a split is called elsewhere

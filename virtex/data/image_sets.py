@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from virtex.data.files import missing_files, say_missing
+from virtex.data.listing import missing_files, say_missing
 from virtex.errors import UserError
 
 PURPOSE = int.from_bytes(b"fraction", "little")  # other draws than those of the samples

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from virtex.data.annotations import check_inaturalist_json, read_json
-from virtex.data.files import some_of
 from virtex.data.image_sets import ImageSet, require_images
+from virtex.data.listing import some_of
 from virtex.errors import UserError
 
 WHAT = "iNaturalist 2018 annotations"

@@ -10,7 +10,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from virtex.data.files import contents, is_folder
+from virtex.data.listing import contents, is_folder
 from virtex.errors import UserError
 
 # the tools are called by their modules: an installed wheel has no folder eval_tools
@@ -125,7 +125,7 @@ def require_layout(data_root: str | Path, task: str) -> None:
         + "\n".join(lines)
         + f"\nThe data root must hold {needed}."
         + f"\nThe data root {data_root} {contents(data_root)}."
-        + "\nWhat is there, and what mends it: python -m virtex.eval_tools.check_data "
+        + "\nWhat is there, and what fixes it: python -m virtex.eval_tools.check_data "
         + f"--data-root {shlex.quote(str(data_root))} --task {task}"
         + f"\nReal data: {LAYOUTS[task].source}"
         + f"\nTo try without: {TOY_HINT}"

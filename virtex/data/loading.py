@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from virtex.data.streams import Key, TrainingStream, validation_batches
 from virtex.data.workers import Watched, serve
+from virtex.engine.randomness import seed_everything
 from virtex.errors import UserError
-from virtex.training.randomness import seed_everything
 
 logger = logging.getLogger(__name__)
 

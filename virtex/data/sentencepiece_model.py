@@ -7,8 +7,8 @@ def is_whole_model(content: bytes) -> bool:
     """Whether the three parts of a sentencepiece model are there, each to its end.
 
     A file that was cut between two tokens loads in silence, with the tokens before the cut and
-    without the rules of normalisation. The parts are those of sentencepiece_model.proto: 1
-    (tokens, repeated), 2 (training) and 3 (normalisation), each led by its number and length.
+    without the rules of normalization. The parts are those of sentencepiece_model.proto: 1
+    (tokens, repeated), 2 (training) and 3 (normalization), each led by its number and length.
     """
     if len(content) > MOST_BYTES:
         return False

@@ -39,7 +39,7 @@ def masked_targets(caption: str, options: TextOptions) -> Targets:
     """``tokens`` with some hidden, and ``labels``: what these were; 0 where nothing is asked.
 
     ceil(proportion · n) of the n known tokens are asked for, one at least where there is one.
-    All of them are labelled, as in BERT: those replaced by a random token and those that stay
+    All of them are labeled, as in BERT: those replaced by a random token and those that stay
     too (the published code asks only for those behind [MASK]).
     """
     tokenizer = options.tokenizer

@@ -18,11 +18,11 @@ from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
-from virtex.atomic import replace_file
-from virtex.data.files import read_file
+from virtex.cli import positive, run_tool, tool_parser
+from virtex.data.listing import read_file
 from virtex.data.sentencepiece_model import is_whole_model
 from virtex.errors import UserError
-from virtex.tool import positive, run_tool, tool_parser
+from virtex.files import replace_file
 
 SPECIAL_TOKENS = ("<unk>", "[SOS]", "[EOS]", "[MASK]")  # their places are their ids
 PAD = UNKNOWN = 0  # one id for both, as in the published vocabulary
@@ -112,7 +112,7 @@ class Tokenizer:
         return self._processor.id_to_piece(number)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the normalised text, without [SOS] and [EOS]; 0 for what is unknown."""
+        """Ids of the normalized text, without [SOS] and [EOS]; 0 for what is unknown."""
         return self._processor.encode(normalize_caption(text))
 
     def encode_caption(self, text: str, max_length: int) -> list[int]:
@@ -139,7 +139,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, output: Path) -> T
     A list of its tokens is written beside it with the suffix .vocab.
 
     Args:
-        captions: as they are; they are normalised here.
+        captions: as they are; they are normalized here.
         vocab_size: number of tokens, the 4 special ones included.
 
     Raises:

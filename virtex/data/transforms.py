@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from virtex.config.reading import nearest, shown
-from virtex.data.colour import ColorJitter
-from virtex.data.files import require_file
+from virtex.data.color import ColorJitter
+from virtex.data.listing import require_file
 from virtex.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in 0 … 1
@@ -175,7 +175,7 @@ TRANSFORMS: Mapping[str, Recipe] = MappingProxyType(
         "center_crop": Recipe(_center_crop, {}, "crop", True),
         "smallest_resize": Recipe(_smallest_resize, {}, "resize"),
         "global_resize": Recipe(_global_resize, {}, "crop", True),
-        # hue changes little, for captions name colours
+        # hue changes little, for captions name colors
         "color_jitter": Recipe(
             _color_jitter,
             {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "p": 0.8},
@@ -292,8 +292,8 @@ def build_transform(
         resize_size: what ``smallest_resize`` makes the short side; None: ``crop_size``.
 
     Raises:
-        UserError: see ``parse_transform``; the images would come out in different sizes; colours
-            would be jittered after they were normalised.
+        UserError: see ``parse_transform``; the images would come out in different sizes; colors
+            would be jittered after they were normalized.
     """
     parsed = [parse_transform(text) for text in names]
     order = [name for name, _ in parsed]
@@ -304,10 +304,10 @@ def build_transform(
             f"the image transforms {', '.join(order) or '(none)'} give images of different "
             f"sizes; let one of {fixed} come after all resizing"
         )
-    colours = [name for name in order if name in ("color_jitter", "normalize")]
-    if "normalize" in colours[:-1]:
+    colors = [name for name in order if name in ("color_jitter", "normalize")]
+    if "normalize" in colors[:-1]:
         raise UserError(
-            f"the image transforms {', '.join(order)} change colours that are normalised already; "
+            f"the image transforms {', '.join(order)} change colors that are normalized already; "
             "let normalize come once, after color_jitter"
         )
     sizes = {"crop": crop_size, "resize": resize_size or crop_size}

@@ -2,7 +2,7 @@
 
 ``VOC2007/ImageSets/Main`` has a list of images for each split, ``<split>.txt``, and for each
 class a file ``<class>_<split>.txt`` of lines ``<image> <label>``: 1 where the class is in the
-image, -1 where it is not, 0 where all its objects are difficult to recognise.
+image, -1 where it is not, 0 where all its objects are difficult to recognize.
 """
 
 import io
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from virtex.data.files import is_path_below, missing_files, read_file, some_of
 from virtex.data.image_sets import ImageSet, require_images
+from virtex.data.listing import is_path_below, missing_files, read_file, some_of
 from virtex.errors import UserError
 
 VOC_CLASSES = (

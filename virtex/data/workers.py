@@ -14,8 +14,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from virtex.engine.signals import block_sigterm, init_worker_signals
 from virtex.errors import UserError
-from virtex.stopping import serve_on, stop_held_back
 
 # how torch tells it: at once from its handler of SIGCHLD, or later where it misses a batch
 DEATH = re.compile(
@@ -38,7 +38,7 @@ def serve(worker: int) -> None:
     It is to end where a batch cannot be passed on, for want of memory or of shared memory. As it
     is, the batch would be left out with a traceback, and waited for without end.
     """
-    serve_on(worker)
+    init_worker_signals(worker)
     # of the thread that hands batches over, when the main process has gone
     sys.excepthook = lambda *_: None
     leave = staticmethod(lambda error, batch: os._exit(1))
@@ -63,7 +63,7 @@ class Watched:
 
     def __iter__(self) -> Iterator[Any]:
         """The processes start here, not at the first batch."""
-        with stop_held_back():
+        with block_sigterm():
             batches = iter(self.loader)
         if not self.loader.num_workers:
             return batches

@@ -3,7 +3,7 @@
 One entry a backbone family and detector layout. To add a family, register a function::
 
     @register_adapter("convnext", "FPN")
-    def convnext_fpn(backbone: Backbone, cfg: CfgNode) -> Adaptation: ...
+    def convnext_fpn(backbone: Backbone, cfg: CfgNode) -> ConvertedBackbone: ...
 
 Names (facts from Detectron2's ResNet and torchvision's): ``layerN`` is ``res(N+1)``, ``bnK``
 is ``convK.norm``, ``downsample.0`` / ``.1`` are ``shortcut`` / ``shortcut.norm``, the stem's
@@ -18,10 +18,10 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 from torchvision.models.resnet import ResNet
 
+from virtex.backbones.resnet import resnet_features
 from virtex.checkpoints.architecture import build_network
 from virtex.checkpoints.backbone import STAGES, Backbone, InputSpec
 from virtex.errors import UserError
-from virtex.models.resnet import resnet_features
 
 Features = dict[str, Tensor]
 # a module of detectron2, which comes without types: only it knows its parts
@@ -29,16 +29,16 @@ Detector = Any
 
 
 @dataclass(frozen=True)
-class Adaptation:
+class ConvertedBackbone:
     """What a detector needs of a backbone.
 
     Attributes:
         settings: Detectron2 settings that the checkpoint decides: key -> value.
         weights: the detector's own tensor names -> the checkpoint's tensors.
         owned: prefixes of the detector's names that ``weights`` must fill wholly.
-        detector_features: (detector, images normalised by it (1, 3, height, width)) ->
+        detector_features: (detector, images normalized by it (1, 3, height, width)) ->
             ``{"res2": (1, channels, height / 4, width / 4), … "res5": …}``.
-        reference_features: the same from the original network, for images normalised as
+        reference_features: the same from the original network, for images normalized as
             ``Backbone.input`` says; the module that computes it is built by each call.
     """
 
@@ -49,7 +49,7 @@ class Adaptation:
     reference_features: Callable[[Tensor], Features]
 
 
-Adapter = Callable[[Backbone, CfgNode], Adaptation]
+Adapter = Callable[[Backbone, CfgNode], ConvertedBackbone]
 ADAPTERS: dict[tuple[str, str], Adapter] = {}
 
 
@@ -76,7 +76,7 @@ def layout_of(cfg: CfgNode) -> str:
     return "DC5" if "res5" in cfg.MODEL.RESNETS.OUT_FEATURES else "C4"
 
 
-def adapt(backbone: Backbone, cfg: CfgNode) -> Adaptation:
+def adapt(backbone: Backbone, cfg: CfgNode) -> ConvertedBackbone:
     """The registered adapter's answer for this backbone in the detector that ``cfg`` describes.
 
     Raises:
@@ -94,9 +94,9 @@ def adapt(backbone: Backbone, cfg: CfgNode) -> Adaptation:
 
 
 @register_adapter("resnet", "FPN")
-def resnet_fpn(backbone: Backbone, cfg: CfgNode) -> Adaptation:
+def resnet_fpn(backbone: Backbone, cfg: CfgNode) -> ConvertedBackbone:
     """Stem to res5 below a feature pyramid: ``backbone.bottom_up.``."""
-    return Adaptation(
+    return ConvertedBackbone(
         settings=resnet_settings(backbone),
         weights=rename(backbone, dict.fromkeys(STAGES, "backbone.bottom_up.")),
         owned=("backbone.bottom_up.",),
@@ -106,7 +106,7 @@ def resnet_fpn(backbone: Backbone, cfg: CfgNode) -> Adaptation:
 
 
 @register_adapter("resnet", "C4")
-def resnet_c4(backbone: Backbone, cfg: CfgNode) -> Adaptation:
+def resnet_c4(backbone: Backbone, cfg: CfgNode) -> ConvertedBackbone:
     """Stem to res4 in ``backbone.``; res5 works on regions and lives in ``roi_heads.``."""
 
     def features(detector: Detector, x: Tensor) -> Features:
@@ -117,7 +117,7 @@ def resnet_c4(backbone: Backbone, cfg: CfgNode) -> Adaptation:
     settings = resnet_settings(backbone)
     if cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeads" and backbone.arch.block == "basic":
         settings["MODEL.ROI_HEADS.NAME"] = "AnyDepthRes5ROIHeads"
-    return Adaptation(
+    return ConvertedBackbone(
         settings=settings,
         weights=rename(backbone, {**dict.fromkeys(STAGES, "backbone."), "res5": "roi_heads."}),
         owned=("backbone.", "roi_heads.res5."),
@@ -127,7 +127,7 @@ def resnet_c4(backbone: Backbone, cfg: CfgNode) -> Adaptation:
 
 
 @register_adapter("resnet", "DC5")
-def resnet_dc5(backbone: Backbone, cfg: CfgNode) -> Adaptation:
+def resnet_dc5(backbone: Backbone, cfg: CfgNode) -> ConvertedBackbone:
     """Stem to res5 in ``backbone.``, res5 dilated at stride 16.
 
     Raises:
@@ -138,7 +138,7 @@ def resnet_dc5(backbone: Backbone, cfg: CfgNode) -> Adaptation:
             f"{backbone.arch.name} cannot be put into a DC5 detector: Detectron2 has no dilated "
             "basic block; use an FPN or C4 config"
         )
-    return Adaptation(
+    return ConvertedBackbone(
         settings=resnet_settings(backbone),
         weights=rename(backbone, dict.fromkeys(STAGES, "backbone.")),
         owned=("backbone.",),

@@ -10,10 +10,10 @@ from detectron2.utils import comm
 from torch import nn
 
 from virtex.checkpoints.opening import open_checkpoint
+from virtex.engine.checkpoints import FINAL, Checkpoints, bare
+from virtex.engine.distributed import reduce_any
+from virtex.engine.signals import Stopped
 from virtex.errors import UserError
-from virtex.stopping import Stopped
-from virtex.training.checkpoints import FINAL, Checkpoints, bare
-from virtex.training.processes import any_process
 
 
 def load_detector(model: nn.Module, path: Path) -> dict[str, Any]:
@@ -51,7 +51,7 @@ class SaveCheckpoints(HookBase):
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
-        stopped = any_process(self.trainer.stop.asked)
+        stopped = reduce_any(self.trainer.stop.asked)
         if done == self.trainer.max_iter:
             name = FINAL
         elif stopped or (self.period > 0 and done % self.period == 0):

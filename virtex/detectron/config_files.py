@@ -13,7 +13,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 from fvcore.common.config import BASE_KEY
 
-from virtex.config.reading import MOST_FILES, PlainLoader, of_home, read_yaml, shown
+from virtex.config.reading import MOST_FILES, PlainLoader, expanduser, read_yaml, shown
 from virtex.errors import UserError
 from virtex.quoting import quoted
 
@@ -79,7 +79,7 @@ def read_tree(path: Path, read: dict[Path, Any] | None = None) -> dict[str, Any]
         raise UserError(f"{path}: {BASE_KEY} must be a file or a list of files, not {shown(bases)}")
     merged: dict[str, Any] = {}
     for base in bases:
-        file = os.path.join(os.path.dirname(path), of_home(base))
+        file = os.path.join(os.path.dirname(path), expanduser(base))
         if "://" in base or not os.path.isfile(file):
             raise UserError(f"{path}: {BASE_KEY}: there is no file '{quoted(file, 300)}'")
         _merge(read_tree(Path(file), read), merged, path)

@@ -25,7 +25,7 @@ from virtex.data.annotations import (
     lvis_file,
     read_json,
 )
-from virtex.data.files import read_file
+from virtex.data.listing import read_file
 from virtex.data.masks import LARGEST_SIDE
 from virtex.data.voc import VOC_CLASSES, read_stems
 from virtex.errors import UserError

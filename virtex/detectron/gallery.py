@@ -15,11 +15,11 @@ from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import Visualizer
 from torch import nn
 
-from virtex.atomic import replace_file
+from virtex.files import replace_file
 
 MIN_SCORE = 0.5
 SHORT_SIDE = 400  # pixels; smaller pictures are enlarged so that labels can be read
-PALETTE = colormap(rgb=True, maximum=1)  # a class has one colour on both sides
+PALETTE = colormap(rgb=True, maximum=1)  # a class has one color on both sides
 
 
 def write_gallery(

@@ -1,6 +1,6 @@
 """The annotations that detections are scored against, with what a scorer asks for and no more.
 
-Scorers trip over what does not concern them, hours into a run: an odd licence, a null, a mask of
+Scorers trip over what does not concern them, hours into a run: an odd license, a null, a mask of
 two points; and one of them never finds the object whose id is 0.
 """
 

@@ -27,8 +27,8 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from virtex.cli import run_tool, tool_parser
 from virtex.errors import UserError
-from virtex.tool import run_tool, tool_parser
 
 REPOSITORY = "https://github.com/facebookresearch/detectron2"
 COMMIT = "02b5c4e295e990042a714712c21dc79b731e8833"  # main, June 2026; still calls itself 0.6

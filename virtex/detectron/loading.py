@@ -24,8 +24,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from virtex.data.transforms import PROGRAMS
 from virtex.data.workers import Watched, serve
+from virtex.engine.randomness import seed_everything
 from virtex.errors import UserError
-from virtex.training.randomness import seed_everything
 
 logger = logging.getLogger(__name__)
 

@@ -29,11 +29,11 @@ from virtex.detectron.protocols import packaged_protocol, protocol_from_config
 from virtex.detectron.settings import RunSettings, build_settings
 from virtex.detectron.trainer import build_detector, check_solver
 from virtex.detectron.verify import compare_features, load_weights
+from virtex.engine.distributed import device_of
+from virtex.engine.randomness import seed_everything
 from virtex.errors import UserError
 from virtex.protocols import Protocol
-from virtex.results import Departure
-from virtex.training.processes import device_of
-from virtex.training.randomness import seed_everything
+from virtex.records import Deviation
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Run:
     """Everything a run consists of, checked, before a single file is written.
 
     Attributes:
-        settings: the configuration and its departures from ``protocol``.
+        settings: the configuration and its deviations from ``protocol``.
         backbone: the checkpoint, complete.
         detector: holds the backbone's tensors, as ``verification`` says.
         train: Detectron2's dicts of the training images (empty with ``--eval-only``).
@@ -73,21 +73,21 @@ class Run:
             "input": asdict(self.backbone.input),
             "arch": asdict(self.backbone.arch),
             "protocol": [self.protocol.name, self.protocol.version],
-            **{f"setting {d.key}": d.run for d in self.settings.departures()},
+            **{f"setting {d.key}": d.run for d in self.settings.deviations()},
             "seed": self.cfg.SEED,
             "processes": comm.get_world_size(),
             "skip bad images": self.skip_bad_images,
             **{f"data set {name}": content for name, content in self.data.items()},
-            "departures": [asdict(d) for d in self.departures()],
+            "deviations": [asdict(d) for d in self.deviations()],
         }
 
-    def departures(self) -> list[Departure]:
+    def deviations(self) -> list[Deviation]:
         """Settings that differ from the protocol's, data of another size, images left out."""
-        skipped = Departure("skip bad images", False, True, "override")
+        skipped = Deviation("skip bad images", False, True, "override")
         return (
-            self.settings.departures()
+            self.settings.deviations()
             + [
-                Departure(f"{name}: images", expected, self.data[name]["images"], "data")
+                Deviation(f"{name}: images", expected, self.data[name]["images"], "data")
                 for name, expected in self.protocol.images.items()
                 if name in self.data and self.data[name]["images"] != expected
             ]
@@ -99,7 +99,7 @@ def prepare(args: argparse.Namespace) -> Run:
     """Read and check everything that the run needs. Writes nothing.
 
     Raises:
-        UserError: the first thing that the user must mend.
+        UserError: the first thing that the user must fix.
     """
     if args.config:
         protocol = protocol_from_config(args.config)

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from virtex.atomic import replace_file
 from virtex.detectron.ground_truth import ground_truth
+from virtex.files import replace_file
 
 COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 LVIS_METRICS = (*COCO_METRICS, "APr", "APc", "APf")

@@ -1,4 +1,4 @@
-"""From a protocol to the settings of one run, with every departure from it accounted for."""
+"""From a protocol to the settings of one run, with every deviation from it accounted for."""
 
 import difflib
 import os
@@ -16,7 +16,7 @@ from virtex.detectron.keys import get_key, set_key, walk
 from virtex.errors import UserError
 from virtex.protocols import Protocol
 from virtex.quoting import quoted
-from virtex.results import Departure
+from virtex.records import Deviation
 
 # What cannot change a number, or stands elsewhere in the record.
 NEUTRAL_KEYS = (
@@ -94,10 +94,10 @@ class RunSettings:
             self.said.append(f"{key} is {value}, as in the data, not {get_key(self.cfg, key)}")
             set_key(self.cfg, key, value)
 
-    def departures(self) -> list[Departure]:
+    def deviations(self) -> list[Deviation]:
         """Every setting that differs from the protocol's, in the order of their names."""
         return [
-            Departure(key, before, now, self.why(key))
+            Deviation(key, before, now, self.why(key))
             for key, now in walk(self.cfg)
             if key not in self.by_checkpoint + NEUTRAL_KEYS
             and now != (before := get_key(self.reference, key))

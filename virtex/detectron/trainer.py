@@ -24,11 +24,11 @@ from torch import nn
 
 from virtex.detectron.checkpointing import SaveCheckpoints
 from virtex.detectron.loading import training_batches
+from virtex.engine.checkpoints import Checkpoints, bare
+from virtex.engine.distributed import broadcast_object, distribute, reduce_any
+from virtex.engine.progress import Stopwatch, lines_at, truncate_metrics
+from virtex.engine.signals import Stopped, defer_sigterm, raise_on_sigterm
 from virtex.errors import UserError, named
-from virtex.stopping import Stopped, stop_noted, stop_raised
-from virtex.training.checkpoints import Checkpoints, bare
-from virtex.training.processes import any_process, distribute, from_main_process
-from virtex.training.progress import Stopwatch, forget_after, lines_at
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ Metrics = dict[str, float]
 
 
 def build_detector(cfg: CfgNode) -> nn.Module:
-    """The detector that ``cfg`` describes, on its device, randomly initialised.
+    """The detector that ``cfg`` describes, on its device, randomly initialized.
 
     Raises:
         UserError: the config does not fit together.
@@ -136,7 +136,7 @@ class Trainer(TrainerBase):
         if len(set(comm.all_gather(self.start_iter))) > 1:
             raise UserError("the machines do not see the same checkpoints; share --output-dir")
         if comm.is_main_process():
-            forget_after(Path(self.cfg.OUTPUT_DIR) / "metrics.json", self.start_iter)
+            truncate_metrics(Path(self.cfg.OUTPUT_DIR) / "metrics.json", self.start_iter)
         return self.start_iter
 
     def train(self) -> None:
@@ -153,7 +153,7 @@ class Trainer(TrainerBase):
             self.stopwatch.start()
             self.before_train()
             try:
-                with stop_noted() as self.stop:
+                with defer_sigterm() as self.stop:
                     for iteration in range(self.start_iter, self.max_iter):
                         self.iter = iteration
                         self.before_step()
@@ -216,7 +216,7 @@ class EvaluatePeriodically(HookBase):
 
     def after_step(self) -> None:
         if self.is_due(self.trainer.iter + 1):
-            if any_process(self.trainer.stop.asked):  # while a checkpoint was written
+            if reduce_any(self.trainer.stop.asked):  # while a checkpoint was written
                 raise Stopped
             self.score(self.trainer.iter + 1)
 
@@ -227,10 +227,10 @@ class EvaluatePeriodically(HookBase):
     def is_scored(self, done: int) -> bool:
         # other processes may see what the main one is about to write
         here = lines_at(self.folder / "metrics.json", done - 1) if comm.is_main_process() else []
-        return from_main_process(any("total_loss" not in numbers for numbers in here))
+        return broadcast_object(any("total_loss" not in numbers for numbers in here))
 
     def score(self, done: int) -> None:
-        with stop_raised():
+        with raise_on_sigterm():
             metrics = self.evaluate()
         if comm.is_main_process():
             write_scores(self.folder, done - 1, metrics)

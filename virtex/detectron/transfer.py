@@ -11,7 +11,6 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
-from virtex.atomic import replace_file
 from virtex.checkpoints.hashing import sha256_of
 from virtex.checkpoints.inputs import saved_input
 from virtex.detectron.checkpointing import load_detector
@@ -23,12 +22,13 @@ from virtex.detectron.machines import ranks_of_this_machine
 from virtex.detectron.run import Run, prepare
 from virtex.detectron.scoring import default_scorer
 from virtex.detectron.trainer import Trainer, write_scores
+from virtex.engine import run_folder
+from virtex.engine.checkpoints import last_checkpoint
+from virtex.engine.distributed import is_main, launch
+from virtex.engine.progress import LogFile
 from virtex.errors import UserError
-from virtex.results import RECORD_NAME, Departure, Result, environment, read_record
-from virtex.training import run_folder
-from virtex.training.checkpoints import last_checkpoint
-from virtex.training.processes import is_main, launch
-from virtex.training.progress import LogFile
+from virtex.files import replace_file
+from virtex.records import RECORD_NAME, Deviation, Result, environment, read_record
 
 logger = logging.getLogger("virtex.transfer")
 LOGGERS = ("fvcore", "detectron2", "virtex")
@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> int:
         the exit status.
 
     Raises:
-        UserError: something the user must mend; nothing is written then.
+        UserError: something the user must fix; nothing is written then.
     """
     with run_folder.claimed(
         Path(args.output_dir),
@@ -77,7 +77,7 @@ def run_transfer(args: argparse.Namespace) -> None:
         return
     open_folder(run, folder, args.overwrite)
     timing = {"prepare_seconds": time.perf_counter() - started, **train(run, args)}
-    finish(run, folder, timing, run.departures(), trained=True)
+    finish(run, folder, timing, run.deviations(), trained=True)
 
 
 def evaluate_trained(run: Run, folder: Path, weights: str | None) -> None:
@@ -93,9 +93,9 @@ def evaluate_trained(run: Run, folder: Path, weights: str | None) -> None:
     if weights:
         if identity is not None:
             raise UserError(f"{folder} holds a run; give --weights another --output-dir")
-        departures = [*run.departures(), from_elsewhere(run, Path(weights))]
+        deviations = [*run.deviations(), from_elsewhere(run, Path(weights))]
         open_folder(run, folder, overwrite=False, identity=False)
-        finish(run, folder, {}, departures)
+        finish(run, folder, {}, deviations)
         return
     path = last_checkpoint(folder)
     if identity is None or path is None:
@@ -104,24 +104,24 @@ def evaluate_trained(run: Run, folder: Path, weights: str | None) -> None:
     content = load_detector(run.detector, path)
     logger.info("evaluating %s", path)
     done, wanted = content["iteration"] + 1, run.cfg.SOLVER.MAX_ITER
-    departures = [Departure(**d) for d in identity[run_folder.DEPARTURES]]
+    deviations = [Deviation(**d) for d in identity[run_folder.DEVIATIONS]]
     run.data |= {
         key.removeprefix("data set "): value
         for key, value in identity.items()
         if key.startswith("data set ")
     }
     if done != wanted:
-        departures.append(Departure("iterations trained", wanted, done, "override"))
+        deviations.append(Deviation("iterations trained", wanted, done, "override"))
         folder = folder / f"evaluation_{done:07d}"
         folder.mkdir(exist_ok=True)
-    finish(run, folder, train_timing(run, content["stopwatch"]["seconds"], done), departures)
+    finish(run, folder, train_timing(run, content["stopwatch"]["seconds"], done), deviations)
 
 
-def from_elsewhere(run: Run, path: Path) -> Departure:
+def from_elsewhere(run: Run, path: Path) -> Deviation:
     """Fill the detector from ``path`` and say which weights those are."""
     load_detector(run.detector, path)
     logger.info("evaluating %s", path)
-    return Departure("weights sha256", "trained by this run", sha256_of(path), "override")
+    return Deviation("weights sha256", "trained by this run", sha256_of(path), "override")
 
 
 def open_folder(run: Run, folder: Path, overwrite: bool, identity: bool = True) -> None:
@@ -148,7 +148,7 @@ def open_folder(run: Run, folder: Path, overwrite: bool, identity: bool = True) 
     logger.info("Verified: %s", json.dumps(run.verification))
     for sentence in run.settings.said:
         logger.warning(sentence)
-    log_departures(run.departures())
+    log_deviations(run.deviations())
 
 
 def add_log_file(target: logging.Logger, folder: Path) -> None:
@@ -190,7 +190,7 @@ def finish(
     run: Run,
     folder: Path,
     timing: dict[str, float],
-    departures: list[Departure],
+    deviations: list[Deviation],
     trained: bool = False,
 ) -> None:
     """Score, draw the gallery, write the record and print where everything is.
@@ -205,7 +205,7 @@ def finish(
         return
     images = sum(len(samples) for samples in run.test.values())
     timing |= {"evaluate_seconds": seconds, "evaluate_images_per_second": images / seconds}
-    result = build_result(run, metrics, timing, departures)
+    result = build_result(run, metrics, timing, deviations)
     for name, samples in run.test.items():
         write_gallery(run.cfg, run.detector, name, samples, folder / run_folder.GALLERY)
     if trained:
@@ -215,13 +215,13 @@ def finish(
 
 
 def build_result(
-    run: Run, metrics: dict[str, float], timing: dict[str, float], departures: list[Departure]
+    run: Run, metrics: dict[str, float], timing: dict[str, float], deviations: list[Deviation]
 ) -> Result:
     entry = DETECTION_SETS.get(run.cfg.DATASETS.TEST[0])
     return Result(
         task=entry.task if entry else run.protocol.task,
         protocol={"name": run.protocol.name, "version": run.protocol.version},
-        departures=departures,
+        deviations=deviations,
         metrics=metrics,
         primary_metric=next(m for m in metrics if m.endswith(run.protocol.primary_metric)),
         model=run.backbone.record(),
@@ -245,13 +245,13 @@ def setup_of(run: Run) -> dict[str, Any]:
     }
 
 
-def log_departures(departures: list[Departure]) -> None:
+def log_deviations(deviations: list[Deviation]) -> None:
     """Say at the start how this run differs from its protocol."""
-    if departures:
-        rows = [(d.key, d.protocol, d.run, d.why) for d in departures]
+    if deviations:
+        rows = [(d.key, d.protocol, d.run, d.why) for d in deviations]
         heads = ["setting", "protocol", "this run", "why"]
         table = tabulate(rows, headers=heads, disable_numparse=True)
-        logger.warning("This run departs from its protocol:\n%s", table)
+        logger.warning("This run deviates from its protocol:\n%s", table)
 
 
 def print_summary(record: dict[str, Any], folder: Path) -> None:
@@ -262,6 +262,6 @@ def print_summary(record: dict[str, Any], folder: Path) -> None:
     names = list(dict.fromkeys(name.rpartition("/")[2] for name in metrics))
     rows = [[kind, *(metrics.get(f"{kind}/{name}") for name in names)] for kind in kinds]
     print(tabulate(rows, headers=["", *names], floatfmt=".2f", missingval="-"))
-    print(f"departures from the protocol: {len(protocol['departures'])}")
+    print(f"deviations from the protocol: {len(protocol['deviations'])}")
     print(f"gallery: {folder / run_folder.GALLERY}")
     print(f"record:  {folder / RECORD_NAME}", flush=True)

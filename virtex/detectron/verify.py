@@ -15,14 +15,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from virtex.checkpoints.backbone import InputSpec
-from virtex.detectron.adapters import Adaptation, Detector
+from virtex.detectron.adapters import ConvertedBackbone, Detector
 from virtex.errors import UserError
 
 TOLERANCE = 1e-4  # largest difference allowed, relative to the largest feature of the stage
 IMAGE_SIZE = (224, 288)  # height, width; multiples of 32, so that a pyramid pads nothing
 
 
-def load_weights(detector: nn.Module, adaptation: Adaptation) -> dict[str, Any]:
+def load_weights(detector: nn.Module, adaptation: ConvertedBackbone) -> dict[str, Any]:
     """Copy the checkpoint's tensors into the detector and prove that they are all there.
 
     Returns:
@@ -46,7 +46,7 @@ def load_weights(detector: nn.Module, adaptation: Adaptation) -> dict[str, Any]:
     return compare_tensors(detector, adaptation)
 
 
-def compare_tensors(detector: nn.Module, adaptation: Adaptation) -> dict[str, Any]:
+def compare_tensors(detector: nn.Module, adaptation: ConvertedBackbone) -> dict[str, Any]:
     """Every backbone tensor of the detector against the file's: all equal, or UserError."""
     found = {k: v for k, v in detector.state_dict().items() if is_backbone(k, adaptation)}
     problems = [f"{name} was not filled" for name in sorted(found.keys() - adaptation.weights)]
@@ -57,7 +57,7 @@ def compare_tensors(detector: nn.Module, adaptation: Adaptation) -> dict[str, An
     return {"compared": len(found), "equal": True}
 
 
-def is_backbone(name: str, adaptation: Adaptation) -> bool:
+def is_backbone(name: str, adaptation: ConvertedBackbone) -> bool:
     """Whether the adapter must fill this tensor; an added norm after res5 is the head's own."""
     return (
         name.startswith(adaptation.owned)
@@ -78,11 +78,11 @@ def fail_if(problems: list[str]) -> None:
 
 
 def compare_features(
-    detector: Detector, adaptation: Adaptation, spec: InputSpec
+    detector: Detector, adaptation: ConvertedBackbone, spec: InputSpec
 ) -> dict[str, float]:
     """One fixed image through the detector's backbone and through the original network.
 
-    Each side reads and normalises the image its own way, so that a wrong channel order, mean,
+    Each side reads and normalizes the image its own way, so that a wrong channel order, mean,
     std, stride or norm shows.
 
     Returns:
@@ -126,7 +126,7 @@ def full_precision() -> Iterator[None]:
 
 
 def fixed_image() -> Image.Image:
-    """Smooth colour gradients with noise, the same on every machine; channels all different."""
+    """Smooth color gradients with noise, the same on every machine; channels all different."""
     height, width = IMAGE_SIZE
     rows, columns = np.mgrid[0:height, 0:width]
     waves = [np.sin(rows / 17 + k) * np.cos(columns / (11 + 5 * k)) for k in range(3)]
@@ -136,14 +136,14 @@ def fixed_image() -> Image.Image:
 
 
 def detector_input(detector: Detector, image: Image.Image) -> Tensor:
-    """(1, 3, height, width) through Detectron2's own reading and normalisation."""
+    """(1, 3, height, width) through Detectron2's own reading and normalization."""
     pixels = convert_PIL_to_numpy(image, detector.input_format)
     tensor = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
     return detector.preprocess_image([{"image": tensor}]).tensor
 
 
 def reference_input(image: Image.Image, spec: InputSpec) -> Tensor:
-    """(1, 3, height, width) normalised as the checkpoint's own project does."""
+    """(1, 3, height, width) normalized as the checkpoint's own project does."""
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).double() / 255 * spec.scale
     if spec.channel_order == "BGR":
         pixels = pixels.flip(0)

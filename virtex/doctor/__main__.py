@@ -5,7 +5,7 @@
     python -m virtex.doctor --network               # also ask the servers that files come from
 
 A line for each check: ok; note, where something optional is missing or slow; problem, where the
-main job (training and scoring a detector) cannot run; and a command that mends it. Nothing is
+main job (training and scoring a detector) cannot run; and a command that fixes it. Nothing is
 installed or written. Libraries are imported in processes of their own, so that one that is broken
 or hangs hides no other. The home folder is told as ~; folders that are called as the user is, and
 the name of the machine, are left out of what was found.
@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import argparse
 
+from virtex.cli import above_zero, run_tool, tool_parser
 from virtex.doctor.checks import CHECKS
 from virtex.doctor.findings import SECONDS, report, run_checks
 from virtex.doctor.machine import network
-from virtex.tool import above_zero, run_tool, tool_parser
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from virtex.subprocesses import how_it_ended, read, temporary
+from virtex.engine.subprocesses import how_it_ended, read, temporary
 
 MARK = "virtex-doctor: "  # before what is told; a library may print whatever it likes
 TELL = f"""\

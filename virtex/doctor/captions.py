@@ -31,7 +31,7 @@ def java(seconds: float) -> Iterator[Finding]:
     try:
         _, told = java_process.run(path, [path, "-version"], min(seconds, JAVA_SECONDS))
     except UserError as error:
-        reason = str(error).partition("; mend it")[0]  # and give --resume: there is no run here
+        reason = str(error).partition("; fix it")[0]  # and give --resume: there is no run here
         remedy = "install another Java runtime, or set JAVA_HOME to one"
         yield Finding("Java", NOTE, f"does not work ({reason}): {WITHOUT}", remedy)
         return

@@ -69,7 +69,7 @@ def report(findings: Sequence[Finding], in_json: bool = False) -> None:
     print(json.dumps(as_json(findings), indent=2) if in_json else as_text(findings))
     problems = [finding.check for finding in findings if finding.state == PROBLEM]
     if problems:
-        raise UserError(f"the main job cannot run: mend {', '.join(problems)}")
+        raise UserError(f"the main job cannot run: fix {', '.join(problems)}")
 
 
 def as_text(findings: Sequence[Finding]) -> str:

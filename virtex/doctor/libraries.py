@@ -13,7 +13,7 @@ import virtex
 from virtex.doctor.asking import ask
 from virtex.doctor.findings import NOTE, OK, PROBLEM, Finding
 from virtex.doctor.packages import NEEDED, TORCH_PAIR, distribution
-from virtex.results import git_revision
+from virtex.records import git_revision
 
 INSTALL_DETECTRON2 = "python -m virtex.detectron.install"
 WITHOUT = "; no deformable convolutions, no rotated boxes"
@@ -77,7 +77,7 @@ def detectron2(seconds: float) -> Iterator[Finding]:
         yield Finding("detectron2", PROBLEM, "is not installed", INSTALL_DETECTRON2)
     elif answer.error:
         said = f"{there or 'is there'}; the engine cannot be imported with it: {answer.error}"
-        remedy = f"mend what is named there first; then {INSTALL_DETECTRON2} --check"
+        remedy = f"fix what is named there first; then {INSTALL_DETECTRON2} --check"
         if COMPILED in answer.error:
             remedy = f"pip uninstall --yes detectron2 && {INSTALL_DETECTRON2}"
         yield Finding("detectron2", PROBLEM, said, answer.remedy(remedy))

@@ -1,4 +1,4 @@
-"""Check what a data root holds: what is missing, how much there is, and what mends it.
+"""Check what a data root holds: what is missing, how much there is, and what fixes it.
 
     python eval_tools/check_data.py --data-root datasets
     python eval_tools/check_data.py --data-root datasets --task coco imagenet_linear
@@ -8,7 +8,7 @@
 For each task: every path it needs, the number of images and of what is said of them beside the
 published numbers (a toy or a subset is no error), and images that annotations name and that are not
 on disk: how many and the first of them, with --json all. Data that lie elsewhere, under another
-name or still packed are recognised, and the command is printed that brings them into place. Nothing
+name or still packed are recognized, and the command is printed that brings them into place. Nothing
 is changed.
 
 It is quick: folders are listed, annotation files are read, no image is opened. --deep decodes every
@@ -20,8 +20,8 @@ import argparse
 import json
 import os
 
+from virtex.cli import positive, run_tool, tool_parser
 from virtex.errors import UserError
-from virtex.tool import positive, run_tool, tool_parser
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -34,16 +34,16 @@ pycocoevalcap (pip install pycocoevalcap) where it and Java are there; else CIDE
 ROUGE-L are computed without it, and the record says so.
 
 OUTPUT_DIR then holds captions.json (COCO's result format), captions.html (every picture with its
-caption, references and score), and with COCO result.json (scores, protocol, departures from it);
+caption, references and score), and with COCO result.json (scores, protocol, deviations from it);
 log.txt, config.yaml, and run.json for --resume.
 
-Exit status: 0 done; 2 something to mend, said in one sentence; 130 interrupted by Ctrl-C;
+Exit status: 0 done; 2 something to fix, said in one sentence; 130 interrupted by Ctrl-C;
 75 stopped by SIGTERM (training saves first): the same command with --resume goes on.
 """
 
 import argparse
 
-from virtex.tool import add_probe_arguments, positive, run_tool, share, tool_parser
+from virtex.cli import add_probe_arguments, positive, run_tool, share, tool_parser
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -83,8 +83,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> int:
-    from virtex.evaluation.run import run_or_list
-    from virtex.evaluation.tasks import coco_captioning
+    from virtex.probes.run import run_or_list
+    from virtex.probes.tasks import coco_captioning
 
     return run_or_list(args, coco_captioning)
 

@@ -17,7 +17,7 @@ examples:
   ... --checkpoint 'random:resnet50?seed=0'
   ... --checkpoint https://example.org/model.pth
 
-  # instance segmentation as pretraining: from random initialisation, then its own backbone
+  # instance segmentation as pretraining: from random initialization, then its own backbone
   ... --checkpoint 'random:resnet50?seed=0' --task coco --protocol scratch --output-dir scratch
   ... --checkpoint scratch/model_final.pth --task voc
 
@@ -33,18 +33,18 @@ examples:
   # any Detectron2 YAML (a file, or a name in its model zoo), any setting
   ... --config COCO-Detection/retinanet_R_50_FPN_1x.yaml SOLVER.BASE_LR 0.005
 
-OUTPUT_DIR then holds result.json (the score, the protocol, every departure from it, the
+OUTPUT_DIR then holds result.json (the score, the protocol, every deviation from it, the
 checkpoint's hash, what was verified), gallery/, model_final.pth, log.txt, metrics.json,
 tensorboard events and the detections.
 
-Exit status: 0 done; 2 something to mend, said in one sentence; 130 interrupted by Ctrl-C;
+Exit status: 0 done; 2 something to fix, said in one sentence; 130 interrupted by Ctrl-C;
 75 stopped by SIGTERM (training saves first): the same command with --resume goes on.
 """
 
 import argparse
 import os
 
-from virtex.tool import (
+from virtex.cli import (
     CHECKPOINT,
     add_checkpoint_arguments,
     add_training_arguments,

@@ -34,7 +34,7 @@ A task that is not for a checkpoint (captioning, for a backbone alone) is named 
 
 OUTPUT_DIR then holds CHECKPOINT/TASK/seed_N/, each as the task's own tool leaves it; logs/, with
 what each tool printed; leaderboard.csv, .md, .html and .png. Exit status: 0 all complete; 1 some
-failed, each named on stderr with its reason and log; 2 something to mend before anything can run;
+failed, each named on stderr with its reason and log; 2 something to fix before anything can run;
 130 or 75 interrupted (by Ctrl-C, by SIGTERM), to be resumed by the same command.
 """
 
@@ -43,8 +43,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from virtex.evaluate_all.tasks import DEFAULT_TASKS, TASKS
-from virtex.tool import (
+from virtex.cli import (
     CHECKPOINT,
     add_checkpoint_arguments,
     non_negative,
@@ -52,6 +51,7 @@ from virtex.tool import (
     run_tool,
     tool_parser,
 )
+from virtex.evaluate_all.tasks import DEFAULT_TASKS, TASKS
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -84,7 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=non_negative,
         default=[0],
         metavar="N",
-        help="default: 0; one is enough where the result does not depend on it (SVM, neighbours)",
+        help="default: 0; one is enough where the result does not depend on it (SVM, neighbors)",
     )
     parser.add_argument(
         "--arguments",

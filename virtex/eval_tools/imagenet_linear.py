@@ -9,7 +9,7 @@ examples:
   # features once, a grid of 20 settings in one pass, the best chosen on a held-out part of train
   ... --protocol cached
 
-  # weighted k nearest neighbours on the same features
+  # weighted k nearest neighbors on the same features
   ... --knn
 
   # any other folder that holds train/<class>/ and val/<class>/
@@ -30,17 +30,17 @@ examples:
   ... --protocol cached PROBE.LRS "[0.01, 0.1]" DATA.AUGMENTATIONS 3
 
 The data root holds imagenet/{train,val}/<class>/. OUTPUT_DIR then holds result.json (top-1, top-5,
-the protocol, every departure from it, the checkpoint's hash), per_class.csv, with --protocol cached
+the protocol, every deviation from it, the checkpoint's hash), per_class.csv, with --protocol cached
 grid.csv, else model_final.pth; log.txt, metrics.json, tensorboard events, config.yaml, and what
 --resume needs (run.json, last_checkpoint).
 
-Exit status: 0 done; 2 something to mend, said in one sentence; 130 interrupted by Ctrl-C;
+Exit status: 0 done; 2 something to fix, said in one sentence; 130 interrupted by Ctrl-C;
 75 stopped by SIGTERM (training saves first): the same command with --resume goes on.
 """
 
 import argparse
 
-from virtex.tool import (
+from virtex.cli import (
     add_classifier_training_arguments,
     add_feature_arguments,
     add_probe_arguments,
@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="paper (default), cached, toy, toy-cached; with --knn k20 (default) or toy",
     )
-    parser.add_argument("--knn", action="store_true", help="nearest neighbours, no training")
+    parser.add_argument("--knn", action="store_true", help="nearest neighbors, no training")
     parser.add_argument(
         "--image-folder", metavar="DIR", help="holds train/ and val/; not imagenet/ of --data-root"
     )
@@ -67,8 +67,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> int:
-    from virtex.evaluation.run import run_or_list
-    from virtex.evaluation.tasks import imagenet_linear
+    from virtex.probes.run import run_or_list
+    from virtex.probes.tasks import imagenet_linear
 
     return run_or_list(args, imagenet_linear)
 

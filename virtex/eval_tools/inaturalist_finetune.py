@@ -27,18 +27,18 @@ examples:
   ... OPTIM.NUM_EPOCHS 2 OPTIM.LR_STEP_EPOCHS "[1]"
 
 The data root holds inaturalist/{train_val2018,annotations}, or imagenet/{train,val}/<class>/.
-OUTPUT_DIR then holds result.json (top-1, top-5, the protocol, every departure from it, the
+OUTPUT_DIR then holds result.json (top-1, top-5, the protocol, every deviation from it, the
 checkpoint's hash), per_class.csv, model_final.pth (a checkpoint that every tool here reads),
 log.txt, metrics.json, tensorboard events, config.yaml, and what
 --resume needs (run.json, last_checkpoint).
 
-Exit status: 0 done; 2 something to mend, said in one sentence; 130 interrupted by Ctrl-C;
+Exit status: 0 done; 2 something to fix, said in one sentence; 130 interrupted by Ctrl-C;
 75 stopped by SIGTERM (training saves first): the same command with --resume goes on.
 """
 
 import argparse
 
-from virtex.tool import (
+from virtex.cli import (
     above_zero,
     add_classifier_training_arguments,
     add_probe_arguments,
@@ -74,8 +74,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> int:
-    from virtex.evaluation.run import run_or_list
-    from virtex.evaluation.tasks import inaturalist_finetune
+    from virtex.probes.run import run_or_list
+    from virtex.probes.tasks import inaturalist_finetune
 
     return run_or_list(args, inaturalist_finetune)
 

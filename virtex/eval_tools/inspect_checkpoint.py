@@ -13,8 +13,8 @@ the reason on stderr.
 import argparse
 import json
 
+from virtex.cli import add_checkpoint_arguments, run_tool, tool_parser
 from virtex.errors import UserError
-from virtex.tool import add_checkpoint_arguments, run_tool, tool_parser
 
 
 def build_parser() -> argparse.ArgumentParser:

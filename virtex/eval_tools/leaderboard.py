@@ -15,17 +15,17 @@ examples:
   # to the terminal; only detection, under a shorter name
   python eval_tools/leaderboard.py output --tasks coco lvis --label moco_v2_800ep.pth.tar=MoCo-v2
 
-Numbers share a column only if task, protocol, departures from it and data are the same; a column
+Numbers share a column only if task, protocol, deviations from it and data are the same; a column
 that is not the task's default protocol, followed to the letter, says in brackets what it is. Files
 that are no usable records are skipped, and of runs with the same model, task, protocol and seed
 the newest is kept, with a line for each; --strict makes either an error. Exit status: 0 done, 2
-something to mend, said in one sentence, 130 interrupted.
+something to fix, said in one sentence, 130 interrupted.
 """
 
 import argparse
 from pathlib import Path
 
-from virtex.tool import add_zoo_argument, run_tool, tool_parser
+from virtex.cli import add_zoo_argument, run_tool, tool_parser
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -14,7 +14,7 @@ the same bytes; where OUT holds them already, nothing is written.
 import argparse
 from pathlib import Path
 
-from virtex.tool import run_tool, tool_parser
+from virtex.cli import run_tool, tool_parser
 
 
 def build_parser() -> argparse.ArgumentParser:

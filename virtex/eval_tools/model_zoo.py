@@ -2,7 +2,7 @@
 """The model zoo: what can be downloaded, how it was trained, and the files themselves.
 
 examples:
-  # every model: architecture, what the file holds, licence, published numbers
+  # every model: architecture, what the file holds, license, published numbers
   python eval_tools/model_zoo.py list
   python eval_tools/model_zoo.py list moco 'swav/*800ep' --json
 
@@ -24,7 +24,7 @@ examples:
 
 The last part of a name is enough where no other ends so. A download is resumed where it stopped,
 tried again, then at the next mirror, and checked; the sha256 is pinned at the first use. Files go
-to iopath's cache ($FVCORE_CACHE moves it). Exit status: 0 done, 2 something to mend, said in one
+to iopath's cache ($FVCORE_CACHE moves it). Exit status: 0 done, 2 something to fix, said in one
 sentence, 130 interrupted.
 """
 
@@ -36,8 +36,8 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from virtex.cli import add_zoo_argument, run_tool, tool_parser
 from virtex.errors import UserError
-from virtex.tool import add_zoo_argument, run_tool, tool_parser
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -86,7 +86,7 @@ def fits(name: str, patterns: Sequence[str]) -> bool:
 
 def write_config(args: argparse.Namespace) -> None:
     from virtex import zoo
-    from virtex.atomic import replace_file
+    from virtex.files import replace_file
 
     text = zoo.config_yaml(args.name)
     if not args.output:

@@ -23,21 +23,21 @@ examples:
   ... SVM.COSTS "[0.1, 1.0]"
 
 The data root holds VOC2007/{JPEGImages,ImageSets/Main}. OUTPUT_DIR then holds result.json (the
-score, the protocol, every departure from it, the checkpoint's hash, the chosen costs), log.txt,
+score, the protocol, every deviation from it, the checkpoint's hash, the chosen costs), log.txt,
 metrics.json, tensorboard events, config.yaml, and run.json for --resume.
 
-Exit status: 0 done; 2 something to mend, said in one sentence; 130 interrupted by Ctrl-C;
+Exit status: 0 done; 2 something to fix, said in one sentence; 130 interrupted by Ctrl-C;
 75 stopped by SIGTERM (training saves first): the same command with --resume goes on.
 """
 
 import argparse
 
-from virtex.tool import (
+from virtex.cli import (
     add_feature_arguments,
     add_probe_arguments,
+    integer_list,
     run_tool,
     tool_parser,
-    whole_numbers,
 )
 
 
@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--low-shot",
-        type=whole_numbers,
+        type=integer_list,
         default=(),
         metavar="K,K,…",
         help="train on so many positive images a class; mean and std over samples",
@@ -69,8 +69,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> int:
-    from virtex.evaluation.run import run_or_list
-    from virtex.evaluation.tasks import voc07_svm
+    from virtex.probes.run import run_or_list
+    from virtex.probes.tasks import voc07_svm
 
     return run_or_list(args, voc07_svm)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from virtex.engine.signals import RESUME
 from virtex.errors import UserError
 from virtex.evaluate_all.gpus import share_out, visible_gpus
 from virtex.evaluate_all.plan import INTERRUPTED, LOGS, NOT_FOR_IT, TO_RUN, Entry, make_plan
@@ -24,7 +25,6 @@ from virtex.evaluate_all.report import (
 )
 from virtex.evaluate_all.running import Here, Launcher, run_all
 from virtex.evaluate_all.submitting import Submitit, job_parameters, require
-from virtex.stopping import RESUME
 
 LOCK = ".evaluate_all.lock"
 Shares = list[tuple[str, ...]]
@@ -43,7 +43,7 @@ def evaluate_all(args: argparse.Namespace, tools: Path, prog: str) -> int:
         Ctrl-C; 75 by SIGTERM, as a run alone may be.
 
     Raises:
-        UserError: something the user must mend before anything can run.
+        UserError: something the user must fix before anything can run.
     """
     if "LOCAL_RANK" in os.environ:
         raise UserError(f"{prog} starts the processes itself; start it without torchrun")

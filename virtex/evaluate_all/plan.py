@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from virtex.engine import run_folder
 from virtex.errors import UserError
 from virtex.evaluate_all.naming import checkpoint_folders, is_address, normal_name
 from virtex.evaluate_all.records import (
@@ -21,8 +22,7 @@ from virtex.evaluate_all.records import (
     whats_other,
 )
 from virtex.evaluate_all.tasks import Choice, Task, choose_tasks
-from virtex.results import RECORD_NAME, read_record
-from virtex.training import run_folder
+from virtex.records import RECORD_NAME, read_record
 
 COMPLETE, TO_RESUME, TO_RUN, CANNOT_RUN = "complete", "to resume", "to run", "cannot run"
 NOT_FOR_IT = "not for it"  # a task that a checkpoint of its kind cannot do
@@ -98,7 +98,7 @@ class Entry:
 
 
 def make_plan(args: argparse.Namespace, tools: Path, gpus: int) -> list[Entry]:
-    """Every run, in an order in which neighbours share nothing: by seed, task and checkpoint.
+    """Every run, in an order in which neighbors share nothing: by seed, task and checkpoint.
 
     Args:
         args: of ``eval_tools/evaluate_all.py``.

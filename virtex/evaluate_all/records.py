@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from virtex.engine.run_folder import brief
 from virtex.errors import UserError
 from virtex.evaluate_all.tasks import Task
 from virtex.protocols import Protocol
-from virtex.results import Departure, write_json
-from virtex.training.run_folder import brief
+from virtex.records import Deviation, write_json
 
 OVERRIDE = "override"
 # What this tool decides; ``--arguments`` may not.
@@ -34,10 +34,10 @@ WITHOUT_EFFECT = (
 
 @dataclass(frozen=True)
 class DetectionPlan:
-    """Of ``virtex.evaluation.run.Plan`` what records are compared with."""
+    """Of ``virtex.probes.run.Plan`` what records are compared with."""
 
     protocol: Protocol
-    departures: list[Departure]
+    deviations: list[Deviation]
 
 
 def detection_plans(args: argparse.Namespace) -> list[DetectionPlan]:
@@ -48,13 +48,13 @@ def detection_plans(args: argparse.Namespace) -> list[DetectionPlan]:
     """
     from virtex.detectron.protocols import packaged_protocol
 
-    protocol, departures = packaged_protocol(args.task, args.protocol), []
+    protocol, deviations = packaged_protocol(args.task, args.protocol), []
     if args.overrides:
         from virtex.detectron.settings import build_settings
 
         device = "cpu" if args.num_gpus == 0 else "cuda"
-        departures = build_settings(protocol, args.overrides, 1, device).departures()
-    return [DetectionPlan(protocol, departures)]
+        deviations = build_settings(protocol, args.overrides, 1, device).deviations()
+    return [DetectionPlan(protocol, deviations)]
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def expected_record(
         raise UserError(
             f"--arguments {task.name} make it another task; run {task.tool} itself for that"
         )
-    overrides = {d.key: plain(d.run) for d in plan.departures if d.why == OVERRIDE}
+    overrides = {d.key: plain(d.run) for d in plan.deviations if d.why == OVERRIDE}
     if args.skip_bad_images:
         overrides["skip bad images"] = True
     protocol = plan.protocol
@@ -148,7 +148,7 @@ def write_options(expected: Expected, path: Path) -> None:
         write_json(path, expected.options)
     except OSError as error:
         raise UserError(
-            f"{path} cannot be written ({error.strerror or error}); mend that, or name another "
+            f"{path} cannot be written ({error.strerror or error}); fix that, or name another "
             "--output-dir"
         ) from error
 
@@ -174,7 +174,7 @@ def whats_other(record: dict[str, Any], expected: Expected, model: dict[str, Any
         "version of the protocol": record["protocol"]["version"],
         "seed": record["seed"],
         **{f"checkpoint {key}": record["model"].get(key) for key in model},
-        **overridden(record["protocol"]["departures"]),
+        **overridden(record["protocol"]["deviations"]),
     }
     wanted = {
         "task": expected.task,
@@ -195,5 +195,5 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
     )
 
 
-def overridden(departures: list[dict[str, Any]]) -> dict[str, Any]:
-    return {f"setting {d['key']}": d["run"] for d in departures if d["why"] == OVERRIDE}
+def overridden(deviations: list[dict[str, Any]]) -> dict[str, Any]:
+    return {f"setting {d['key']}": d["run"] for d in deviations if d["why"] == OVERRIDE}

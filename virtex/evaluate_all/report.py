@@ -23,7 +23,7 @@ def print_plan(entries: Sequence[Entry], at_once: str) -> None:
 
 def print_summary(entries: Sequence[Entry]) -> None:
     """A table of what has become of the runs."""
-    from virtex.training.progress import duration
+    from virtex.engine.progress import duration
 
     rows = [
         (

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, TypeVar
 
+from virtex.engine.signals import GRACE_SECONDS, RESUME
 from virtex.errors import UserError
 from virtex.evaluate_all.plan import (
     DONE,
@@ -27,7 +28,6 @@ from virtex.evaluate_all.plan import (
     finished_record,
     has_record,
 )
-from virtex.stopping import GRACE_SECONDS, RESUME
 
 LOOK_SECONDS = 0.1
 NEWS_SECONDS = 20  # between two looks at what runs side by side have said
@@ -296,7 +296,7 @@ class Running:
 
 def ending(entry: Entry) -> str:
     """``done in 1:02:03, bbox/AP 38.91``, or why not."""
-    from virtex.training.progress import duration  # imports torch, which a job does without
+    from virtex.engine.progress import duration  # imports torch, which a job does without
 
     if entry.status == DONE:
         assert entry.seconds is not None and entry.record is not None

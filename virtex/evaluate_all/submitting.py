@@ -13,10 +13,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from virtex.engine.signals import RESUME
 from virtex.errors import UserError
 from virtex.evaluate_all.plan import INTERRUPTED, LOGS, ON_CLUSTER, Run
 from virtex.evaluate_all.running import Process, end_processes
-from virtex.stopping import RESUME
 
 LAUNCHERS = {"slurm": "slurm", "submitit-local": "local"}  # ours -> submitit's
 TIMEOUT_MINUTES = 24 * 60  # then a job is requeued and resumes
@@ -197,7 +197,7 @@ def job_parameters(
     if gpus:
         parameters["gpus_per_node"] = gpus
     if at_once is not None:
-        parameters["slurm_array_parallelism"] = at_once
+        parameters["slurm_array_parallelizm"] = at_once
     for text in asked:
         key, equals, value = text.partition("=")
         if not (key and equals):

@@ -18,7 +18,7 @@ class Task:
         layout: what it needs of the data root, see ``virtex.data.layouts.LAYOUTS``.
         protocols: the module whose ``PROTOCOLS[name]`` holds its protocols, the default first.
         planner: module:function from the tool's parsed arguments to a list of
-            ``virtex.evaluation.run.Plan`` (or another with its protocol and departures).
+            ``virtex.probes.run.Plan`` (or another with its protocol and deviations).
         arguments: of the tool, beside those that all have.
         workers: the tool's flag or setting for the processes that load images.
         in_default: whether it is evaluated on where no tasks are named.
@@ -90,7 +90,7 @@ def detection(name: str) -> Task:
 
 
 def probe(name: str, tool: str, layout: str, planner: str, *arguments: str, **more: Any) -> Task:
-    place = "virtex.evaluation"
+    place = "virtex.probes"
     return Task(
         name, tool, layout, f"{place}.protocols", f"{place}.tasks:{planner}", arguments, **more
     )

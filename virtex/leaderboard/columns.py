@@ -1,6 +1,6 @@
 """Columns are comparability: a number stands under another only if both mean the same.
 
-A column is a metric under one task, protocol, version, set of departures and data. A task's
+A column is a metric under one task, protocol, version, set of deviations and data. A task's
 default protocol, followed to the letter, needs no more than ``task/metric``; every other column
 says in brackets what is different.
 """
@@ -27,7 +27,7 @@ TASKS = {
     "inaturalist": ("paper", "top1"),
     "coco_captioning": ("paper", "CIDEr"),
 }
-SPELLED = 2  # departures in a label; of more, the first
+SPELLED = 2  # deviations in a label; of more, the first
 LONGEST = 24  # characters of a setting's value in a label
 
 Item = TypeVar("Item", bound=Hashable)
@@ -56,7 +56,7 @@ def ordered_columns(
     primary: set[tuple[Conditions, str]],
     lower_is_better: set[tuple[Conditions, str]],
 ) -> list[Column]:
-    """Labelled columns by task; first the default protocol, as packaged, the primary metric."""
+    """Labeled columns by task; first the default protocol, as packaged, the primary metric."""
     tasks = list(TASKS)
 
     def place(key: tuple[Conditions, str]) -> tuple[Any, ...]:
@@ -64,8 +64,8 @@ def ordered_columns(
         task, protocol = conditions.task, conditions.protocol
         known = tasks.index(task) if task in TASKS else len(tasks)
         default = task in TASKS and protocol == TASKS[task][0]
-        departs = conditions.departures != "[]"
-        run = conditions.version, departs, conditions.departures, conditions.data
+        deviates = conditions.deviations != "[]"
+        run = conditions.version, deviates, conditions.deviations, conditions.data
         return known, task, not default, protocol, *run, key not in primary, metric
 
     keys = sorted(metrics, key=place)
@@ -90,7 +90,7 @@ def ordered_columns(
 
 
 def setting(conditions: Conditions) -> list[str]:
-    """Protocol, version and departures, as far as they are not the task's default."""
+    """Protocol, version and deviations, as far as they are not the task's default."""
     protocol = conditions.protocol
     default = conditions.task in TASKS and protocol == TASKS[conditions.task][0]
     parts = []
@@ -98,10 +98,10 @@ def setting(conditions: Conditions) -> list[str]:
         parts = [f"{protocol}@{conditions.version}"]
     elif not default:
         parts = [protocol]
-    departures = conditions.listed_departures()
-    spelled = [f"{d['key']}={short_value(d['run'])}" for d in departures]
+    deviations = conditions.listed_departures()
+    spelled = [f"{d['key']}={short_value(d['run'])}" for d in deviations]
     if len(spelled) > SPELLED:
-        rest = f"+{len(spelled) - 1} more #{short_hash(conditions.departures)}"
+        rest = f"+{len(spelled) - 1} more #{short_hash(conditions.deviations)}"
         spelled = [f"{spelled[0]} {rest}"]
     return [single_spaced(text) for text in (*parts, *spelled)]
 

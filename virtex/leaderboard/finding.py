@@ -20,7 +20,7 @@ from virtex.leaderboard.records import (
     canonical,
     printable,
 )
-from virtex.results import RECORD_NAME
+from virtex.records import RECORD_NAME
 
 MAX_BYTES = 8 * 1024**2  # a record has a few thousand; read, a byte may take twenty
 

@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from virtex.atomic import replace_file
 from virtex.errors import UserError
-from virtex.results import RECORD_NAME
+from virtex.files import replace_file
+from virtex.records import RECORD_NAME
 
 
 def check_outputs(paths: Sequence[Path]) -> None:

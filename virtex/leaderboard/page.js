@@ -301,18 +301,18 @@
     }
     for (const [value, delta, source] of known ?? []) {
       const text = delta === null
-        ? `${value}; this run departs from its protocol, so the two cannot be compared`
+        ? `${value}; this run deviates from its protocol, so the two cannot be compared`
         : `${value}; measured here: ${delta}`;
       parts.push(make("h3", "Published value"), make("p", text), make("p", source));
     }
     parts.push(make("h3", "Protocol"));
     parts.push(make("p", `${group.protocol}, version ${group.version}`));
     if (!row.measured) return parts;
-    parts.push(make("h3", "Departures"));
-    if (!group.departures.length) parts.push(make("p", "none"));
+    parts.push(make("h3", "Deviations"));
+    if (!group.deviations.length) parts.push(make("p", "none"));
     else {
       const heads = ["setting", "protocol", "this run", "why"];
-      parts.push(makeTable([heads, ...group.departures]));
+      parts.push(makeTable([heads, ...group.deviations]));
     }
     const runs = row.runs[column.group];
     const found = values ?? [row.cells[index][0]];

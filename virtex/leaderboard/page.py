@@ -149,11 +149,11 @@ def cell_data(
         found = [run.metrics.get(column.metric) for run in cell.runs]
         values = [value if value is None else round(value, DIGITS) for value in found]
     conditions = column.conditions
-    departs = conditions.departures != "[]"
+    deviates = conditions.deviations != "[]"
     published = [
         (
             f"{number.value:.2f}",
-            None if departs else f"{cell.mean - number.value:+.2f}",
+            None if deviates else f"{cell.mean - number.value:+.2f}",
             number.source,
         )
         for number in known.get((conditions.task, conditions.protocol, column.metric), ())
@@ -218,9 +218,9 @@ def group_data(conditions: Conditions) -> dict[str, Any]:
     return {
         "protocol": conditions.protocol,
         "version": conditions.version,
-        "departures": [
-            [words(departure[key]) for key in ("key", "protocol", "run", "why")]
-            for departure in conditions.listed_departures()
+        "deviations": [
+            [words(deviation[key]) for key in ("key", "protocol", "run", "why")]
+            for deviation in conditions.listed_departures()
         ],
         "data": [data_words(name, about) for name, about in json.loads(conditions.data).items()],
     }

@@ -108,15 +108,15 @@ def draw_panel(axes: Axes, column: Column, bars: list[tuple[Row, Cell]], depth: 
     """Bars from the top down, as thick as if there were ``depth`` of them."""
     shown = bars[:MOST_BARS]
     best = next((row for row, _ in shown if row.model), None)
-    colours = [BEST if row is best else MEASURED if row.model else PUBLISHED for row, _ in shown]
+    colors = [BEST if row is best else MEASURED if row.model else PUBLISHED for row, _ in shown]
     axes.barh(
         range(len(shown)),
         [cell.mean for _, cell in shown],
         0.72,
         xerr=[cell.spread or math.nan for _, cell in shown],
-        color=colours,
-        edgecolor=[EDGE if colour == PUBLISHED else colour for colour in colours],
-        hatch=["////" if colour == PUBLISHED else "" for colour in colours],
+        color=colors,
+        edgecolor=[EDGE if color == PUBLISHED else color for color in colors],
+        hatch=["////" if color == PUBLISHED else "" for color in colors],
         linewidth=0.6,
         error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "#333333"},
     )

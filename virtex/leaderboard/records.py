@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from virtex.results import SCHEMA_VERSION
+from virtex.records import SCHEMA_VERSION
 
 MAX_SIZE = 1e15  # of a metric: beyond it four digits after the point mean nothing
 MAX_SEED = 2**64
@@ -28,7 +28,7 @@ class Model:
 
     Attributes:
         arch: torchvision's name of the architecture.
-        read_as: canonical JSON of the whole architecture and of the input (colour order, mean, …).
+        read_as: canonical JSON of the whole architecture and of the input (color order, mean, …).
     """
 
     sha256: str
@@ -45,19 +45,19 @@ class Conditions:
         task: ``coco``, ``voc07_svm``, …
         protocol: its name.
         version: of the protocol.
-        departures: canonical JSON of the sorted departures; ``"[]"`` for a run as packaged.
+        deviations: canonical JSON of the sorted deviations; ``"[]"`` for a run as packaged.
         data: canonical JSON of data set -> images, and hashes of annotations and files.
     """
 
     task: str
     protocol: str
     version: str
-    departures: str = "[]"
+    deviations: str = "[]"
     data: str = "{}"
 
     def listed_departures(self) -> list[dict[str, Any]]:
         """Each with ``key``, ``protocol``, ``run`` and ``why``."""
-        return json.loads(self.departures)
+        return json.loads(self.deviations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,21 +199,21 @@ def metrics_of(content: Any) -> dict[str, float | None]:
 
 def conditions_of(content: Any) -> Conditions:
     """What a record's numbers are comparable under."""
-    departures = part(content, "protocol", "departures", kind=list)
-    for number, departure in enumerate(departures):
-        where = f"protocol.departures[{number}]"
-        if not isinstance(departure, dict) or not {"protocol", "run"} <= departure.keys():
+    deviations = part(content, "protocol", "deviations", kind=list)
+    for number, deviation in enumerate(deviations):
+        where = f"protocol.deviations[{number}]"
+        if not isinstance(deviation, dict) or not {"protocol", "run"} <= deviation.keys():
             raise Unusable("foreign", f"{where} has no key, protocol, run and why")
         for key in ("key", "why"):
-            part({where: departure}, where, key, kind=str)
+            part({where: deviation}, where, key, kind=str)
     listed = sorted(
-        {canonical({key: d[key] for key in ("key", "protocol", "run", "why")}) for d in departures}
+        {canonical({key: d[key] for key in ("key", "protocol", "run", "why")}) for d in deviations}
     )
     return Conditions(
         task=part(content, "task", kind=str),
         protocol=part(content, "protocol", "name", kind=str),
         version=part(content, "protocol", "version", kind=str),
-        departures=f"[{','.join(listed)}]",
+        deviations=f"[{','.join(listed)}]",
         data=canonical(data_of(content)),
     )
 

@@ -41,7 +41,7 @@ class Cell:
     def spread(self) -> float | None:
         """The deviation to show: none where every seed gave the same number.
 
-        Then the task does not depend on the seed (SVM, nearest neighbours), and "± 0.00" would
+        Then the task does not depend on the seed (SVM, nearest neighbors), and "± 0.00" would
         pass for a measurement of how much results vary.
         """
         return self.std or None
@@ -238,7 +238,7 @@ def placed(
     """
     full = defaultdict(list)
     for conditions in measured:
-        if conditions.version == "1" and conditions.departures == "[]":
+        if conditions.version == "1" and conditions.deviations == "[]":
             full[conditions.task, conditions.protocol].append(conditions)
     found = []
     for result in published:

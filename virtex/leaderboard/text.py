@@ -16,7 +16,7 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "�
 # what Markdown formats: underscores only at the ends of words, brackets only in links
 MARKUP = re.compile(r"[\\`*<>|~&$]|(?<![^\W_])_|_(?![^\W_])|\](?=[(\[:])")
 LONG_COLUMNS = (
-    "model", "kind", "arch", "sha256", "task", "protocol", "version", "departures", "data",
+    "model", "kind", "arch", "sha256", "task", "protocol", "version", "deviations", "data",
     "metric", "primary", "mean", "std", "n", "seeds", "created", "source",
 )  # fmt: skip
 
@@ -37,7 +37,7 @@ def csv_text(table: Table) -> str:
 
 
 def long_csv_text(table: Table) -> str:
-    """A row for each model, task, protocol (with departures and data) and metric."""
+    """A row for each model, task, protocol (with deviations and data) and metric."""
     lines: list[Sequence[str]] = [LONG_COLUMNS]
     place = {column: number for number, column in enumerate(table.columns)}
     for row in table.rows:
@@ -53,7 +53,7 @@ def long_line(row: Row, column: Column, cell: Cell) -> list[str]:
     newest = max(runs, key=lambda run: (run.when, run.shown), default=None)
     before = [
         row.name, row.kind, row.arch, row.model.sha256 if row.model else "", conditions.task,
-        conditions.protocol, conditions.version, conditions.departures, conditions.data,
+        conditions.protocol, conditions.version, conditions.deviations, conditions.data,
         column.metric, "yes" if column.primary else "",
     ]  # fmt: skip
     after = [

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     for line in board.problems():
         print(line, file=sys.stderr)
     if args.strict and board.problems():
-        raise UserError(f"--strict: {board.summary()}; mend or remove what is named above")
+        raise UserError(f"--strict: {board.summary()}; fix or remove what is named above")
     check_endings(args)
     check_outputs([path for path in outputs if path != STDOUT])
     contents = render(args, board.table)

@@ -1,4 +1,4 @@
-"""Optimisation: parameter groups, learning-rate schedules, Lookahead."""
+"""Optimization: parameter groups, learning-rate schedules, Lookahead."""
 
 from virtex.optim.build import build_optimizer
 from virtex.optim.lookahead import Lookahead

@@ -1,7 +1,7 @@
 """What the pages share that are one file each and need no network: looks, and safety.
 
 ``frame.html`` is what is around a page, with a policy that lets nothing but its own script run;
-``base.css`` holds colours, type and form controls, and a page's own style follows it.
+``base.css`` holds colors, type and form controls, and a page's own style follows it.
 """
 
 from __future__ import annotations

@@ -52,13 +52,13 @@ class Entry:
         file: the file's name.
         sha256: its hash, or its first digits; "" if unknown.
         size: bytes; 0 if unknown.
-        format: of the checkpoint, by the format table; "auto" if it is to be recognised.
+        format: of the checkpoint, by the format table; "auto" if it is to be recognized.
         arch: its backbone, by torchvision's name; "" if unknown.
         holds: "backbone", or "model": a whole pretraining model.
         config: the pretraining config it was trained with, packaged or a file; "" if none.
         tokenizer: the vocabulary of its captions, a file; "" where the config says where it is.
         input: what it expects of an image; ``None``: what its format says.
-        pretraining_data, licence, source: for people; source is where the address is published.
+        pretraining_data, license, source: for people; source is where the address is published.
         results: published numbers.
         zoo_file: the file the entry is in.
     """
@@ -75,7 +75,7 @@ class Entry:
     tokenizer: str
     input: InputSpec | None
     pretraining_data: str
-    licence: str
+    license: str
     source: str
     results: tuple[PublishedResult, ...]
     zoo_file: Path
@@ -155,7 +155,7 @@ def entry_from(name: str, row: Mapping[str, Any], path: Path) -> Entry:
         tokenizer=row.get("tokenizer", ""),
         input=spec,
         pretraining_data=row.get("pretraining_data", ""),
-        licence=row.get("licence", ""),
+        license=row.get("license", ""),
         source=row.get("source", ""),
         results=tuple(
             PublishedResult(

@@ -6,10 +6,10 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from virtex.atomic import replace_file
 from virtex.checkpoints.downloading import cached_path, download
 from virtex.checkpoints.hashing import sha256_of
 from virtex.errors import UserError
+from virtex.files import replace_file
 from virtex.zoo.entries import Entry
 
 

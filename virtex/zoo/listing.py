@@ -13,18 +13,18 @@ from virtex.zoo.files import cached_file
 
 
 def as_table(found: Sequence[Entry]) -> str:
-    """A line a model; of the licence its name."""
+    """A line a model; of the license its name."""
     rows = [
         (
             entry.name,
             entry.arch,
-            entry.licence.partition(" ")[0].rstrip(";"),
+            entry.license.partition(" ")[0].rstrip(";"),
             ", ".join(map(brief, entry.results)),
             "yes" if cached_file(entry).is_file() else "",
         )
         for entry in found
     ]
-    heads = ["name", "arch", "licence", "published", "cached"]
+    heads = ["name", "arch", "license", "published", "cached"]
     return tabulate(rows, headers=heads, disable_numparse=True)
 
 

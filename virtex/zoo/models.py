@@ -12,7 +12,7 @@ from virtex.zoo.entries import PREFIX, Entry, entry_named, find
 if TYPE_CHECKING:
     from torch import nn
 
-    from virtex.models.build import PretrainingModel
+    from virtex.pretraining.models.build import PretrainingModel
 
 WRAPPERS = ("module.", "_orig_mod.")
 
@@ -67,13 +67,13 @@ def get(name: str, pretrained: bool = False) -> PretrainingModel:
 
     Args:
         name: as ``width_ablations/bicaptioning_R_50_L1_H2048``, or its last part alone.
-        pretrained: with its published weights, downloaded once; else randomly initialised.
+        pretrained: with its published weights, downloaded once; else randomly initialized.
 
     Raises:
         UserError: there is no such model, or its weights cannot be had.
     """
     from virtex.config import load_config
-    from virtex.models.build import build_model
+    from virtex.pretraining.models.build import build_model
 
     entry = find(name)
     if entry.holds != "model" or not entry.config:
@@ -98,7 +98,7 @@ def load(checkpoint: str) -> PretrainingModel:
         UserError: there is no config beside it, or they do not fit.
     """
     from virtex.config import load_config
-    from virtex.models.build import build_model
+    from virtex.pretraining.models.build import build_model
 
     if entry_named(str(checkpoint)):
         return get(str(checkpoint), pretrained=True)
@@ -128,18 +128,18 @@ def resnet50(pretrained: bool | str = False, **kwargs: Any) -> nn.Module:
     Args:
         pretrained: ``True``: the backbone of VirTex's best model (bicaptioning, L1 H2048),
             downloaded once; a path, address or other name of a checkpoint: the backbone in it,
-            whatever its format; ``False``: randomly initialised.
+            whatever its format; ``False``: randomly initialized.
         kwargs: for ``torchvision.models.ResNet``.
 
     Returns:
-        A network from RGB images (batch, 3, height, width), normalised with ImageNet's mean and
+        A network from RGB images (batch, 3, height, width), normalized with ImageNet's mean and
         standard deviation, to features (batch, 2048, height / 32, width / 32).
 
     Raises:
         UserError: the checkpoint cannot be had or is no complete ResNet-50.
     """
+    from virtex.backbones.resnet import SpatialResNet50
     from virtex.checkpoints.loading import load_backbone
-    from virtex.models.resnet import SpatialResNet50
 
     model = SpatialResNet50(**kwargs)
     if not pretrained:

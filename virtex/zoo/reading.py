@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from virtex.config.reading import NOT_YAML
-from virtex.data.files import is_path_below, is_text, read_file
+from virtex.data.listing import is_path_below, is_text, read_file
 from virtex.errors import UserError
 
 MERGE = "tag:yaml.org,2002:merge"
@@ -109,7 +109,7 @@ ENTRY: dict[str, Key] = {
     "tokenizer": Key(is_beside, "a sentencepiece model, a file beside this one"),
     "input": Key(is_mapping, "{channel_order, mean, std, scale}"),
     "pretraining_data": Key(is_plain, "text"),
-    "licence": Key(is_plain, "text"),
+    "license": Key(is_plain, "text"),
     "source": Key(is_plain, "text"),
     "results": Key(is_list, "a list of {task, protocol, metric, value, source}"),
 }
@@ -152,7 +152,7 @@ def read_zoo_file(path: Path) -> dict[str, dict[str, Any]]:
         line = f", line {mark.line + 1}" if mark else ""
         what = " ".join(str(getattr(error, "problem", None) or error).split())
         hint = " (an address with ? belongs in quotes)" if "'?'" in what else ""
-        raise UserError(f"the zoo file {path}{line} is not YAML: {what}{hint}; mend it") from error
+        raise UserError(f"the zoo file {path}{line} is not YAML: {what}{hint}; fix it") from error
     for key in content if is_mapping(content) else ():
         if key != "models" and not (isinstance(key, str) and key.startswith("x-")):
             check.fail((key,), "unknown; there is models, and x-… for what anchors refer to")

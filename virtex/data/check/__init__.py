@@ -1,4 +1,4 @@
-"""Whether a data root holds what tasks need: what is missing, how much there is, what mends it.
+"""Whether a data root holds what tasks need: what is missing, how much there is, what fixes it.
 
 Nothing is changed, and unless a deep check is asked for, no image is opened.
 """
@@ -14,8 +14,8 @@ from virtex.data.check.disk import FOLDERS, Disk
 from virtex.data.check.quick import HELD, Found, class_folders, look_at
 from virtex.data.check.remedies import remedies_for
 from virtex.data.check.report import PathReport, Report, TaskReport
-from virtex.data.files import contents
 from virtex.data.layouts import LAYOUTS, whats_wrong
+from virtex.data.listing import contents
 from virtex.errors import UserError
 
 # What a task is called by the tools that run it -> what it needs of the data root. The names of

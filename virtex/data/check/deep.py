@@ -92,7 +92,7 @@ def whats_broken(error: Exception) -> str:
         return "is not installed; install it: python -m virtex.detectron.install"
     return (
         f"cannot be imported ({type(error).__name__}: {error}); python -m "
-        "virtex.detectron.install --check says what mends it"
+        "virtex.detectron.install --check says what fixes it"
     )
 
 

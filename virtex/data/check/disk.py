@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from virtex.data.files import Listing, list_folder
+from virtex.data.listing import Listing, list_folder
 from virtex.errors import UserError
 
 # torchvision's IMG_EXTENSIONS, which take seconds to import; a test keeps the two the same

@@ -7,7 +7,7 @@ from typing import Any
 
 from virtex.data.annotations import lvis_file, read_json
 from virtex.data.check.disk import IMAGE_SUFFIXES, Disk
-from virtex.data.files import is_path_below, some_of
+from virtex.data.listing import is_path_below, some_of
 from virtex.data.voc import VOC_CLASSES, read_stems
 from virtex.errors import UserError
 

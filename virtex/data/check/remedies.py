@@ -25,7 +25,7 @@ class Remedy:
 
     Attributes:
         found: what lies where, in words.
-        command: of a shell; "" where none can mend it.
+        command: of a shell; "" where none can fix it.
     """
 
     found: str
@@ -35,7 +35,7 @@ class Remedy:
 def remedies_for(
     disk: Disk, needs: Sequence[Need], missing: Sequence[Need], lacking: Sequence[str]
 ) -> list[Remedy]:
-    """What mends a task's data, each once, in the order in which it is to be done.
+    """What fixes a task's data, each once, in the order in which it is to be done.
 
     Args:
         needs: all that the task needs.
@@ -82,7 +82,7 @@ def for_missing(disk: Disk, need: Need) -> Iterator[Remedy]:
 
 
 def elsewhere(disk: Disk, need: Need) -> tuple[str, Remedy | None]:
-    """Where the need lies, relative to the data root, and the link that mends it, if one does."""
+    """Where the need lies, relative to the data root, and the link that fixes it, if one does."""
     parts = need.path.split("/")
     flat = None
     for count in range(1, len(parts) + 1):

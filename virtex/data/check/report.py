@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from virtex.data.check.remedies import Remedy
-from virtex.data.files import shown
 from virtex.data.layouts import TOY_HINT
+from virtex.data.listing import shown
 
 FIRST = 5  # names of missing images that are told in text
 
@@ -133,7 +133,7 @@ class TaskReport:
             lines.append(f"  broken   {self.unreadable}")
         lines += [f"  note     {note}" for note in self.notes]
         if self.remedies:
-            lines.append("  to mend it:")
+            lines.append("  to fix it:")
         for remedy in self.remedies:
             lines.append(f"    # {remedy.found}")
             lines += [f"    {line}" for line in remedy.command.splitlines()]

@@ -1,6 +1,6 @@
 """Five truthful sentences about a toy picture, each worded in another way.
 
-Colour, texture, size, background, number and place of the objects are all put into words.
+Color, texture, size, background, number and place of the objects are all put into words.
 Left, right, above and below are taken from the visible boxes and said only where they are
 plain to see. "left" and "right" never occur in another sense, so that a flipped picture needs
 nothing but those two words swapped.
@@ -16,7 +16,7 @@ from virtex.data.toy.drawing import Drawing, Instance
 from virtex.data.toy.world import ToyObject
 
 CAPTIONS = 5
-CLEARLY = 8.0  # pixels between two centres before one counts as left of, or above, the other
+CLEARLY = 8.0  # pixels between two centers before one counts as left of, or above, the other
 NUMBERS = ("no", "one", "two", "three", "four")
 RELATIONS: dict[str, tuple[str, ...]] = {
     "left": ("to the left of", "left of"),
@@ -47,7 +47,7 @@ def captions(drawing: Drawing, rng: np.random.Generator) -> list[str]:
 
 def relation(first: Instance, second: Instance) -> str | None:
     """How ``first`` lies to ``second``: a key of ``RELATIONS``, or None if that is not clear."""
-    (x, y), (u, v) = _centre(first), _centre(second)
+    (x, y), (u, v) = _center(first), _center(second)
     if max(abs(x - u), abs(y - v)) < CLEARLY:
         return None
     if abs(x - u) >= abs(y - v):
@@ -55,7 +55,7 @@ def relation(first: Instance, second: Instance) -> str | None:
     return "above" if y < v else "below"
 
 
-def _centre(instance: Instance) -> tuple[float, float]:
+def _center(instance: Instance) -> tuple[float, float]:
     x, y, width, height = instance.bbox
     return x + width / 2, y + height / 2
 
@@ -65,11 +65,11 @@ def _name(thing: ToyObject, rng: np.random.Generator) -> str:
     words = [] if thing.size == "medium" or rng.random() < 0.15 else [thing.size]
     if rng.random() < (0.3 if thing.texture == "plain" else 0.85):
         words.append(thing.texture)
-    return _article(" ".join([*words, thing.colour, thing.shape]))
+    return _article(" ".join([*words, thing.color, thing.shape]))
 
 
 def _short_name(thing: ToyObject) -> str:
-    return _article(f"{thing.colour} {thing.shape}")
+    return _article(f"{thing.color} {thing.shape}")
 
 
 def _article(words: str) -> str:
@@ -92,7 +92,7 @@ def _crowd(drawing: Drawing) -> list[str]:
     if not drawing.crowd:
         return []
     thing = drawing.crowd[0].thing
-    return [f"a crowd of tiny {thing.colour} {_plural(thing.shape)}"]
+    return [f"a crowd of tiny {thing.color} {_plural(thing.shape)}"]
 
 
 def _enumerate(parts: list[str]) -> str:
@@ -141,7 +141,7 @@ def _with(drawing: Drawing, rng: np.random.Generator) -> str | None:
 
 def _between(drawing: Drawing, rng: np.random.Generator) -> str | None:
     """Three objects, the middle one lying between the other two from left to right."""
-    row = sorted(drawing.instances, key=lambda instance: _centre(instance)[0])
+    row = sorted(drawing.instances, key=lambda instance: _center(instance)[0])
     if len(row) < 3:
         return None
     left, middle, right = row[0], row[len(row) // 2], row[-1]
@@ -158,12 +158,12 @@ def _listed(drawing: Drawing, rng: np.random.Generator) -> str:
     if len(things) == 1:
         names = [_name(things[0], rng)]
     else:
-        kinds = [(thing.colour, thing.shape) for thing in things]
+        kinds = [(thing.color, thing.shape) for thing in things]
         names = []
-        for colour, shape in dict.fromkeys(kinds):
-            number = kinds.count((colour, shape))
-            one = _article(f"{colour} {shape}")
-            names.append(one if number == 1 else f"{NUMBERS[number]} {colour} {_plural(shape)}")
+        for color, shape in dict.fromkeys(kinds):
+            number = kinds.count((color, shape))
+            one = _article(f"{color} {shape}")
+            names.append(one if number == 1 else f"{NUMBERS[number]} {color} {_plural(shape)}")
     ending = "" if drawing.crowd else f" {_ground(drawing)}"  # keeps it below 30 tokens
     return _enumerate(names + _crowd(drawing)) + ending
 
@@ -184,11 +184,11 @@ def _grounded(drawing: Drawing, rng: np.random.Generator) -> str:
     return f"{_ground(drawing)} lies {_name(_any(drawing, rng), rng)}"
 
 
-def _coloured(drawing: Drawing, rng: np.random.Generator) -> str:
-    """One object, its colour and texture told after its shape."""
+def _colored(drawing: Drawing, rng: np.random.Generator) -> str:
+    """One object, its color and texture told after its shape."""
     thing = _any(drawing, rng)
     size = "" if thing.size == "medium" else f"{thing.size} "
-    return f"{_article(size + thing.shape)} that is {thing.texture} and {thing.colour}"
+    return f"{_article(size + thing.shape)} that is {thing.texture} and {thing.color}"
 
 
 def _largest(drawing: Drawing, rng: np.random.Generator) -> str | None:
@@ -201,7 +201,7 @@ def _largest(drawing: Drawing, rng: np.random.Generator) -> str | None:
 def _placed(drawing: Drawing, rng: np.random.Generator) -> str | None:
     """One object and the side of the picture it is on, if it is near one."""
     instance = drawing.instances[rng.integers(len(drawing.instances))]
-    x, y = _centre(instance)
+    x, y = _center(instance)
     across, down = x / drawing.scene.width, y / drawing.scene.height
     sides = {
         "on the left side": across < 0.35,
@@ -220,5 +220,5 @@ def _placed(drawing: Drawing, rng: np.random.Generator) -> str | None:
 Sentence = Callable[[Drawing, np.random.Generator], str | None]
 _RELATION_SENTENCES: tuple[Sentence, ...] = (_lies, _sits, _with, _between)
 _OTHER_SENTENCES: tuple[Sentence, ...] = (
-    _listed, _pictured, _counted, _grounded, _coloured, _largest, _placed,
+    _listed, _pictured, _counted, _grounded, _colored, _largest, _placed,
 )  # fmt: skip

@@ -10,7 +10,7 @@ import numpy as np
 from virtex.data.toy.drawing import draw
 from virtex.data.toy.plan import LICENSES, Plan, info_block, jpeg_bytes, write_file, write_json
 from virtex.data.toy.world import (
-    COLOURS,
+    COLORS,
     SHAPE_FAMILY,
     SHAPES,
     TEXTURES,
@@ -18,17 +18,17 @@ from virtex.data.toy.world import (
     sample_single,
 )
 
-# ImageNet: five shapes in four textures, of any colour.
+# ImageNet: five shapes in four textures, of any color.
 IMAGENET_CLASSES = list(product(("circle", "square", "triangle", "star", "heart"), TEXTURES))
 
 
 def _species() -> list[dict[str, str]]:
-    """iNaturalist's classes: three a shape, told apart by colour or by texture alone."""
-    colours, found = list(COLOURS), []
+    """iNaturalist's classes: three a shape, told apart by color or by texture alone."""
+    colors, found = list(COLORS), []
     for number, shape in enumerate(SHAPES):
-        usual, other = colours[3 * number % 8], colours[(3 * number + 1) % 8]
-        for colour, texture in ((usual, "plain"), (usual, "dotted"), (other, "plain")):
-            found.append({"shape": shape, "colour": colour, "texture": texture})
+        usual, other = colors[3 * number % 8], colors[(3 * number + 1) % 8]
+        for color, texture in ((usual, "plain"), (usual, "dotted"), (other, "plain")):
+            found.append({"shape": shape, "color": color, "texture": texture})
     return found
 
 
@@ -56,7 +56,7 @@ def write_inaturalist(plan: Plan) -> None:
     categories = [
         {
             "id": number,
-            "name": f"{words['texture']} {words['colour']} {words['shape']}",
+            "name": f"{words['texture']} {words['color']} {words['shape']}",
             "supercategory": SHAPE_FAMILY[words["shape"]].capitalize(),
         }
         for number, words in enumerate(INATURALIST_SPECIES)

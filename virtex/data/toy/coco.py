@@ -12,7 +12,7 @@ from virtex.data.toy.captions import captions
 from virtex.data.toy.drawing import Instance, draw
 from virtex.data.toy.plan import LICENSES, Plan, info_block, jpeg_bytes, write_file, write_json
 from virtex.data.toy.world import (
-    COLOURS,
+    COLORS,
     SHAPE_FAMILY,
     SHAPES,
     Scene,
@@ -24,11 +24,11 @@ from virtex.data.toy.world import (
 # As in COCO, the ids leave gaps.
 COCO_IDS = dict(zip(SHAPES, (1, 2, 3, 5, 6, 8, 9, 11, 14, 17), strict=True))
 CROWD_CHANCE = 0.08
-# LVIS: every colour of every shape, in the order of their names, ids from 1 without gaps.
-LVIS_NAMES = sorted(f"{colour}_{shape}" for colour, shape in product(COLOURS, SHAPES))
+# LVIS: every color of every shape, in the order of their names, ids from 1 without gaps.
+LVIS_NAMES = sorted(f"{color}_{shape}" for color, shape in product(COLORS, SHAPES))
 LVIS_IDS = {name: number for number, name in enumerate(LVIS_NAMES, start=1)}
 LVIS_NEGATIVES = 8  # categories an image that were looked for and are not there
-LVIS_CROWD_LABELLED = 3  # members of a crowd that are labelled; the others are not
+LVIS_CROWD_LABELED = 3  # members of a crowd that are labeled; the others are not
 DATE = "2017-01-01 00:00:00"  # of every picture: files must not depend on the day
 
 
@@ -90,12 +90,12 @@ def _write_images(plan: Plan, split: str, images: int) -> list[Picture]:
 
 
 def _write_image(plan: Plan, split: str, index: int) -> Picture:
-    kinds = list(product(COLOURS, SHAPES))
+    kinds = list(product(COLORS, SHAPES))
     rng = picture_rng(plan.seed, f"coco/{split}", index)
-    colour, shape = kinds[index * 37 % len(kinds)]  # 37 is coprime to their number
+    color, shape = kinds[index * 37 % len(kinds)]  # 37 is coprime to their number
     wanted = {"shape": shape}
     if split == "train" and index < len(kinds):  # so that train has every kind at least once
-        wanted["colour"] = colour
+        wanted["color"] = color
     drawing = draw(sample_scene(rng, wanted, CROWD_CHANCE), rng)
     number = 3 * index + (1 if split == "train" else 2)  # with gaps; never the same in both
     name = f"{number:012d}.jpg"
@@ -154,11 +154,11 @@ def _boxed_crowd(picture: Picture) -> dict:
 
 
 def _lvis_category(thing: ToyObject) -> int:
-    return LVIS_IDS[f"{thing.colour}_{thing.shape}"]
+    return LVIS_IDS[f"{thing.color}_{thing.shape}"]
 
 
-def _lvis_labelled(picture: Picture) -> list[Instance]:
-    return [*picture.instances, *picture.crowd[:LVIS_CROWD_LABELLED]]
+def _lvis_labeled(picture: Picture) -> list[Instance]:
+    return [*picture.instances, *picture.crowd[:LVIS_CROWD_LABELED]]
 
 
 def _lvis_categories(train: list[Picture]) -> list[dict]:
@@ -170,19 +170,19 @@ def _lvis_categories(train: list[Picture]) -> list[dict]:
     instances: Counter[int] = Counter()
     images: Counter[int] = Counter()
     for picture in train:
-        found = [_lvis_category(instance.thing) for instance in _lvis_labelled(picture)]
+        found = [_lvis_category(instance.thing) for instance in _lvis_labeled(picture)]
         instances.update(found)
         images.update(set(found))
     rare, common = max(1, len(train) // 80), max(2, len(train) // 30)
     categories = []
     for name, number in LVIS_IDS.items():
-        colour, shape = name.split("_")
+        color, shape = name.split("_")
         count = images[number]
         categories.append(
             {
                 "image_count": count,
                 "synonyms": [name],
-                "def": f"a {shape} whose colour is {colour}",
+                "def": f"a {shape} whose color is {color}",
                 "id": number,
                 "synset": f"{name}.n.01",
                 "name": name,
@@ -197,11 +197,11 @@ def _lvis_content(plan: Plan, split: str, pictures: list[Picture], categories: l
     images: list[dict] = []
     annotations: list[dict] = []
     for picture in pictures:
-        labelled = _lvis_labelled(picture)
-        present = {_lvis_category(instance.thing) for instance in labelled}
+        labeled = _lvis_labeled(picture)
+        present = {_lvis_category(instance.thing) for instance in labeled}
         absent = [number for number in LVIS_IDS.values() if number not in present]
         rng = picture_rng(plan.seed, f"lvis/{split}", picture.id)
-        crowd = picture.crowd[LVIS_CROWD_LABELLED:]
+        crowd = picture.crowd[LVIS_CROWD_LABELED:]
         image = _coco_image(picture, split)
         del image["file_name"]  # LVIS v1 has only the URL
         image["neg_category_ids"] = sorted(
@@ -209,7 +209,7 @@ def _lvis_content(plan: Plan, split: str, pictures: list[Picture], categories: l
         )
         image["not_exhaustive_category_ids"] = [_lvis_category(crowd[0].thing)] if crowd else []
         images.append(image)
-        for instance in labelled:
+        for instance in labeled:
             fields = _boxed(instance)
             del fields["iscrowd"]
             fields["category_id"] = _lvis_category(instance.thing)

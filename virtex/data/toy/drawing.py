@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from virtex.data.toy.world import BACKGROUNDS, COLOURS, Scene, ToyObject
+from virtex.data.toy.world import BACKGROUNDS, COLORS, Scene, ToyObject
 
 OVERSAMPLING = 3
 MIN_PIECE = 12.0  # square pixels; smaller visible pieces of an object are not annotated
@@ -123,7 +123,7 @@ def _instance(thing: ToyObject, mask: np.ndarray, scene: Scene) -> Instance | No
 
 
 def _background(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """Soft clouds around the background's colour, (height, width, 3) float32."""
+    """Soft clouds around the background's color, (height, width, 3) float32."""
     size = (scene.width, scene.height)
     ground = np.empty((scene.height, scene.width, 3), np.float32)
     ground[:] = BACKGROUNDS[scene.background]
@@ -160,13 +160,13 @@ def _shadow(mask: np.ndarray) -> np.ndarray:
 
 
 def _tones(thing: ToyObject, mask: np.ndarray, corner: tuple[int, int]) -> np.ndarray:
-    """The object's colours over its patch, (height, width, 3) float32, with a darker rim."""
+    """The object's colors over its patch, (height, width, 3) float32, with a darker rim."""
     height, width = mask.shape
     x = (np.arange(width, dtype=np.float32) + corner[0]) / OVERSAMPLING - thing.x
     y = (np.arange(height, dtype=np.float32) + corner[1])[:, None] / OVERSAMPLING - thing.y
     cos, sin = np.float32(np.cos(thing.angle)), np.float32(np.sin(thing.angle))
     second = _pattern(thing, cos * x + sin * y, cos * y - sin * x)[:, :, None]
-    base = np.array(COLOURS[thing.colour], np.float32)
+    base = np.array(COLORS[thing.color], np.float32)
     other = base * 0.5 if base.max() > 100 else base + 95
     tones = np.where(second, other, base)
     tones = tones * (1.06 - 0.12 * y[:, :, None] / thing.radius)

@@ -19,7 +19,7 @@ VOC_KINDS = dict(zip(VOC_CLASSES, product(SHAPES, ("plain", "patterned")), stric
 VOC_NAMES = {kind: name for name, kind in VOC_KINDS.items()}
 DIFFICULT_BELOW = 0.85  # visible share below which an object is marked difficult
 
-Labelled = list[tuple[str, bool]]  # the objects of one image: class, difficult
+Labeled = list[tuple[str, bool]]  # the objects of one image: class, difficult
 
 
 def voc_class(thing: ToyObject) -> str:
@@ -38,18 +38,18 @@ def write_voc(plan: Plan) -> None:
     _write_sets(plan, "VOC2012", _halves(_write_images(plan, "VOC2012", stems)))
 
 
-def _halves(trainval: dict[str, Labelled]) -> dict[str, dict[str, Labelled]]:
+def _halves(trainval: dict[str, Labeled]) -> dict[str, dict[str, Labeled]]:
     images = list(trainval.items())
     return {"train": dict(images[::2]), "val": dict(images[1::2]), "trainval": trainval}
 
 
-def _write_images(plan: Plan, year: str, stems: Sequence[str]) -> dict[str, Labelled]:
+def _write_images(plan: Plan, year: str, stems: Sequence[str]) -> dict[str, Labeled]:
     """Draw and annotate; every class is wanted in its turn, so that 20 images show all 20."""
     labels = plan.each(partial(_write_image, plan, year), list(enumerate(stems)))
     return dict(zip(stems, labels, strict=True))
 
 
-def _write_image(plan: Plan, year: str, numbered: tuple[int, str]) -> Labelled:
+def _write_image(plan: Plan, year: str, numbered: tuple[int, str]) -> Labeled:
     index, stem = numbered
     rng = picture_rng(plan.seed, f"{year}/{stem}", index)
     shape, surface = VOC_KINDS[VOC_CLASSES[index % len(VOC_CLASSES)]]
@@ -66,7 +66,7 @@ def _difficult(instance: Instance) -> bool:
     return instance.visible < DIFFICULT_BELOW
 
 
-def _write_sets(plan: Plan, year: str, subsets: dict[str, dict[str, Labelled]]) -> None:
+def _write_sets(plan: Plan, year: str, subsets: dict[str, dict[str, Labeled]]) -> None:
     """``<subset>.txt`` and, a class, ``<class>_<subset>.txt``: 1, -1, or 0 for difficult only."""
     folder = plan.out / year / "ImageSets" / "Main"
     for subset, images in subsets.items():
@@ -76,7 +76,7 @@ def _write_sets(plan: Plan, year: str, subsets: dict[str, dict[str, Labelled]]) 
             write_file(folder / f"{name}_{subset}.txt", "".join(rows))
 
 
-def _presence(name: str, objects: Labelled) -> int:
+def _presence(name: str, objects: Labeled) -> int:
     difficult = [hard for found, hard in objects if found == name]
     if not difficult:
         return -1

@@ -1,6 +1,6 @@
 """The toy world: what its objects are called, look like, and how scenes of them are made up.
 
-A scene is a handful of objects on a soft background. An object is a shape with a colour, a
+A scene is a handful of objects on a soft background. An object is a shape with a color, a
 texture and a size, so that its name, its mask and every caption about it are known exactly.
 Nothing is drawn here (``drawing``) and nothing is written (``coco``, ``voc``, ``classification``).
 
@@ -40,15 +40,15 @@ def _heart() -> np.ndarray:
 
 def _moon() -> np.ndarray:
     """A crescent open to the right: a disc less a smaller disc that passes through its tips."""
-    tip, centre = 0.9, 0.55
+    tip, center = 0.9, 0.55
     outer = np.linspace(tip, 2 * np.pi - tip, 40)
-    reach = np.hypot(np.cos(tip) - centre, np.sin(tip))
-    inner_tip = np.arctan2(np.sin(tip), np.cos(tip) - centre)
+    reach = np.hypot(np.cos(tip) - center, np.sin(tip))
+    inner_tip = np.arctan2(np.sin(tip), np.cos(tip) - center)
     inner = np.linspace(2 * np.pi - inner_tip, inner_tip, 32)[1:-1]
     return np.concatenate(
         [
             np.stack([np.cos(outer), np.sin(outer)], axis=1),
-            np.stack([centre + reach * np.cos(inner), reach * np.sin(inner)], axis=1),
+            np.stack([center + reach * np.cos(inner), reach * np.sin(inner)], axis=1),
         ]
     )
 
@@ -78,7 +78,7 @@ SHAPE_FAMILY: dict[str, str] = {
     "star": "pointed",
     "cross": "pointed",
 }
-COLOURS: dict[str, tuple[int, int, int]] = {
+COLORS: dict[str, tuple[int, int, int]] = {
     "red": (205, 52, 48),
     "orange": (238, 140, 40),
     "yellow": (240, 212, 62),
@@ -107,8 +107,8 @@ PICTURE_SIZES = (
     (128, 128), (128, 160), (128, 176), (144, 192), (160, 192),
 )  # fmt: skip
 
-# Every shape has its usual and its unusual colours: that makes the long tail of LVIS.
-COLOUR_WEIGHTS = (0.34, 0.22, 0.15, 0.10, 0.07, 0.05, 0.04, 0.03)
+# Every shape has its usual and its unusual colors: that makes the long tail of LVIS.
+COLOR_WEIGHTS = (0.34, 0.22, 0.15, 0.10, 0.07, 0.05, 0.04, 0.03)
 TEXTURE_WEIGHTS = (0.4, 0.2, 0.2, 0.2)
 COUNT_WEIGHTS = (0.35, 0.35, 0.20, 0.10)  # of 1 to 4 objects
 CROWD_RADIUS = 22  # of the whole group, in pixels
@@ -119,7 +119,7 @@ class ToyObject:
     """One thing to draw: its words, and where and how it lies."""
 
     shape: str
-    colour: str
+    color: str
     texture: str
     size: str
     x: float
@@ -185,7 +185,7 @@ def sample_scene(
 
 
 def sample_single(rng: np.random.Generator, wanted: Mapping[str, str]) -> Scene:
-    """One object that fills the middle of the picture, a little off centre."""
+    """One object that fills the middle of the picture, a little off center."""
     width, height = PICTURE_SIZES[rng.integers(len(PICTURE_SIZES))]
     words = sample_words(rng, {**wanted, "size": "large"})
     side = min(width, height)
@@ -196,13 +196,13 @@ def sample_single(rng: np.random.Generator, wanted: Mapping[str, str]) -> Scene:
 
 
 def sample_words(rng: np.random.Generator, wanted: Mapping[str, str]) -> dict[str, str]:
-    """Shape, colour, texture and size of one object; those in ``wanted`` are kept."""
+    """Shape, color, texture and size of one object; those in ``wanted`` are kept."""
     shapes = list(SHAPES)
     shape = wanted.get("shape") or shapes[rng.integers(len(shapes))]
-    usual_first = np.roll(list(COLOURS), 3 * shapes.index(shape))
+    usual_first = np.roll(list(COLORS), 3 * shapes.index(shape))
     drawn = {
         "shape": shape,
-        "colour": str(rng.choice(usual_first, p=COLOUR_WEIGHTS)),
+        "color": str(rng.choice(usual_first, p=COLOR_WEIGHTS)),
         "texture": str(rng.choice(TEXTURES, p=TEXTURE_WEIGHTS)),
         "size": str(rng.choice(list(SIZES))),
     }
@@ -225,7 +225,7 @@ def _free_spot(
     taken: list[tuple[float, float, float]],
     inside: bool,
 ) -> tuple[float, float] | None:
-    """A centre that leaves most of every object visible, or None after 40 attempts.
+    """A center that leaves most of every object visible, or None after 40 attempts.
 
     Unless it has to lie ``inside``, an attempt in seven may pass the border by 0.6 radii.
     """

@@ -1,0 +1,369 @@
+"""The cached linear probe: each setting learns what it would learn alone; val never chooses."""
+
+import csv
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tests.probes.small_probes import (
+    SMALL_PICTURES,
+    only_labels,
+    settings_of,
+    small_backbone,
+    small_extraction,
+    some_clusters,
+    some_pictures,
+)
+from virtex.errors import UserError
+from virtex.probes import cached_probe
+from virtex.probes.cached_probe import (
+    GRID,
+    CachedLinearProbe,
+    LinearHeads,
+    epochs,
+    hold_out,
+    moments,
+)
+
+CLASSES, SIZE = 4, 8
+LABELS = np.arange(62) % CLASSES
+VAL_LABELS = np.arange(41) % CLASSES
+SETTINGS = [(0.1, 0.0), (0.5, 0.01), (0.03, 0.3), (2.0, 0.0)]
+STANDARD = (np.linspace(-1, 2, SIZE), np.linspace(0.5, 3, SIZE))
+MOMENTUM = 0.9
+
+
+def small_probe(folder, *overrides, seed=0, val_labels=VAL_LABELS):
+    overrides = ("PROBE.BATCH_SIZE", 16, "PROBE.NUM_EPOCHS", 5, *overrides)
+    return CachedLinearProbe(
+        only_labels(LABELS, "train"),
+        only_labels(val_labels, "val"),
+        settings_of("imagenet_linear", "toy-cached", *overrides),
+        small_extraction(folder),
+        folder,
+        seed,
+    )
+
+
+def some_features(labels, seed):
+    return some_clusters(labels, spread=1.5, size=SIZE, seed=seed)
+
+
+TRAIN, VAL = some_features(LABELS, 1), some_features(VAL_LABELS, 2)
+
+
+def alone_with_sgd(setting, batches, steps):
+    """One setting by torch's own parts: a linear layer from zero, SGD, a cosine."""
+    layer = nn.Linear(SIZE, CLASSES)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    lr, decay = setting
+    optimizer = torch.optim.SGD(layer.parameters(), lr, MOMENTUM, weight_decay=decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps))
+    )
+    for features, labels in batches:
+        optimizer.zero_grad()
+        F.cross_entropy(layer(features), labels).backward()
+        optimizer.step()
+        schedule.step()
+    return layer
+
+
+def standardized(features, standard):
+    mean, deviation = (torch.from_numpy(value).float() for value in standard)
+    return (torch.from_numpy(features) - mean) / deviation
+
+
+def assert_learnt_alike(heads, number, layer):
+    weight = heads.weight.view(-1, heads.classes, SIZE + 1)[number]
+    torch.testing.assert_close(weight[:, :-1], layer.weight.detach(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(weight[:, -1], layer.bias.detach(), rtol=1e-5, atol=1e-5)
+
+
+# What a setting learns ---------------------------------------------------------------------------
+
+
+def some_steps(count=8):
+    """Batches of unequal size: (features, labels)."""
+    rng = np.random.default_rng(3)
+    chosen = [rng.choice(len(LABELS), 10 + n, replace=False) for n in range(count)]
+    return [(TRAIN[rows], torch.from_numpy(LABELS[rows])) for rows in chosen]
+
+
+@pytest.fixture(scope="module")
+def taught():
+    steps = some_steps()
+    heads = LinearHeads(SIZE, CLASSES, SETTINGS, MOMENTUM, "cpu", STANDARD)
+    for number, (features, labels) in enumerate(steps):
+        rate = 0.5 * (1 + math.cos(math.pi * number / len(steps)))
+        heads.step(torch.from_numpy(features), labels, rate)
+    return heads
+
+
+@pytest.mark.parametrize("number", range(len(SETTINGS)))
+def test_a_setting_learns_what_sgd_teaches_it_alone(taught, number):
+    steps = some_steps()
+    batches = [(standardized(features, STANDARD), labels) for features, labels in steps]
+    layer = alone_with_sgd(SETTINGS[number], batches, len(steps))
+    assert layer.bias.abs().max() > 1e-3
+    assert_learnt_alike(taught, number, layer)
+
+
+def test_scores_are_those_of_each_layer(taught):
+    scores = taught.scores(torch.from_numpy(VAL))
+    assert scores.shape == (len(VAL), len(SETTINGS), CLASSES)
+    weight = taught.weight.view(len(SETTINGS), CLASSES, SIZE + 1)
+    for number in range(len(SETTINGS)):
+        plain = F.linear(standardized(VAL, STANDARD), weight[number, :, :-1], weight[number, :, -1])
+        torch.testing.assert_close(scores[:, number], plain, rtol=1e-4, atol=1e-5)
+
+
+def test_one_setting_alone_scores_as_among_the_others(taught):
+    features = torch.from_numpy(VAL)
+    for number in range(len(SETTINGS)):
+        single = taught.scores(features, slice(number, number + 1))
+        assert single.shape == (len(VAL), 1, CLASSES)
+        torch.testing.assert_close(single[:, 0], taught.scores(features)[:, number])
+
+
+def test_a_setting_that_diverges_leaves_the_others_alone():
+    steps, heads = some_steps(), []
+    for grid in ([(0.1, 0.0)], [(1e30, 0.1), (0.1, 0.0)]):
+        heads.append(LinearHeads(SIZE, CLASSES, grid, MOMENTUM, "cpu", STANDARD))
+        for features, labels in steps:
+            heads[-1].step(torch.from_numpy(features), labels, 1.0)
+    alone, among = heads
+    assert not among.weight[:CLASSES].isfinite().all()
+    torch.testing.assert_close(among.weight[CLASSES:], alone.weight)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_all_rows_of_all_views_are_trained_on_in_turn(tmp_path, number):
+    """A plain loop over the kept rows of the first view and then of the second."""
+    probe = small_probe(tmp_path)
+    views = [TRAIN, some_features(LABELS, 9)]
+    kept = np.setdiff1d(np.arange(len(LABELS)), probe.held_out)
+    heads = probe.fit(views, kept, STANDARD, SETTINGS[:2])
+    rows = standardized(np.concatenate([view[kept] for view in views]), STANDARD)
+    labels = torch.from_numpy(np.concatenate([LABELS[kept]] * 2))
+    order = list(epochs(len(rows), 5, 16, seed=0))
+    assert len(order) == 5 * math.ceil(2 * len(kept) / 16)
+    batches = [(rows[chosen], labels[chosen]) for chosen in order]
+    assert_learnt_alike(heads, number, alone_with_sgd(SETTINGS[number], batches, len(order)))
+
+
+# Epochs ------------------------------------------------------------------------------------------
+
+
+def test_an_epoch_has_every_row_once_and_is_followed_by_another_order():
+    batches = list(epochs(rows=23, number=3, batch_size=5, seed=0))
+    assert [len(batch) for batch in batches] == [5, 5, 5, 5, 3] * 3
+    firsts = []
+    for start in (0, 5, 10):
+        epoch = batches[start : start + 5]
+        assert sorted(np.concatenate(epoch)) == list(range(23))
+        firsts.append(tuple(epoch[0]))
+    assert len(set(firsts)) == 3
+
+
+def test_the_seed_decides_the_order():
+    first, again, other = (np.concatenate(list(epochs(50, 2, 7, seed))) for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+# The held-out part -------------------------------------------------------------------------------
+
+UNEQUAL = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, 3, 5], [200, 50, 2, 1, 30]))
+
+
+def test_a_share_of_every_class_that_can_spare_one_is_held_out():
+    held = hold_out(UNEQUAL, 0.1, seed=0)
+    assert np.bincount(UNEQUAL[held]).tolist() == [20, 5, 1, 0, 0, 3]
+    assert (np.diff(held) > 0).all()
+
+
+def test_no_class_gives_all_of_its_images():
+    held = hold_out(UNEQUAL, 0.9, seed=0)
+    kept = np.setdiff1d(np.arange(len(UNEQUAL)), held)
+    assert set(UNEQUAL[kept]) == set(UNEQUAL)
+    assert len(kept) + len(held) == len(UNEQUAL)
+
+
+def test_the_seed_decides_what_is_held_out():
+    first, again, other = (hold_out(UNEQUAL, 0.1, seed) for seed in (3, 3, 4))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_classes_of_one_image_have_none_to_spare():
+    with pytest.raises(UserError, match=r"to spare .*PROBE.HELD_OUT, or use --protocol paper"):
+        hold_out(np.arange(7), 0.1, seed=0)
+
+
+def test_held_out_images_are_not_trained_on(tmp_path):
+    """Whatever their features become, val has the same scores from a setting that is alone."""
+    found = []
+    for noise in (0, 100):
+        probe = small_probe(tmp_path, "PROBE.LRS", [0.03], "PROBE.WEIGHT_DECAYS", [0.0])
+        train = TRAIN.copy()
+        train[probe.held_out, ::2] += noise
+        found.append(probe.score([train], VAL))
+    assert len(probe.held_out) >= CLASSES
+    assert found[0]["top1"] == found[1]["top1"]
+    assert found[0]["mean_per_class"] == found[1]["mean_per_class"]
+    assert found[0]["held_out/top1"] != found[1]["held_out/top1"]
+
+
+# Mean and deviation ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows_at_a_time", [1, 7, 8192])
+def test_moments_are_those_of_all_views_together(monkeypatch, rows_at_a_time):
+    monkeypatch.setattr(cached_probe, "ROWS", rows_at_a_time)
+    views = [1000 + TRAIN, 1003 + 2 * some_features(LABELS, 9)]
+    rows = np.arange(3, 60, 2)
+    mean, deviation = moments(views, rows)
+    everything = np.concatenate([view[rows] for view in views]).astype(np.float64)
+    assert mean.dtype == deviation.dtype == np.float64
+    np.testing.assert_allclose(mean, everything.mean(axis=0), rtol=1e-10)
+    np.testing.assert_allclose(deviation, everything.std(axis=0), rtol=1e-10)
+
+
+@pytest.mark.parametrize("value", [0, 0.1, -1e4 / 3])
+def test_a_feature_that_never_changes_has_deviation_1(monkeypatch, value):
+    monkeypatch.setattr(cached_probe, "ROWS", 7)
+    features = TRAIN.copy()
+    features[:, 2] = value
+    mean, deviation = moments([features, features], np.arange(len(features)))
+    assert mean[2] == pytest.approx(value, abs=1e-3)
+    assert deviation[2] == 1
+    assert (deviation[[0, 1, 3]] != 1).all()
+
+
+def test_a_rescaled_backbone_has_the_same_accuracy(tmp_path):
+    metrics = small_probe(tmp_path).score([TRAIN], VAL)
+    scaled = small_probe(tmp_path).score([1000 * TRAIN - 77], 1000 * VAL - 77)
+    assert scaled == pytest.approx(metrics, abs=3)
+
+
+# The choice --------------------------------------------------------------------------------------
+
+
+def read_grid(folder):
+    with open(folder / GRID, newline="") as file:
+        return [(float(r["learning_rate"]), float(r["weight_decay"]), float(r["held_out_top1"]))
+                for r in csv.DictReader(file)]  # fmt: skip
+
+
+LRS, DECAYS = [0.00001, 0.003, 0.3, 3.0], [0.0, 0.1]
+A_GRID = ("PROBE.LRS", LRS, "PROBE.WEIGHT_DECAYS", DECAYS)
+
+
+def test_the_table_has_every_setting_with_what_it_reaches_alone(tmp_path):
+    small_probe(tmp_path, *A_GRID).score([TRAIN], VAL)
+    rows = read_grid(tmp_path)
+    assert sorted(row[:2] for row in rows) == [(lr, decay) for lr in LRS for decay in DECAYS]
+    assert len({held_out for *_, held_out in rows}) > 1
+    for lr, decay, held_out in rows:
+        alone = small_probe(tmp_path, "PROBE.LRS", [lr], "PROBE.WEIGHT_DECAYS", [decay])
+        assert alone.score([TRAIN], VAL)["held_out/top1"] == pytest.approx(held_out, abs=1e-3)
+
+
+def test_the_best_on_the_held_out_part_is_chosen_and_scored_on_val(tmp_path):
+    probe = small_probe(tmp_path, *A_GRID)
+    metrics = probe.score([TRAIN], VAL)
+    rows, chosen = read_grid(tmp_path), probe.report.details["chosen"]
+    assert [row[2] for row in rows] == sorted((row[2] for row in rows), reverse=True)
+    assert (chosen["LR"], chosen["WEIGHT_DECAY"]) == rows[0][:2]
+    assert metrics["held_out/top1"] == chosen["held_out_top1"] == pytest.approx(rows[0][2])
+    alone = small_probe(
+        tmp_path, "PROBE.LRS", [chosen["LR"]], "PROBE.WEIGHT_DECAYS", [chosen["WEIGHT_DECAY"]]
+    ).score([TRAIN], VAL)
+    assert alone == pytest.approx(metrics)
+    assert set(metrics) == {"top1", "mean_per_class", "held_out/top1"}
+
+
+def test_of_equal_settings_the_first_is_chosen(tmp_path):
+    rates = [0.0100001, 0.01, 0.0100002]
+    probe = small_probe(tmp_path, "PROBE.LRS", rates, "PROBE.WEIGHT_DECAYS", [0.0])
+    probe.score([TRAIN], VAL)
+    assert {row[2] for row in read_grid(tmp_path)} == {read_grid(tmp_path)[0][2]}
+    assert probe.report.details["chosen"]["LR"] == 0.0100001
+
+
+def test_val_labels_do_not_change_the_choice(tmp_path):
+    """With labels that are all wrong, the setting that learns is no better on val than the other.
+
+    The other diverges, and comes first in the grid.
+    """
+    separable = some_clusters(LABELS, 0.1, SIZE, 1), some_clusters(VAL_LABELS, 0.1, SIZE, 2)
+    grid = ("PROBE.LRS", [1e30, 0.01], "PROBE.WEIGHT_DECAYS", [0.01])
+    found = []
+    for labels in (VAL_LABELS, (VAL_LABELS + 1) % CLASSES):
+        probe = small_probe(tmp_path, *grid, val_labels=labels)
+        top1 = probe.score([separable[0]], separable[1])["top1"]
+        found.append((top1, probe.report.details["chosen"]))
+    assert [top1 for top1, _ in found] == [100, 0]
+    assert found[0][1] == found[1][1]
+    assert found[0][1]["LR"] == 0.01
+
+
+@pytest.mark.parametrize(
+    ("lr", "decay", "noted"),
+    [
+        (0.001, 0.0, ["PROBE.LRS"]),
+        (0.1, 0.001, ["PROBE.LRS"]),
+        (0.01, 0.1, ["PROBE.WEIGHT_DECAYS"]),
+        (0.1, 0.1, ["PROBE.LRS", "PROBE.WEIGHT_DECAYS"]),
+        (0.01, 0.001, []),
+        (0.01, 0.0, []),
+    ],
+)
+def test_a_choice_at_the_edge_of_the_grid_is_noted(tmp_path, lr, decay, noted):
+    probe = small_probe(
+        tmp_path, "PROBE.LRS", [0.01, 0.001, 0.1], "PROBE.WEIGHT_DECAYS", [0.0, 0.001, 0.1]
+    )
+    assert probe.at_the_edge(lr, decay) == [
+        f"the best setting lies at the edge of {key}; a wider range may have a better one"
+        for key in noted
+    ]
+
+
+def test_the_edge_is_in_the_report(tmp_path):
+    probe = small_probe(tmp_path, "PROBE.LRS", [0.01], "PROBE.WEIGHT_DECAYS", [0.0])
+    probe.score([TRAIN], VAL)
+    assert ["edge of PROBE.LRS" in note for note in probe.report.notes] == [True]
+
+
+def test_images_scored_in_parts_have_the_same_accuracy(tmp_path, monkeypatch):
+    whole = small_probe(tmp_path, *A_GRID).score([TRAIN], VAL)
+    table = read_grid(tmp_path)
+    monkeypatch.setattr(cached_probe, "SCORES", 5 * CLASSES * len(LRS) * len(DECAYS))
+    assert small_probe(tmp_path, *A_GRID).score([TRAIN], VAL) == whole
+    assert read_grid(tmp_path) == table
+
+
+# The whole probe ---------------------------------------------------------------------------------
+
+
+def test_pictures_in_several_views_become_metrics_and_tables(tmp_path):
+    train, val = (some_pictures(tmp_path / name, n) for name, n in (("train", 18), ("val", 6)))
+    settings = settings_of(
+        "imagenet_linear", "toy-cached", *SMALL_PICTURES,
+        "DATA.AUGMENTATIONS", 2, "PROBE.NUM_EPOCHS", 2,
+    )  # fmt: skip
+    extraction = small_extraction(tmp_path)
+    probe = CachedLinearProbe(train, val, settings, extraction, tmp_path)
+    metrics = probe(small_backbone())
+    assert extraction.images == 3 * 18 + 6
+    assert len(extraction.cache.entries()) == 4
+    assert probe.report.verification["backbone"]["unchanged"] is True
+    assert 0 <= metrics["top1"] <= 100
+    assert len(read_grid(tmp_path)) == 20
+    assert (tmp_path / "per_class.csv").read_text().startswith("class,images,top1\nclass 0,2,")

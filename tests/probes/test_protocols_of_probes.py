@@ -1,0 +1,274 @@
+"""The probes' protocols: the published numbers, and nothing changed without being told."""
+
+import inspect
+
+import pytest
+
+from virtex.config import leaves
+from virtex.errors import UserError
+from virtex.optim.schedules import multiplier
+from virtex.probes.classifier_training import with_iterations
+from virtex.probes.protocols import (
+    IMAGENET_IMAGES,
+    INATURALIST_IMAGES,
+    PROTOCOLS,
+    VOC07_IMAGES,
+    load_settings,
+    packaged_protocol,
+)
+from virtex.probes.svm_liblinear import fit_svms_liblinear
+from virtex.records import Deviation
+
+ALL = [(task, name) for task, named in PROTOCOLS.items() for name in named]
+TOYS = [(task, name) for task, name in ALL if name.startswith("toy")]
+DEFAULTS = {
+    "voc07_svm": "paper",
+    "imagenet_linear": "paper",
+    "imagenet_knn": "k20",
+    "inaturalist": "paper",
+    "coco_captioning": "paper",
+    "imagenet_semi_supervised": "20-epochs",
+}
+TRAIN_IMAGES = {
+    "imagenet_linear": IMAGENET_IMAGES["imagenet_train"],
+    "inaturalist": INATURALIST_IMAGES["inaturalist_2018_train"],
+}
+
+
+def settings_of(task, name=None, *overrides):
+    return load_settings(packaged_protocol(task, name), overrides)[0]
+
+
+def at_real_size(task):
+    return with_iterations(settings_of(task), TRAIN_IMAGES[task]).OPTIM
+
+
+# Packaged ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("task", "name"), ALL)
+def test_every_protocol_loads_without_departures(task, name):
+    settings, deviations = load_settings(packaged_protocol(task, name))
+    assert deviations == []
+    assert settings.is_frozen()
+
+
+@pytest.mark.parametrize("task", PROTOCOLS)
+def test_the_published_protocol_is_the_default(task):
+    assert packaged_protocol(task).name == DEFAULTS[task]
+    assert packaged_protocol(task) == packaged_protocol(task, DEFAULTS[task])
+
+
+@pytest.mark.parametrize(("task", "name"), TOYS)
+def test_a_toy_protocol_has_the_same_settings_for_smaller_pictures(task, name):
+    toy, full = (
+        settings_of(task, n) for n in (name, "cached" if name == "toy-cached" else DEFAULTS[task])
+    )
+    assert toy.DATA.IMAGE_CROP_SIZE == 64 < full.DATA.IMAGE_CROP_SIZE
+    assert [key for key, _ in leaves(toy)] == [key for key, _ in leaves(full)]
+    assert packaged_protocol(task, name).images == {}
+
+
+def test_an_unknown_protocol_names_those_there_are():
+    with pytest.raises(UserError, match="no protocol 'fast'; it has paper, cached, toy"):
+        packaged_protocol("imagenet_linear", "fast")
+
+
+# Published numbers -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", PROTOCOLS)
+def test_pictures_are_the_center_224_of_a_short_side_of_256(task):
+    data = settings_of(task).DATA
+    assert (data.IMAGE_RESIZE_SIZE, data.IMAGE_CROP_SIZE) == (256, 224)
+    assert list(data.get("CROP_SCALE", [0.08, 1.0])) == [0.08, 1.0]
+
+
+def test_voc07_is_that_of_the_paper():
+    svm = settings_of("voc07_svm").SVM
+    assert svm.COSTS == [0.01, 0.1, 1, 10]
+    assert (svm.FOLDS, svm.POSITIVE_WEIGHT) == (3, 2)
+    assert inspect.signature(fit_svms_liblinear).parameters["max_iterations"].default == 2000
+    assert packaged_protocol("voc07_svm").primary_metric == "mAP"
+    assert VOC07_IMAGES == {"voc_2007_trainval": 5011, "voc_2007_test": 4952}
+
+
+def test_imagenets_linear_layer_is_that_of_the_paper():
+    settings, optim = settings_of("imagenet_linear"), at_real_size("imagenet_linear")
+    assert settings.MODEL.FROZEN is True
+    assert optim.NUM_ITERATIONS == 500_500
+    assert (optim.BATCH_SIZE, optim.OPTIMIZER_NAME, optim.SGD_MOMENTUM) == (256, "sgd", 0.9)
+    assert (optim.LR, optim.WEIGHT_DECAY) == (0.3, 0)
+    assert (optim.LR_DECAY_NAME, optim.WARMUP_STEPS, optim.CLIP_GRAD_NORM) == ("cosine", 0, 0)
+    halves = [multiplier(step, optim) for step in (0, 250_250, 500_500)]
+    assert halves == pytest.approx([1, 0.5, 0])
+
+
+def test_inaturalist_is_that_of_the_paper():
+    settings, optim = settings_of("inaturalist"), at_real_size("inaturalist")
+    assert (settings.MODEL.FROZEN, settings.AMP) == (False, True)
+    assert optim.NUM_ITERATIONS == 171_000
+    assert optim.LR_STEPS == [119_700, 153_900]
+    assert (optim.BATCH_SIZE, optim.OPTIMIZER_NAME, optim.SGD_MOMENTUM) == (256, "sgd", 0.9)
+    assert (optim.LR, optim.CNN_LR, optim.WEIGHT_DECAY) == (0.025, 0.025, 0.0001)
+    rates = [multiplier(s, optim) for s in (0, 119_699, 119_700, 153_899, 153_900, 170_999)]
+    assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_semi_supervised_fine_tuning_has_the_rates_of_barlow_twins():
+    settings = settings_of("imagenet_semi_supervised")
+    optim = settings.OPTIM
+    assert settings.MODEL.FROZEN is False
+    assert (optim.NUM_EPOCHS, optim.BATCH_SIZE, optim.WEIGHT_DECAY) == (20, 256, 0)
+    assert (optim.CNN_LR, optim.LR, optim.LR_DECAY_NAME) == (0.005, 0.5, "cosine")
+
+
+def test_nearest_neighbors_rank_by_20_at_temperature_0_07():
+    knn = settings_of("imagenet_knn").KNN
+    assert (knn.NEIGHBORS[0], knn.TEMPERATURE) == (20, 0.07)
+
+
+def test_the_cached_probe_holds_images_out_and_trains_a_grid():
+    probe = settings_of("imagenet_linear", "cached").PROBE
+    assert 0 < probe.HELD_OUT < 0.1
+    assert len(probe.LRS) * len(probe.WEIGHT_DECAYS) >= 12
+    assert 0 in probe.WEIGHT_DECAYS
+
+
+@pytest.mark.parametrize(
+    ("images", "iterations", "steps"),
+    [(256, 100, [70, 90]), (257, 200, [140, 180]), (1, 100, [70, 90])],
+)
+def test_a_started_batch_belongs_to_the_epoch(images, iterations, steps):
+    optim = with_iterations(settings_of("inaturalist"), images).OPTIM
+    assert iterations == optim.NUM_ITERATIONS
+    assert steps == optim.LR_STEPS
+
+
+def test_parts_of_an_epoch_are_rounded_and_one_iteration_is_the_least():
+    short = settings_of(
+        "imagenet_linear", None, "OPTIM.NUM_EPOCHS", "0.3", "OPTIM.BATCH_SIZE", "10"
+    )
+    assert with_iterations(short, 100).OPTIM.NUM_ITERATIONS == 3
+    assert with_iterations(short, 3).OPTIM.NUM_ITERATIONS == 1
+
+
+def test_iterations_leave_the_settings_as_they_are():
+    settings = settings_of("inaturalist")
+    before = str(settings)
+    assert with_iterations(settings, 1000).is_frozen()
+    assert str(settings) == before
+
+
+def test_a_warm_up_longer_than_the_training_is_refused():
+    settings = settings_of("inaturalist", None, "OPTIM.WARMUP_EPOCHS", "101")
+    with pytest.raises(UserError, match=r"WARMUP_EPOCHS is 101.0; it cannot be more than .*100.0"):
+        with_iterations(settings, 1000)
+
+
+# Overrides ---------------------------------------------------------------------------------------
+
+
+def test_an_override_is_a_departure():
+    settings, deviations = load_settings(
+        packaged_protocol("voc07_svm"), ["SVM.COSTS", "[0.5, 2]", "SVM.FOLDS", "5"]
+    )
+    assert (settings.SVM.COSTS, settings.SVM.FOLDS) == ([0.5, 2], 5)
+    assert deviations == [
+        Deviation("SVM.COSTS", [0.01, 0.1, 1.0, 10.0], [0.5, 2], "override"),
+        Deviation("SVM.FOLDS", 3, 5, "override"),
+    ]
+
+
+def test_an_override_of_a_toy_departs_from_the_toys_value():
+    _, deviations = load_settings(
+        packaged_protocol("imagenet_linear", "toy"), ["OPTIM.BATCH_SIZE", "16"]
+    )
+    assert deviations == [Deviation("OPTIM.BATCH_SIZE", 32, 16, "override")]
+
+
+@pytest.mark.parametrize("value", ["0.3", 0.3])
+def test_an_override_that_changes_nothing_is_none(value):
+    assert load_settings(packaged_protocol("imagenet_linear"), ["OPTIM.LR", value])[1] == []
+
+
+def test_whole_numbers_are_numbers():
+    settings, deviations = load_settings(
+        packaged_protocol("imagenet_linear"), ["OPTIM.LR", "1", "OPTIM.NUM_EPOCHS", "100"]
+    )
+    assert type(settings.OPTIM.LR) is float
+    assert [deviation.key for deviation in deviations] == ["OPTIM.LR"]
+
+
+REFUSED = {
+    "unknown": ("voc07_svm", "SVM.COST", "1", "there is no setting SVM.COST; .* SVM.COSTS"),
+    "another task's": ("voc07_svm", "OPTIM.LR", "1", "there is no setting OPTIM.LR"),
+    "section": ("voc07_svm", "SVM", "1", "there is no setting SVM"),
+    "text for a number": ("imagenet_linear", "OPTIM.LR", "fast", "must be a number, not 'fast'"),
+    "fraction": ("voc07_svm", "SVM.FOLDS", "2.5", "must be a whole number, not 2.5"),
+    "truth": ("voc07_svm", "SVM.FOLDS", "True", "must be a whole number, not True"),
+    "number for a list": ("voc07_svm", "SVM.COSTS", "1", "must be a list, not 1"),
+    "number for truth": ("imagenet_linear", "MODEL.FROZEN", "1", "must be True or False, not 1"),
+    "infinity": ("imagenet_linear", "OPTIM.LR", "1e999", "must be a finite number"),
+    "no cost": ("voc07_svm", "SVM.COSTS", "[]", "SVM.COSTS is .*must be a positive number"),
+    "cost of 0": ("voc07_svm", "SVM.COSTS", "[1, 0]", "SVM.COSTS is .*must be a positive number"),
+    "cost of text": ("voc07_svm", "SVM.COSTS", "['a']", "SVM.COSTS is .*must be a positive"),
+    "infinite cost": ("voc07_svm", "SVM.COSTS", "[1e999]", "SVM.COSTS must be .* not inf"),
+    "infinite rate": (
+        "imagenet_linear/cached",
+        "PROBE.LRS",
+        "[1e999]",
+        "PROBE.LRS must be .* not inf",
+    ),
+    "infinite step": (
+        "inaturalist",
+        "OPTIM.LR_STEP_EPOCHS",
+        "[1e999]",
+        "LR_STEP_EPOCHS must be .* not inf",
+    ),
+    "one fold": ("voc07_svm", "SVM.FOLDS", "1", "SVM.FOLDS is 1; it must be 2 or more"),
+    "positive weight": ("voc07_svm", "SVM.POSITIVE_WEIGHT", "0", "must be a positive number"),
+    "samples": ("voc07_svm", "LOW_SHOT.SAMPLES", "0", "must be a positive number"),
+    "half a neighbor": ("imagenet_knn", "KNN.NEIGHBORS", "[1.5]", "a whole number above 0"),
+    "no neighbor": ("imagenet_knn", "KNN.NEIGHBORS", "[0]", "a whole number above 0"),
+    "temperature": ("imagenet_knn", "KNN.TEMPERATURE", "0", "must be a positive number"),
+    "crop": ("voc07_svm", "DATA.IMAGE_CROP_SIZE", "257", "cannot be more than .*_SIZE, 256"),
+    "size": ("voc07_svm", "DATA.IMAGE_CROP_SIZE", "0", "must be a positive number"),
+    "one scale": ("imagenet_linear", "DATA.CROP_SCALE", "[0.5]", "two shares, ascending"),
+    "scales": ("imagenet_linear", "DATA.CROP_SCALE", "[1.0, 0.5]", "two shares, ascending"),
+    "scale": ("imagenet_linear", "DATA.CROP_SCALE", "[0.1, 1.1]", "more than 0 and at most 1"),
+    "all held out": ("imagenet_linear/cached", "PROBE.HELD_OUT", "1", "more than 0 and less than"),
+    "none held out": ("imagenet_linear/cached", "PROBE.HELD_OUT", "0", "more than 0 and less"),
+    "momentum": ("imagenet_linear/cached", "PROBE.MOMENTUM", "1", "at least 0 and less than 1"),
+    "augmentations": ("imagenet_linear/cached", "DATA.AUGMENTATIONS", "-1", "must be 0 or more"),
+    "optimizer": ("imagenet_linear", "OPTIM.OPTIMIZER_NAME", "lars", "it can be sgd, adamw"),
+    "decay": ("imagenet_linear", "OPTIM.LR_DECAY_NAME", "step", "none, linear, cosine, multistep"),
+    "batch": ("imagenet_linear", "OPTIM.BATCH_SIZE", "0", "must be a positive number"),
+    "late step": ("inaturalist", "OPTIM.NUM_EPOCHS", "90", "not all below OPTIM.NUM_EPOCHS"),
+    "epochs": ("imagenet_linear", "OPTIM.NUM_EPOCHS", "0", "must be a positive number"),
+    "no steps": ("inaturalist", "OPTIM.LR_STEP_EPOCHS", "[]", "multistep needs numbers"),
+    "steps": ("inaturalist", "OPTIM.LR_STEP_EPOCHS", "[90, 70]", "ascending numbers above 0"),
+    "equal steps": ("inaturalist", "OPTIM.LR_STEP_EPOCHS", "[70, 70]", "ascending numbers above"),
+    "step of 0": ("inaturalist", "OPTIM.LR_STEP_EPOCHS", "[0, 70]", "ascending numbers above 0"),
+    "no expression": ("inaturalist", "OPTIM.NO_DECAY", "(", "NO_DECAY is .*no regular expression"),
+}
+
+
+@pytest.mark.parametrize(("task", "key", "value", "words"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_is_refused_in_one_sentence(task, key, value, words):
+    task, _, name = task.partition("/")
+    with pytest.raises(UserError, match=words) as said:
+        load_settings(packaged_protocol(task, name or None), [key, value])
+    assert key in str(said.value)
+    assert "\n" not in str(said.value)
+
+
+def test_a_key_without_a_value_is_refused():
+    with pytest.raises(UserError, match=r"'SVM.FOLDS' stands alone"):
+        load_settings(packaged_protocol("voc07_svm"), ["SVM.FOLDS"])
+
+
+def test_settings_that_were_checked_cannot_be_changed():
+    settings = settings_of("voc07_svm")
+    with pytest.raises(AttributeError, match="is immutable"):
+        settings.SVM.FOLDS = 2

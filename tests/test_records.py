@@ -1,0 +1,52 @@
+"""A record is written whole or not at all, and holds only what JSON can."""
+
+import json
+import os
+
+import pytest
+
+from virtex.records import SCHEMA_VERSION, Deviation, Result, git_revision, write_json
+
+
+def make_result(**changes):
+    fields = {
+        "task": "coco",
+        "protocol": {"name": "p", "version": "1"},
+        "deviations": [Deviation("SOLVER.MAX_ITER", 10, 5, "override")],
+        "metrics": {"bbox/AP": 12.5, "bbox/APs": float("nan")},
+        "primary_metric": "bbox/AP",
+        "model": {"name": "m"},
+        "seed": 0,
+        "timing": {"train_seconds": 1.0},
+    }
+    return Result(**{**fields, **changes})
+
+
+def test_the_record_has_every_part_of_the_schema(tmp_path):
+    found = json.loads(make_result().write(tmp_path).read_text())
+    assert found["schema_version"] == SCHEMA_VERSION
+    assert found["protocol"]["deviations"] == [
+        {"key": "SOLVER.MAX_ITER", "protocol": 10, "run": 5, "why": "override"}
+    ]
+    assert found["higher_is_better"] is True
+    assert {"python", "torch", "torchvision", "gpus", "git_revision"} <= set(found["environment"])
+    assert found["created"].endswith("+00:00")
+
+
+def test_an_undefined_metric_is_null(tmp_path):
+    found = json.loads(make_result().write(tmp_path).read_text())
+    assert found["metrics"] == {"bbox/AP": 12.5, "bbox/APs": None}
+
+
+def test_a_failed_write_leaves_the_old_record_and_nothing_else(tmp_path):
+    path = tmp_path / "result.json"
+    write_json(path, {"old": True})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"new": float("inf")})
+    assert json.loads(path.read_text()) == {"old": True}
+    assert os.listdir(tmp_path) == ["result.json"]
+
+
+def test_the_revision_is_a_commit_or_nothing():
+    found = git_revision()
+    assert found is None or len(found.removesuffix("+changes")) == 40

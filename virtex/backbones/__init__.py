@@ -1,0 +1,1 @@
+"""Backbone families: architectures, and what the toolkit needs to know of each."""

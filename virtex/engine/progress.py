@@ -1,0 +1,201 @@
+"""What a training tells while it runs: the log, metrics.json, tensorboard, time left."""
+
+import json
+import logging
+import sys
+import time
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+
+from tqdm import tqdm
+
+from virtex.engine.distributed import rank
+from virtex.errors import named
+from virtex.files import replace_file
+
+logger = logging.getLogger(__name__)
+
+LOG_FORMAT = logging.Formatter("[%(asctime)s] %(levelname)s: %(message)s", "%m/%d %H:%M:%S")
+LOGGED_EVERY = 30  # seconds
+METRICS = "metrics.json"  # one JSON object a line, as Detectron2 writes it
+
+
+class Stopwatch:
+    """Seconds spent in training, over all the sessions of a resumed run."""
+
+    def __init__(self) -> None:
+        self.before = 0.0
+        self.started: float | None = None
+
+    def start(self) -> None:
+        self.started = time.perf_counter()
+
+    def stop(self) -> None:
+        self.before, self.started = self.seconds(), None
+
+    def seconds(self) -> float:
+        return self.before + (time.perf_counter() - self.started if self.started else 0.0)
+
+    def state_dict(self) -> dict[str, float]:
+        return {"seconds": self.seconds()}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.before = state["seconds"]
+
+
+def truncate_metrics(metrics_file: Path, iteration: int) -> None:
+    """Drop lines of metrics.json from ``iteration`` on, which a resumed run writes again."""
+    if not metrics_file.is_file():
+        return
+    kept = []
+    for line in metrics_file.read_text().splitlines(keepends=True):
+        try:
+            if json.loads(line)["iteration"] < iteration and line.endswith("\n"):
+                kept.append(line)
+        except (ValueError, KeyError):
+            break  # a torn last line of a killed run
+    replace_file(metrics_file, lambda file: file.write("".join(kept).encode()))
+
+
+def validation_at(metrics_file: Path, iteration: int) -> dict[str, float]:
+    """The validation of an iteration, as metrics.json keeps it; nothing where it is not there."""
+    for numbers in lines_at(metrics_file, iteration):
+        if any(key.startswith("val/") for key in numbers):
+            return numbers
+    return {}
+
+
+def lines_at(metrics_file: Path, iteration: int) -> list[dict[str, float]]:
+    """What metrics.json says of an iteration, but for its number."""
+    if not metrics_file.is_file():
+        return []
+    lines = map(json.loads, metrics_file.read_text().splitlines())
+    return [numbers for numbers in lines if numbers.pop("iteration") == iteration]
+
+
+class LogFile(logging.FileHandler):
+    """A log that cannot be written ends the run with that error, not each line with a traceback."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, self.baseFilename) from error
+        super().handleError(record)
+
+
+def log_to(logger: logging.Logger, folder: Path | None = None) -> None:
+    """Log to the terminal (main process only) and, with a folder, to ``folder/log.txt`` too.
+
+    Each further process has its own ``log.txt.rank1``, …
+    """
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    for handler in logger.handlers[:]:
+        logger.removeHandler(handler)
+        handler.close()
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)] if rank() == 0 else []
+    if folder is not None:
+        handlers.append(LogFile(folder / f"log.txt{f'.rank{rank()}' if rank() else ''}"))
+    for handler in handlers:
+        handler.setFormatter(LOG_FORMAT)
+        logger.addHandler(handler)
+
+
+class MetricsWriter:
+    """Numbers and texts of the main process to metrics.json and tensorboard."""
+
+    def __init__(self, folder: Path, start: int):
+        """
+        Args:
+            start: iterations already done; what was written after them is dropped.
+        """
+        from torch.utils.tensorboard import SummaryWriter
+
+        truncate_metrics(folder / METRICS, start + 1)
+        self.folder = folder
+        self.file = open(folder / METRICS, "a")  # noqa: SIM115 (open as long as the training)
+        with named(folder):
+            self.board = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
+
+    def numbers(self, iteration: int, values: dict[str, float]) -> None:
+        with named(self.folder / METRICS):
+            self.file.write(json.dumps({"iteration": iteration, **values}) + "\n")
+            self.file.flush()
+        with named(self.folder):
+            for name, value in values.items():
+                self.board.add_scalar(name, value, iteration)
+            self.board.flush()
+
+    def text(self, iteration: int, name: str, content: str) -> None:
+        with named(self.folder):
+            self.board.add_text(name, content, iteration)
+            self.board.flush()
+
+    def close(self) -> None:
+        """What could not be written has been told before."""
+        for part in (self.file, self.board):
+            with suppress(OSError):
+                part.close()
+
+
+class Pace:
+    """Iterations per second since the last call, and the time left."""
+
+    def __init__(self, iteration: int, last: int):
+        self.iteration, self.last, self.clock = iteration, last, time.perf_counter()
+        self.waited = 0.0  # seconds spent waiting for data
+
+    def tell(self, iteration: int) -> dict[str, float]:
+        """``seconds`` and ``data_seconds`` an iteration and ``left`` seconds; starts anew."""
+        now, done = time.perf_counter(), max(iteration - self.iteration, 1)
+        seconds = (now - self.clock) / done
+        told = {
+            "seconds": seconds,
+            "data_seconds": self.waited / done,
+            "left": seconds * (self.last - iteration),
+        }
+        self.iteration, self.clock, self.waited = iteration, now, 0.0
+        return told
+
+
+class LoggedProgress:
+    """How far something is, as a line in the log every half minute."""
+
+    def __init__(self, total: int, unit: str, what: str):
+        self.total, self.unit, self.what, self.done = total, unit, what, 0
+        self.start = self.told = time.perf_counter()
+
+    def __enter__(self) -> "LoggedProgress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, number: int) -> None:
+        self.done += number
+        now = time.perf_counter()
+        if now - self.told < LOGGED_EVERY:
+            return
+        self.told, rate = now, self.done / (now - self.start)
+        logger.info(
+            "%s: %d of %d %ss, %.1f/s, left %s",
+            self.what,
+            self.done,
+            self.total,
+            self.unit,
+            rate,
+            duration((self.total - self.done) / max(rate, 1e-9)),
+        )
+
+
+def progress_bar(total: int, unit: str, what: str) -> "tqdm | LoggedProgress":
+    """What the main process shows: a bar in a terminal, lines in the log elsewhere."""
+    if rank() or sys.stderr.isatty():
+        return tqdm(total=total, unit=unit, desc=what, disable=rank() > 0)
+    return LoggedProgress(total, unit, what)
+
+
+def duration(seconds: float) -> str:
+    """``2:03:04``."""
+    return str(timedelta(seconds=round(seconds)))

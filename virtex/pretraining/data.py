@@ -1,0 +1,176 @@
+"""The data of the pretraining tasks: an image with what its task makes of the caption."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from fvcore.common.config import CfgNode
+from torch.nn.utils.rnn import pad_sequence
+
+from virtex.data.captions import CaptionedImage, LabeledImage, read_captions, read_labels
+from virtex.data.loading import Batch, Sample, SeededSet
+from virtex.data.streams import subset
+from virtex.data.targets import CAPTION_TASKS, TextOptions
+from virtex.data.tokenizer import Tokenizer
+from virtex.data.transforms import CaptionTransform, build_transform, decode_image
+from virtex.errors import UserError
+
+Item = CaptionedImage | LabeledImage
+
+
+class PretrainingSet(SeededSet):
+    """Maps (position in the stream, index of the image) to a sample of a task.
+
+    A sample holds ``image`` (3, size, size) float32, ``image_id``, and what the task makes of
+    the caption (``CAPTION_TASKS``), or ``labels`` where there is none. In training a caption is
+    drawn; validation always takes the first, and its masks depend on the index alone. Whatever
+    is drawn comes from (seed, position).
+
+    Attributes:
+        items: the images, and what they are paired with.
+        label_names: the name of each label of multilabel_classification, else empty.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        task: str,
+        transform: CaptionTransform,
+        text: TextOptions | None = None,
+        seed: int = 0,
+        training: bool = True,
+        skip_bad_images: bool = False,
+        label_names: Sequence[str] = (),
+    ):
+        """
+        Args:
+            text: not needed for multilabel_classification.
+            seed, training, skip_bad_images: see ``SeededSet``.
+        """
+        super().__init__(seed, training, skip_bad_images)
+        self.items, self.task, self.transform, self.text = list(items), task, transform, text
+        self.label_names = list(label_names)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def sample(self, index: int) -> Sample:
+        """An image with its targets; draws from torch's generator.
+
+        Raises:
+            UserError: the image cannot be read.
+        """
+        item = self.items[index]
+        image = decode_image(item.file)
+        caption = ""
+        if isinstance(item, CaptionedImage):
+            drawn = int(torch.randint(len(item.captions), ())) if self.training else 0
+            caption = item.captions[drawn]
+        image, caption = self.transform(image, caption)
+        if isinstance(item, CaptionedImage):
+            assert self.text is not None  # there is one where there are captions
+            targets = CAPTION_TASKS[self.task](caption, self.text)
+        else:
+            targets = {"labels": list(item.labels)}
+        return {"image": image, "image_id": item.image_id, **targets}
+
+    def batch(self, samples: Sequence[Sample]) -> Batch:
+        """
+        Returns:
+            ``image`` (batch, 3, size, size), ``image_id`` (batch,); where the task has them
+            ``tokens`` (batch, longest) with ``lengths`` (batch,), and ``labels`` (batch,
+            longest). Tokens and labels are padded with 0 at the right.
+        """
+        batch = {
+            "image": torch.stack([sample["image"] for sample in samples]),
+            "image_id": torch.tensor([sample["image_id"] for sample in samples]),
+        }
+        for key in ("tokens", "labels"):
+            if key in samples[0]:
+                rows = [torch.tensor(sample[key], dtype=torch.long) for sample in samples]
+                batch[key] = pad_sequence(rows, batch_first=True, padding_value=0)
+        if "tokens" in batch:
+            batch["lengths"] = torch.tensor([len(sample["tokens"]) for sample in samples])
+        return batch
+
+
+def build_pretraining_set(
+    config: CfgNode,
+    split: str,
+    tokenizer: Tokenizer | None,
+    seed: int,
+    skip_bad_images: bool = False,
+) -> PretrainingSet:
+    """The data of the task ``MODEL.NAME``, as the section ``DATA`` says.
+
+    ``DATA.USE_SINGLE_CAPTION`` and ``DATA.USE_PERCENTAGE`` apply to training alone.
+
+    Args:
+        split: "train" or "val".
+        tokenizer: None for multilabel_classification.
+        skip_bad_images: train without images that are missing or broken; validation never is.
+
+    Raises:
+        UserError: data are missing or broken, a transform is unknown, or the vocabulary (or the
+            categories) does not fit ``DATA``.
+    """
+    data, training = config.DATA, split == "train"
+    root, skip = Path(data.ROOT), skip_bad_images and training
+    names = data.IMAGE_TRANSFORM_TRAIN if training else data.IMAGE_TRANSFORM_VAL
+    transform = build_transform(names, data.IMAGE_CROP_SIZE)
+    items: Sequence[Item]
+    text: TextOptions | None = None
+    label_names: list[str] = []
+    if config.MODEL.NAME == "multilabel_classification":
+        items, label_names = read_labels(root, split, skip)
+        _check_categories(len(label_names), data.VOCAB_SIZE, root)
+    else:
+        assert tokenizer is not None
+        check_vocabulary(tokenizer, data)
+        masking = data.MASKED_LM
+        text = TextOptions(
+            tokenizer,
+            data.MAX_CAPTION_LENGTH,
+            masking.MASK_PROPORTION,
+            masking.MASK_PROBABILITY,
+            masking.REPLACE_PROBABILITY,
+        )
+        captioned = read_captions(root, split, skip)
+        if training and data.USE_SINGLE_CAPTION:
+            captioned = [CaptionedImage(i.image_id, i.file, i.captions[:1]) for i in captioned]
+        items = captioned
+    if training and data.USE_PERCENTAGE < 100:
+        items = [items[index] for index in subset(len(items), data.USE_PERCENTAGE, seed)]
+    return PretrainingSet(
+        items, config.MODEL.NAME, transform, text, seed, training, skip, label_names
+    )
+
+
+def check_vocabulary(tokenizer: Tokenizer, data: CfgNode) -> None:
+    """A vocabulary fits the section ``DATA`` of a config.
+
+    Raises:
+        UserError: it has more tokens, or special tokens of other ids.
+    """
+    if len(tokenizer) > data.VOCAB_SIZE:
+        raise UserError(
+            f"the vocabulary {tokenizer.path} has {len(tokenizer)} tokens, more than "
+            f"DATA.VOCAB_SIZE, {data.VOCAB_SIZE}; set DATA.VOCAB_SIZE {len(tokenizer)}, or train "
+            f"a vocabulary with --vocab-size {data.VOCAB_SIZE}"
+        )
+    wanted = {"UNK": tokenizer.pad_id, "SOS": tokenizer.sos_id}
+    wanted |= {"EOS": tokenizer.eos_id, "MASK": tokenizer.mask_id}
+    for name, number in wanted.items():
+        if data[f"{name}_INDEX"] != number:
+            raise UserError(
+                f"DATA.{name}_INDEX is {data[f'{name}_INDEX']}, but that token of the vocabulary "
+                f"{tokenizer.path} has the id {number}; set DATA.{name}_INDEX {number}"
+            )
+
+
+def _check_categories(labels: int, vocab_size: int, root: Path) -> None:
+    if labels > vocab_size:
+        raise UserError(
+            f"{root} has {labels - 1} categories, which with the background do not fit "
+            f"DATA.VOCAB_SIZE, {vocab_size}; set DATA.VOCAB_SIZE {labels}"
+        )

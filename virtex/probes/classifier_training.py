@@ -1,0 +1,209 @@
+"""A linear layer trained on a backbone with augmentation: frozen (probe) or not (fine-tuning)."""
+
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from fvcore.common.config import CfgNode
+
+from virtex.checkpoints.backbone import Backbone
+from virtex.checkpoints.inputs import saved_input
+from virtex.data.classification import ClassificationSet, evaluation_transform, training_transform
+from virtex.data.image_sets import ImageSet
+from virtex.data.loading import Batch, training_loader, validation_loader
+from virtex.engine.distributed import rank, world_size
+from virtex.engine.loop import LoopSettings, TrainingLoop, amp_dtype, to_device
+from virtex.engine.progress import MetricsWriter
+from virtex.engine.randomness import seed_everything
+from virtex.errors import UserError
+from virtex.optim import build_optimizer, build_schedule
+from virtex.pretraining.models.pooled import Classifier, PooledBackbone
+from virtex.probes.accuracy import Accuracy
+from virtex.probes.frozen import require_unchanged, tensors_sha256
+from virtex.probes.report import Report
+from virtex.records import Deviation
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What of a training its result does not depend on, but for the seed.
+
+    Attributes:
+        folder: exists; takes checkpoints, curves and ``per_class.csv``.
+        checkpoint_every: iterations between checkpoints, each validated; the last one always is.
+        resume: go on from the newest checkpoint in ``folder``.
+    """
+
+    folder: Path
+    device: torch.device
+    seed: int = 0
+    num_workers: int = 0
+    checkpoint_every: int = 5000
+    log_every: int = 20
+    resume: bool = False
+    skip_bad_images: bool = False
+
+
+class ClassifierTraining:
+    """Trains a linear layer, and the backbone too unless it is frozen; scores the last iteration.
+
+    ``MODEL.FROZEN`` decides: a frozen backbone stays in eval mode, is hashed before and after,
+    and its gradient is never computed.
+
+    Attributes:
+        images, report: see ``virtex.probes.report.Evaluator``.
+    """
+
+    def __init__(self, train: ImageSet, val: ImageSet, settings: CfgNode, options: TrainingOptions):
+        """
+        Args:
+            settings: of an ``imagenet_linear``, ``inaturalist_finetune`` or ``semi_supervised``
+                protocol, see ``virtex.probes.protocols.load_settings``.
+        """
+        self.images = {train.name: train, val.name: val}
+        self.train, self.val, self.options = train, val, options
+        self.settings = with_iterations(settings, len(train))
+        self.report = Report()
+        batches, size = epoch_of(settings, len(train)), settings.OPTIM.BATCH_SIZE
+        excess = 100 * (batches * size / len(train) - 1)
+        if excess > 1:
+            self.report.notes.append(
+                f"an epoch is {batches} whole batches of {size}, {excess:.0f} % more than the "
+                f"{len(train)} images"
+            )
+        precision = amp_dtype(self.settings, options.device)
+        self.report.setup = {
+            "precision": str(precision or torch.float32).removeprefix("torch."),
+            "images_per_process": self.settings.OPTIM.BATCH_SIZE // world_size(),
+        }
+        if self.settings.AMP and precision is None:
+            self.report.deviations.append(Deviation("AMP", True, False, "device"))
+
+    def check(self, backbone: Backbone) -> None:
+        """Nothing is cached."""
+
+    def __call__(self, backbone: Backbone) -> dict[str, float]:
+        """``top1``, ``top5``, ``mean_per_class`` on the validation images, in percent.
+
+        The time of the report is that of the whole training, validations and checkpoints included.
+
+        Raises:
+            UserError: an image cannot be read, the loss is not finite, memory does not do, or the
+                frozen backbone changed.
+        """
+        frozen = self.settings.MODEL.FROZEN
+        seed_everything("head", self.options.seed)
+        visual = PooledBackbone(backbone, frozen)
+        model = Classifier(visual, len(self.train.class_names)).to(self.options.device)
+        sha256 = tensors_sha256(visual.cnn)
+        loop = self.loop(model, backbone)
+        if self.options.resume and loop.resume():
+            logger.info("going on after iteration %d", loop.done)
+        metrics = loop.run(self.batches(loop.done))
+        if frozen:
+            self.report.verification["backbone"] = require_unchanged(visual.cnn, sha256)
+        seconds, optim = loop.stopwatch.seconds(), self.settings.OPTIM
+        images = optim.NUM_ITERATIONS * optim.BATCH_SIZE
+        self.report.timing |= {
+            "train_seconds": seconds,
+            "train_images_per_second": images / max(seconds, 1e-9),
+        }
+        return {name.removeprefix("val/"): value for name, value in metrics.items()}
+
+    def loop(self, model: Classifier, backbone: Backbone) -> TrainingLoop:
+        """The training as the settings describe it."""
+        torch.backends.cudnn.benchmark = True  # all batches are of one size
+        settings, optim, options = self.settings, self.settings.OPTIM, self.options
+        optimizer = build_optimizer(settings, model)
+        return TrainingLoop(
+            model,
+            optimizer,
+            build_schedule(settings, optimizer),
+            LoopSettings(
+                iterations=optim.NUM_ITERATIONS,
+                batch_size=optim.BATCH_SIZE,
+                seed=options.seed,
+                clip_norm=optim.CLIP_GRAD_NORM,
+                amp_dtype=amp_dtype(settings, options.device),
+                checkpoint_every=options.checkpoint_every,
+                log_every=options.log_every,
+                remedy="lower OPTIM.LR and OPTIM.CNN_LR and start anew with --overwrite",
+            ),
+            options.folder,
+            evaluate=partial(self.validate, model),
+            saved_with=saved_input(backbone),
+        )
+
+    def batches(self, done: int) -> Iterator[Batch]:
+        """Endless training batches of this process, after so many iterations."""
+        data, options = self.settings.DATA, self.options
+        samples = ClassificationSet(
+            self.train,
+            training_transform(data.IMAGE_CROP_SIZE, tuple(data.CROP_SCALE)),
+            options.seed,
+            skip_bad_images=options.skip_bad_images,
+        )
+        batch_size = self.settings.OPTIM.BATCH_SIZE
+        return training_loader(
+            samples, batch_size, done, options.seed, rank(), world_size(), options.num_workers
+        )
+
+    def validate(
+        self, model: Classifier, iteration: int, writer: MetricsWriter | None
+    ) -> dict[str, float]:
+        """``val/top1`` and the others over every validation image exactly once."""
+        data, options = self.settings.DATA, self.options
+        transform = evaluation_transform(data.IMAGE_RESIZE_SIZE, data.IMAGE_CROP_SIZE)
+        samples = ClassificationSet(self.val, transform, training=False)
+        batch_size = self.settings.OPTIM.BATCH_SIZE
+        accuracy = Accuracy(len(self.val.class_names), options.device)
+        with torch.inference_mode():
+            for batch in validation_loader(
+                samples, batch_size, rank(), world_size(), options.num_workers
+            ):
+                batch = to_device(batch, options.device)
+                accuracy.add(model.scores(batch["image"]), batch["label"])
+        metrics = accuracy.metrics()
+        if rank() == 0:
+            accuracy.write_per_class(options.folder, self.val.class_names)
+        logger.info(
+            "iteration %d  validation: %s",
+            iteration,
+            "  ".join(f"{name} {value:.2f}" for name, value in metrics.items()),
+        )
+        return {f"val/{name}": value for name, value in metrics.items()}
+
+
+def epoch_of(settings: CfgNode, images: int) -> int:
+    """Iterations of an epoch, the last of which may go beyond it."""
+    return math.ceil(images / settings.OPTIM.BATCH_SIZE)
+
+
+def with_iterations(settings: CfgNode, images: int) -> CfgNode:
+    """The settings with epochs told in iterations: images / batch, rounded up, are an epoch.
+
+    Adds ``OPTIM.NUM_ITERATIONS``, ``WARMUP_STEPS`` and ``LR_STEPS``.
+
+    Raises:
+        UserError: the warm-up is longer than the training.
+    """
+    settings = settings.clone()
+    settings.defrost()
+    optim = settings.OPTIM
+    epoch = epoch_of(settings, images)
+    optim.NUM_ITERATIONS = max(round(epoch * optim.NUM_EPOCHS), 1)
+    optim.WARMUP_STEPS = round(epoch * optim.WARMUP_EPOCHS)
+    optim.LR_STEPS = [round(epoch * step) for step in optim.LR_STEP_EPOCHS]
+    if optim.WARMUP_STEPS > optim.NUM_ITERATIONS:
+        raise UserError(
+            f"OPTIM.WARMUP_EPOCHS is {optim.WARMUP_EPOCHS}; it cannot be more than "
+            f"OPTIM.NUM_EPOCHS, {optim.NUM_EPOCHS}"
+        )
+    settings.freeze()
+    return settings

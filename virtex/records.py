@@ -1,0 +1,209 @@
+"""The result record: what every evaluation leaves behind, so that its number can be believed."""
+
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import virtex
+from virtex.data.listing import read_file
+from virtex.errors import UserError
+from virtex.files import replace_file
+
+SCHEMA_VERSION = 1
+RECORD_NAME = "result.json"
+# What every record has, whatever the task.
+PARTS: Mapping[tuple[str, ...], type] = {
+    ("task",): str,
+    ("protocol", "name"): str,
+    ("protocol", "version"): str,
+    ("protocol", "deviations"): list,
+    ("metrics",): dict,
+    ("primary_metric",): str,
+    ("model", "name"): str,
+    ("model", "sha256"): str,
+    ("seed",): int,
+}
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """One setting that differs from the packaged protocol.
+
+    Attributes:
+        key: the setting, as ``SOLVER.MAX_ITER``.
+        protocol: its value under the protocol.
+        run: its value in this run.
+        why: ``"override"``, ``"scaled"`` (with the batch), ``"data"``, ``"device"`` or
+            ``"software"`` (that is not there).
+    """
+
+    key: str
+    protocol: Any
+    run: Any
+    why: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """One evaluation of one backbone on one task (JSON types only).
+
+    Attributes:
+        task: ``coco``, ``lvis``, ``voc``, …
+        protocol: name and version of the packaged protocol.
+        deviations: every setting that differs from it; empty for a full run.
+        metrics: ``"bbox/AP"`` -> value in percent; None where it is not defined.
+        primary_metric: the key of ``metrics`` that ranks.
+        model: ``Backbone.record()``.
+        seed: the run's seed.
+        timing: seconds by phase, images per second.
+        data: data set name -> its size and the hash of its annotations.
+        verification: what was proven about the loaded weights.
+        details: what was chosen on the way, as the costs of SVMs.
+        setup: what the environment does not tell: device, processes, scorer, engine.
+    """
+
+    task: str
+    protocol: dict[str, str]
+    deviations: list[Deviation]
+    metrics: Mapping[str, float | None]
+    primary_metric: str
+    model: dict[str, Any]
+    seed: int
+    timing: dict[str, float]
+    higher_is_better: bool = True
+    data: dict[str, Any] = field(default_factory=dict)
+    verification: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    setup: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def record(self) -> dict[str, Any]:
+        """The JSON object that is written."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "task": self.task,
+            "protocol": {**self.protocol, "deviations": [asdict(d) for d in self.deviations]},
+            "metrics": {name: finite_or_none(value) for name, value in self.metrics.items()},
+            "primary_metric": self.primary_metric,
+            "higher_is_better": self.higher_is_better,
+            "model": self.model,
+            "data": self.data,
+            "verification": self.verification,
+            "details": self.details,
+            "seed": self.seed,
+            "environment": {**environment(), **self.setup},
+            "timing": self.timing,
+            "notes": self.notes,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+
+    def write(self, folder: Path) -> Path:
+        """Write ``folder/result.json`` atomically and return its path."""
+        path = folder / RECORD_NAME
+        write_json(path, self.record())
+        return path
+
+
+def finite_or_none(value: float | None) -> float | None:
+    """A metric as JSON can hold it: NaN (no ground truth of that kind) becomes None."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON so that ``path`` holds either the old or the whole new content.
+
+    A file's name may be any bytes; what is no text in it becomes a question mark.
+    """
+    text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, lambda file: file.write(text.encode(errors="replace")))
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A finished run's record; what a run is compared by and what is printed of it is there.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        record = json.loads(read_file(path).decode())
+        lacking = whats_lacking(record)
+    except (OSError, ValueError, RecursionError) as error:
+        lacking = f"{type(error).__name__}: {error}"
+    if lacking:
+        raise UserError(
+            f"{path} is no readable record ({lacking}); move {path.parent} away, or name another "
+            "--output-dir"
+        )
+    return record
+
+
+def whats_lacking(record: Any) -> str:
+    """The first part that a record of a run must have and this lacks; "" if there is none."""
+    for place, kind in PARTS.items():
+        part = record
+        for key in place:
+            part = part.get(key) if isinstance(part, dict) else None
+        if type(part) is not kind:
+            return f"{'.'.join(place)} is not there, or of another kind"
+    metrics = record["metrics"]
+    if any(value is not None and type(value) not in (int, float) for value in metrics.values()):
+        return "metrics are not numbers"
+    if record["primary_metric"] not in metrics:
+        return "metrics lacks the primary_metric"
+    for deviation in record["protocol"]["deviations"]:
+        if not isinstance(deviation, dict) or not {"key", "run", "why"} <= deviation.keys():
+            return "protocol.deviations have no key, run and why"
+    return ""
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware that a number depends on."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "virtex": virtex.__version__,
+        "git_revision": git_revision(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": package_version("torchvision"),
+        "numpy": package_version("numpy"),
+        "platform": platform.platform(),
+        "cpu": platform.machine(),
+        "cpu_count": os.cpu_count(),
+        "gpus": gpus,
+    }
+
+
+def package_version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def git_revision() -> str | None:
+    """The commit this package runs from, "+changes" if edited; None outside a checkout."""
+    folder = Path(virtex.__file__).resolve().parent
+    if not (folder.parent / ".git").exists():
+        return None
+    try:
+        show = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty=+changes", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return show.stdout.strip()
