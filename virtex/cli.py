@@ -229,7 +229,7 @@ def run_tool(
         with named("standard output"):
             sys.stdout.flush()
     except UserError as error:
-        print(f"{parser.prog}: error: {shown(str(error))}", file=sys.stderr)
+        print(f"{parser.prog}: error: {shown(str(error))} [{error.code}]", file=sys.stderr)
         status = 2
     except Stopped as stopped:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may come from a cluster and a launcher

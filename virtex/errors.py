@@ -27,11 +27,22 @@ REMEDIES = {
 
 
 class UserError(Exception):
-    """Something the user must fix, said in plain words: what, where, what to do.
+    """Invalid input: what was expected, what was found, and how to fix it.
 
-    Tools print it on stderr and leave with exit status 2, without a traceback. Library
-    functions raise it (or a subclass) with nothing half-written behind them.
+    Tools print the message on stderr and exit with status 2, without a traceback. Library
+    functions raise it (or a subclass) and leave nothing half-written behind.
+
+    Attributes:
+        code: a stable identifier of the kind of error, ``AREA.REASON`` as in
+            ``"checkpoint.incomplete"``. Subclasses define the default.
     """
+
+    code = "invalid_input"
+
+    def __init__(self, message: str, code: str | None = None):
+        super().__init__(message)
+        if code is not None:
+            self.code = code
 
 
 @contextmanager
