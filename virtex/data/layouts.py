@@ -183,7 +183,7 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 
-# Checks ---------------------------------------------------------------------------------------------
+# Checks ----
 
 
 def missing_paths(data_root: str | Path, layout: Layout | str) -> list[str]:
