@@ -72,7 +72,7 @@ class Layout:
     source: str
 
 
-# Built-in data sets. Sizes: the data sets' own pages. -----------------------------------------------
+# Built-in data sets. Sizes: the data sets' own pages.
 
 COCO_SOURCE = "COCO 2017 images and annotations: https://cocodataset.org/#download"
 COCO_SIZES = {"train": 118287, "val": 5000}
@@ -183,7 +183,7 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 
-# Checks ----
+# Checks
 
 
 def missing_paths(data_root: str | Path, layout: Layout | str) -> list[str]:
