@@ -8,7 +8,6 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-import virtex
 from virtex.config.defaults import default_config
 from virtex.config.overrides import flatten, merge_overrides, merge_tree, set_setting
 from virtex.config.validation import validate_downstream, validate_pretraining
@@ -16,8 +15,9 @@ from virtex.config.yaml_files import expanduser, find_relative, read_layers
 from virtex.errors import UserError
 from virtex.files import replace_file
 from virtex.quoting import quoted
+from virtex.resources import resource_path
 
-PRETRAIN_FOLDER = Path(virtex.__file__).parent / "configs" / "pretrain"
+PRETRAIN_FOLDER = resource_path("configs/pretrain")
 
 
 def packaged_configs() -> dict[str, Path]:

@@ -5,17 +5,16 @@ The packaged file of a task's kind says which settings there are and of which ty
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from fvcore.common.config import CfgNode
 
-import virtex
 from virtex import config
 from virtex.protocols import Protocol, choose_protocol
 from virtex.records import Deviation
+from virtex.resources import resource_path
 
-CONFIG_FOLDER = Path(virtex.__file__).parent / "configs" / "downstream"
+CONFIG_FOLDER = resource_path("configs/downstream")
 
 VOC07_IMAGES = {"voc_2007_trainval": 5011, "voc_2007_test": 4952}
 IMAGENET_IMAGES = {"imagenet_train": 1281167, "imagenet_val": 50000}
