@@ -1,3 +1,5 @@
 """Former place of ``virtex.text.escape``."""
 
-from virtex.text import escape as quoted  # noqa: F401
+from virtex.text import escape as quoted
+
+__all__ = ["quoted"]
