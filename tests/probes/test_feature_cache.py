@@ -137,7 +137,7 @@ def test_entry_appears_when_complete(cache):
 def test_failure_leaves_nothing(cache, error):
     with pytest.raises(error), cache.write(KEY, SHAPE, LABELS) as path:
         fill(path, 1)
-        raise error
+        raise error("")
     assert list(cache.folder.iterdir()) == []
 
 

@@ -123,7 +123,7 @@ def test_cache_key_covers_all_inputs(tmp_path, backbone, images):
             for images in (images, images.subset(range(9)))
             for view in views
         ]
-    assert len({extraction.cache.place(key) for key in keys}) == len(keys) == 32
+    assert len({extraction.cache.entry_folder(key) for key in keys}) == len(keys) == 32
     assert {key["pooling"] for key in keys} == {"global average"}
 
 
