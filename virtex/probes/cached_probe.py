@@ -20,10 +20,10 @@ from virtex.data.image_sets import ImageSet, balanced_fraction
 from virtex.engine.distributed import all_gather_object, broadcast_object, rank, world_size
 from virtex.engine.progress import progress_bar
 from virtex.errors import UserError
+from virtex.evaluator import Report
 from virtex.files import replace_file
 from virtex.probes.accuracy import Accuracy
 from virtex.probes.features import Extraction, center_view, random_view
-from virtex.probes.report import Report
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class CachedLinearProbe:
     which leaves a linear classifier linear. Several processes share the grid.
 
     Attributes:
-        images, report: see ``virtex.probes.report.Evaluator``.
+        images, report: see ``virtex.evaluator.Evaluator``.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class CachedLinearProbe:
         self.held_out = hold_out(train.labels, settings.PROBE.HELD_OUT, seed)
 
     def check(self, backbone: Backbone) -> None:
-        """See ``virtex.probes.report.Evaluator``."""
+        """See ``virtex.evaluator.Evaluator``."""
         views = 1 + self.settings.DATA.AUGMENTATIONS
         self.extraction.check(backbone, len(self.train) * views + len(self.val))
 

@@ -13,9 +13,9 @@ from virtex.data.image_sets import ImageSet
 from virtex.data.streams import validation_share
 from virtex.engine.distributed import rank, world_size
 from virtex.engine.progress import progress_bar
+from virtex.evaluator import Report
 from virtex.probes.accuracy import Accuracy
 from virtex.probes.features import Extraction, center_view
-from virtex.probes.report import Report
 
 QUERIES, TRAINING_ROWS = 512, 16384  # compared at a time
 
@@ -24,7 +24,7 @@ class NearestNeighbors:
     """Classifies each validation image by its nearest training images.
 
     Attributes:
-        images, report: see ``virtex.probes.report.Evaluator``.
+        images, report: see ``virtex.evaluator.Evaluator``.
     """
 
     def __init__(self, train: ImageSet, val: ImageSet, settings: CfgNode, extraction: Extraction):
@@ -37,7 +37,7 @@ class NearestNeighbors:
         self.extraction, self.report = extraction, Report()
 
     def check(self, backbone: Backbone) -> None:
-        """See ``virtex.probes.report.Evaluator``."""
+        """See ``virtex.evaluator.Evaluator``."""
         self.extraction.check(backbone, sum(map(len, self.images.values())))
 
     def __call__(self, backbone: Backbone) -> dict[str, float]:

@@ -19,10 +19,10 @@ from virtex.data.image_sets import ImageSet
 from virtex.data.voc import read_voc07
 from virtex.engine.distributed import broadcast_object, rank
 from virtex.errors import UserError
+from virtex.evaluator import Report
 from virtex.probes.average_precision import AVERAGE_PRECISIONS
 from virtex.probes.features import Extraction, center_view
 from virtex.probes.low_shot import draw_low_shot
-from virtex.probes.report import Report
 from virtex.probes.svm_liblinear import fit_svms_liblinear
 from virtex.probes.svm_solver import decision, fit_svms
 from virtex.records import Deviation
@@ -40,7 +40,7 @@ class Voc07Svm:
     stratified folds. Label 0, "difficult", is a negative in training and left out in the test.
 
     Attributes:
-        images, report: see ``virtex.probes.report.Evaluator``.
+        images, report: see ``virtex.evaluator.Evaluator``.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Voc07Svm:
         return [c for c, there in enumerate(enough) if there]
 
     def check(self, backbone: Backbone) -> None:
-        """See ``virtex.probes.report.Evaluator``."""
+        """See ``virtex.evaluator.Evaluator``."""
         self.extraction.check(backbone, sum(map(len, self.images.values())))
 
     def __call__(self, backbone: Backbone) -> dict[str, float]:

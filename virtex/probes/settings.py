@@ -1,4 +1,4 @@
-"""The packaged protocols of the probes, and the settings in their YAML files.
+"""The settings in the YAML files of the probes' protocols.
 
 The packaged file of a task's kind says which settings there are and of which type; a toy file, or
 ``KEY VALUE`` pairs, can only change their values. Nothing in a file can run.
@@ -11,7 +11,6 @@ from typing import Any
 
 from fvcore.common.config import BASE_KEY, CfgNode
 
-import virtex
 from virtex.config import leaves
 from virtex.config.checks import (
     NOT_NEGATIVE,
@@ -25,57 +24,8 @@ from virtex.config.checks import (
 )
 from virtex.config.reading import read_overrides, read_settings, read_yaml
 from virtex.errors import UserError
-from virtex.protocols import Protocol, choose_protocol
+from virtex.protocols import Protocol
 from virtex.records import Deviation
-
-CONFIG_FOLDER = Path(virtex.__file__).parent / "configs" / "downstream"
-
-VOC07_IMAGES = {"voc_2007_trainval": 5011, "voc_2007_test": 4952}
-IMAGENET_IMAGES = {"imagenet_train": 1281167, "imagenet_val": 50000}
-CAPTIONING_IMAGES = {"coco_captions_val2017": 5000}
-INATURALIST_IMAGES = {"inaturalist_2018_train": 437513, "inaturalist_2018_val": 24426}
-
-
-def packaged(
-    task: str, name: str, file: str, metric: str, images: dict[str, int] | None = None
-) -> Protocol:
-    return Protocol(task, name, "1", CONFIG_FOLDER / f"{file}.yaml", images or {}, metric)
-
-
-# task -> short name -> protocol; the first of a task is its default
-PROTOCOLS: dict[str, dict[str, Protocol]] = {
-    "voc07_svm": {
-        "paper": packaged("voc07_svm", "paper", "voc07_svm", "mAP", VOC07_IMAGES),
-        "toy": packaged("voc07_svm", "toy", "toy/voc07_svm", "mAP"),
-    },
-    "imagenet_linear": {
-        "paper": packaged("imagenet_linear", "paper", "imagenet_linear", "top1", IMAGENET_IMAGES),
-        "cached": packaged("imagenet_linear", "cached", "imagenet_cached", "top1", IMAGENET_IMAGES),
-        "toy": packaged("imagenet_linear", "toy", "toy/imagenet_linear", "top1"),
-        "toy-cached": packaged("imagenet_linear", "toy-cached", "toy/imagenet_cached", "top1"),
-    },
-    "imagenet_knn": {
-        "k20": packaged("imagenet_knn", "k20", "imagenet_knn", "top1", IMAGENET_IMAGES),
-        "toy": packaged("imagenet_knn", "toy", "toy/imagenet_knn", "top1"),
-    },
-    "inaturalist": {
-        "paper": packaged(
-            "inaturalist", "paper", "inaturalist_finetune", "top1", INATURALIST_IMAGES
-        ),
-        "toy": packaged("inaturalist", "toy", "toy/inaturalist_finetune", "top1"),
-    },
-    "coco_captioning": {
-        "paper": packaged(
-            "coco_captioning", "paper", "coco_captioning", "CIDEr", CAPTIONING_IMAGES
-        ),
-        "toy": packaged("coco_captioning", "toy", "toy/coco_captioning", "CIDEr"),
-    },
-    "imagenet_semi_supervised": {
-        "20-epochs": packaged("imagenet_semi_supervised", "20-epochs", "semi_supervised",
-                              "top1", {"imagenet_val": 50000}),
-        "toy": packaged("imagenet_semi_supervised", "toy", "toy/semi_supervised", "top1"),
-    },
-}  # fmt: skip
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "MODEL.DECODER.NAME": ("beam_search", "nucleus_sampling"),
@@ -118,19 +68,10 @@ LIMITS: dict[str, Limit] = {
 }
 
 
-def packaged_protocol(task: str, name: str | None = None) -> Protocol:
-    """The protocol of a task by its short name; the task's default for None.
-
-    Raises:
-        UserError: the task has no protocol of that name.
-    """
-    return choose_protocol(PROTOCOLS[task], task, name)
-
-
 def load_settings(
     protocol: Protocol, overrides: Sequence[Any] = ()
 ) -> tuple[CfgNode, list[Deviation]]:
-    """The settings of a run, checked and frozen, and those that differ from the protocol's.
+    """Return the settings of a run, checked and frozen, and their deviations from the protocol.
 
     Args:
         overrides: ``KEY VALUE KEY VALUE …``, values as text or as they are.
@@ -138,10 +79,9 @@ def load_settings(
     Raises:
         UserError: an unknown key, a value of the wrong type or one that cannot work.
     """
-    # a file's kind is its name: toy/NAME.yaml has the settings of NAME.yaml
-    known = all_settings(CONFIG_FOLDER / protocol.config.name)
-    packaged_ones = {**known, **read_settings(protocol.config, known)}
-    chosen = {**packaged_ones, **read_overrides(overrides, known)}
+    known = default_settings(protocol.config)
+    packaged = {**known, **read_settings(protocol.config, known)}
+    chosen = {**packaged, **read_overrides(overrides, known)}
     settings = as_node(chosen)
     check_choices(settings, {key: rule for key, rule in CHOICES.items() if key in known})
     check_limits(settings, {key: rule for key, rule in LIMITS.items() if key in known})
@@ -151,18 +91,19 @@ def load_settings(
         check_steps(settings.OPTIM)
     settings.freeze()
     deviations = [
-        Deviation(key, packaged_ones[key], value, "override")
+        Deviation(key, packaged[key], value, "override")
         for key, value in leaves(settings)
-        if value != packaged_ones[key]
+        if value != packaged[key]
     ]
     return settings, deviations
 
 
-def all_settings(path: Path) -> dict[str, Any]:
-    """Every setting of a packaged file and of those it is based on: dotted key -> value."""
+def default_settings(path: Path) -> dict[str, Any]:
+    """Return dotted key -> value of a YAML file; the values, and so the types, of its base win."""
     tree = read_yaml(path)
     base = tree.pop(BASE_KEY, None)
-    return {**(all_settings(path.parent / base) if base else {}), **dict(leaves(CfgNode(tree)))}
+    defaults = default_settings(path.parent / base) if base else {}
+    return defaults | {k: v for k, v in leaves(CfgNode(tree)) if k not in defaults}
 
 
 def as_node(settings: dict[str, Any]) -> CfgNode:
