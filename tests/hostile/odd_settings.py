@@ -7,18 +7,24 @@ from hypothesis import strategies as st
 from tests.hostile.checkpoint_runs import nothing_happens
 from virtex.config import default_config, leaves
 from virtex.detectron.keys import walk
-from virtex.detectron.protocols import packaged_protocol
 from virtex.detectron.settings import load_config as detectron_config
 from virtex.errors import UserError
-from virtex.probes import protocols as probes
+from virtex.probes import settings as probes
+from virtex.tasks import TASKS as REGISTRY
+from virtex.tasks import packaged_protocol
 
 CANARY = "canary"
-TASKS = [(task, name) for task, named in probes.PROTOCOLS.items() for name in named]
+TASKS = [
+    (task, name)
+    for task, entry in REGISTRY.items()
+    if entry.command != "detectron2_transfer"
+    for name in entry.protocols
+]
 DETECTION = [("coco", "2x"), ("coco", "toy"), ("lvis", "2x"), ("voc", "24k"), ("voc", "toy")]
 PRETRAINING = [key for key, _ in leaves(default_config())]
 PROBES = sorted(
     {key for task, name in TASKS for key, _ in leaves(
-        probes.load_settings(probes.packaged_protocol(task, name))[0]
+        probes.load_settings(packaged_protocol(task, name))[0]
     )}
 )  # fmt: skip
 DETECTORS = [key for key, _ in walk(detectron_config(packaged_protocol("coco", "2x")))]

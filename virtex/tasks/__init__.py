@@ -16,6 +16,9 @@ from virtex.tasks.registry import (
     load_plugins,
 )
 from virtex.tasks.registry import (
+    packaged_protocol as packaged_protocol,
+)
+from virtex.tasks.registry import (
     plan_task as plan_task,
 )
 from virtex.tasks.registry import (

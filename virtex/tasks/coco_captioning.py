@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from virtex.data.layouts import LAYOUTS
+from virtex.data.layouts import COCO_CAPTIONING as LAYOUT
 from virtex.errors import UserError
 from virtex.tasks.registry import Task, build_protocols, register_task
 
@@ -86,7 +86,7 @@ COCO_CAPTIONING = register_task(
     Task(
         name="coco_captioning",
         title="COCO captioning",
-        layout=LAYOUTS["captioning"],
+        layout=LAYOUT,
         protocols=build_protocols(
             "coco_captioning",
             "CIDEr",

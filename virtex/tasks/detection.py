@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from virtex.data.layouts import LAYOUTS
+from virtex.data.layouts import Layout
 from virtex.protocols import Protocol
-from virtex.tasks.registry import PACKAGE, Task, register_task
+from virtex.resources import resource_path
+from virtex.tasks.registry import Task, register_task
 
 if TYPE_CHECKING:
     from virtex.runner import Job
 
-CONFIG_FOLDER = PACKAGE / "detectron_configs"
+CONFIG_FOLDER = resource_path("detectron_configs")
 
 
 def plan_detection(args: argparse.Namespace) -> Sequence[Job]:
@@ -23,7 +24,11 @@ def plan_detection(args: argparse.Namespace) -> Sequence[Job]:
 
 
 def register_detection(
-    name: str, title: str, images: Mapping[str, int], configs: Mapping[str, str]
+    name: str,
+    title: str,
+    layout: Layout,
+    images: Mapping[str, int],
+    configs: Mapping[str, str],
 ) -> Task:
     """Register a detection task.
 
@@ -38,7 +43,7 @@ def register_detection(
         Task(
             name=name,
             title=title,
-            layout=LAYOUTS[name],
+            layout=layout,
             protocols={
                 short: Protocol(
                     name,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from virtex.data.layouts import LAYOUTS
+from virtex.data.layouts import IMAGENET
 from virtex.errors import UserError
 from virtex.tasks.registry import Task, build_protocols, register_task
 
@@ -118,7 +118,7 @@ def read_images(args: argparse.Namespace) -> tuple[ImageSet, ImageSet]:
 
     if args.image_folder:
         return read_image_folder(Path(args.image_folder), data_set_name(args))
-    require_layout(args.data_root, "imagenet")
+    require_layout(args.data_root, IMAGENET, "imagenet_linear")
     return read_image_folder(Path(args.data_root, "imagenet"), "imagenet")
 
 
@@ -133,7 +133,7 @@ IMAGENET_LINEAR = register_task(
     Task(
         name="imagenet_linear",
         title="ImageNet linear probe",
-        layout=LAYOUTS["imagenet"],
+        layout=IMAGENET,
         protocols=build_protocols(
             "imagenet_linear",
             "top1",
@@ -155,7 +155,7 @@ IMAGENET_KNN = register_task(
     Task(
         name="imagenet_knn",
         title="ImageNet k-NN",
-        layout=LAYOUTS["imagenet"],
+        layout=IMAGENET,
         protocols=build_protocols(
             "imagenet_knn", "top1", IMAGES, {"k20": "imagenet_knn", "toy": "toy/imagenet_knn"}
         ),
@@ -170,7 +170,7 @@ IMAGENET_SEMI_SUPERVISED = register_task(
     Task(
         name="imagenet_semi_supervised",
         title="ImageNet with few labels",
-        layout=LAYOUTS["imagenet"],
+        layout=IMAGENET,
         protocols=build_protocols(
             "imagenet_semi_supervised",
             "top1",

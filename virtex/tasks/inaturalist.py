@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from virtex.data.layouts import LAYOUTS
+from virtex.data.layouts import INATURALIST_2018
 from virtex.errors import UserError
 from virtex.tasks.imagenet import plan_fractions
 from virtex.tasks.registry import Task, build_protocols, register_task
@@ -32,7 +32,7 @@ def plan(args: argparse.Namespace) -> list[Job]:
         )
 
     def build_evaluator() -> Evaluator:
-        require_layout(args.data_root, "inaturalist")
+        require_layout(args.data_root, INATURALIST_2018, "inaturalist")
         train, val = read_inaturalist(Path(args.data_root))
         options = build_training_options(args, job.folder)
         return ClassifierTraining(train, val, job.settings, options)
@@ -53,7 +53,7 @@ INATURALIST = register_task(
     Task(
         name="inaturalist",
         title="iNaturalist 2018 fine-tuning",
-        layout=LAYOUTS["inaturalist"],
+        layout=INATURALIST_2018,
         protocols=build_protocols(
             "inaturalist",
             "top1",

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from virtex.data.layouts import LAYOUTS
+from virtex.data.layouts import COCO_CAPTION_PRETRAINING, COCO_MULTILABEL_PRETRAINING
 from virtex.tasks.registry import Task, register_task
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ PRETRAINING = register_task(
     Task(
         name="pretraining",
         title="pretraining from captions",
-        layout=LAYOUTS["pretraining"],
+        layout=COCO_CAPTION_PRETRAINING,
         protocols={},
         plan=plan,
         command="pretrain",
@@ -33,7 +33,7 @@ MULTILABEL_PRETRAINING = register_task(
     Task(
         name="multilabel_pretraining",
         title="pretraining from object labels",
-        layout=LAYOUTS["multilabel_pretraining"],
+        layout=COCO_MULTILABEL_PRETRAINING,
         protocols={},
         plan=plan,
         command="pretrain",

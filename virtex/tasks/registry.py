@@ -14,16 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import virtex
 from virtex.data.layouts import Layout
 from virtex.errors import UserError
 from virtex.protocols import Protocol, choose_protocol
+from virtex.resources import resource_path
 
 if TYPE_CHECKING:
     from virtex.runner import Job
 
 PLUGINS = "VIRTEX_TASKS"  # environment variable: Python files that register tasks
-PACKAGE = Path(virtex.__file__).parent
 
 
 @dataclass(frozen=True)
@@ -110,6 +109,15 @@ def get_task(name: str) -> Task:
     return TASKS[name]
 
 
+def packaged_protocol(task: str, name: str | None = None) -> Protocol:
+    """Return a protocol of a task by its short name; the task's default for ``None``.
+
+    Raises:
+        UserError: unknown task or protocol.
+    """
+    return get_task(task).protocol(name)
+
+
 def plan_task(args: argparse.Namespace) -> Sequence[Job]:
     """Plan the task that ``args.task`` names."""
     return get_task(args.task).plan(args)
@@ -143,7 +151,7 @@ def build_protocols(
 
 def downstream_config(name: str) -> Path:
     """Return the packaged YAML file of a probe's settings."""
-    return PACKAGE / "configs" / "downstream" / f"{name}.yaml"
+    return resource_path("configs/downstream") / f"{name}.yaml"
 
 
 def load_plugins() -> None:

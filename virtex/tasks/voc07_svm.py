@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from virtex.data.layouts import LAYOUTS
+from virtex.data.layouts import VOC07_CLASSIFICATION
 from virtex.tasks.registry import Task, build_protocols, register_task
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def plan(args: argparse.Namespace) -> list[Job]:
 
     def build_evaluator() -> Evaluator:
         root = Path(args.data_root)
-        require_layout(root, "voc07_svm")
+        require_layout(root, VOC07_CLASSIFICATION, "voc07_svm")
         return Voc07Svm(
             root,
             job.settings,
@@ -62,7 +62,7 @@ VOC07_SVM = register_task(
     Task(
         name="voc07_svm",
         title="VOC07 classification",
-        layout=LAYOUTS["voc07_svm"],
+        layout=VOC07_CLASSIFICATION,
         protocols=build_protocols(
             "voc07_svm",
             "mAP",
