@@ -73,6 +73,9 @@ def test_every_format_is_on_the_page_of_checkpoints(site):
 
 def test_every_protocol_and_its_settings_are_on_their_page(site):
 
+    from virtex.resources import resource_path
+    from virtex.tasks import TASKS
+
     text = text_of(site, "protocols")
     for name, task in TASKS.items():
         assert name in text or not task.protocols
