@@ -19,7 +19,7 @@ class Task:
         layout: what it needs of the data root, see ``virtex.data.layouts.LAYOUTS``.
         protocols: the module whose ``PROTOCOLS[name]`` holds its protocols, the default first.
         planner: module:function from the tool's parsed arguments to a list of
-            ``virtex.probes.run.Plan`` (or another with its protocol and deviations).
+            ``virtex.runner.Plan`` (or another with its protocol and deviations).
         arguments: of the tool, beside those that all have.
         workers: the tool's flag or setting for the processes that load images.
         in_default: whether it is evaluated on where no tasks are named.
