@@ -19,14 +19,14 @@ from detectron2.structures import BoxMode
 
 from virtex.checkpoints.hashing import sha256_of
 from virtex.data.annotations import (
-    FARTHEST,
+    MAX_COORDINATE,
     check_coco_json,
     check_lvis_json,
     lvis_file,
     read_json,
 )
 from virtex.data.listing import read_file
-from virtex.data.masks import LARGEST_SIDE
+from virtex.data.masks import MAX_SIDE
 from virtex.data.voc import VOC_CLASSES, read_stems
 from virtex.errors import UserError
 
@@ -163,7 +163,7 @@ def load_voc(entry: DetectionSet, data_root: Path) -> list[dict[str, Any]]:
         evaluator_type="voc",
     )
     scored = split_file.stem == "test"
-    stems = read_stems(split_file, without_empty_lines=scored)
+    stems = read_stems(split_file, forbid_empty_lines=scored)
     if not stems:
         raise UserError(f"{split_file} lists no image; restore it from VOCdevkit")
     return [voc_sample(folder, stem, scored) for stem in stems]
@@ -200,7 +200,7 @@ def voc_sample(folder: Path, stem: str, scored: bool = False) -> dict[str, Any]:
 def voc_length(tree: ElementTree.Element, side: str) -> int:
     """Pixels; ``ValueError`` where there can be none so long."""
     length = int(tree.findtext(f"./size/{side}", ""))
-    if not 0 < length <= LARGEST_SIDE:
+    if not 0 < length <= MAX_SIDE:
         raise ValueError(f"its {side} is {length} pixels")
     return length
 
@@ -213,7 +213,10 @@ def voc_instance(element: ElementTree.Element, scored: bool) -> dict[str, Any]:
     sides = [f"bndbox/{side}" for side in ("xmin", "ymin", "xmax", "ymax")]
     corners = [float(element.findtext(side, "")) for side in sides]
     left, top, right, bottom = corners
-    if not (-FARTHEST < left <= right < FARTHEST and -FARTHEST < top <= bottom < FARTHEST):
+    if not (
+        -MAX_COORDINATE < left <= right < MAX_COORDINATE
+        and -MAX_COORDINATE < top <= bottom < MAX_COORDINATE
+    ):
         raise ValueError(f"a box of {name} has the corners {corners}")
     if scored:
         for field in ("truncated", "difficult", *sides):
