@@ -1,4 +1,4 @@
-"""From a protocol to the settings of one run, with every deviation from it accounted for."""
+"""Build the configuration of a run from its protocol and record every deviation from it."""
 
 import difflib
 import os
@@ -18,7 +18,7 @@ from virtex.protocols import Protocol
 from virtex.quoting import quoted
 from virtex.records import Deviation
 
-# What cannot change a number, or stands elsewhere in the record.
+# Keys that cannot change a result, or that the record stores elsewhere.
 NEUTRAL_KEYS = (
     "OUTPUT_DIR",
     "SEED",
@@ -38,7 +38,7 @@ NORM_KEYS = (
     "MODEL.ROI_MASK_HEAD.NORM",
     "MODEL.SEM_SEG_HEAD.NORM",
 )
-# What Detectron2 raises for a file that is no YAML, no mapping, or sets unknown keys.
+# Raised by Detectron2 for a file that is not YAML, not a mapping, or has unknown keys.
 NOT_A_CONFIG = (
     *(yaml.YAMLError, KeyError, ValueError, TypeError, AttributeError, AssertionError, OSError),
     *(RecursionError, MemoryError),
@@ -51,57 +51,62 @@ class RunSettings:
     """The settings of one run.
 
     Attributes:
-        cfg: the whole configuration, to be completed by the data and the checkpoint.
-        reference: the protocol's own configuration, untouched.
-        overridden: keys the user set.
-        scaled: keys that follow the batch size.
-        said: sentences for the log and the record: what was changed and why.
-        by_checkpoint: keys the checkpoint decides; a protocol written for ResNet-50 is not
-            departed from by these.
+        cfg: the configuration, to be completed from the data and the checkpoint.
+        reference: the configuration of the protocol, unchanged.
+        overridden: keys set by the user.
+        scaled: keys scaled with the batch size.
+        notes: sentences for the log and the record about adjusted settings.
+        by_checkpoint: keys set by the checkpoint; they are not deviations from a protocol
+            written for ResNet-50.
     """
 
     cfg: CfgNode
     reference: CfgNode
     overridden: tuple[str, ...]
     scaled: tuple[str, ...]
-    said: list[str]
+    notes: list[str]
     by_checkpoint: tuple[str, ...] = ()
 
     def set_by_checkpoint(self, settings: dict[str, Any]) -> None:
-        """Write what the checkpoint decides.
+        """Set the keys that the checkpoint determines.
 
         Raises:
-            UserError: the user set one of these keys to something else.
+            UserError: the user set one of them to another value.
         """
         for key, value in settings.items():
             if key in self.overridden and get_key(self.cfg, key) != value:
                 raise UserError(
-                    f"{key} is {value!r} for this checkpoint and cannot be overridden "
-                    f"with {get_key(self.cfg, key)!r}; leave it out"
+                    f"{key} must be {value!r} for this checkpoint, not "
+                    f"{get_key(self.cfg, key)!r}; remove the override",
+                    code="config.conflict",
                 )
             set_key(self.cfg, key, value)
         self.by_checkpoint = tuple(settings)
 
     def set_by_data(self, key: str, value: Any) -> None:
-        """Write what the data decides (the number of classes), saying so where it differs.
+        """Set a key that the data determines (the number of classes).
 
         Raises:
-            UserError: the user set it to something else.
+            UserError: the user set it to another value.
         """
-        if get_key(self.cfg, key) != value:
+        before = get_key(self.cfg, key)
+        if before != value:
             if key in self.overridden:
-                raise UserError(f"{key} is {value} in the data, not {get_key(self.cfg, key)}")
-            self.said.append(f"{key} is {value}, as in the data, not {get_key(self.cfg, key)}")
+                raise UserError(
+                    f"{key} must be {value} for this data, not {before}; remove the override",
+                    code="config.conflict",
+                )
+            self.notes.append(f"{key} set to {value} from the data, instead of {before}")
             set_key(self.cfg, key, value)
 
     def deviations(self) -> list[Deviation]:
-        """Every setting that differs from the protocol's, in the order of their names."""
+        """List the settings that differ from the protocol's, sorted by key."""
         return [
             Deviation(key, before, now, self.why(key))
             for key, now in walk(self.cfg)
             if key not in self.by_checkpoint + NEUTRAL_KEYS
             and now != (before := get_key(self.reference, key))
-            # BN in one process is what SyncBN is in several
+            # SyncBN in one process is BN
             and not (before == "SyncBN" and key in NORM_KEYS and key not in self.overridden)
         ]
 
@@ -114,21 +119,20 @@ class RunSettings:
 def build_settings(
     protocol: Protocol, overrides: Sequence[str], world_size: int, device: str
 ) -> RunSettings:
-    """Settings of a run: the protocol, scaled to the processes at hand, then the overrides.
+    """Build the settings of a run: the protocol, the overrides, scaled to the number of processes.
 
-    The batch is the protocol's share for ``world_size`` processes, or what the user says. By
-    the linear scaling rule (Goyal et al., arXiv 1706.02677) the learning rate follows it, and
-    the number of iterations, steps and warm-up go the other way, so that as many images are
-    seen; a key that the user sets is taken as it is. A protocol with
-    ``SOLVER.REFERENCE_WORLD_SIZE 0`` is never scaled.
+    The batch is the protocol's share for ``world_size`` processes unless overridden. By the
+    linear scaling rule (Goyal et al., arXiv 1706.02677) the learning rate is scaled with it, and
+    iterations, steps and warm-up inversely, so that the same number of images is seen. Keys set
+    by the user are not scaled, nor are protocols with ``SOLVER.REFERENCE_WORLD_SIZE 0``.
 
     Args:
         overrides: ``KEY VALUE KEY VALUE …`` as in Detectron2.
-        world_size: processes over all machines.
+        world_size: number of processes on all machines.
         device: ``"cuda"`` or ``"cpu"``.
 
     Raises:
-        UserError: the YAML or an override is not valid; the nearest key is named.
+        UserError: the YAML file or an override is not valid.
     """
     reference = load_config(protocol)
     cfg = reference.clone()
@@ -140,8 +144,9 @@ def build_settings(
     check_sound(cfg)
     if cfg.SOLVER.IMS_PER_BATCH % world_size:
         raise UserError(
-            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which {world_size} processes "
-            f"cannot share evenly; give a multiple of {world_size}"
+            f"SOLVER.IMS_PER_BATCH must be a multiple of the {world_size} processes, not "
+            f"{cfg.SOLVER.IMS_PER_BATCH}",
+            code="config.batch_size",
         )
     cfg.MODEL.DEVICE = device
     cfg.MODEL.WEIGHTS = ""  # the checkpoint is loaded and verified by its adapter
@@ -152,49 +157,57 @@ def build_settings(
 
 
 def load_config(protocol: Protocol) -> CfgNode:
-    """The protocol's YAML on Detectron2's defaults.
+    """Load the protocol's YAML file over Detectron2's defaults.
 
     Raises:
-        UserError: the file is not valid YAML, or sets keys that Detectron2 does not have.
+        UserError: the file is not valid YAML or has unknown keys.
     """
     cfg = default_config()
     try:
         cfg.merge_from_file(str(protocol.config))
         check_sound(cfg)
     except UserError as error:
-        raise UserError(f"{protocol.config} is not a Detectron2 config: {error}") from error
+        raise UserError(
+            f"{protocol.config} is not a Detectron2 config: {error}", code="config.file"
+        ) from error
     except NOT_A_CONFIG as error:
         reason = (str(error).strip("'\"").splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{protocol.config} is not a Detectron2 config: {quoted(reason, 300)}"
+            f"{protocol.config} is not a Detectron2 config: {quoted(reason, 300)}",
+            code="config.file",
         ) from error
     return cfg
 
 
 def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
-    """Set ``KEY VALUE …`` pairs.
+    """Apply ``KEY VALUE …`` pairs.
 
     Raises:
-        UserError: a key does not exist (the nearest is named), a value has the wrong type.
+        UserError: a key is unknown (the closest is suggested) or a value has the wrong type.
     """
     if len(overrides) % 2:
         raise UserError(
-            f"overrides come in pairs KEY VALUE; '{quoted(str(overrides[-1]))}' stands alone"
+            f"expected pairs KEY VALUE, but '{quoted(str(overrides[-1]))}' has no counterpart",
+            code="config.override_pairs",
         )
     known = [key for key, _ in walk(cfg)]
     for key, text in zip(overrides[0::2], overrides[1::2], strict=True):
         if key not in known:
             near = difflib.get_close_matches(key[:100], known, n=1, cutoff=0.0)
-            raise UserError(f"there is no setting {quoted(key)}; the nearest is {near[0]}")
+            raise UserError(
+                f"unknown setting {quoted(key)}; did you mean {near[0]}?", code="config.unknown_key"
+            )
         try:
             cfg.merge_from_list([key, parse_literal(text)])
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
             reason = quoted(str(error).partition(" for config key")[0], 200)
-            raise UserError(f"{key} cannot be '{quoted(text)}': {reason}") from error
+            raise UserError(
+                f"invalid value '{quoted(text)}' of {key}: {reason}", code="config.value"
+            ) from error
 
 
 def scale_to_batch(settings: RunSettings, world_size: int) -> None:
-    """Let learning rate and schedule follow the batch size, and say so."""
+    """Scale the learning rate and the schedule with the batch size."""
     cfg, solver = settings.cfg, settings.cfg.SOLVER
     base = settings.reference.SOLVER
     if solver.REFERENCE_WORLD_SIZE <= 0:
@@ -205,24 +218,24 @@ def scale_to_batch(settings: RunSettings, world_size: int) -> None:
     factor = solver.IMS_PER_BATCH / base.IMS_PER_BATCH
     if factor == 1:
         return
-    wanted = {
+    scaled = {
         "SOLVER.BASE_LR": base.BASE_LR * factor,
         "SOLVER.STEPS": [round(step / factor) for step in base.STEPS],
         **{key: round(get_key(settings.reference, key) / factor) for key in SCALED_LENGTHS},
     }
-    scaled = [key for key in wanted if key not in settings.overridden]
-    for key in scaled:
-        set_key(cfg, key, wanted[key])
-    settings.scaled = ("SOLVER.IMS_PER_BATCH", *scaled)
-    settings.said.append(
-        f"batch {solver.IMS_PER_BATCH} instead of {base.IMS_PER_BATCH} (factor {factor:g}): "
+    keys = [key for key in scaled if key not in settings.overridden]
+    for key in keys:
+        set_key(cfg, key, scaled[key])
+    settings.scaled = ("SOLVER.IMS_PER_BATCH", *keys)
+    settings.notes.append(
+        f"batch size {solver.IMS_PER_BATCH} instead of {base.IMS_PER_BATCH} (factor {factor:g}): "
         f"learning rate {solver.BASE_LR:g} instead of {base.BASE_LR:g}, "
         f"{solver.MAX_ITER} iterations instead of {base.MAX_ITER}, steps {tuple(solver.STEPS)}"
     )
 
 
 def replace_sync_bn(settings: RunSettings, world_size: int, device: str) -> None:
-    """SyncBN needs several processes with GPUs: BN in one, Detectron2's naive one on CPUs."""
+    """Use BN in one process and Detectron2's naiveSyncBN on CPUs, where SyncBN cannot run."""
     if device == "cuda" and world_size > 1:
         return
     norm = "BN" if world_size == 1 else "naiveSyncBN"
@@ -231,4 +244,4 @@ def replace_sync_bn(settings: RunSettings, world_size: int, device: str) -> None
         set_key(settings.cfg, key, norm)
     if changed:
         where = "one process" if world_size == 1 else "processes on CPUs"
-        settings.said.append(f"SyncBN is {norm} in {where} ({', '.join(changed)})")
+        settings.notes.append(f"SyncBN replaced by {norm} in {where} ({', '.join(changed)})")
