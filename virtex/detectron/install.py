@@ -1,7 +1,6 @@
 """Install Detectron2, with or without a C++ compiler.
 
     python -m virtex.detectron.install                 # install, unless it is installed
-    python -m virtex.detectron.install --check         # print the installed distribution
     python -m virtex.detectron.install --sdist FILE    # install from a local copy, offline
 
 Detectron2 is not on any package registry, and building it needs a compiler that matches the
@@ -204,21 +203,11 @@ def install(sdist: Path | None = None) -> Distribution:
     if reason or not install_official():
         install_python_only(sdist)
     importlib.invalidate_caches()
-    return require_installed()
-
-
-def require_installed() -> Distribution:
-    """Return the importable detectron2.
-
-    Raises:
-        UserError: there is none.
-    """
     found = installed()
     if found is None:
         raise UserError(
-            "detectron2 is not installed, or not on sys.path; run python -m "
-            "virtex.detectron.install",
-            code="environment.detectron2_missing",
+            "detectron2 was installed but is not on sys.path; check this Python's site-packages",
+            code="environment.install_failed",
         )
     return found
 
@@ -226,15 +215,12 @@ def require_installed() -> Distribution:
 def build_parser() -> argparse.ArgumentParser:
     parser = tool_parser(__doc__)
     parser.prog = "python -m virtex.detectron.install"
-    parser.add_argument(
-        "--check", action="store_true", help="print the installed distribution; install nothing"
-    )
     parser.add_argument("--sdist", type=Path, metavar="FILE", help=f"a local copy of {SDIST}")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
-    print(require_installed() if args.check else install(args.sdist))
+    print(f"ready: {install(args.sdist)}")
 
 
 if __name__ == "__main__":
