@@ -22,8 +22,8 @@ from torchvision.transforms import v2
 
 from virtex.config.reading import nearest, shown
 from virtex.data.color import ColorJitter
-from virtex.data.listing import require_file
 from virtex.errors import UserError
+from virtex.files import require_file
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in 0 … 1
 IMAGENET_STD = (0.229, 0.224, 0.225)
