@@ -353,7 +353,7 @@ def test_a_missing_image_is_named_before_training(capsys, tmp_path, toy, moco_fi
     ("overrides", "message"),
     [
         (["SOLVER.BASELR", "1"], "[config.unknown_key]"),
-        (["INPUT.FORMAT", "BGR"], "[config.conflict]"),
+        (["INPUT.FORMAT", "BGR"], "[config.invalid_override]"),
         (["MODEL.RESNETS.NORM", "GN"], "norm layers must be"),
         (["MODEL.ROI_HEADS.NAME", "NoSuchHeads"], "[config.model]"),
         (["DATASETS.TEST", "()"], "[config.no_test_set]"),
@@ -361,7 +361,7 @@ def test_a_missing_image_is_named_before_training(capsys, tmp_path, toy, moco_fi
         (["DATALOADER.NUM_WORKERS", "-1"], "must not be negative"),
         (["SOLVER.STEPS", "(5, 2)"], "[config.solver]"),
         (["SOLVER.LR_SCHEDULER_NAME", "Other"], "[config.solver]"),
-        (["MODEL.ROI_HEADS.NUM_CLASSES", "5"], "[config.conflict]"),
+        (["MODEL.ROI_HEADS.NUM_CLASSES", "5"], "[config.invalid_override]"),
         (["MODEL.META_ARCHITECTURE", "ProposalNetwork"], "[config.model]"),
         (["OUTPUT_DIR", "elsewhere"], "decided by --output-dir"),
     ],

@@ -1,21 +1,17 @@
 """Build the configuration of a run from its protocol and record every deviation from it."""
 
-import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode
 
-from virtex.config.reading import parse_literal
-from virtex.detectron.checks import check_sound, check_values
-from virtex.detectron.config_files import default_config
-from virtex.detectron.keys import get_key, set_key, walk
+from virtex.config import flatten, get_setting, set_setting
+from virtex.detectron.checks import validate_run, validate_types
+from virtex.detectron.config_files import merge_detectron2_overrides, read_config_file
 from virtex.errors import UserError
 from virtex.protocols import Protocol
-from virtex.quoting import quoted
 from virtex.records import Deviation
 
 # Keys that cannot change a result, or that the record stores elsewhere.
@@ -37,11 +33,6 @@ NORM_KEYS = (
     "MODEL.ROI_BOX_HEAD.NORM",
     "MODEL.ROI_MASK_HEAD.NORM",
     "MODEL.SEM_SEG_HEAD.NORM",
-)
-# Raised by Detectron2 for a file that is not YAML, not a mapping, or has unknown keys.
-NOT_A_CONFIG = (
-    *(yaml.YAMLError, KeyError, ValueError, TypeError, AttributeError, AssertionError, OSError),
-    *(RecursionError, MemoryError),
 )
 SCALED_LENGTHS = ("SOLVER.MAX_ITER", "SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD")
 
@@ -74,13 +65,13 @@ class RunSettings:
             UserError: the user set one of them to another value.
         """
         for key, value in settings.items():
-            if key in self.overridden and get_key(self.cfg, key) != value:
+            if key in self.overridden and get_setting(self.cfg, key) != value:
                 raise UserError(
                     f"{key} must be {value!r} for this checkpoint, not "
-                    f"{get_key(self.cfg, key)!r}; remove the override",
-                    code="config.conflict",
+                    f"{get_setting(self.cfg, key)!r}; remove the override",
+                    code="config.invalid_override",
                 )
-            set_key(self.cfg, key, value)
+            set_setting(self.cfg, key, value)
         self.by_checkpoint = tuple(settings)
 
     def set_by_data(self, key: str, value: Any) -> None:
@@ -89,23 +80,23 @@ class RunSettings:
         Raises:
             UserError: the user set it to another value.
         """
-        before = get_key(self.cfg, key)
+        before = get_setting(self.cfg, key)
         if before != value:
             if key in self.overridden:
                 raise UserError(
                     f"{key} must be {value} for this data, not {before}; remove the override",
-                    code="config.conflict",
+                    code="config.invalid_override",
                 )
             self.notes.append(f"{key} set to {value} from the data, instead of {before}")
-            set_key(self.cfg, key, value)
+            set_setting(self.cfg, key, value)
 
     def deviations(self) -> list[Deviation]:
         """List the settings that differ from the protocol's, sorted by key."""
         return [
             Deviation(key, before, now, self.why(key))
-            for key, now in walk(self.cfg)
+            for key, now in sorted(flatten(self.cfg).items())
             if key not in self.by_checkpoint + NEUTRAL_KEYS
-            and now != (before := get_key(self.reference, key))
+            and now != (before := get_setting(self.reference, key))
             # SyncBN in one process is BN
             and not (before == "SyncBN" and key in NORM_KEYS and key not in self.overridden)
         ]
@@ -136,12 +127,12 @@ def build_settings(
     """
     reference = load_config(protocol)
     cfg = reference.clone()
-    keys = tuple(overrides[0::2])
-    merge_overrides(cfg, overrides)
-    check_values(cfg, keys, device)
+    merge_detectron2_overrides(cfg, overrides)
+    keys = tuple(map(str, overrides[0::2]))
+    validate_run(cfg, keys, device)
     settings = RunSettings(cfg, reference, keys, (), [])
     scale_to_batch(settings, world_size)
-    check_sound(cfg)
+    validate_types(cfg)
     if cfg.SOLVER.IMS_PER_BATCH % world_size:
         raise UserError(
             f"SOLVER.IMS_PER_BATCH must be a multiple of the {world_size} processes, not "
@@ -162,48 +153,14 @@ def load_config(protocol: Protocol) -> CfgNode:
     Raises:
         UserError: the file is not valid YAML or has unknown keys.
     """
-    cfg = default_config()
+    cfg = read_config_file(protocol.config)
     try:
-        cfg.merge_from_file(str(protocol.config))
-        check_sound(cfg)
+        validate_types(cfg)
     except UserError as error:
         raise UserError(
-            f"{protocol.config} is not a Detectron2 config: {error}", code="config.file"
-        ) from error
-    except NOT_A_CONFIG as error:
-        reason = (str(error).strip("'\"").splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{protocol.config} is not a Detectron2 config: {quoted(reason, 300)}",
-            code="config.file",
+            f"{protocol.config} is not a valid Detectron2 config: {error}", code=error.code
         ) from error
     return cfg
-
-
-def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
-    """Apply ``KEY VALUE …`` pairs.
-
-    Raises:
-        UserError: a key is unknown (the closest is suggested) or a value has the wrong type.
-    """
-    if len(overrides) % 2:
-        raise UserError(
-            f"expected pairs KEY VALUE, but '{quoted(str(overrides[-1]))}' has no counterpart",
-            code="config.override_pairs",
-        )
-    known = [key for key, _ in walk(cfg)]
-    for key, text in zip(overrides[0::2], overrides[1::2], strict=True):
-        if key not in known:
-            near = difflib.get_close_matches(key[:100], known, n=1, cutoff=0.0)
-            raise UserError(
-                f"unknown setting {quoted(key)}; did you mean {near[0]}?", code="config.unknown_key"
-            )
-        try:
-            cfg.merge_from_list([key, parse_literal(text)])
-        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
-            reason = quoted(str(error).partition(" for config key")[0], 200)
-            raise UserError(
-                f"invalid value '{quoted(text)}' of {key}: {reason}", code="config.value"
-            ) from error
 
 
 def scale_to_batch(settings: RunSettings, world_size: int) -> None:
@@ -221,11 +178,11 @@ def scale_to_batch(settings: RunSettings, world_size: int) -> None:
     scaled = {
         "SOLVER.BASE_LR": base.BASE_LR * factor,
         "SOLVER.STEPS": [round(step / factor) for step in base.STEPS],
-        **{key: round(get_key(settings.reference, key) / factor) for key in SCALED_LENGTHS},
+        **{key: round(get_setting(settings.reference, key) / factor) for key in SCALED_LENGTHS},
     }
     keys = [key for key in scaled if key not in settings.overridden]
     for key in keys:
-        set_key(cfg, key, scaled[key])
+        set_setting(cfg, key, scaled[key])
     settings.scaled = ("SOLVER.IMS_PER_BATCH", *keys)
     settings.notes.append(
         f"batch size {solver.IMS_PER_BATCH} instead of {base.IMS_PER_BATCH} (factor {factor:g}): "
@@ -239,9 +196,9 @@ def replace_sync_bn(settings: RunSettings, world_size: int, device: str) -> None
     if device == "cuda" and world_size > 1:
         return
     norm = "BN" if world_size == 1 else "naiveSyncBN"
-    changed = [key for key in NORM_KEYS if get_key(settings.cfg, key) == "SyncBN"]
+    changed = [key for key in NORM_KEYS if get_setting(settings.cfg, key) == "SyncBN"]
     for key in changed:
-        set_key(settings.cfg, key, norm)
+        set_setting(settings.cfg, key, norm)
     if changed:
         where = "one process" if world_size == 1 else "processes on CPUs"
         settings.notes.append(f"SyncBN replaced by {norm} in {where} ({', '.join(changed)})")
