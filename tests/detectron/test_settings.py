@@ -169,6 +169,6 @@ def test_unknown_config_suggests_the_closest():
 def test_broken_yaml_is_named(tmp_path, text):
     path = tmp_path / "broken.yaml"
     path.write_text(text)
-    with pytest.raises(UserError, match="broken.yaml"):
+    with pytest.raises(UserError, match=r"broken\.yaml"):
         settings_of = protocol_from_config(str(path))
         build_settings(settings_of, [], 1, "cpu")
