@@ -10,8 +10,8 @@ from detectron2.data.samplers import TrainingSampler
 from tests.errors import raises_code
 from virtex.detectron.datasets import register_detection_sets, training_samples
 from virtex.detectron.loading import ResumableBatches, training_batches
-from virtex.detectron.protocols import packaged_protocol
 from virtex.detectron.settings import build_settings
+from virtex.tasks import packaged_protocol
 
 
 @pytest.fixture

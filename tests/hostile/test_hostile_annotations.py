@@ -19,10 +19,10 @@ from virtex.data.inaturalist import read_inaturalist
 from virtex.data.layouts import LAYOUTS
 from virtex.detectron.datasets import DETECTION_SETS, read_data, require_paths
 from virtex.detectron.loading import SafeMapper, raise_if_error
-from virtex.detectron.protocols import packaged_protocol
 from virtex.detectron.scoring import score_detections
 from virtex.detectron.settings import build_settings
 from virtex.eval_tools import check_data
+from virtex.tasks import packaged_protocol
 
 INSTANCES = "coco/annotations/instances_val2017.json"
 CAPTIONS = "coco/annotations/captions_val2017.json"
