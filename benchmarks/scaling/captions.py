@@ -57,7 +57,7 @@ def prepare_root(folder: Path, images: int) -> None:
 
 
 def check(tasks: tuple[str, ...], folder: Path, size: int) -> Callable[[], object]:
-    from virtex.data.check import check_data
+    from virtex.check_data import check_data
 
     return lambda: check_data(folder, tasks).as_text()
 
