@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from fvcore.common.config import CfgNode
 
-from virtex.captioning.captioner import Naming, captioner_identity
+from virtex.captioning.captioner import CaptionerOptions, captioner_identity
 from virtex.captioning.evaluator import Captioning
-from virtex.captioning.pictures import coco_pictures, own_pictures
+from virtex.captioning.images import find_images, read_coco_images
 from virtex.data.image_folders import read_image_folder
 from virtex.data.image_sets import ImageSet, balanced_fraction
 from virtex.data.inaturalist import read_inaturalist
@@ -99,20 +99,20 @@ def inaturalist_finetune(args: argparse.Namespace) -> list[Plan]:
 
 
 def coco_captioning(args: argparse.Namespace) -> list[Plan]:
-    """Captions of COCO val2017, scored; or of pictures of one's own, which have no scores."""
+    """Captions of COCO val2017, scored; or of images of one's own, which have no scores."""
     protocol = packaged_protocol("coco_captioning", args.protocol)
     if args.images:
         protocol = replace(protocol, task="captions", images={})
     settings, deviations = load_settings(protocol, [*decoding_overrides(args), *args.overrides])
     folder = Path(args.output_dir)
-    naming = Naming(args.config, args.tokenizer, args.data_root, args.trust_pickle)
+    options = CaptionerOptions(args.config, args.tokenizer, args.data_root, args.trust_pickle)
 
     def evaluator() -> Evaluator:
-        pictures = own_pictures(args.images) if args.images else coco_pictures(args.data_root)
+        images = find_images(args.images) if args.images else read_coco_images(args.data_root)
         return Captioning(
-            pictures,
+            images,
             settings,
-            naming,
+            options,
             args.scorer,
             folder,
             torch.device(device_of(args)),
@@ -121,7 +121,7 @@ def coco_captioning(args: argparse.Namespace) -> list[Plan]:
             args.num_workers,
         )
 
-    identity = partial(captioner_identity, naming=naming)
+    identity = partial(captioner_identity, options=options)
     return [Plan(protocol, settings, deviations, folder, evaluator, model_identity=identity)]
 
 
