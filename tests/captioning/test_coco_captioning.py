@@ -214,7 +214,7 @@ def test_resuming_keeps_finished_captions(data, checkpoint, unfinished):
     rows = json.loads((unfinished / "captions.json").read_text())
     rows[0]["caption"] = "kept as it is"
     (unfinished / "captions.json").write_text(json.dumps(rows))
-    run_to_end(checkpoint, unfinished, "--data-root", data, "--resume", "--scorer", "auto")
+    run_to_end(checkpoint, unfinished, "--data-root", data, "--resume")
     assert read_captions(unfinished)[rows[0]["image_id"]] == "kept as it is"
     assert "caption_images_per_second" not in read_record(unfinished)["timing"]
     assert "kept as it is" in (unfinished / "captions.html").read_text()
