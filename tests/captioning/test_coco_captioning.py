@@ -70,7 +70,7 @@ def references_of(root):
 
 def deviations_of(folder):
     protocol = read_record(folder)["protocol"]
-    return {d["key"]: (d["run"], d["why"]) for d in protocol["deviations"]}
+    return {d["key"]: (d["run"], d["reason"]) for d in protocol["overrides"]}
 
 
 def assert_rejected(capsys, out, checkpoint, code, *flags, **settings):

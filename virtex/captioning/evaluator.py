@@ -18,7 +18,7 @@ from virtex.data.transforms import build_transform, decode_image
 from virtex.engine.distributed import broadcast_object, rank
 from virtex.engine.progress import progress_bar
 from virtex.errors import UserError
-from virtex.probes.report import Report
+from virtex.evaluator import Report
 from virtex.records import Deviation
 
 logger = logging.getLogger("virtex.captioning")
@@ -34,7 +34,7 @@ class Captioning:
 
     Attributes:
         images: data set name -> images.
-        report: see ``virtex.probes.report``.
+        report: see ``virtex.evaluator``.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Captioning:
         for reason in captions.unreadable.values():
             logger.warning("left out: %s", reason)
         self.report.details["unreadable"] = names
-        self.report.found.append(
+        self.report.late_deviations.append(
             Deviation(f"{self.data.name}: unreadable images", 0, len(names), "data")
         )
 
@@ -162,7 +162,9 @@ class Captioning:
         references = {index: self.data.references[index] for index in captions.written}
         scores = score(captions.written, references, self.scorer)
         if self.scorer != "java":  # a resumed run may use another scorer, so it is added late
-            self.report.found.append(Deviation("caption scorer", "java", self.scorer, "software"))
+            self.report.late_deviations.append(
+                Deviation("caption scorer", "java", self.scorer, "software")
+            )
         self.report.notes += scores.notes
         self.report.setup |= scores.setup
         self.report.timing |= scores.timing
