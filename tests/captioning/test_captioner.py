@@ -20,6 +20,7 @@ from virtex.data.tokenizer import train_tokenizer
 from virtex.errors import UserError
 from virtex.pretraining.models.decoding import BeamSearch, NucleusSampling
 from virtex.probes.settings import load_settings
+from virtex.run_folder import RUN_VERSION
 from virtex.tasks import packaged_protocol
 
 SHORT = ("MODEL.DECODER.MAX_DECODING_STEPS", 8)
@@ -157,8 +158,9 @@ def test_other_vocabulary_is_rejected(checkpoint, vocabulary, tmp_path):
     """The run folder of the pretraining records the hash of its vocabulary."""
     shutil.copytree(checkpoint.parent, tmp_path / "run")
     model, other = tmp_path / "run/model_final.pth", tmp_path / "other.model"
-    identity = {"tokenizer sha256": sha256_of(vocabulary)}
-    (tmp_path / "run/run.json").write_text(json.dumps(identity))
+    identity = {"tokenizer_sha256": sha256_of(vocabulary)}
+    run = {"version": RUN_VERSION, "identity": identity}
+    (tmp_path / "run/run.json").write_text(json.dumps(run))
     assert load(model).tokenizer.path == model.with_name("tokenizer.model")
     train_tokenizer(["a red circle and a blue square on a green background"] * 3, 40, other)
     with raises_code("captioning.wrong_vocabulary", other, model):

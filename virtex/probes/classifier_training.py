@@ -207,7 +207,7 @@ def with_iterations(settings: CfgNode, images: int) -> CfgNode:
         raise UserError(
             f"OPTIM.WARMUP_EPOCHS must not exceed OPTIM.NUM_EPOCHS ({optim.NUM_EPOCHS}), but is "
             f"{optim.WARMUP_EPOCHS}; lower it",
-            code="config.out_of_range",
+            code="config.invalid_value",
         )
     settings.freeze()
     return settings
