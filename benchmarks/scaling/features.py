@@ -70,7 +70,7 @@ def train_epoch(folder: Path, rows: int) -> Callable[[], object]:
 
     from virtex.data.image_sets import ImageSet
     from virtex.probes.cached_probe import CachedLinearProbe
-    from virtex.probes.features import Extraction
+    from virtex.probes.features import FeatureExtractor
     from virtex.probes.settings import load_settings
     from virtex.tasks import packaged_protocol
 
@@ -81,8 +81,8 @@ def train_epoch(folder: Path, rows: int) -> Callable[[], object]:
     names = [str(number) for number in range(CLASSES)]
     train = ImageSet("train", folder, ["x"] * rows, labels, names)
     val = ImageSet("val", folder, ["x"] * 100, labels[:100], names)
-    extraction = Extraction(torch.device("cpu"), cache)
-    probe = CachedLinearProbe(train, val, settings, extraction, folder)
+    extractor = FeatureExtractor(torch.device("cpu"), cache)
+    probe = CachedLinearProbe(train, val, settings, extractor, folder)
     features = cache.find(key(rows))
     kept = np.setdiff1d(np.arange(rows), probe.held_out)
     standard = np.zeros(COLUMNS), np.ones(COLUMNS)

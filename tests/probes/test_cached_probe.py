@@ -17,7 +17,7 @@ from tests.probes.small_probes import (
     make_images,
     settings_of,
     small_backbone,
-    small_extraction,
+    small_extractor,
 )
 from virtex.probes import cached_probe
 from virtex.probes.cached_probe import (
@@ -43,7 +43,7 @@ def small_probe(folder, *overrides, seed=0, val_labels=VAL_LABELS):
         label_set(LABELS, "train"),
         label_set(val_labels, "val"),
         settings_of("imagenet_linear", "toy-cached", *overrides),
-        small_extraction(folder),
+        small_extractor(folder),
         folder,
         seed,
     )
@@ -329,11 +329,11 @@ def test_probe_on_images_with_augmentations(tmp_path):
         "imagenet_linear", "toy-cached", *SMALL_IMAGES,
         "DATA.AUGMENTATIONS", 2, "PROBE.NUM_EPOCHS", 2,
     )  # fmt: skip
-    extraction = small_extraction(tmp_path)
-    probe = CachedLinearProbe(train, val, settings, extraction, tmp_path)
+    extractor = small_extractor(tmp_path)
+    probe = CachedLinearProbe(train, val, settings, extractor, tmp_path)
     metrics = probe(small_backbone())
-    assert extraction.images == 3 * 18 + 6
-    assert len(extraction.cache.entries()) == 4
+    assert extractor.images == 3 * 18 + 6
+    assert len(extractor.cache.entries()) == 4
     assert probe.report.verification["backbone"]["unchanged"] is True
     assert 0 <= metrics["top1"] <= 100
     assert len(read_grid(tmp_path)) == 20

@@ -22,10 +22,10 @@ from tests.probes.small_probes import (
     make_images,
     settings_of,
     small_backbone,
-    small_extraction,
+    small_extractor,
 )
 from virtex.errors import UserError
-from virtex.probes.features import AdaptiveBatchForward, Extraction, center_view, random_view
+from virtex.probes.features import AdaptiveBatchForward, FeatureExtractor, center_view, random_view
 from virtex.probes.frozen import tensors_sha256, verify_unchanged
 from virtex.probes.knn import NearestNeighbors
 
@@ -49,9 +49,9 @@ def own_images(tmp_path):
 
 
 def extract(folder, backbone, images, view=CENTER, **options):
-    extraction = small_extraction(folder, **options)
-    extraction.open(backbone)
-    return extraction.features(images, view)
+    extractor = small_extractor(folder, **options)
+    extractor.open(backbone)
+    return extractor.extract(images, view)
 
 
 def reference_features(backbone, images):
@@ -104,40 +104,40 @@ def test_random_views_depend_on_seed_only(tmp_path, backbone, images):
 
 
 def test_cache_key_covers_all_inputs(tmp_path, backbone, images):
-    extraction = small_extraction(tmp_path)
+    extractor = small_extractor(tmp_path)
     larger = settings_of("imagenet_linear", "cached").DATA
     views = [CENTER, center_view(larger), *(random_view(DATA, seed) for seed in (0, 1))]
     keys = []
     other_stride = replace(backbone, arch=replace(backbone.arch, stride_in_1x1=True))
     others = small_backbone(seed=1), replace(backbone, input=BGR_BYTES), other_stride
     for weights in (backbone, *others):
-        extraction.open(weights)
+        extractor.open(weights)
         keys += [
-            extraction.key(images, view)
+            extractor.key(images, view)
             for images in (images, images.subset(range(9)))
             for view in views
         ]
-    assert len({extraction.cache.entry_folder(key) for key in keys}) == len(keys) == 32
+    assert len({extractor.cache.entry_folder(key) for key in keys}) == len(keys) == 32
     assert {key["pooling"] for key in keys} == {"global average"}
 
 
 # Caching -----------------------------------------------------------------------------------------
 
 
-def count_forward_passes(extraction):
+def count_forward_passes(extractor):
     passes = []
-    extraction.network.register_forward_hook(lambda *_: passes.append(1))
+    extractor.network.register_forward_hook(lambda *_: passes.append(1))
     return passes
 
 
 def test_second_call_uses_cache(tmp_path, backbone, images):
-    extraction = small_extraction(tmp_path)
-    extraction.open(backbone)
-    passes = count_forward_passes(extraction)
-    first = extraction.features(images, CENTER)
+    extractor = small_extractor(tmp_path)
+    extractor.open(backbone)
+    passes = count_forward_passes(extractor)
+    first = extractor.extract(images, CENTER)
     assert len(passes) == 3
-    again = extraction.features(images, CENTER)
-    assert len(passes) == 3 and extraction.images == 10
+    again = extractor.extract(images, CENTER)
+    assert len(passes) == 3 and extractor.images == 10
     assert np.array_equal(first, again) and not again.flags.writeable
 
 
@@ -177,16 +177,16 @@ def test_broken_image_is_named(tmp_path, backbone, own_images):
 
 def test_nonfinite_features_name_the_image(tmp_path, backbone, own_images):
     Image.new("RGB", (50, 50)).save(own_images.path(6))
-    extraction = small_extraction(tmp_path)
-    extraction.open(backbone)
+    extractor = small_extractor(tmp_path)
+    extractor.open(backbone)
 
     def spoil_black(module, inputs, features):
         black = inputs[0].flatten(1).amax(dim=1) == 0
         return features.where(~black[:, None], torch.nan)
 
-    extraction.network.register_forward_hook(spoil_black)
+    extractor.network.register_forward_hook(spoil_black)
     with raises_code("probe.features_not_finite", "val/6.jpg"):
-        extraction.features(own_images, CENTER)
+        extractor.extract(own_images, CENTER)
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -239,15 +239,15 @@ def test_other_errors_propagate():
 
 
 def test_halved_batches_give_same_features(tmp_path, backbone, images):
-    extraction = small_extraction(tmp_path, batch_size=10)
-    extraction.open(backbone)
+    extractor = small_extractor(tmp_path, batch_size=10)
+    extractor.open(backbone)
 
     def four_at_most(module, inputs):
         if len(inputs[0]) > 4:
             run_out_of_cpu_memory()
 
-    extraction.network.register_forward_pre_hook(four_at_most)
-    found = extraction.features(images, CENTER)
+    extractor.network.register_forward_pre_hook(four_at_most)
+    found = extractor.extract(images, CENTER)
     plain = extract(tmp_path / "plain", backbone, images)
     np.testing.assert_allclose(found, plain, rtol=1e-4, atol=1e-5)
 
@@ -255,7 +255,7 @@ def test_halved_batches_give_same_features(tmp_path, backbone, images):
 # Frozen ------------------------------------------------------------------------------------------
 
 
-class Learning(Extraction):
+class Learning(FeatureExtractor):
     """Leaves train mode on, so that BatchNorm statistics change."""
 
     def open(self, backbone):
@@ -266,16 +266,16 @@ class Learning(Extraction):
 def test_changed_statistics_fail_the_run(tmp_path, backbone, images):
     settings = settings_of("imagenet_knn", "toy", *SMALL_IMAGES)
     splits = replace(images, name="train"), images
-    extraction = Learning(torch.device("cpu"), small_extraction(tmp_path).cache, 5)
+    extractor = Learning(torch.device("cpu"), small_extractor(tmp_path).cache, 5)
     with raises_code("probe.backbone_changed"):
-        NearestNeighbors(*splits, settings, extraction)(backbone)
-    assert extraction.cache.entries() == []  # the features are not cached
+        NearestNeighbors(*splits, settings, extractor)(backbone)
+    assert extractor.cache.entries() == []  # the features are not cached
 
 
 def test_run_reports_unchanged_backbone(tmp_path, backbone, images):
     settings = settings_of("imagenet_knn", "toy", *SMALL_IMAGES)
     splits = replace(images, name="train"), images
-    probe = NearestNeighbors(*splits, settings, small_extraction(tmp_path))
+    probe = NearestNeighbors(*splits, settings, small_extractor(tmp_path))
     probe(backbone)
     assert probe.report.verification["backbone"]["unchanged"] is True
 

@@ -9,7 +9,7 @@ from tests.probes.small_probes import (
     label_set,
     make_clusters,
     settings_of,
-    small_extraction,
+    small_extractor,
 )
 from virtex.probes import knn
 from virtex.probes.knn import NearestNeighbors, find_neighbors, vote
@@ -45,7 +45,7 @@ def run_probe(tmp_path, *overrides, train=LABELS):
         label_set(train, "train", CLASSES),
         label_set(VAL_LABELS, "val", CLASSES),
         settings,
-        small_extraction(tmp_path),
+        small_extractor(tmp_path),
     )
     return probe, probe.score([make_features(train, 3)], make_features(VAL_LABELS, 4))
 

@@ -11,7 +11,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.svm import LinearSVC
 
 from tests.errors import raises_code
-from tests.probes.small_probes import settings_of, small_extraction
+from tests.probes.small_probes import settings_of, small_extractor
 from virtex.data.toy.plan import Plan
 from virtex.data.toy.voc import write_voc
 from virtex.data.voc import VOC_CLASSES, read_voc07
@@ -171,7 +171,7 @@ def write_three_classes(root):
 
 def evaluator_of(root, *overrides, **options):
     settings = settings_of("voc07_svm", "toy", *overrides)
-    return Voc07Svm(root, settings, small_extraction(root), **options)
+    return Voc07Svm(root, settings, small_extractor(root), **options)
 
 
 @pytest.fixture

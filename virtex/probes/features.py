@@ -69,7 +69,7 @@ def random_view(data: CfgNode, seed: int) -> View:
 
 
 @dataclass
-class Extraction:
+class FeatureExtractor:
     """Extracts features of image sets, through the cache.
 
     Attributes:
@@ -137,7 +137,7 @@ class Extraction:
             "pooling": POOLING,
         }
 
-    def features(self, images: ImageSet, view: View) -> np.ndarray:
+    def extract(self, images: ImageSet, view: View) -> np.ndarray:
         """Return the features of every image, float32 (images, features), memory-mapped.
 
         The images are split over the processes; all get the same read-only array.

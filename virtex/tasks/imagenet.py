@@ -24,7 +24,7 @@ def plan(args: argparse.Namespace) -> list[Job]:
     """Plan ``imagenet_linear``: a linear probe, on cached features or not, or k-NN."""
     from virtex.probes.cached_probe import CachedLinearProbe
     from virtex.probes.classifier_training import ClassifierTraining
-    from virtex.probes.jobs import build_extraction, build_training_options, plan_probe
+    from virtex.probes.jobs import build_extractor, build_training_options, plan_probe
     from virtex.probes.knn import NearestNeighbors
 
     task = IMAGENET_KNN if args.knn else IMAGENET_LINEAR
@@ -33,10 +33,10 @@ def plan(args: argparse.Namespace) -> list[Job]:
     def build_evaluator() -> Evaluator:
         train, val = read_images(args)
         if "KNN" in job.settings:
-            return NearestNeighbors(train, val, job.settings, build_extraction(args))
+            return NearestNeighbors(train, val, job.settings, build_extractor(args))
         if "PROBE" in job.settings:
             return CachedLinearProbe(
-                train, val, job.settings, build_extraction(args), job.folder, args.seed
+                train, val, job.settings, build_extractor(args), job.folder, args.seed
             )
         options = build_training_options(args, job.folder)
         return ClassifierTraining(train, val, job.settings, options)

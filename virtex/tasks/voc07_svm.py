@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def plan(args: argparse.Namespace) -> list[Job]:
     """Plan one run; another average precision and low-shot are protocols of their own."""
     from virtex.data.layouts import require_layout
-    from virtex.probes.jobs import build_extraction, plan_probe
+    from virtex.probes.jobs import build_extractor, plan_probe
     from virtex.probes.svm import Voc07Svm
 
     protocol = VOC07_SVM.protocol(args.protocol)
@@ -38,7 +38,7 @@ def plan(args: argparse.Namespace) -> list[Job]:
         return Voc07Svm(
             root,
             job.settings,
-            build_extraction(args),
+            build_extractor(args),
             args.solver,
             args.ap,
             args.low_shot,
