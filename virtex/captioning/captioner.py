@@ -15,11 +15,11 @@ from fvcore.common.config import CfgNode
 from torch import Tensor
 
 from virtex.checkpoints.backbone import Backbone
-from virtex.checkpoints.hashing import sha256_of
 from virtex.config import find_config, load_config, with_settings
 from virtex.config.validation import CAPTIONING_MODELS
 from virtex.data.tokenizer import Tokenizer
 from virtex.errors import UserError
+from virtex.files import sha256_of
 from virtex.pretraining.data import check_vocabulary
 from virtex.pretraining.models.build import build_decoder, build_model
 from virtex.pretraining.models.captioning import CaptioningModel

@@ -15,8 +15,8 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from virtex.data.captions import read_captions
 from virtex.data.image_sets import file_hashes
 from virtex.data.layouts import require_layout
-from virtex.data.listing import contents
 from virtex.errors import UserError
+from virtex.files import describe_folder
 
 COCO_VAL = "coco_captions_val2017"
 CUSTOM = "images"
@@ -108,7 +108,7 @@ def find_images(names: Sequence[str]) -> CaptioningImages:
             )
         if not found:
             raise UserError(
-                f"--images: {path} {contents(path)}; expected images, or a folder of images "
+                f"--images: {path} {describe_folder(path)}; expected images, or a folder of images "
                 f"({', '.join(IMG_EXTENSIONS)})",
                 code="data.no_images",
             )
