@@ -151,7 +151,7 @@ def unpack_sdist(sdist: Path, folder: Path) -> Path:
     Raises:
         UserError: there is no such file or it is another one.
     """
-    # torch-free on purpose: checkpoints.opening hashes too, but this runs before torch is there
+    # torch-free on purpose: checkpoints.hashing does the same, but this runs before torch is there
     import hashlib
 
     if not sdist.is_file():
