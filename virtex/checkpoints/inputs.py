@@ -14,7 +14,7 @@ from typing import Any
 
 from virtex.backbones.registry import Arch, family_of
 from virtex.checkpoints.backbone import Backbone, CheckpointError, InputSpec
-from virtex.config.reading import read_yaml
+from virtex.config.yaml_files import read_yaml
 from virtex.errors import UserError
 from virtex.quoting import quoted
 

@@ -25,7 +25,7 @@ from iopath.common.file_io import get_cache_dir
 
 from virtex.checkpoints.backbone import CheckpointError, InputSpec
 from virtex.checkpoints.download import cached_path, download
-from virtex.config.reading import expanduser
+from virtex.config.yaml_files import expanduser
 from virtex.files import replace_file
 from virtex.quoting import quoted
 
