@@ -86,10 +86,6 @@ def tensor(offset: int = 0, size: tuple = (2, 2), stride: tuple = (2, 1), **of: 
     )
 
 
-
-
-
-
 # What runs code where a pickle is believed.
 RUNNING = {
     "os.system": call(name("os", "system"), text(TOUCH)),
