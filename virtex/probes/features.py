@@ -29,9 +29,9 @@ from virtex.engine.distributed import (
 )
 from virtex.engine.progress import progress_bar
 from virtex.errors import UserError
-from virtex.pretraining.models.pooled import PooledBackbone
 from virtex.probes.feature_cache import FeatureCache, release_pages
 from virtex.probes.frozen import tensors_sha256, verify_unchanged
+from virtex.probes.pooled import PooledBackbone, feature_size
 
 logger = logging.getLogger(__name__)
 
@@ -91,8 +91,7 @@ class FeatureExtractor:
         Raises:
             UserError: it is not writable, or its limit is too small.
         """
-        features = PooledBackbone(backbone, frozen=True).feature_size
-        self.cache.check(images * features * 4)
+        self.cache.check(images * feature_size(backbone) * 4)
 
     def open(self, backbone: Backbone) -> None:
         """Set the backbone to extract features of."""
