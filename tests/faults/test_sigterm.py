@@ -57,7 +57,7 @@ def test_a_training_saves_where_it_is_and_goes_on_to_the_same_result(kind, out, 
     assert not (out / RUNS[kind].record).exists()
     again = started(RUNS[kind].start(out, "--resume")).ended_well()
     iteration = sentence.partition(SAVED)[2].partition(";")[0]
-    assert f"going on after iteration {iteration}" in again.said
+    assert f"after iteration {iteration}" in again.said
     assert_same(kind, out)
 
 
@@ -131,7 +131,7 @@ def test_an_evaluation_of_many_stops_its_runs_and_the_same_command_goes_on(out, 
     (log,) = (out / "logs").glob("*.log")
     assert "stopped by SIGTERM" in log.read_text()
     again = started(EVALUATE_ALL_RUN.start(out)).ended_well()
-    assert "going on after iteration" in again.said
+    assert "after iteration" in again.said
 
 
 def test_a_tool_that_resumes_nothing_is_ended_by_the_signal_itself(tmp_path, started):
