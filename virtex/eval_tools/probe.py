@@ -42,7 +42,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> int:
     from virtex.errors import UserError
-    from virtex.probes.jobs import run_probe
     from virtex.tasks import get_task, plan_task
 
     if not args.list_cache:
@@ -54,6 +53,8 @@ def main(args: argparse.Namespace) -> int:
                 f"--task {task.name} has a command of its own; run eval_tools/{task.command}.py",
                 "arguments.wrong_command",
             )
+    from virtex.probes.jobs import run_probe
+
     return run_probe(args, plan_task)
 
 
