@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
@@ -60,7 +61,7 @@ def tree(tmp_path_factory) -> Path:
     copy = tmp_path_factory.mktemp("tree") / "virtex"
     for name in files_of_the_tree():
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, copy / name, follow_symlinks=False)
+        shutil.copy2(ROOT / name, copy / name)
     return copy
 
 
@@ -85,35 +86,49 @@ def content(wheel: Path) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def test_the_sdist_holds_every_file_of_the_tree_and_no_links(tree, sdist):
+def test_repository_has_no_links(tree):
+    """A zip, as torch.hub unpacks one, would turn them into text files."""
+    assert [name for name in files_of_the_tree() if (ROOT / name).is_symlink()] == []
+
+
+def test_sdist_is_complete(tree, sdist):
     with tarfile.open(sdist) as archive:
-        assert [member.name for member in archive if not (member.isfile() or member.isdir())] == []
         held = {member.name.partition("/")[2] for member in archive if member.isfile()}
-    wanted = {path.relative_to(tree) for path in tree.rglob("*") if path.is_file()}
-    for link in (path for path in tree.iterdir() if path.is_symlink() and path.is_dir()):
-        wanted |= {link.relative_to(tree) / file.relative_to(link) for file in every_file(link)}
-    wanted = {str(name) for name in wanted if name.parts[0] not in ONLY_IN_A_CLONE}
+    wanted = {str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_file()}
+    wanted = {name for name in wanted if Path(name).parts[0] not in ONLY_IN_A_CLONE}
     assert "virtex/py.typed" in wanted and "eval_tools/leaderboard.py" in wanted
     assert wanted - held == set()
 
 
-def test_the_wheel_holds_every_file_of_the_package_and_no_other(tree, wheel):
+def test_wheel_holds_the_package_and_its_resources(tree, wheel):
     held = {name: data for name, data in content(wheel).items() if ".dist-info/" not in name}
-    package = {str(file.relative_to(tree)): file for file in every_file(tree / "virtex")}
-    assert set(held) == set(package)
-    assert all(package[name].read_bytes() == data for name, data in held.items())
+    expected = {str(file.relative_to(tree)): file for file in every_file(tree / "virtex")}
+    for file in (tree / "model_zoo.yaml", *every_file(tree / "detectron_configs")):
+        expected[f"virtex/{file.relative_to(tree)}"] = file
+    assert "virtex/py.typed" in held
+    assert set(held) == set(expected)
+    assert all(expected[name].read_bytes() == data for name, data in held.items())
 
 
-def test_a_wheel_built_from_the_sdist_is_the_same(sdist, wheel, tmp_path):
+def test_wheel_from_sdist_is_the_same(sdist, wheel, tmp_path):
     pip("wheel", "--no-build-isolation", "--wheel-dir", tmp_path, sdist)
     assert content(next(tmp_path.glob("virtex-*.whl"))) == content(wheel)
 
 
-def test_the_wheel_says_that_its_types_can_be_relied_on(wheel):
-    assert "virtex/py.typed" in content(wheel)
+def test_scripts_match_the_tools(tree):
+    tools = {path.name for path in (tree / "virtex" / "eval_tools").glob("[!_]*.py")}
+    assert {path.name for path in (tree / "eval_tools").iterdir()} == tools
 
 
-def test_the_installed_wheel_runs_from_any_folder_without_the_repository(wheel, tmp_path):
+def test_scripts_run_in_a_checkout_that_is_not_installed(tree, tmp_path):
+    """``-S`` hides the editable install; the dependencies come from ``PYTHONPATH``."""
+    environment = {**os.environ, "PYTHONPATH": sysconfig.get_path("purelib")}
+    script = tree / "eval_tools" / "model_zoo.py"
+    command = (sys.executable, "-S", script, "list", "--json")
+    assert json.loads(run(*command, cwd=tmp_path, env=environment))
+
+
+def test_installed_wheel_runs_from_any_folder(wheel, tmp_path):
     site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
     elsewhere.mkdir()
     pip("install", "--target", site, wheel)

@@ -1,197 +1,135 @@
-"""What a task needs on disk, and how it is said that something is missing."""
+"""What a task needs on disk, and the error that names what is missing."""
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from virtex.data.layouts import LAYOUTS, missing_paths, require_layout
-from virtex.errors import UserError
+from tests.errors import raises_code
+from virtex.data import layouts
+from virtex.data.layouts import Layout, Need, missing_paths, require_layout
+
+LAYOUTS = {name: value for name, value in vars(layouts).items() if isinstance(value, Layout)}
+BUILT_IN = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 
 
-def build(root: Path, task: str) -> None:
-    """The least that satisfies ``task``."""
-    for need in LAYOUTS[task].needs:
+def build(root: Path, layout: Layout) -> None:
+    """Write the least that satisfies ``layout``."""
+    for need in layout.needs:
         path = root / need.path
-        if need.kind == "file":
+        if need.is_folder:
+            (path / "n01440764").mkdir(parents=True)
+        else:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("")
-        else:
-            (path / "n01440764").mkdir(parents=True)
 
 
-@pytest.mark.parametrize("task", LAYOUTS)
-def test_all_that_is_listed_is_enough(tmp_path, task):
-    build(tmp_path, task)
-    require_layout(tmp_path, task)
+@BUILT_IN
+def test_listed_paths_suffice(tmp_path, layout):
+    build(tmp_path, layout)
+    require_layout(tmp_path, layout, "task")
+    assert missing_paths(tmp_path, layout) == []
 
 
-@pytest.mark.parametrize("task", LAYOUTS)
-def test_every_missing_path_is_listed(tmp_path, task):
-    expected = [str(tmp_path / need.path) for need in LAYOUTS[task].needs]
-    assert missing_paths(tmp_path, task) == expected
+@BUILT_IN
+def test_every_missing_path_is_named(tmp_path, layout):
+    paths = [str(tmp_path / need.path) for need in layout.needs]
+    assert missing_paths(tmp_path, layout) == paths
+    command = f"check_data --data-root {tmp_path} --task task"
+    with raises_code("data.missing", *paths, layout.source, command, "make_toy_data"):
+        require_layout(tmp_path, layout, "task")
 
 
-@pytest.mark.parametrize("task", LAYOUTS)
-def test_the_error_names_every_missing_path_joined_with_the_given_root(task):
-    with pytest.raises(UserError) as raised:
-        require_layout("no/such/root", task)
-    for need in LAYOUTS[task].needs:
-        assert os.path.join("no/such/root", need.path) in str(raised.value)
+@BUILT_IN
+def test_annotations_name_their_images_below_a_needed_folder(layout):
+    for need in layout.needs:
+        if need.images:
+            folders = {other.path.split("/")[0] for other in layout.needs if other.is_folder}
+            assert need.images.split("/")[0] in folders and need.images.count("{}") == 1
 
 
-@pytest.mark.parametrize("task", LAYOUTS)
-def test_the_error_says_where_real_and_toy_data_come_from(task):
-    with pytest.raises(
-        UserError, match=r"http[\s\S]*python -m virtex\.eval_tools\.make_toy_data OUT"
-    ):
-        require_layout("no/such/root", task)
+def test_only_missing_paths_are_named(tmp_path):
+    build(tmp_path, layouts.COCO_DETECTION)
+    file = tmp_path / "coco/annotations/instances_val2017.json"
+    file.unlink()
+    assert missing_paths(tmp_path, layouts.COCO_DETECTION) == [str(file)]
 
 
-@pytest.mark.parametrize("task", LAYOUTS)
-def test_the_error_names_the_command_that_says_what_mends_it(task):
-    command = rf"python -m virtex\.eval_tools\.check_data --data-root no/such/root --task {task}\n"
-    with pytest.raises(UserError, match=command):
-        require_layout("no/such/root", task)
+def test_voc07_classification_needs_neither_boxes_nor_voc2012():
+    paths = {need.path for need in layouts.VOC07_CLASSIFICATION.needs}
+    assert "VOC2007/Annotations" not in paths
+    assert not any(path.startswith("VOC2012") for path in paths)
 
 
-def test_that_command_runs_in_any_folder_and_for_a_path_that_a_shell_would_cut(tmp_path):
-    with pytest.raises(UserError) as raised:
-        require_layout("my data; $HOME", "coco")
-    (command,) = re.findall("what fixes it: python (.*)", str(raised.value))
-    command = [sys.executable, *shlex.split(command)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "coco: lacks my data; $HOME/coco/train2017," in done.stderr
+def test_command_in_message_is_quoted_for_a_shell():
+    with raises_code("data.missing") as caught:
+        require_layout("my data; $HOME", layouts.IMAGENET, "knn")
+    (command,) = re.findall("Details: (.*)", str(caught.value))
+    assert shlex.split(command)[-4:] == ["--data-root", "my data; $HOME", "--task", "knn"]
 
 
-@pytest.mark.parametrize("task", LAYOUTS)
-def test_only_what_is_missing_is_listed(tmp_path, task):
-    build(tmp_path, task)
-    files = [need.path for need in LAYOUTS[task].needs if need.kind == "file"]
-    if files:
-        (tmp_path / files[-1]).unlink()
-        assert missing_paths(tmp_path, task) == [str(tmp_path / files[-1])]
+def empty(path: Path) -> None:
+    path.mkdir()
+
+
+def file(path: Path) -> None:
+    path.write_text("")
+
+
+def files_only(path: Path) -> None:
+    path.mkdir()
+    (path / "ILSVRC2012_val_00000001.JPEG").write_text("")
+
+
+def dangling(path: Path) -> None:
+    path.symlink_to("moved")
+
+
+def loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def looping_class(path: Path) -> None:
+    path.mkdir()
+    loop(path / "n01440764")
 
 
 @pytest.mark.parametrize(
-    ("task", "paths"),
+    ("kind", "make", "problem"),
     [
-        ("coco", ["coco/train2017", "coco/annotations/instances_val2017.json"]),
-        ("lvis", ["coco/train2017", "coco/val2017", "lvis/lvis_v1_val.json"]),
-        ("voc", ["VOC2007/ImageSets/Main/test.txt", "VOC2012/ImageSets/Main/trainval.txt"]),
-        ("voc07_svm", ["VOC2007/JPEGImages", "VOC2007/ImageSets/Main/trainval.txt"]),
-        ("imagenet", ["imagenet/train", "imagenet/val"]),
-        ("inaturalist", ["inaturalist/annotations/val2018.json"]),
-        ("captioning", ["coco/annotations/captions_val2017.json"]),
-        ("pretraining", ["coco/annotations/captions_train2017.json"]),
-        ("multilabel_pretraining", ["coco/annotations/instances_train2017.json"]),
+        ("images", empty, "empty folder"),
+        ("images", file, "found a file"),
+        ("class_folders", files_only, "no class folders"),
+        ("class_folders", looping_class, "no class folders"),
+        ("image_list", empty, "expected a file"),
+        ("images", dangling, "broken symbolic link"),
+        ("coco_json", dangling, "broken symbolic link"),
+        ("images", loop, "symbolic link loop"),
     ],
 )
-def test_tasks_need_the_published_folders(task, paths):
-    assert set(paths) <= {need.path for need in LAYOUTS[task].needs}
+def test_unusable_path(tmp_path, kind, make, problem):
+    make(tmp_path / "data")
+    with raises_code("data.missing", tmp_path / "data", problem):
+        require_layout(tmp_path, Layout((Need("data", kind),), "nowhere"), "task")
 
 
-def test_voc07_does_without_voc2012_and_without_boxes(tmp_path):
-    build(tmp_path, "voc07_svm")
-    assert not (tmp_path / "VOC2007/Annotations").exists()
-    assert missing_paths(tmp_path, "voc07_svm") == []
-
-
-def test_an_empty_image_folder_is_missing(tmp_path):
-    build(tmp_path, "coco")
-    (tmp_path / "coco/val2017/n01440764").rmdir()
-    with pytest.raises(UserError, match=r"val2017  \(an empty folder\)"):
-        require_layout(tmp_path, "coco")
-
-
-def test_imagenet_val_that_was_never_sorted_is_missing(tmp_path):
-    build(tmp_path, "imagenet")
-    (tmp_path / "imagenet/val/n01440764").rmdir()
-    (tmp_path / "imagenet/val/ILSVRC2012_val_00000001.JPEG").write_text("")
-    with pytest.raises(UserError, match="without class folders"):
-        require_layout(tmp_path, "imagenet")
-
-
-def test_a_file_in_the_place_of_a_folder_is_said(tmp_path):
-    build(tmp_path, "inaturalist")
-    (tmp_path / "inaturalist/train_val2018/n01440764").rmdir()
-    (tmp_path / "inaturalist/train_val2018").rmdir()
-    (tmp_path / "inaturalist/train_val2018").write_text("")
-    with pytest.raises(UserError, match="a file, where a folder is needed"):
-        require_layout(tmp_path, "inaturalist")
-
-
-def test_a_folder_in_the_place_of_a_file_is_said(tmp_path):
-    build(tmp_path, "voc07_svm")
-    (tmp_path / "VOC2007/ImageSets/Main/test.txt").unlink()
-    (tmp_path / "VOC2007/ImageSets/Main/test.txt").mkdir()
-    with pytest.raises(UserError, match="a folder, where a file is needed"):
-        require_layout(tmp_path, "voc07_svm")
-
-
-def test_a_link_to_nothing_is_said(tmp_path):
-    (tmp_path / "coco").symlink_to(tmp_path / "moved")
-    (tmp_path / "imagenet").mkdir()
-    (tmp_path / "imagenet/train").symlink_to(tmp_path / "moved")
-    with pytest.raises(UserError, match=r"imagenet/train  \(a link to nothing\)"):
-        require_layout(tmp_path, "imagenet")
-
-
-def test_a_link_to_itself_is_said(tmp_path):
-    (tmp_path / "imagenet").mkdir()
-    (tmp_path / "imagenet/train").symlink_to(tmp_path / "imagenet/train")
-    with pytest.raises(UserError, match=r"imagenet/train  \(a link to itself\)"):
-        require_layout(tmp_path, "imagenet")
-
-
-def test_a_link_to_itself_among_class_folders_is_passed_over(tmp_path):
-    build(tmp_path, "imagenet")
-    (tmp_path / "imagenet/train/n01440764").rmdir()
-    (tmp_path / "imagenet/train/again").symlink_to(tmp_path / "imagenet/train/again")
-    with pytest.raises(UserError, match=r"imagenet/train  \(without class folders\)"):
-        require_layout(tmp_path, "imagenet")
-
-
-def test_a_link_to_itself_in_the_data_root_is_listed(tmp_path):
-    (tmp_path / "again").symlink_to(tmp_path / "again")
-    with pytest.raises(UserError, match=r"holds again\."):
-        require_layout(tmp_path, "imagenet")
-
-
-def test_linked_data_sets_are_followed(tmp_path):
-    build(tmp_path / "elsewhere", "coco")
+def test_links_are_followed(tmp_path):
+    build(tmp_path / "elsewhere", layouts.COCO_DETECTION)
     (tmp_path / "root").mkdir()
     (tmp_path / "root/coco").symlink_to(tmp_path / "elsewhere/coco")
-    require_layout(tmp_path / "root", "coco")
+    require_layout(tmp_path / "root", layouts.COCO_DETECTION, "coco")
 
 
-def test_an_unknown_task_is_answered_with_the_known_ones(tmp_path):
-    with pytest.raises(UserError, match=r"'cooc'.*coco, lvis, voc"):
-        missing_paths(tmp_path, "cooc")
-
-
-def test_the_error_says_what_the_data_root_holds(tmp_path):
-    for name in ("train2017", "val2017", "annotations"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(UserError, match=r"holds annotations/, notes\.txt, train2017/, val2017/\."):
-        require_layout(tmp_path, "coco")
-
-
-def test_of_many_things_found_the_first_eight_are_told(tmp_path):
+def test_message_lists_contents_of_data_root(tmp_path):
     for number in range(12):
         (tmp_path / f"{number:02d}").mkdir()
-    with pytest.raises(UserError, match=r"holds 00/, 01/, .*, 07/, …\."):
-        require_layout(tmp_path, "coco")
+    with raises_code("data.missing", "00/, 01/, ", "07/, …"):
+        require_layout(tmp_path, layouts.COCO_DETECTION, "coco")
+    with raises_code("data.missing", "does not exist"):
+        require_layout(tmp_path / "nowhere", layouts.COCO_DETECTION, "coco")
 
 
-def test_the_error_says_that_the_data_root_is_missing_or_empty(tmp_path):
-    with pytest.raises(UserError, match=rf"The data root {tmp_path} is empty\."):
-        require_layout(tmp_path, "coco")
-    with pytest.raises(UserError, match=r"The data root .*nowhere does not exist\."):
-        require_layout(tmp_path / "nowhere", "coco")
+def test_unknown_kind_is_a_programming_error():
+    with pytest.raises(ValueError, match="pictures"):
+        Need("data", "pictures")

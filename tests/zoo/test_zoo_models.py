@@ -6,7 +6,6 @@ import pytest
 import torch
 import torchvision
 
-import virtex
 from virtex import zoo
 from virtex.checkpoints.loading import load_backbone
 from virtex.config import load_config, packaged_configs, save_config
@@ -24,17 +23,6 @@ def hub(**kwargs):
 def test_every_published_config_has_an_entry():
     published = {name for name in packaged_configs() if "_ablations/" in name}
     assert published == {entry.config for entry in zoo.entries().values() if entry.config}
-
-
-def test_the_list_is_found_through_the_installed_package():
-    assert zoo.ZOO_FILE.parent == Path(virtex.__file__).parent
-    assert zoo.ZOO_FILE.read_bytes() == (REPOSITORY / "model_zoo.yaml").read_bytes()
-
-
-def test_the_package_holds_no_links():
-    """A zip, as torch.hub unpacks one, would turn them into text files."""
-    folder = Path(virtex.__file__).parent
-    assert [path for path in folder.rglob("*") if path.is_symlink()] == []
 
 
 def test_a_model_is_found_by_its_last_part():

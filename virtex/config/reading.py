@@ -17,17 +17,17 @@ from typing import Any
 import yaml
 from fvcore.common.config import BASE_KEY
 
-import virtex
 from virtex.config.older import OLD_KEYS, OLD_NAMES
 from virtex.errors import UserError
 from virtex.quoting import quoted
+from virtex.resources import resource_path
 
 logger = logging.getLogger(__name__)
 
 # Dotted key -> a value of the type it must have (its default), of every setting of a config.
 Settings = Mapping[str, Any]
 
-PRETRAIN_FOLDER = Path(virtex.__file__).parent / "configs" / "pretrain"
+PRETRAIN_FOLDER = resource_path("configs/pretrain")
 
 
 def packaged_configs() -> dict[str, Path]:

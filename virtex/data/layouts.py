@@ -1,164 +1,247 @@
-"""What each task needs on disk, checked before anything is computed.
+"""What a task needs on disk, checked before anything is computed.
 
-``LAYOUTS`` is the whole truth: a row is one path below the data root.
+A task declares its ``Layout``: paths below the data root, what each holds, and the sizes of the
+published data. This module holds the types and the layouts of the built-in data sets.
 """
 
 import errno
 import os
 import shlex
 import stat
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from virtex.data.listing import contents, is_folder
 from virtex.errors import UserError
 
-# the tools are called by their modules: an installed wheel has no folder eval_tools
-TOY_HINT = (
-    "a toy version of every data set is written by: python -m virtex.eval_tools.make_toy_data OUT"
+# The tools are named by their modules: an installed wheel has no folder eval_tools.
+TOY_HINT = "toy versions of all data sets: python -m virtex.eval_tools.make_toy_data OUT"
+
+# Kinds of paths. ``virtex.check_data`` looks into each of them in its own way.
+FOLDER_KINDS = frozenset({"folder", "images", "class_folders", "voc_xml"})
+FILE_KINDS = frozenset(
+    {"file", "coco_json", "lvis_json", "captions_json", "inaturalist_json", "image_list"}
+    | {"voc_labels"}
 )
 
 
 @dataclass(frozen=True)
 class Need:
-    """One path a task needs, relative to the data root.
+    """One path that a task needs.
 
-    ``kind`` is "file", "folder" (with something in it) or "class folders" (a folder with
-    sub-folders, one a class).
+    Attributes:
+        path: relative to the data root, with "/" between its parts.
+        kind: one of ``FOLDER_KINDS`` or ``FILE_KINDS``:
+
+            - "folder", "file": only have to be there; a folder must not be empty
+            - "images": a folder of images, at any depth
+            - "class_folders": one folder of images per class
+            - "voc_xml": a folder of one XML file per image
+            - "coco_json", "lvis_json", "captions_json", "inaturalist_json": annotations
+            - "image_list": a text file with the name of one image per line
+            - "voc_labels": the first of VOC's 20 files of labels, one per class
+        counts: the sizes of the published data, for instance ``{"images": 5000}``.
+        images: where the images lie that a file names: a path relative to the data root in which
+            "{}" stands for the name, for instance "coco/val2017/{}".
     """
 
     path: str
     kind: str
+    counts: Mapping[str, int] = field(default_factory=dict)
+    images: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in FOLDER_KINDS | FILE_KINDS:
+            raise ValueError(f"unknown kind {self.kind!r} of {self.path}")
+
+    @property
+    def is_folder(self) -> bool:
+        return self.kind in FOLDER_KINDS
 
 
 @dataclass(frozen=True)
 class Layout:
-    """All a task needs, and where the real data come from."""
+    """Everything that a task reads below the data root.
+
+    Attributes:
+        source: where to get the published data: a name and an address.
+    """
 
     needs: tuple[Need, ...]
     source: str
 
 
-COCO_IMAGES = (Need("coco/train2017", "folder"), Need("coco/val2017", "folder"))
-COCO_INSTANCES = (
-    Need("coco/annotations/instances_train2017.json", "file"),
-    Need("coco/annotations/instances_val2017.json", "file"),
-)
-COCO_CAPTIONS = (
-    Need("coco/annotations/captions_train2017.json", "file"),
-    Need("coco/annotations/captions_val2017.json", "file"),
-)
-# captioning is judged on val; the train captions are only for its vocabulary
-COCO_VAL_CAPTIONS = (
-    Need("coco/val2017", "folder"),
-    Need("coco/annotations/captions_val2017.json", "file"),
-)
-VOC2007_IMAGES = (
-    Need("VOC2007/JPEGImages", "folder"),
-    Need("VOC2007/ImageSets/Main/trainval.txt", "file"),
-    Need("VOC2007/ImageSets/Main/test.txt", "file"),
-)
-VOC2007 = (Need("VOC2007/Annotations", "folder"), *VOC2007_IMAGES)
-VOC2012 = (
-    Need("VOC2012/Annotations", "folder"),
-    Need("VOC2012/JPEGImages", "folder"),
-    Need("VOC2012/ImageSets/Main/trainval.txt", "file"),
-)
-# the first of a split's 20 files of labels stands for all; virtex.data.voc names those it lacks
-VOC2007_LABELS = (
-    Need("VOC2007/ImageSets/Main/aeroplane_trainval.txt", "file"),
-    Need("VOC2007/ImageSets/Main/aeroplane_test.txt", "file"),
-)
+# Built-in data sets. Sizes: the data sets' own pages.
+
 COCO_SOURCE = "COCO 2017 images and annotations: https://cocodataset.org/#download"
+COCO_SIZES = {"train": 118287, "val": 5000}
+COCO_CAPTION_COUNTS = {"train": 591753, "val": 25014}
+LVIS_SIZES = {"train": 100170, "val": 19809}
 VOC_SOURCE = "Pascal VOC, the VOC2007 and VOC2012 folders of its VOCdevkit: http://host.robots.ox.ac.uk/pascal/VOC/"
 
+
+def _coco_images(split: str) -> Need:
+    return Need(f"coco/{split}2017", "images", {"images": COCO_SIZES[split]})
+
+
+def _coco_instances(split: str) -> Need:
+    return Need(
+        f"coco/annotations/instances_{split}2017.json",
+        "coco_json",
+        {"images": COCO_SIZES[split], "categories": 80},
+        f"coco/{split}2017/{{}}",
+    )
+
+
+def _coco_captions(split: str) -> Need:
+    return Need(
+        f"coco/annotations/captions_{split}2017.json",
+        "captions_json",
+        {"images": COCO_SIZES[split], "captions": COCO_CAPTION_COUNTS[split]},
+        f"coco/{split}2017/{{}}",
+    )
+
+
+def _lvis(split: str) -> Need:
+    counts = {"images": LVIS_SIZES[split], "categories": 1203}
+    return Need(f"lvis/lvis_v1_{split}.json", "lvis_json", counts, "coco/{}")
+
+
+def _inaturalist(split: str, images: int) -> Need:
+    return Need(
+        f"inaturalist/annotations/{split}2018.json",
+        "inaturalist_json",
+        {"images": images, "categories": 8142},
+        "inaturalist/{}",
+    )
+
+
+def _voc_list(year: str, split: str, images: int) -> Need:
+    path = f"{year}/ImageSets/Main/{split}.txt"
+    return Need(path, "image_list", {"images": images}, f"{year}/JPEGImages/{{}}.jpg")
+
+
+COCO_IMAGES = (_coco_images("train"), _coco_images("val"))
+COCO_INSTANCES = (_coco_instances("train"), _coco_instances("val"))
+COCO_CAPTIONS = (_coco_captions("train"), _coco_captions("val"))
+VOC2007_IMAGES = (
+    Need("VOC2007/JPEGImages", "images", {"images": 9963}),
+    _voc_list("VOC2007", "trainval", 5011),
+    _voc_list("VOC2007", "test", 4952),
+)
+VOC2007 = (Need("VOC2007/Annotations", "voc_xml", {"files": 9963}), *VOC2007_IMAGES)
+VOC2012 = (
+    Need("VOC2012/Annotations", "voc_xml", {"files": 17125}),
+    Need("VOC2012/JPEGImages", "images", {"images": 17125}),
+    _voc_list("VOC2012", "trainval", 11540),
+)
+VOC2007_LABELS = (
+    Need("VOC2007/ImageSets/Main/aeroplane_trainval.txt", "voc_labels", {"classes": 20}),
+    Need("VOC2007/ImageSets/Main/aeroplane_test.txt", "voc_labels", {"classes": 20}),
+)
+
+COCO_DETECTION = Layout(COCO_IMAGES + COCO_INSTANCES, COCO_SOURCE)
+LVIS_DETECTION = Layout(
+    (*COCO_IMAGES, _lvis("train"), _lvis("val")),
+    "LVIS v1 annotations: https://www.lvisdataset.org/dataset; "
+    "their images are COCO's, of which LVIS val uses some from train2017",
+)
+VOC_DETECTION = Layout(VOC2007 + VOC2012, VOC_SOURCE)
+VOC07_CLASSIFICATION = Layout(VOC2007_IMAGES + VOC2007_LABELS, VOC_SOURCE)
+IMAGENET = Layout(
+    (
+        Need("imagenet/train", "class_folders", {"images": 1281167, "classes": 1000}),
+        Need("imagenet/val", "class_folders", {"images": 50000, "classes": 1000}),
+    ),
+    "ImageNet (ILSVRC 2012): https://image-net.org/download; "
+    "move the images of val into class folders as in train",
+)
+INATURALIST_2018 = Layout(
+    (
+        Need("inaturalist/train_val2018", "images", {"images": 461939}),
+        _inaturalist("train", 437513),
+        _inaturalist("val", 24426),
+    ),
+    "iNaturalist 2018: https://github.com/visipedia/inat_comp/tree/master/2018",
+)
+# Captioning is evaluated on val; the captions of train serve only to train a vocabulary.
+COCO_CAPTIONING = Layout((_coco_images("val"), _coco_captions("val")), COCO_SOURCE)
+COCO_CAPTION_PRETRAINING = Layout(COCO_IMAGES + COCO_CAPTIONS, COCO_SOURCE)
+COCO_MULTILABEL_PRETRAINING = COCO_DETECTION
+
 LAYOUTS: dict[str, Layout] = {
-    "coco": Layout(COCO_IMAGES + COCO_INSTANCES, COCO_SOURCE),
-    "lvis": Layout(
-        (
-            *COCO_IMAGES,
-            Need("lvis/lvis_v1_train.json", "file"),
-            Need("lvis/lvis_v1_val.json", "file"),
-        ),
-        "LVIS v1 annotations: https://www.lvisdataset.org/dataset; "
-        "their images are COCO's, of which LVIS val uses some from train2017",
-    ),
-    "voc": Layout(VOC2007 + VOC2012, VOC_SOURCE),
-    "voc07_svm": Layout(VOC2007_IMAGES + VOC2007_LABELS, VOC_SOURCE),
-    "imagenet": Layout(
-        (Need("imagenet/train", "class folders"), Need("imagenet/val", "class folders")),
-        "ImageNet (ILSVRC 2012): https://image-net.org/download; "
-        "move the images of val into class folders as in train",
-    ),
-    "inaturalist": Layout(
-        (
-            Need("inaturalist/train_val2018", "folder"),
-            Need("inaturalist/annotations/train2018.json", "file"),
-            Need("inaturalist/annotations/val2018.json", "file"),
-        ),
-        "iNaturalist 2018: https://github.com/visipedia/inat_comp/tree/master/2018",
-    ),
-    "captioning": Layout(COCO_VAL_CAPTIONS, COCO_SOURCE),
-    "pretraining": Layout(COCO_IMAGES + COCO_CAPTIONS, COCO_SOURCE),
-    "multilabel_pretraining": Layout(COCO_IMAGES + COCO_INSTANCES, COCO_SOURCE),
+    "coco": COCO_DETECTION,
+    "lvis": LVIS_DETECTION,
+    "voc": VOC_DETECTION,
+    "voc07_svm": VOC07_CLASSIFICATION,
+    "imagenet": IMAGENET,
+    "inaturalist": INATURALIST_2018,
+    "captioning": COCO_CAPTIONING,
+    "pretraining": COCO_CAPTION_PRETRAINING,
+    "multilabel_pretraining": COCO_MULTILABEL_PRETRAINING,
 }
 
 
-def missing_paths(data_root: str | Path, task: str) -> list[str]:
-    """Paths below ``data_root`` that ``task`` needs and cannot use, in the table's order.
+# Checks
 
-    Each is joined with the root as it was given. A folder with nothing in it counts as missing.
-    Raises UserError for a task that is not in ``LAYOUTS``.
+
+def missing_paths(data_root: str | Path, layout: Layout | str) -> list[str]:
+    """Return the paths of ``layout`` that are missing or unusable, joined with ``data_root``.
+
+    An empty folder counts as missing.
     """
-    return [str(Path(data_root, need.path)) for need, _ in _problems(data_root, task)]
+    return [str(Path(data_root, need.path)) for need, _ in _problems(data_root, layout)]
 
 
-def require_layout(data_root: str | Path, task: str) -> None:
-    """Raise UserError unless ``task`` has all it needs: every missing path, and what was found."""
-    problems = _problems(data_root, task)
+def require_layout(data_root: str | Path, layout: Layout | str, task: str = "") -> None:
+    """Raise UserError (``data.missing``) that names every missing path unless all are there.
+
+    Args:
+        task: name of the task, for the message.
+    """
+    if isinstance(layout, str):
+        task, layout = layout, LAYOUTS[layout]
+    problems = _problems(data_root, layout)
     if not problems:
         return
     lines = [f"  {Path(data_root, need.path)}  ({problem})" for need, problem in problems]
-    needed = ", ".join(need.path for need in LAYOUTS[task].needs)
+    needed = ", ".join(need.path for need in layout.needs)
     raise UserError(
-        f"the data root {data_root} lacks what task {task} needs:\n"
+        f"{task} needs {needed} below the data root {data_root}, "
+        f"which {contents(data_root)}. Missing:\n"
         + "\n".join(lines)
-        + f"\nThe data root must hold {needed}."
-        + f"\nThe data root {data_root} {contents(data_root)}."
-        + "\nWhat is there, and what fixes it: python -m virtex.eval_tools.check_data "
+        + f"\nData: {layout.source}"
+        + "\nDetails: python -m virtex.eval_tools.check_data "
         + f"--data-root {shlex.quote(str(data_root))} --task {task}"
-        + f"\nReal data: {LAYOUTS[task].source}"
-        + f"\nTo try without: {TOY_HINT}"
+        + f"\nTo try without: {TOY_HINT}",
+        code="data.missing",
     )
 
 
-def _problems(data_root: str | Path, task: str) -> list[tuple[Need, str]]:
-    if task not in LAYOUTS:
-        raise UserError(f"there is no task {task!r}; the tasks are {', '.join(LAYOUTS)}")
-    found = (
-        (need, whats_wrong(Path(data_root, need.path), need.kind)) for need in LAYOUTS[task].needs
-    )
+def _problems(data_root: str | Path, layout: Layout | str) -> list[tuple[Need, str]]:
+    needs = (LAYOUTS[layout] if isinstance(layout, str) else layout).needs
+    found = ((need, find_problem(Path(data_root, need.path), need)) for need in needs)
     return [(need, problem) for need, problem in found if problem]
 
 
-def whats_wrong(path: Path, kind: str) -> str | None:
-    """Why ``path`` is not what a ``Need`` of this kind wants, in a few words; None if it is."""
+def find_problem(path: Path, need: Need) -> str | None:
+    """Return in a few words why ``path`` does not satisfy ``need``, or None if it does."""
     try:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
-        absent = f"no such {'file' if kind == 'file' else 'folder'}"
-        return "a link to nothing" if os.path.islink(path) else absent
+        return "broken symbolic link" if os.path.islink(path) else "not found"
     except OSError as error:
         looping = error.errno == errno.ELOOP
-        return "a link to itself" if looping else f"it cannot be reached: {error.strerror}"
-    if kind == "file":
-        return None if stat.S_ISREG(mode) else "a folder, where a file is needed"
+        return "symbolic link loop" if looping else f"not accessible: {error.strerror}"
+    if not need.is_folder:
+        return None if stat.S_ISREG(mode) else "expected a file"
     if not stat.S_ISDIR(mode):
-        return "a file, where a folder is needed"
+        return "expected a folder, found a file"
     try:
         with os.scandir(path) as entries:
-            if kind == "folder":
-                return None if next(entries, None) else "an empty folder"
-            return None if any(map(is_folder, entries)) else "without class folders"
+            if need.kind == "class_folders":
+                return None if any(map(is_folder, entries)) else "no class folders in it"
+            return None if next(entries, None) else "empty folder"
     except OSError as error:
-        return f"a folder that cannot be listed: {error.strerror}"
+        return f"not readable: {error.strerror}"

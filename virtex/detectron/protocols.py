@@ -8,12 +8,12 @@ import hashlib
 import os
 from pathlib import Path
 
-import virtex
 from virtex.errors import UserError
 from virtex.protocols import Protocol, choose_protocol
 from virtex.quoting import quoted
+from virtex.resources import resource_path
 
-CONFIG_FOLDER = Path(virtex.__file__).parent / "detectron_configs"
+CONFIG_FOLDER = resource_path("detectron_configs")
 
 
 def packaged(task: str, name: str, images: dict[str, int] | None = None) -> Protocol:

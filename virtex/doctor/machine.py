@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import virtex
 from virtex.doctor.findings import NOTE, OK, PROBLEM, Finding
+from virtex.resources import resource_path
 
 GIB = 2**30
 LITTLE_MEMORY = 8  # GiB; COCO's annotations and a detector on the CPU take about that
@@ -163,7 +163,7 @@ FOLDERS = (
 
 def network(seconds: float) -> Iterator[Finding]:
     """Whether the servers of Detectron2 and of the model zoo answer."""
-    text = (Path(virtex.__file__).parent / "model_zoo.yaml").read_text(encoding="utf-8")
+    text = resource_path("model_zoo.yaml").read_text(encoding="utf-8")
     addresses = [REPOSITORY, *dict.fromkeys(re.findall(r"https://[\w.-]+", text))]
     with ThreadPoolExecutor(len(addresses)) as pool:
         for address, why in zip(addresses, pool.map(why_silent, addresses), strict=True):

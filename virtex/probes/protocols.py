@@ -11,7 +11,6 @@ from typing import Any
 
 from fvcore.common.config import BASE_KEY, CfgNode
 
-import virtex
 from virtex.config import leaves
 from virtex.config.checks import (
     NOT_NEGATIVE,
@@ -27,8 +26,9 @@ from virtex.config.reading import read_overrides, read_settings, read_yaml
 from virtex.errors import UserError
 from virtex.protocols import Protocol, choose_protocol
 from virtex.records import Deviation
+from virtex.resources import resource_path
 
-CONFIG_FOLDER = Path(virtex.__file__).parent / "configs" / "downstream"
+CONFIG_FOLDER = resource_path("configs/downstream")
 
 VOC07_IMAGES = {"voc_2007_trainval": 5011, "voc_2007_test": 4952}
 IMAGENET_IMAGES = {"imagenet_train": 1281167, "imagenet_val": 50000}

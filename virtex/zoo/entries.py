@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import virtex
 from virtex.checkpoints.backbone import InputSpec
 from virtex.errors import UserError
+from virtex.resources import resource_path
 from virtex.zoo.reading import read_zoo_file
 
-ZOO_FILE = Path(virtex.__file__).parent / "model_zoo.yaml"
+ZOO_FILE = resource_path("model_zoo.yaml")
 VARIABLE = "VIRTEX_ZOO"  # further files, with os.pathsep between them
 PREFIX = "virtex://"
 

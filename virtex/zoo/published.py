@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-from pathlib import Path
 from typing import Any
 
-import virtex
 from virtex.errors import UserError
+from virtex.resources import resource_path
 from virtex.zoo.entries import PREFIX, Entry, PublishedResult, entries, find
 
-RESULTS_FILE = Path(virtex.__file__).parent / "published_results.csv"
+RESULTS_FILE = resource_path("published_results.csv")
 
 
 def published_results() -> list[PublishedResult]:

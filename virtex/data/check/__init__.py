@@ -12,9 +12,8 @@ from tqdm import tqdm
 
 from virtex.data.check.disk import FOLDERS, Disk
 from virtex.data.check.quick import HELD, Found, class_folders, look_at
-from virtex.data.check.remedies import remedies_for
 from virtex.data.check.report import PathReport, Report, TaskReport
-from virtex.data.layouts import LAYOUTS, whats_wrong
+from virtex.data.layouts import LAYOUTS, find_problem
 from virtex.data.listing import contents
 from virtex.errors import UserError
 
@@ -56,7 +55,7 @@ def check_data(
     disk = Disk(Path(data_root))
     disk.listing("")  # refused here, it would only look empty below
     needs = {need.path: need for layout in layouts for need in LAYOUTS[layout].needs}
-    missing = {path: whats_wrong(disk.root / path, need.kind) for path, need in needs.items()}
+    missing = {path: find_problem(disk.root / path, need) for path, need in needs.items()}
     there = [path for path in needs if missing[path] is None]
     found = {path: look_at(disk, path) for path in announced(there)}
     broken = decode(disk, found, processes) if deep else {}
@@ -124,7 +123,6 @@ def task_report(
     needs = LAYOUTS[layout].needs
     own = [paths[need.path] for need in needs]
     missing = [need for need in needs if paths[need.path].missing]
-    lacking = list(dict.fromkeys(file for path in own for file in path.lacking))
     unreadable = ""
     if deep and all(path.state == "ok" for path in own):
         from virtex.data.check.deep import whats_unreadable
@@ -136,7 +134,6 @@ def task_report(
         own,
         unreadable,
         notes,
-        remedies_for(disk, needs, missing, lacking),
         LAYOUTS[layout].source,
     )
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from virtex.data.check.remedies import Remedy
 from virtex.data.layouts import TOY_HINT
 from virtex.data.listing import shown
 
@@ -80,7 +79,6 @@ class TaskReport:
         tasks: their names.
         unreadable: what the tasks' own reader refuses; "" if nothing, or if it was not asked.
         notes: what a user should know, though the data are complete without.
-        remedies: what can be done about what is missing.
         source: where the published data come from.
     """
 
@@ -88,7 +86,6 @@ class TaskReport:
     paths: Sequence[PathReport]
     unreadable: str
     notes: Sequence[str]
-    remedies: Sequence[Remedy]
     source: str
 
     @property
@@ -119,7 +116,6 @@ class TaskReport:
             "paths": [path.as_json() for path in self.paths],
             "unreadable": self.unreadable,
             "notes": list(self.notes),
-            "remedies": [vars(remedy) for remedy in self.remedies],
             "source": self.source,
         }
 
@@ -132,11 +128,6 @@ class TaskReport:
         if self.unreadable:
             lines.append(f"  broken   {self.unreadable}")
         lines += [f"  note     {note}" for note in self.notes]
-        if self.remedies:
-            lines.append("  to fix it:")
-        for remedy in self.remedies:
-            lines.append(f"    # {remedy.found}")
-            lines += [f"    {line}" for line in remedy.command.splitlines()]
         if any(path.state == "missing" for path in self.paths):
             lines.append(f"  to get it: {self.source}")
         return "\n".join(lines)
