@@ -286,8 +286,6 @@
     if (!menu.contains(event.target)) menu.open = false;
   });
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") menu.open = false; });
-  addEventListener("scroll", () => details.hidePopover());
-  byId("scroll").addEventListener("scroll", () => details.hidePopover());
   byId("tools").addEventListener("submit", (event) => event.preventDefault());
   for (const control of [filter, published, task]) control.addEventListener("input", refresh);
   byId("reset").addEventListener("click", () => {

@@ -122,8 +122,7 @@ def read_records(roots: Sequence[str | os.PathLike[str]]) -> Found:
     errors: list[OSError] = []
     # A file's name may be any bytes.
     found = {
-        (os.fsencode(shown).decode(errors="replace"), path)
-        for path, shown in _find(roots, errors)
+        (os.fsencode(shown).decode(errors="replace"), path) for path, shown in _find(roots, errors)
     }
     skipped = {Skipped(error.filename, error.strerror or "") for error in errors}
     records: list[Record] = []
@@ -162,6 +161,7 @@ def _find(
         top = os.path.abspath(root)
         if not os.path.isdir(root):
             yield root, os.path.join(os.path.basename(os.path.dirname(top)), os.path.basename(top))
+            continue
         for folder, subfolders, files in os.walk(root, onerror=errors.append, followlinks=True):
             status = os.stat(folder)
             if (status.st_dev, status.st_ino) in visited:  # a link to a parent folder

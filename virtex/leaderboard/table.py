@@ -241,7 +241,8 @@ def published_cells(
         cell = result.model, result.arch, column
         numbers[result.model, result.arch, count[cell]][column] = result
         count[cell] += 1
-    rows, cells = [], []
+    rows: list[Row] = []
+    cells = []
     for (model, arch, _), found in sorted(numbers.items(), key=lambda item: item[0]):
         sources = "; ".join(sorted({result.source for result in found.values()}))
         for column, result in sorted(found.items()):

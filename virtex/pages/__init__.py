@@ -7,6 +7,7 @@ A page is ``page.html.j2`` of its package, which extends ``frame.html.j2``, with
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 from collections.abc import Iterator
@@ -20,14 +21,21 @@ from markupsafe import Markup
 UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
+UNDEFINED = "\N{EN DASH}"
+
+
+@functools.cache
 def environment() -> Environment:
-    return Environment(
+    """Return the environment of all templates; ``number`` formats a score or None."""
+    made = Environment(
         loader=PackageLoader("virtex", ""),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
+    made.filters["number"] = lambda value: UNDEFINED if value is None else f"{value:.2f}"
+    return made
 
 
 def generate(package: str, title: str, data: Any, **values: Any) -> Iterator[str]:
@@ -39,14 +47,18 @@ def generate(package: str, title: str, data: Any, **values: Any) -> Iterator[str
     script = read(package, "page.js")
     digest = hashlib.sha256(script.encode()).digest()
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).translate(UNSAFE)
-    return environment().get_template(f"{package}/page.html.j2").generate(
-        title=title,
-        data=data,
-        json=Markup(text),
-        style=Markup(read("pages", "base.css") + read(package, "page.css")),
-        script=Markup(script),
-        script_hash=f"sha256-{base64.b64encode(digest).decode()}",
-        **values,
+    return (
+        environment()
+        .get_template(f"{package}/page.html.j2")
+        .generate(
+            title=title,
+            data=data,
+            json=Markup(text),
+            style=Markup(read("pages", "base.css") + read(package, "page.css")),
+            script=Markup(script),
+            script_hash=f"sha256-{base64.b64encode(digest).decode()}",
+            **values,
+        )
     )
 
 
