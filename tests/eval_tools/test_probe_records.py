@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,6 @@ from tests.eval_tools.probe_runs import (
     CHECKPOINT,
     DATA,
     KINDS,
-    TOOLS,
     TRAINING,
     VAL_IMAGES,
     comparable,
@@ -361,27 +359,6 @@ def test_imagenet_named_as_a_folder_is_held_to_its_size(data, out):
     ended_well("knn", data, out, "--image-folder", folder, "--protocol", "k20")
     record = record_of(out)
     assert record["task"] != "imagenet_knn" or from_data_in(record)
-
-
-# Help ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: Path(tool).stem)
-def test_help_answers_at_once(tool):
-    def seconds():
-        spent = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return spent.ru_utime + spent.ru_stime
-
-    before = seconds()
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", tool, "--help"], capture_output=True, text=True
-    )
-    assert done.returncode == 0
-    assert "examples:" in done.stdout
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "virtex.cli" in imported
-    assert not {"torch", "sklearn", "numpy"} & imported
-    assert seconds() - before < 1
 
 
 def test_no_probe_needs_detectron2():

@@ -39,9 +39,9 @@ Exit status: 0 done; 2 something to fix, said in one sentence; 130 interrupted b
 import argparse
 
 from virtex.cli import (
-    above_zero,
     add_classifier_training_arguments,
     add_probe_arguments,
+    positive_float,
     run_tool,
     tool_parser,
 )
@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--fraction",
-        type=above_zero,
+        type=positive_float,
         nargs="+",
         default=(),
         metavar="F",
