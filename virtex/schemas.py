@@ -6,7 +6,6 @@ Import this module inside functions: pydantic takes longer to import than ``--he
 from __future__ import annotations
 
 import re
-import reprlib
 from datetime import datetime, timezone
 from typing import Annotated, Any
 
@@ -20,6 +19,8 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
+
+from virtex.text import short_repr
 
 NEWEST_SCHEMA = 2  # of a result record
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")  # but tabs and line ends
@@ -136,18 +137,8 @@ def describe_error(error: ValidationError) -> str:
     if first["type"] == "json_invalid":
         return message
     if first["type"] not in ("missing", "extra_forbidden"):
-        message = f"{message}, found {brief(first['input'])}"
+        message = f"{message}, found {short_repr(first['input'])}"
     path = ".".join(map(str, first["loc"]))
     if not path.isprintable() or len(path) > MAX_PATH:
-        path = brief(path)
+        path = short_repr(path)
     return f"{path}: {message}" if path else message
-
-
-def brief(value: Any) -> str:
-    """Return a value's ``repr`` on one short line, however large or deeply nested it is."""
-    limited = reprlib.Repr()
-    limited.maxlevel = 2
-    try:
-        return " ".join(limited.repr(value).split())
-    except ValueError:  # an int of thousands of digits
-        return "a number that is too large"

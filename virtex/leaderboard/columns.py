@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from virtex.leaderboard.records import Conditions, short_hash
+from virtex.text import one_line, truncate
 
 # task -> its default protocol and primary metric, in the order of columns
 TASKS = {
@@ -106,12 +107,12 @@ def describe(conditions: Conditions) -> list[str]:
     if len(overrides) > MAX_OVERRIDES:
         rest = f"+{len(overrides) - 1} more #{short_hash(conditions.overrides)}"
         overrides = [f"{overrides[0]} {rest}"]
-    return [" ".join(text.split()) for text in (*parts, *overrides)]
+    return [one_line(text) for text in (*parts, *overrides)]
 
 
 def short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 1]}…"
+    return truncate(text, MAX_VALUE)
 
 
 def data_suffix(key: tuple[Conditions, str]) -> str:

@@ -10,9 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from virtex.data.listing import read_file
 from virtex.errors import UserError
+from virtex.files import read_file
 from virtex.records import RECORD_NAME
+from virtex.text import one_line
+from virtex.text import printable as without_control
 
 DATA = ("images", "annotations_sha256", "files_sha256")  # what identifies a data set
 DRAWN = "_semi_supervised"  # suffix of tasks whose training images depend on the seed
@@ -264,6 +266,4 @@ def short_hash(text: str, digits: int = 6) -> str:
 
 def printable(text: str) -> str:
     """Return text for one line of a terminal or a table, without control characters."""
-    return "".join(
-        c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split())
-    )
+    return without_control(one_line(text))
