@@ -127,10 +127,12 @@ def main(args: argparse.Namespace) -> int:
         print(config.dump(), end="")
         return 0
 
-    from virtex.engine import run_folder
+    from virtex import run_folder
     from virtex.engine.distributed import is_main, launch
 
-    with run_folder.claimed(Path(args.output_dir), args.resume, args.overwrite, main=is_main(args)):
+    with run_folder.claim_folder(
+        Path(args.output_dir), args.resume, args.overwrite, is_main=is_main(args)
+    ):
         return launch(pretrain, args)
 
 
@@ -140,7 +142,7 @@ def pretrain(args: argparse.Namespace) -> None:
     Raises:
         UserError: something the user must fix.
     """
-    from virtex.engine import run_folder
+    from virtex import run_folder
     from virtex.engine.distributed import rank, synchronize
     from virtex.engine.progress import log_to
     from virtex.pretraining.run import RECORD, is_finished, open_folder, prepare
@@ -148,7 +150,7 @@ def pretrain(args: argparse.Namespace) -> None:
     log_to(logging.getLogger("virtex"))
     run, folder = prepare(args), Path(args.output_dir)
     if not args.overwrite:
-        run_folder.check_same_run(folder, run.identity(), eval_only=False)
+        run_folder.check_same_run(folder, run.identity())
     if args.resume and is_finished(run, folder):
         logger.info("this run is finished: %s", folder / RECORD)
         return

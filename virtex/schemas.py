@@ -11,18 +11,18 @@ from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
-    AliasChoices,
     BaseModel,
     ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
+from virtex.records import SCHEMA_VERSION
 from virtex.text import short_repr
 
-NEWEST_SCHEMA = 2  # of a result record
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")  # but tabs and line ends
 MAX_METRIC = 1e15  # beyond it four digits after the point mean nothing
 MAX_SEED = 2**64
@@ -53,16 +53,13 @@ class OverrideSchema(Schema):
     key: Text
     protocol: Any
     run: Any
-    why: Text
+    reason: Text
 
 
 class ProtocolSchema(Schema):
     name: Text
     version: Text
-    # schema 1 has departures
-    overrides: list[OverrideSchema] = Field(
-        validation_alias=AliasChoices("overrides", "departures", "deviations")
-    )
+    overrides: list[OverrideSchema]
 
 
 class ArchSchema(Schema):
@@ -95,11 +92,26 @@ class ResultRecord(Schema):
     seed: int = Field(gt=-MAX_SEED, lt=MAX_SEED)
     created: str
 
+    @model_validator(mode="before")
+    @classmethod
+    def convert_schema_1(cls, content: Any) -> Any:
+        """Rename ``departures`` to ``overrides``, and of each ``why`` to ``reason``."""
+        try:
+            if content["schema_version"] == 1:
+                protocol = {**content["protocol"]}
+                protocol["overrides"] = [
+                    {**one, "reason": one["why"]} for one in protocol.pop("departures")
+                ]
+                content = {**content, "protocol": protocol}
+        except (TypeError, KeyError):
+            pass  # reported below
+        return content
+
     @field_validator("schema_version")
     @classmethod
     def require_known_schema(cls, version: int) -> int:
-        if version > NEWEST_SCHEMA:
-            raise ValueError(f"expected at most {NEWEST_SCHEMA}; update virtex to read it")
+        if version > SCHEMA_VERSION:
+            raise ValueError(f"expected at most {SCHEMA_VERSION}; update virtex to read it")
         return version
 
     @field_validator("primary_metric")

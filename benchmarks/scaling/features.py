@@ -71,7 +71,8 @@ def train_epoch(folder: Path, rows: int) -> Callable[[], object]:
     from virtex.data.image_sets import ImageSet
     from virtex.probes.cached_probe import CachedLinearProbe
     from virtex.probes.features import Extraction
-    from virtex.probes.protocols import load_settings, packaged_protocol
+    from virtex.probes.settings import load_settings
+    from virtex.tasks import packaged_protocol
 
     cache = cache_in(folder)
     protocol = packaged_protocol("imagenet_linear", "cached")

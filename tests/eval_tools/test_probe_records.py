@@ -49,8 +49,8 @@ def test_the_record_names_task_protocol_and_every_departure(finished, kind):
         assert fraction if kind == "fractions" else record["protocol"]["name"] == KINDS[kind].name
         assert record["protocol"]["version"] == "1"
         assert overrides_in(record) == KINDS[kind].settings
-        assert len(record["protocol"]["deviations"]) == len(KINDS[kind].settings)
-        packaged = {d["key"]: d["protocol"] for d in record["protocol"]["deviations"]}
+        assert len(record["protocol"]["overrides"]) == len(KINDS[kind].settings)
+        packaged = {d["key"]: d["protocol"] for d in record["protocol"]["overrides"]}
         assert packaged["DATA.IMAGE_CROP_SIZE"] == 64
 
 
@@ -362,5 +362,5 @@ def test_imagenet_named_as_a_folder_is_held_to_its_size(data, out):
 
 
 def test_no_probe_needs_detectron2():
-    code = "import sys; sys.modules['detectron2'] = None; import virtex.probes.tasks"
+    code = "import sys; sys.modules['detectron2'] = None; import virtex.tasks"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -32,7 +32,7 @@ HEAVY = (
     *(
         "virtex.pretraining.models.build",
         "torch.utils.tensorboard",
-        "virtex.probes.tasks",
+        "virtex.tasks",
         "sklearn.svm",
     ),
     *("virtex.detectron.transfer", "virtex.captioning.evaluator", "virtex.leaderboard.page"),

@@ -59,7 +59,7 @@ def record(
 
     Args:
         value: of the primary metric.
-        overrides: (key, protocol, run, why) each.
+        overrides: (key, protocol, run, reason) each.
         changes: top-level keys to replace.
     """
     metrics = dict(METRICS.get(task, {"score": 50.0}))
@@ -68,7 +68,7 @@ def record(
         moved = value - metrics[primary]
         metrics |= {key: metrics[key] + moved for key in metrics if key in MOVED}
         metrics[primary] = value
-    keys = ("key", "protocol", "run", "why")
+    keys = ("key", "protocol", "run", "reason")
     made = {
         "schema_version": 2,
         "task": task,

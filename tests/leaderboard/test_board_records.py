@@ -114,7 +114,9 @@ def test_an_infinite_setting_is_rejected(tmp_path):
 def test_schema_1_is_read_like_schema_2(tmp_path):
     new = record(overrides=[("LR", 1.0, 2.0, "override")])
     old = copy.deepcopy(new) | {"schema_version": 1, "seed": 1}
-    old["protocol"]["departures"] = old["protocol"].pop("overrides")
+    [override] = old["protocol"].pop("overrides")
+    override["why"] = override.pop("reason")
+    old["protocol"]["departures"] = [override]
     first, second = read_records([write(tmp_path, new, old)]).records
     assert first.conditions == second.conditions
     assert json.loads(first.conditions.overrides)[0]["key"] == "LR"
@@ -216,7 +218,7 @@ def test_a_folder_whose_name_is_not_text_is_read(tmp_path):
 
 VALUES = [
     None, True, -1, 10**400, 1e308, 1e999, "", "\ud800", "\0\r\n=<&", [], [[]], {}, {"": None},
-    {"a": {"b": [1e999]}}, [{"key": "a", "protocol": [], "run": {}, "why": "x"}], "x" * 10_000,
+    {"a": {"b": [1e999]}}, [{"key": "a", "protocol": [], "run": {}, "reason": "x"}], "x" * 10_000,
 ]  # fmt: skip
 
 

@@ -9,11 +9,9 @@ import pytest
 from tests.errors import raises_code
 from tests.leaderboard.board_records import COCO, LR, PRIMARY, PROTOCOL, record, sha256_of, write
 from virtex import zoo
-from virtex.detectron.protocols import PROTOCOLS as DETECTION
-from virtex.leaderboard.columns import TASKS
 from virtex.leaderboard.table import build_table
 from virtex.leaderboard.text import format_spread
-from virtex.probes.protocols import PROTOCOLS as PROBES
+from virtex.tasks import TASKS
 
 STEPS = ("SOLVER.MAX_ITER", 180000, 360000, "scaled")
 BATCH = ("SOLVER.IMS_PER_BATCH", 16, 8, "device")
@@ -199,11 +197,10 @@ def test_columns_have_a_fixed_order(table):
     ]  # fmt: skip
 
 
-def test_default_protocols_are_the_packaged_ones():
-    packaged = {**DETECTION, **PROBES}
-    first = {task: next(iter(named.values())) for task, named in packaged.items()}
-    assert {task: (one.name, one.primary_metric) for task, one in first.items()} == TASKS
-    assert all((PROTOCOL[task], PRIMARY[task]) == TASKS[task] for task in PROTOCOL)
+def test_known_tasks_come_from_the_registry(table):
+    for task, protocol in PROTOCOL.items():
+        assert TASKS[task].default_protocol.name == protocol
+        assert TASKS[task].primary_metric == PRIMARY[task]
 
 
 def test_a_renamed_file_is_one_row_with_its_newest_name(table):

@@ -49,7 +49,7 @@ def test_the_long_csv(table):
         "task": "voc07_svm",
         "protocol": "paper",
         "version": "1",
-        "overrides": '[{"key":"SOLVER.BASE_LR","protocol":0.02,"run":0.01,"why":"scaled"}]',
+        "overrides": '[{"key":"SOLVER.BASE_LR","protocol":0.02,"reason":"scaled","run":0.01}]',
         "data": '{"voc_2007_test":{"annotations_sha256":"' + "4" * 64 + '","images":4952},'
         '"voc_2007_trainval":{"annotations_sha256":"' + "3" * 64 + '","images":5011}}',
         "metric": "mAP",

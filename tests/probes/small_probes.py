@@ -13,7 +13,8 @@ from virtex.checkpoints.backbone import Backbone, Coverage, InputSpec, Source
 from virtex.data.image_sets import ImageSet
 from virtex.probes.feature_cache import FeatureCache
 from virtex.probes.features import Extraction
-from virtex.probes.protocols import load_settings, packaged_protocol
+from virtex.probes.settings import load_settings
+from virtex.tasks import packaged_protocol
 
 RGB = InputSpec("RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 BGR_BYTES = InputSpec("BGR", (103.5, 116.3, 123.7), (57.4, 57.1, 58.4), 255.0)

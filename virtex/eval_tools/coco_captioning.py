@@ -86,10 +86,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> int:
-    from virtex.probes.run import run_or_list
-    from virtex.probes.tasks import coco_captioning
+    from virtex.probes.jobs import run_probe
+    from virtex.tasks.coco_captioning import plan
 
-    return run_or_list(args, coco_captioning)
+    return run_probe(args, plan)
 
 
 if __name__ == "__main__":

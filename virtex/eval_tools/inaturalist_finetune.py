@@ -74,10 +74,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> int:
-    from virtex.probes.run import run_or_list
-    from virtex.probes.tasks import inaturalist_finetune
+    from virtex.probes.jobs import run_probe
+    from virtex.tasks.inaturalist import plan
 
-    return run_or_list(args, inaturalist_finetune)
+    return run_probe(args, plan)
 
 
 if __name__ == "__main__":

@@ -69,10 +69,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> int:
-    from virtex.probes.run import run_or_list
-    from virtex.probes.tasks import voc07_svm
+    from virtex.probes.jobs import run_probe
+    from virtex.tasks.voc07_svm import plan
 
-    return run_or_list(args, voc07_svm)
+    return run_probe(args, plan)
 
 
 if __name__ == "__main__":

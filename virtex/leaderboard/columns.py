@@ -13,20 +13,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from virtex.leaderboard.records import Conditions, short_hash
+from virtex.protocols import Protocol
+from virtex.tasks import TASKS
 from virtex.text import one_line, truncate
 
-# task -> its default protocol and primary metric, in the order of columns
-TASKS = {
-    "coco": ("coco_mask_rcnn_R_50_FPN_2x", "bbox/AP"),
-    "lvis": ("lvis_mask_rcnn_R_50_FPN_2x", "bbox/AP"),
-    "voc": ("voc_faster_rcnn_R_50_C4_24k", "bbox/AP"),
-    "voc07_svm": ("paper", "mAP"),
-    "imagenet_linear": ("paper", "top1"),
-    "imagenet_knn": ("k20", "top1"),
-    "imagenet_semi_supervised": ("20-epochs", "top1"),
-    "inaturalist": ("paper", "top1"),
-    "coco_captioning": ("paper", "CIDEr"),
-}
 MAX_OVERRIDES = 2  # spelled out in a label; of more, the first
 MAX_VALUE = 24  # characters of a setting's value in a label
 
@@ -51,12 +41,20 @@ class Column:
     higher_is_better: bool
 
 
-def default_protocol(task: str) -> str | None:
-    return TASKS[task][0] if task in TASKS else None
+def default_protocol(task: str) -> Protocol | None:
+    found = TASKS[task].protocols.values() if task in TASKS else ()
+    return next(iter(found), None)
 
 
-def primary_metric(task: str) -> str | None:
-    return TASKS[task][1] if task in TASKS else None
+def is_default(conditions: Conditions) -> bool:
+    """Whether the protocol is the default of its task."""
+    default = default_protocol(conditions.task)
+    return default is not None and default.name == conditions.protocol
+
+
+def is_primary(task: str, metric: str) -> bool:
+    default = default_protocol(task)
+    return default is not None and default.primary_metric == metric
 
 
 def make_columns(
@@ -69,11 +67,11 @@ def make_columns(
 
     def order(key: tuple[Conditions, str]) -> tuple[Any, ...]:
         conditions, metric = key
-        task, protocol = conditions.task, conditions.protocol
+        task = conditions.task
         known = tasks.index(task) if task in tasks else len(tasks)
         run = conditions.version, conditions.overrides != "[]", conditions.overrides
-        not_default = protocol != default_protocol(task)
-        return known, task, not_default, protocol, *run, conditions.data, key not in primary, metric
+        protocols = not is_default(conditions), conditions.protocol
+        return known, task, *protocols, *run, conditions.data, key not in primary, metric
 
     keys = sorted(metrics, key=order)
     settings = {conditions: describe(conditions) for conditions, _ in keys}
@@ -101,7 +99,7 @@ def describe(conditions: Conditions) -> list[str]:
     parts = []
     if conditions.version != "1":
         parts = [f"{conditions.protocol}@{conditions.version}"]
-    elif conditions.protocol != default_protocol(conditions.task):
+    elif not is_default(conditions):
         parts = [conditions.protocol]
     overrides = [f"{o['key']}={short(o['run'])}" for o in json.loads(conditions.overrides)]
     if len(overrides) > MAX_OVERRIDES:

@@ -174,7 +174,7 @@ def group_data(conditions: Conditions) -> dict[str, Any]:
         "protocol": conditions.protocol,
         "version": conditions.version,
         "overrides": [
-            [words(override[key]) for key in ("key", "protocol", "run", "why")]
+            [words(override[key]) for key in ("key", "protocol", "run", "reason")]
             for override in json.loads(conditions.overrides)
         ],
         "data": [data_words(name, about) for name, about in json.loads(conditions.data).items()],

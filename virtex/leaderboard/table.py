@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from virtex.errors import UserError
-from virtex.leaderboard.columns import Column, disambiguate, make_columns, primary_metric
+from virtex.leaderboard.columns import Column, disambiguate, is_primary, make_columns
 from virtex.leaderboard.records import Conditions, Model, Record, printable, short_hash
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def build_table(
     placed = place_published(published, {conditions for conditions, _ in metrics})
     for conditions, result in placed:
         metrics.add((conditions, result.metric))
-        if result.metric == primary_metric(result.task):
+        if is_primary(result.task, result.metric):
             primary.add((conditions, result.metric))
     columns = make_columns(metrics, primary, lower)
     positions = {(column.conditions, column.metric): n for n, column in enumerate(columns)}

@@ -20,11 +20,11 @@ from virtex.engine.loop import LoopSettings, TrainingLoop, amp_dtype, to_device
 from virtex.engine.progress import MetricsWriter
 from virtex.engine.randomness import seed_everything
 from virtex.errors import UserError
+from virtex.evaluator import Report
 from virtex.optim import build_optimizer, build_schedule
 from virtex.pretraining.models.pooled import Classifier, PooledBackbone
 from virtex.probes.accuracy import Accuracy
 from virtex.probes.frozen import tensors_sha256, verify_unchanged
-from virtex.probes.report import Report
 from virtex.records import Deviation
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class ClassifierTraining:
     hashed before and after.
 
     Attributes:
-        images, report: see ``virtex.probes.report.Evaluator``.
+        images, report: see ``virtex.evaluator.Evaluator``.
     """
 
     def __init__(self, train: ImageSet, val: ImageSet, settings: CfgNode, options: TrainingOptions):

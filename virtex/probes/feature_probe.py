@@ -10,8 +10,8 @@ from fvcore.common.config import CfgNode
 
 from virtex.checkpoints.backbone import Backbone
 from virtex.data.image_sets import ImageSet
+from virtex.evaluator import Report
 from virtex.probes.features import Extraction, View, center_view
-from virtex.probes.report import Report
 
 
 class FeatureProbe(ABC):
@@ -20,7 +20,7 @@ class FeatureProbe(ABC):
     Subclasses implement ``score``.
 
     Attributes:
-        images, report: see ``virtex.probes.report.Evaluator``.
+        images, report: see ``virtex.evaluator.Evaluator``.
         timing_key: names the time of ``score`` in the record.
     """
 
@@ -41,7 +41,7 @@ class FeatureProbe(ABC):
         return [center_view(self.settings.DATA)]
 
     def check(self, backbone: Backbone) -> None:
-        """See ``virtex.probes.report.Evaluator``."""
+        """See ``virtex.evaluator.Evaluator``."""
         images = len(self.train) * len(self.train_views()) + len(self.val)
         self.extraction.check(backbone, images)
 
