@@ -10,7 +10,7 @@ from tests.eval_tools import probe_runs
 from tests.pretraining_runs import lines_of, record_of, trained, write_data
 from tests.run_states import assert_equal, content_of
 from virtex.checkpoints import CheckpointError
-from virtex.checkpoints.downloading import download
+from virtex.checkpoints.download import download
 
 OLD, NEW = b"old " * 200_000, b"new " * 200_000
 

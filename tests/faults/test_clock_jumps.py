@@ -154,7 +154,7 @@ def test_a_download_is_whole(jump, out, monkeypatch, whole):
 
 def next_part(cache, url):
     """Where a download is while it is none."""
-    from virtex.checkpoints.downloading import cached_path
+    from virtex.checkpoints.download import cached_path
 
     return cached_path(url).with_name("network.pth.part")
 
