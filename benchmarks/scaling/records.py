@@ -40,17 +40,17 @@ def write_settings(folder: Path, count: int) -> None:
 def write_record(
     folder: Path, number: int, model: int, task: str, seed: int, rates: tuple[float, ...]
 ) -> None:
-    from virtex.leaderboard.columns import TASKS
     from virtex.records import SCHEMA_VERSION
+    from virtex.tasks import TASKS
 
-    protocol, primary = TASKS[task]
+    protocol, primary = TASKS[task].default_protocol.name, TASKS[task].primary_metric
     record: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "task": task,
         "protocol": {
             "name": protocol,
             "version": "1",
-            "deviations": [
+            "overrides": [
                 {"key": f"SOLVER.RATE_{at}", "protocol": 0.02, "run": rate, "reason": "override"}
                 for at, rate in enumerate(rates)
             ],

@@ -14,7 +14,11 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from virtex.data.captions import read_captions
 from virtex.data.image_sets import file_hashes
+<<<<<<< HEAD:virtex/captioning/images.py
 from virtex.data.layouts import require_layout
+=======
+from virtex.data.listing import contents
+>>>>>>> main:virtex/captioning/pictures.py
 from virtex.errors import UserError
 from virtex.files import describe_folder
 
@@ -74,7 +78,6 @@ def read_coco_images(data_root: str | Path) -> CaptioningImages:
     Raises:
         UserError: files are missing or invalid.
     """
-    require_layout(data_root, "captioning")
     root = Path(data_root, "coco")
     images = read_captions(root, "val")
     folder = root / "val2017"
