@@ -8,17 +8,10 @@ from pathlib import Path
 import torch
 from fvcore.common.config import CfgNode
 
-<<<<<<< HEAD
 from virtex.captioning.captioner import Captioner, CaptionerOptions, identity_of, load_captioner
 from virtex.captioning.generation import RESULTS, CaptioningSet, Captions, write_captions
 from virtex.captioning.images import CaptioningImages
-from virtex.captioning.page import Picture, thumbnail, write_page
-=======
-from virtex.captioning.captioner import Captioner, Naming, identity_of, load_captioner
-from virtex.captioning.generation import RESULTS, Captions, PictureSet, write_captions
 from virtex.captioning.page import CaptionedImage, thumbnail, write_page
-from virtex.captioning.pictures import Pictures
->>>>>>> main
 from virtex.captioning.scoring import CaptionScores, choose_scorer, score
 from virtex.checkpoints.backbone import Backbone
 from virtex.data.transforms import build_transform, decode_image
@@ -218,27 +211,15 @@ class Captioning:
             ) from error
         self.report.timing["page_seconds"] = time.perf_counter() - start
 
-<<<<<<< HEAD
-    def _cards(self, captions: Captions, per_image: Mapping) -> Iterator[Picture]:
+    def _cards(self, captions: Captions, per_image: Mapping) -> Iterator[CaptionedImage]:
         """Yield one image after another, so that they are not all in memory."""
         longest = SMALL_THUMBNAIL if len(captions.written) > MANY_IMAGES else THUMBNAIL
         references = self.data.references
         with progress_bar(len(captions.written), "image", "page") as bar:
             for place, (index, caption) in enumerate(captions.written.items()):
                 jpeg, size = thumbnail(decode_image(self.data.path(index)), longest)
-                yield Picture(
-                    self.data.files[index],
-=======
-    def cards(self, captions: Captions, per_image: Mapping) -> Iterator[CaptionedImage]:
-        """The pictures one after the other, so that they are not all in memory."""
-        longest = SMALL_THUMBNAIL if len(captions.written) > MANY else THUMBNAIL
-        references = self.pictures.references
-        with progress_bar(len(captions.written), "picture", "page") as bar:
-            for place, (index, caption) in enumerate(captions.written.items()):
-                jpeg, size = thumbnail(decode_image(self.pictures.path(index)), longest)
                 yield CaptionedImage(
-                    self.pictures.files[index],
->>>>>>> main
+                    self.data.files[index],
                     caption,
                     references[index] if references else (),
                     {name: float(values[place]) for name, values in per_image.items()},

@@ -14,11 +14,6 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from virtex.data.captions import read_captions
 from virtex.data.image_sets import file_hashes
-<<<<<<< HEAD:virtex/captioning/images.py
-from virtex.data.layouts import require_layout
-=======
-from virtex.data.listing import contents
->>>>>>> main:virtex/captioning/pictures.py
 from virtex.errors import UserError
 from virtex.files import describe_folder
 
