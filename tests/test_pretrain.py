@@ -542,7 +542,7 @@ def test_overrides_that_are_no_pairs_are_refused(data, out, capsys):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"OPTIM__LERNING_RATE": 1}, "there is no setting OPTIM.LERNING_RATE; the nearest is"),
+        ({"OPTIM__LERNING_RATE": 1}, "OPTIM.LERNING_RATE is not a setting"),
         ({"MODEL__VISUAL__NAME": "torchvision::resnet19"}, "near it: torchvision::resnet18"),
         ({"MODEL__VISUAL__FEATURE_SIZE": 7}, "MODEL.VISUAL.FEATURE_SIZE is 7"),
         ({"OPTIM__WARMUP_STEPS": 99}, "OPTIM.WARMUP_STEPS is 99"),

@@ -1,40 +1,51 @@
-"""Files that are either old or new, never half-written."""
+"""Files and folders: atomic writes, reads, listings and hashes."""
 
+import errno
 import fcntl
 import glob
+import hashlib
 import os
+import re
 import secrets
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple, TypeGuard
 
 from virtex.errors import UserError
+from virtex.text import join_first
 
 UNFINISHED = ".unfinished"
+# Linux's limits, less what the data root takes: characters of a path, bytes of a name.
+MAX_PATH, MAX_NAME = 2000, 255
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# What listing a folder raises where there is no folder: nothing, a file, or a link to itself.
+NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Call ``write(file)`` on a file beside ``path`` and put it in its place when it is done.
+    """Write a file atomically: ``write`` fills a temporary file, which then replaces ``path``.
 
-    Whatever interrupts it, ``path`` holds the old content or the whole new one. What a killed
-    process left of the same file is removed first.
+    ``path`` holds either the old content or all of the new, whatever interrupts the write.
+    Temporary files of ``path`` that killed processes left are removed first.
 
     Raises:
-        OSError: ``path`` cannot be written; it is named.
+        OSError: ``path`` cannot be written; the error names it.
     """
     remove_unfinished(path.parent, path.name)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
-        with begin(temporary) as file:
+        with create_locked(temporary) as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
             os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        # where a write fails, torch.save raises that it is not where it expected to be
+        # torch.save raises a RuntimeError about the position in the file where a write failed
         cause = error if isinstance(error, OSError) else error.__context__
-        if isinstance(cause, UserError | KeyboardInterrupt):  # a signal's
+        if isinstance(cause, UserError | KeyboardInterrupt):  # raised by a signal handler
             raise cause from None
         if not isinstance(cause, OSError) or cause.errno is None:
             raise
@@ -46,27 +57,144 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
             temporary.unlink()
 
 
-def begin(path: Path) -> BinaryIO:
-    """A new file that is locked for as long as it is open: no one takes it for a dead writer's."""
+def create_locked(path: Path) -> BinaryIO:
+    """Create a file that stays locked while it is open, so that nobody removes it as a leftover."""
     while True:
         file = open(path, "wb")  # noqa: SIM115
         with suppress(OSError):  # a file system without locks
             fcntl.flock(file, fcntl.LOCK_EX)
         if path.exists():
             return file
-        file.close()  # another writer has removed it before it was locked
+        file.close()  # another writer removed it before it was locked
 
 
 def remove_unfinished(folder: Path, name: str = "*") -> None:
-    """Remove what killed processes left of files that they were writing.
+    """Remove the temporary files that killed processes left in ``folder``.
 
     Args:
-        name: of the file, where it is not that of all of them.
+        name: the file that was being written; "*" for any.
     """
     name = name if name == "*" else glob.escape(name)
     for path in folder.glob(f".{name}.*{UNFINISHED}"):
-        # who writes holds a lock, which ends with the process; a file system without locks
-        # has its leftovers kept
-        with suppress(OSError), open(path, "r+b") as file:  # NFS locks no file that is only read
+        # A writer holds a lock, which ends with its process. On a file system without locks,
+        # leftovers are kept.
+        with suppress(OSError), open(path, "r+b") as file:  # NFS does not lock read-only files
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
+
+
+def require_file(path: str | os.PathLike[str]) -> None:
+    """Raise OSError unless ``path`` is a regular file: reading a pipe or device may never end."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", os.fspath(path))
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """Return the content of a regular file; raise OSError where it cannot be read."""
+    require_file(path)
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_path_below(value: Any) -> TypeGuard[str]:
+    """Return whether ``value`` is a valid relative path that stays in its folder.
+
+    Symbolic links are not resolved: data that lie on several disks rightly lead out of a folder.
+    """
+    if not isinstance(value, str) or CONTROL.search(value):
+        return False
+    try:
+        parts = value.encode().split(b"/")
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+    return len(value) <= MAX_PATH and all(
+        part != b".." and 0 < len(part) <= MAX_NAME for part in parts
+    )
+
+
+class Listing(NamedTuple):
+    """Names in a folder. Links count as what they point at; broken links are left out."""
+
+    files: frozenset[str]
+    folders: frozenset[str]
+
+
+def list_folder(folder: str | os.PathLike[str]) -> Listing:
+    """Return the names in a folder; none where there is no such folder.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
+    files, folders = [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if is_folder(entry):
+                    folders.append(entry.name)
+                elif is_file(entry):
+                    files.append(entry.name)
+    except OSError as error:
+        if error.errno not in NO_FOLDER:
+            raise UserError(
+                f"cannot list the folder {folder}: {error.strerror}; fix its permissions",
+                code="data.unreadable",
+            ) from error
+    return Listing(frozenset(files), frozenset(folders))
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or into a folder that cannot be read
+        return False
+
+
+def is_file(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a regular file or a link to one."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
+def describe_folder(folder: str | os.PathLike[str], count: int = 8) -> str:
+    """Return a predicate for a message: "contains a/, b.txt, …", "is empty", "does not exist"."""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name + "/" * is_folder(entry) for entry in entries)
+    except FileNotFoundError:
+        return "is a broken symbolic link" if os.path.islink(folder) else "does not exist"
+    except NotADirectoryError:
+        return "is not a folder"
+    except OSError as error:
+        return f"cannot be listed ({error.strerror})"
+    return f"contains {join_first(names, count)}" if names else "is empty"
+
+
+def find_missing(files: Iterable[str]) -> list[str]:
+    """Return those of ``files`` that do not exist, in their order.
+
+    Each folder is listed once, which is far faster than 100,000 calls of ``stat``.
+    """
+    present: dict[str, frozenset[str]] = {}
+    missing = []
+    for folder, paths in groupby(files, os.path.dirname):
+        if folder not in present:
+            present[folder] = list_folder(folder).files
+        missing += [path for path in paths if os.path.basename(path) not in present[folder]]
+    return missing
+
+
+def describe_missing(missing: Sequence[str], source: str | Path) -> str:
+    """Return how many images that ``source`` names are missing, and the first of them."""
+    return f"{len(missing)} images of {source} are missing: {join_first(missing)}"

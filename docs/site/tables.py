@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 WIDTH = 88  # columns of a tool's --help
 
 
@@ -131,10 +129,14 @@ def protocols_table() -> str:
 
 def detection_settings() -> str:
     """What the detection YAML files set, a column a protocol; toy ones are left out."""
+    from fvcore.common.config import CfgNode
+
+    from virtex.config import flatten
+    from virtex.detectron.config_files import PlainConfig
     from virtex.detectron.protocols import PROTOCOLS
 
     columns = {
-        f"{task} `{short}`": read_based(protocol.config)
+        f"{task} `{short}`": flatten(CfgNode(PlainConfig.load_yaml_with_base(str(protocol.config))))
         for task, named in PROTOCOLS.items()
         for short, protocol in named.items()
         if short != "toy"
@@ -145,17 +147,6 @@ def detection_settings() -> str:
         for key in keys
     ]
     return table(["setting", *columns], rows)
-
-
-def read_based(path: Path) -> dict[str, Any]:
-    """Dotted key -> value of a YAML file and of those it is based on."""
-    from fvcore.common.config import CfgNode
-
-    from virtex.config.defaults import leaves
-
-    tree = yaml.safe_load(path.read_text())
-    base = tree.pop("_BASE_", None)
-    return {**(read_based(path.parent / base) if base else {}), **dict(leaves(CfgNode(tree)))}
 
 
 def short_json(value: Any) -> str:

@@ -8,37 +8,12 @@ import types
 
 import pytest
 
-from tests.doctor.broken_modules import module, put_module
 from virtex.detectron import compat, install
 from virtex.errors import UserError
 
 
 def test_an_importable_detectron2_is_kept():
     assert install.install() == install.installed()
-
-
-def test_check_says_which_distribution_is_there_and_what_is_optional(tmp_path):
-    put_module(tmp_path, "hotcoco", "raise ImportError('no hotcoco')")
-    done = module("virtex.detectron.install", "--check", PYTHONPATH=str(tmp_path))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{str(install.installed()).removeprefix('detectron2 ')}; the engine" in done.stdout
-    assert "note hotcoco does not work: ImportError: no hotcoco" in "\n".join(lines(done))
-
-
-def lines(done):
-    """Without the width of the column of names."""
-    return [" ".join(line.split()) for line in done.stdout.splitlines()]
-
-
-def test_check_says_what_the_doctor_says(tmp_path):
-    put_module(tmp_path, "lvis", "raise ImportError('no lvis')")
-    done, doctor = (
-        module(name, *arguments, PYTHONPATH=str(tmp_path))
-        for name, *arguments in [["virtex.detectron.install", "--check"], ["virtex.doctor"]]
-    )
-    assert done.returncode == doctor.returncode == 2
-    assert "the main job cannot run: fix lvis" in done.stderr
-    assert set(lines(done)) <= set(lines(doctor))
 
 
 def test_a_file_of_another_hash_is_refused(tmp_path):

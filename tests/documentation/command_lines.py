@@ -16,8 +16,7 @@ from types import ModuleType
 
 from tests.documentation.markdown_pages import ROOT
 from virtex import zoo
-from virtex.config import load_config
-from virtex.config.reading import find_config
+from virtex.config import find_config, load_config
 from virtex.errors import UserError
 from virtex.evaluate_all.tasks import TASKS, choose_tasks
 

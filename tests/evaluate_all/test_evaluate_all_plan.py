@@ -137,7 +137,7 @@ def test_a_folder_as_checkpoint_is_told(here, data):
         (("--format", "x"), "x"),
         (("--arguments", "coco", "SOLVER.MAX_ITER 1"), "no such task is asked for, only voc07_svm"),
         (("--arguments", "voc07_svm", "'a"), "No closing quotation; close the quote"),
-        (("--arguments", "voc07_svm", "SVM.COST 1"), "there is no setting SVM.COST; the nearest"),
+        (("--arguments", "voc07_svm", "SVM.COST 1"), "SVM.COST is not a setting"),
         (("--arguments", "voc07_svm", "--knn 1"), "--arguments voc07_svm: unrecognized arguments"),
         (("--arguments", "voc07_svm", "--seed 1"), "voc07_svm: --seed is not for there"),
         (("--arguments", "voc07_svm", "--format moco"), "voc07_svm: --format is not for there"),
@@ -149,7 +149,7 @@ def test_a_folder_as_checkpoint_is_told(here, data):
         (("--arguments", "voc07_svm", " --overwrite"), "not allowed with argument --resume"),
         (
             ("--tasks", "voc07_svm:toy", "voc07_svm", "--arguments", "voc07_svm:toy", "SVM.X 1"),
-            "there is no setting SVM.X",
+            "SVM.X is not a setting",
         ),
         (("--slurm", "timeout_min=1"), "--slurm belongs to --launcher slurm"),
         (("--launcher", "slurm", "--dry-run"), "--launcher slurm needs --num-gpus N"),

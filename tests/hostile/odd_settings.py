@@ -1,12 +1,11 @@
-"""Settings of unknown origin: keys that there are, values of every kind, what is made of them."""
+"""Settings of unknown origin: known and unknown keys, values of every kind."""
 
 import os
 
 from hypothesis import strategies as st
 
 from tests.hostile.checkpoint_runs import nothing_happens
-from virtex.config import default_config, leaves
-from virtex.detectron.keys import walk
+from virtex.config import default_config, flatten
 from virtex.detectron.protocols import packaged_protocol
 from virtex.detectron.settings import load_config as detectron_config
 from virtex.errors import UserError
@@ -15,13 +14,13 @@ from virtex.probes import protocols as probes
 CANARY = "canary"
 TASKS = [(task, name) for task, named in probes.PROTOCOLS.items() for name in named]
 DETECTION = [("coco", "2x"), ("coco", "toy"), ("lvis", "2x"), ("voc", "24k"), ("voc", "toy")]
-PRETRAINING = [key for key, _ in leaves(default_config())]
+PRETRAINING = list(flatten(default_config()))
 PROBES = sorted(
-    {key for task, name in TASKS for key, _ in leaves(
+    {key for task, name in TASKS for key in flatten(
         probes.load_settings(probes.packaged_protocol(task, name))[0]
     )}
 )  # fmt: skip
-DETECTORS = [key for key, _ in walk(detectron_config(packaged_protocol("coco", "2x")))]
+DETECTORS = sorted(flatten(detectron_config(packaged_protocol("coco", "2x"))))
 
 NUMBERS = (
     *("0", "1", "-1", "2", "3", "0.5", "-0.0", "1.0", "1e-300", "1e308", "1e999", "nan", "inf"),
@@ -123,7 +122,7 @@ ODD_KEYS = (
 
 
 def keys(known):
-    """Keys that there are, most of the time, near misses, and others."""
+    """Known keys, most of the time, near misses, and others."""
     near = st.tuples(
         st.sampled_from(known), st.integers(0, 40), st.sampled_from(["", "_", "X", "."])
     )
@@ -142,7 +141,7 @@ def overrides(known):
 
 
 def settled(read):
-    """What ``read()`` gives, or None after a sentence."""
+    """Return ``read()``, or None where it raises a UserError."""
     with nothing_happens():
         try:
             return read()
@@ -153,6 +152,6 @@ def settled(read):
     return None
 
 
-def require_sentence(said):
-    assert said and len(said) < 3000
-    assert all(character.isprintable() for character in said.strip()), said
+def require_sentence(message):
+    assert message and len(message) < 3000
+    assert all(character.isprintable() for character in message.strip()), message

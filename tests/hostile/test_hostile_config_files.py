@@ -1,4 +1,4 @@
-"""YAML files of unknown origin become settings, or are told in a sentence."""
+"""YAML files of unknown origin load, or raise a UserError."""
 
 import os
 
@@ -7,6 +7,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.errors import raises_code
 from tests.hostile.checkpoint_runs import nothing_happens
 from tests.hostile.odd_settings import (
     CANARY,
@@ -23,7 +24,6 @@ from tests.hostile.odd_settings import (
 from virtex.config import load_config
 from virtex.detectron.protocols import protocol_from_config
 from virtex.detectron.settings import build_settings
-from virtex.errors import UserError
 
 pytestmark = pytest.mark.timeout(3000)  # two thousand cases a test, if all is asked for
 
@@ -150,14 +150,14 @@ def written(settings_folder, content, other):
 
 @given(files(PRETRAINING), files(PRETRAINING))
 @each_hostile_file
-def test_config_files_of_a_pretraining(settings_folder, content, other):
+def test_pretraining_config_files(settings_folder, content, other):
     path = written(settings_folder, content, other)
     settled(lambda: load_config(path))
 
 
 @given(files(DETECTORS), files(DETECTORS))
 @each_hostile_file
-def test_config_files_of_a_detector(settings_folder, content, other):
+def test_detector_config_files(settings_folder, content, other):
     path = written(settings_folder, content, other)
     settled(lambda: build_settings(protocol_from_config(path), [], 1, "cpu").deviations())
 
@@ -168,38 +168,38 @@ def test_config_files_of_a_detector(settings_folder, content, other):
     )
 )
 @example("~\0")
-def test_names_of_configs(settings_folder, name):
+def test_config_names(settings_folder, name):
     settled(lambda: load_config(name))
     settled(lambda: build_settings(protocol_from_config(name), [], 1, "cpu"))
 
 
-# What the cases found, kept ----------------------------------------------------------------------
+# Regressions found by these tests ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("read", [load_config, lambda path: build_settings(
     protocol_from_config(path), [], 1, "cpu")], ids=["pretraining", "detector"])  # fmt: skip
 @pytest.mark.parametrize("tag", [tag for tag in TAGS if "python" in tag and "tuple" not in tag])
-def test_code_in_a_config_is_not_run(tag, read, settings_folder):
+def test_tags_are_not_executed(tag, read, settings_folder):
     path = written(settings_folder, f"x: {tag}\n".encode(), b"")
-    with nothing_happens(), pytest.raises(UserError, match="not YAML with plain values in line 1"):
+    with nothing_happens(), raises_code("config.unreadable", "line 1"):
         read(path)
     assert not os.path.exists(CANARY)
 
 
-def test_the_expression_in_detectron2s_own_retinanet_gives_its_numbers():
+def test_retinanet_expression():
     protocol = protocol_from_config("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
     sizes = build_settings(protocol, [], 1, "cpu").cfg.MODEL.ANCHOR_GENERATOR.SIZES
     assert sizes == [[x, x * 2 ** (1.0 / 3), x * 2 ** (2.0 / 3)] for x in [32, 64, 128, 256, 512]]
 
 
-def test_a_detectors_config_is_not_fetched_from_the_web(settings_folder):
+def test_base_is_not_downloaded(settings_folder):
     path = written(settings_folder, b"_BASE_: http://127.0.0.1:9/x.yaml", b"")
-    with nothing_happens(), pytest.raises(UserError, match="_BASE_: there is no file"):
+    with nothing_happens(), raises_code("config.not_found", "_BASE_"):
         build_settings(protocol_from_config(path), [], 1, "cpu")
 
 
 @pytest.mark.parametrize("levels", [2, 60])
-def test_files_that_are_based_on_others_many_times_are_read_once(levels, settings_folder):
+def test_repeated_bases(levels, settings_folder):
     for n in range(levels):
         base = f"_BASE_: [level{n + 1}.yaml, level{n + 1}.yaml]\n" if n < levels - 1 else ""
         (settings_folder / f"level{n}.yaml").write_text(f"{base}SOLVER: {{BASE_LR: 0.5}}\n")

@@ -1,4 +1,4 @@
-"""KEY VALUE pairs of unknown origin become settings, or are told in a sentence."""
+"""KEY VALUE pairs of unknown origin are set, or raise a UserError."""
 
 import os
 
@@ -31,15 +31,15 @@ pytestmark = pytest.mark.timeout(3000)  # two thousand cases a test, if all is a
 @given(overrides(PRETRAINING), st.sampled_from(sorted(packaged_configs())))
 @example(["OPTIM.BATCH_SIZE", "0x" + "f" * 20_000], "bicaptioning_R_50_L1_H2048")
 @example(["x" * 200_000, "1"], "bicaptioning_R_50_L1_H2048")
-def test_overrides_of_a_pretraining(settings_folder, pairs, name):
+def test_pretraining_overrides(settings_folder, pairs, name):
     config = settled(lambda: load_config(name, pairs))
-    if config is not None:  # what was taken is written, and read back as it is
+    if config is not None:  # a saved config loads equal
         save_config(config, settings_folder / "config.yaml")
         assert load_config(str(settings_folder / "config.yaml")) == config
 
 
 @given(overrides(PRETRAINING))
-def test_the_pretraining_tool_prints_its_settings_or_a_sentence(settings_folder, pairs):
+def test_print_config(settings_folder, pairs):
     with nothing_happens():
         status, _, err = run(
             pretrain, "--config", "bicaptioning_R_50_L1_H2048", "--print-config", *pairs
@@ -50,7 +50,7 @@ def test_the_pretraining_tool_prints_its_settings_or_a_sentence(settings_folder,
 
 
 @given(overrides(PROBES), st.sampled_from(TASKS))
-def test_overrides_of_a_probe(settings_folder, pairs, task):
+def test_probe_overrides(settings_folder, pairs, task):
     settled(lambda: probes.load_settings(probes.packaged_protocol(*task), pairs))
 
 
@@ -59,7 +59,7 @@ def test_overrides_of_a_probe(settings_folder, pairs, task):
 @example(["SOLVER.STEPS", "['a']"], ("coco", "2x"), 1)
 @example(["SOLVER.STEPS", "[" * 30_000], ("coco", "2x"), 1)
 @example(["MODEL.PIXEL_MEAN", "{[]: 1}"], ("coco", "2x"), 1)
-def test_overrides_of_a_detector(settings_folder, pairs, task, processes):
+def test_detector_overrides(settings_folder, pairs, task, processes):
     settings = settled(lambda: build_settings(packaged_protocol(*task), pairs, processes, "cpu"))
     if settings is not None:
         settings.deviations()

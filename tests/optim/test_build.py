@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 from virtex.config import default_config
-from virtex.config.checks import CHOICES
+from virtex.config.validation import CHOICES
 from virtex.errors import UserError
 from virtex.optim import build_optimizer
 

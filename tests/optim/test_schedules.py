@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from virtex.config import default_config
-from virtex.config.checks import CHOICES
+from virtex.config.validation import CHOICES
 from virtex.optim import build_schedule
 from virtex.optim.schedules import DECAYS, multiplier
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from virtex.checkpoints.backbone import Backbone
 from virtex.checkpoints.hashing import sha256_of
 from virtex.config import find_config, load_config, with_settings
-from virtex.config.checks import CAPTIONING_MODELS
+from virtex.config.validation import CAPTIONING_MODELS
 from virtex.data.tokenizer import Tokenizer
 from virtex.engine.run_folder import IDENTITY, read_identity
 from virtex.errors import UserError

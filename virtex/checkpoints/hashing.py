@@ -1,13 +1,3 @@
-"""What identifies a file."""
+"""Former place of ``virtex.files.sha256_of``."""
 
-import hashlib
-import pathlib
-
-
-def sha256_of(path: str | pathlib.Path) -> str:
-    """Hex digest of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+from virtex.files import sha256_of as sha256_of

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from virtex.checkpoints.backbone import Backbone, CheckpointError, InputSpec
-from virtex.config.reading import read_yaml
+from virtex.config.yaml_files import read_yaml
 from virtex.errors import UserError
 from virtex.quoting import quoted
 

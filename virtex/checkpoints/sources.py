@@ -21,7 +21,7 @@ from iopath.common.file_io import PathHandler, PathManager, get_cache_dir
 
 from virtex.checkpoints.backbone import CheckpointError
 from virtex.checkpoints.downloading import cached_path, download
-from virtex.config.reading import expanduser
+from virtex.config.yaml_files import expanduser
 from virtex.files import replace_file
 from virtex.quoting import quoted
 from virtex.zoo.entries import PREFIX, find

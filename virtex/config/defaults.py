@@ -1,24 +1,20 @@
-"""Every setting of a pretraining run, with its published default."""
-
-import functools
-from collections.abc import Iterator, Mapping
-from typing import Any
+"""Default values of every pretraining setting, as published."""
 
 from fvcore.common.config import CfgNode
 
 
 def default_config() -> CfgNode:
-    """Every key with its published default: VirTex's best model, trained on COCO Captions."""
+    """Return the defaults: VirTex's best model, trained on COCO Captions."""
     config = CfgNode()
-    # Seed of weights, data order, augmentation and dropout.
+    # Seeds initialization, data order, augmentation and dropout.
     config.RANDOM_SEED = 0
     # Mixed precision on GPUs.
     config.AMP = True
-    # Number type of mixed precision: auto (bfloat16 where the GPU has it), bfloat16, float16.
+    # dtype of mixed precision: auto (bfloat16 if the GPU supports it), bfloat16, float16.
     config.AMP_DTYPE = "auto"
-    # Only those cuDNN kernels that give the same bits every time; slower.
+    # Use deterministic cuDNN kernels only; slower.
     config.CUDNN_DETERMINISTIC = False
-    # Let cuDNN time its kernels and keep the fastest; the choice may alter the last digits.
+    # Let cuDNN choose the fastest kernels; the choice may change the last digits.
     config.CUDNN_BENCHMARK = True
     config.DATA = _data_defaults()
     config.MODEL = _model_defaults()
@@ -28,26 +24,26 @@ def default_config() -> CfgNode:
 
 def _data_defaults() -> CfgNode:
     data = CfgNode()
-    # Folder of the data set.
+    # Root folder of the data set.
     data.ROOT = "datasets/coco"
-    # The sentencepiece model that splits captions into tokens.
+    # SentencePiece model that tokenizes captions.
     data.TOKENIZER_MODEL = "datasets/vocab/coco_10k.model"
-    # Number of tokens it knows; classes (background included) for multilabel_classification.
+    # Size of its vocabulary; classes (with background) for multilabel_classification.
     data.VOCAB_SIZE = 10000
-    # Ids of the special tokens: unknown and padding, start, end, masked.
+    # Ids of the special tokens: unknown and padding, start, end, mask.
     data.UNK_INDEX = 0
     data.SOS_INDEX = 1
     data.EOS_INDEX = 2
     data.MASK_INDEX = 3
-    # Height and width, in pixels, of the images a model sees.
+    # Height and width of the input images, in pixels.
     data.IMAGE_CROP_SIZE = 224
-    # Tokens of a caption at most, start and end included; longer ones are cut.
+    # Maximum tokens of a caption, with start and end; longer ones are truncated.
     data.MAX_CAPTION_LENGTH = 30
-    # Train on the first caption of an image alone, not on all of them.
+    # Train on the first caption of each image only.
     data.USE_SINGLE_CAPTION = False
-    # Share of the training images to train on, in (0, 100].
+    # Percentage of the training images to use, in (0, 100].
     data.USE_PERCENTAGE = 100.0
-    # Transforms in their order, each "name" or "name::{'argument': value}".
+    # Transforms in order, each "name" or "name::{'argument': value}".
     data.IMAGE_TRANSFORM_TRAIN = [
         "random_resized_crop",
         "horizontal_flip",
@@ -56,9 +52,9 @@ def _data_defaults() -> CfgNode:
     ]
     data.IMAGE_TRANSFORM_VAL = ["smallest_resize", "center_crop", "normalize"]
     data.MASKED_LM = CfgNode()
-    # Share of a caption's tokens that masked_lm has to predict.
+    # Fraction of a caption's tokens that masked_lm predicts.
     data.MASKED_LM.MASK_PROPORTION = 0.15
-    # Of these, how many become [MASK], and how many a random token; the rest stay.
+    # Fractions of these replaced by [MASK] and by a random token; the rest are kept.
     data.MASKED_LM.MASK_PROBABILITY = 0.85
     data.MASKED_LM.REPLACE_PROBABILITY = 0.10
     return data
@@ -66,19 +62,19 @@ def _data_defaults() -> CfgNode:
 
 def _model_defaults() -> CfgNode:
     model = CfgNode()
-    # The pretraining task; "virtex" is another name of "bicaptioning".
+    # The pretraining task; "virtex" is an alias of "bicaptioning".
     model.NAME = "virtex"
     model.VISUAL = CfgNode()
-    # "torchvision::" and the name of a ResNet there.
+    # "torchvision::" and the name of a torchvision ResNet.
     model.VISUAL.NAME = "torchvision::resnet50"
-    # Channels of its last stage; 0: as many as the network has.
+    # Channels of its last stage; 0: taken from the network.
     model.VISUAL.FEATURE_SIZE = 0
-    # Start from torchvision's ImageNet weights.
+    # Initialize from torchvision's ImageNet weights.
     model.VISUAL.PRETRAINED = False
-    # Start each residual block as the identity (scale 0 in its last BatchNorm), as published. A
-    # short training hardly leaves that point: then False is better.
+    # Initialize each residual block as the identity (scale 0 in its last BatchNorm), as
+    # published. False is better for short trainings, which hardly leave that point.
     model.VISUAL.ZERO_INIT_RESIDUAL = True
-    # Leave the backbone as it is and train the textual head alone.
+    # Freeze the backbone and train the textual head only.
     model.VISUAL.FROZEN = False
     model.TEXTUAL = CfgNode()
     # transdec_postnorm or transdec_prenorm, then layers, hidden size, attention heads and
@@ -87,61 +83,47 @@ def _model_defaults() -> CfgNode:
     # Dropout of embeddings and transformer layers.
     model.TEXTUAL.DROPOUT = 0.1
     model.DECODER = CfgNode()
-    # How captions are written: beam_search or nucleus_sampling.
+    # How captions are generated: beam_search or nucleus_sampling.
     model.DECODER.NAME = "beam_search"
-    # Captions kept at each step of beam search; 1 is greedy.
+    # Beams of beam search; 1 is greedy decoding.
     model.DECODER.BEAM_SIZE = 5
-    # Continuations of each of them that compete for the next step.
+    # Candidates that each beam contributes to the next step.
     model.DECODER.PER_NODE_BEAM_SIZE = 2
-    # Probability mass that nucleus sampling draws from.
+    # Probability mass that nucleus sampling draws from (top-p).
     model.DECODER.NUCLEUS_SIZE = 0.9
-    # Tokens written at most.
+    # Maximum number of generated tokens.
     model.DECODER.MAX_DECODING_STEPS = 30
     return model
 
 
 def _optim_defaults() -> CfgNode:
     optim = CfgNode()
-    # sgd or adamw (with torch's betas).
+    # sgd or adamw (with torch's default betas).
     optim.OPTIMIZER_NAME = "sgd"
-    # Momentum of sgd.
+    # Momentum of SGD.
     optim.SGD_MOMENTUM = 0.9
     optim.WEIGHT_DECAY = 0.0001
-    # Regular expression; parameters whose name it matches from the start have no weight decay.
+    # Parameters whose name matches (re.match) this regular expression have no weight decay.
     optim.NO_DECAY = ".*textual.(embedding|transformer).*(norm.*|bias)"
-    # Gradients longer than this are scaled down to it; 0: never.
+    # Maximum gradient norm; 0: no clipping.
     optim.CLIP_GRAD_NORM = 10.0
     optim.LOOKAHEAD = CfgNode()
-    # Lookahead (arXiv 1907.08610): each STEPS steps, slow weights go ALPHA of the way.
+    # Lookahead (arXiv 1907.08610): every STEPS steps, slow weights move by ALPHA.
     optim.LOOKAHEAD.USE = True
     optim.LOOKAHEAD.ALPHA = 0.5
     optim.LOOKAHEAD.STEPS = 5
-    # Images of a step, over all processes.
+    # Images per step, over all processes.
     optim.BATCH_SIZE = 256
-    # Highest learning rate of the backbone, and of everything else.
+    # Peak learning rates of the backbone and of everything else.
     optim.CNN_LR = 0.2
     optim.LR = 0.001
-    # Steps of the whole training; 0 saves the model as it is initialized, to compare with.
+    # Total training steps; 0 saves the initialized model.
     optim.NUM_ITERATIONS = 500000
-    # Steps in which the learning rate rises from 0.
+    # Steps of linear warmup from 0.
     optim.WARMUP_STEPS = 10000
-    # What it does then: none, linear, cosine (both to 0), multistep.
+    # Decay after it: none, linear, cosine (both to 0), multistep.
     optim.LR_DECAY_NAME = "cosine"
-    # At these steps multistep multiplies it by LR_GAMMA.
+    # Steps at which multistep multiplies the learning rate by LR_GAMMA.
     optim.LR_STEPS = []
     optim.LR_GAMMA = 0.1
     return optim
-
-
-def get_setting(config: CfgNode, key: str) -> Any:
-    """The value (or section) behind a dotted key; the config itself for an empty one."""
-    return functools.reduce(CfgNode.__getitem__, key.split("."), config) if key else config
-
-
-def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every (dotted key, value) of a config."""
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value

@@ -1,4 +1,4 @@
-"""Keys and names of earlier versions of VirTex, and what they are now."""
+"""Keys and names of earlier versions of VirTex, and their replacements."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ class OldKey:
     """A key of an earlier VirTex.
 
     Attributes:
-        now: the key that took its place; None: nothing did.
-        note: what to know of it, for the log.
+        now: the key that replaces it; None: it is ignored.
+        note: for the log.
         convert: its value -> the value of ``now``.
     """
 
@@ -20,26 +20,28 @@ class OldKey:
     convert: Callable[[Any], Any] = lambda value: value
 
 
-def _any_level_but_0(level: Any) -> Any:
-    # what is no level is left to fail as a value of AMP
+def is_mixed_precision(level: Any) -> Any:
+    # any other type is left to fail as a value of AMP
     return level != 0 if type(level) is int else level
 
 
-# FP16_OPT and TOKENIZER_VOCAB are of v0.9; the flat Lookahead keys were there up to v1.0.
+# FP16_OPT and TOKENIZER_VOCAB: v0.9. The flat Lookahead keys: up to v1.0.
 OLD_KEYS: dict[str, OldKey] = {
-    "FP16_OPT": OldKey("AMP", "Apex's level is AMP now: False for 0, else True", _any_level_but_0),
-    "DATA.TOKENIZER_VOCAB": OldKey(None, "not needed: the tokenizer model holds its vocabulary"),
-    "OPTIM.USE_LOOKAHEAD": OldKey("OPTIM.LOOKAHEAD.USE", "is OPTIM.LOOKAHEAD.USE now"),
-    "OPTIM.LOOKAHEAD_ALPHA": OldKey("OPTIM.LOOKAHEAD.ALPHA", "is OPTIM.LOOKAHEAD.ALPHA now"),
-    "OPTIM.LOOKAHEAD_STEPS": OldKey("OPTIM.LOOKAHEAD.STEPS", "is OPTIM.LOOKAHEAD.STEPS now"),
+    "FP16_OPT": OldKey(
+        "AMP", "Apex's level became AMP: False for 0, else True", is_mixed_precision
+    ),
+    "DATA.TOKENIZER_VOCAB": OldKey(None, "ignored: the tokenizer model contains its vocabulary"),
+    "OPTIM.USE_LOOKAHEAD": OldKey("OPTIM.LOOKAHEAD.USE", "it is now OPTIM.LOOKAHEAD.USE"),
+    "OPTIM.LOOKAHEAD_ALPHA": OldKey("OPTIM.LOOKAHEAD.ALPHA", "it is now OPTIM.LOOKAHEAD.ALPHA"),
+    "OPTIM.LOOKAHEAD_STEPS": OldKey("OPTIM.LOOKAHEAD.STEPS", "it is now OPTIM.LOOKAHEAD.STEPS"),
 }
 
-# key -> what its values began with in an earlier VirTex -> what they begin with now
+# key -> old prefix of its values -> new prefix
 OLD_NAMES: dict[str, dict[str, str]] = {
     "MODEL.TEXTUAL.NAME": {
         "transformer_postnorm::": "transdec_postnorm::",
         "transformer_prenorm::": "transdec_prenorm::",
     },
-    # v0.9 spelled it in a way that torchvision never did
+    # v0.9's own spelling, which torchvision never had
     "MODEL.VISUAL.NAME": {"torchvision::wide_resnet50_2x": "torchvision::wide_resnet50_2"},
 }

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from virtex.data.layouts import TOY_HINT
-from virtex.data.listing import CONTROL, is_path_below, is_text, read_file
 from virtex.data.masks import LARGEST_SIDE, is_mask, whats_wrong_in_mask
 from virtex.errors import UserError
+from virtex.files import CONTROL, is_path_below, read_file
+from virtex.text import is_encodable
 
 
 def read_json(
@@ -65,7 +66,9 @@ def _is_index(value: Any) -> bool:
 
 
 def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and value != "" and not CONTROL.search(value) and is_text(value)
+    return (
+        isinstance(value, str) and value != "" and not CONTROL.search(value) and is_encodable(value)
+    )
 
 
 def _is_length(value: Any) -> bool:

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from virtex.data.annotations import check_coco_json, is_id, read_json
-from virtex.data.listing import is_path_below, missing_files, say_missing
 from virtex.errors import UserError
+from virtex.files import describe_missing, find_missing, is_path_below
 
 logger = logging.getLogger(__name__)
 
@@ -175,9 +175,9 @@ def _with_files(images: list[Image], path: Path, skip_missing: bool) -> list[Ima
     Raises:
         UserError: some are not there (the first five are named), or no image is left.
     """
-    missing = missing_files(str(image.file) for image in images)
+    missing = find_missing(str(image.file) for image in images)
     if missing:
-        said = say_missing(missing, path)
+        said = describe_missing(missing, path)
         if not skip_missing:
             raise UserError(f"{said}; restore them")
         logger.warning("left out: %s", said)

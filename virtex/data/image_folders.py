@@ -8,8 +8,9 @@ import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 
 from virtex.data.image_sets import ImageSet
-from virtex.data.listing import contents, list_folder, some_of
 from virtex.errors import UserError
+from virtex.files import describe_folder, list_folder
+from virtex.text import join_first
 
 # what a split is called elsewhere
 OTHER_NAMES = {"train": ("training",), "val": ("test", "validation", "valid")}
@@ -41,7 +42,8 @@ def _class_folders(folder: Path, split: str) -> list[str]:
     path = folder / split
     if not os.path.isdir(path):
         raise UserError(
-            f"{folder} has no folder {split}: it {contents(folder)}; {_remedy(folder, split)}"
+            f"{folder} has no folder {split}: it {describe_folder(folder)}; "
+            + _remedy(folder, split)
         )
     files, classes = list_folder(path)
     if classes:
@@ -51,7 +53,7 @@ def _class_folders(folder: Path, split: str) -> list[str]:
         if any(has_file_allowed_extension(name, IMG_EXTENSIONS) for name in files)
         else "give it one folder of images a class"
     )
-    raise UserError(f"{path} has no class folders: it {contents(path)}; {remedy}")
+    raise UserError(f"{path} has no class folders: it {describe_folder(path)}; {remedy}")
 
 
 def _remedy(folder: Path, split: str) -> str:
@@ -63,7 +65,7 @@ def _remedy(folder: Path, split: str) -> str:
 
 def _require_same_classes(folder: Path, train: list[str], val: list[str]) -> None:
     said = [
-        f"{len(lacked)} class folders of {has} are not in {lacks} ({some_of(lacked)})"
+        f"{len(lacked)} class folders of {has} are not in {lacks} ({join_first(lacked)})"
         for has, lacks, lacked in (
             ("val", "train", sorted(set(val) - set(train))),
             ("train", "val", sorted(set(train) - set(val))),
@@ -85,7 +87,7 @@ def _read_split(path: Path, classes: list[str], name: str) -> ImageSet:
     empty = [label for label, count in zip(classes, counts, strict=True) if not count]
     if empty:
         raise UserError(
-            f"{len(empty)} class folders of {path} hold no image: {some_of(empty)}; restore "
+            f"{len(empty)} class folders of {path} hold no image: {join_first(empty)}; restore "
             f"their images ({', '.join(IMG_EXTENSIONS)}) or remove the folders of train and val"
         )
     above = len(os.path.join(path, ""))

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from virtex.data.listing import missing_files, say_missing
 from virtex.errors import UserError
+from virtex.files import describe_missing, find_missing
 
 PURPOSE = int.from_bytes(b"fraction", "little")  # other draws than those of the samples
 
@@ -115,9 +115,9 @@ def require_images(images: ImageSet, source: str | Path) -> ImageSet:
     if not len(images):
         raise UserError(f"{source} lists no image; download or write it again")
     root = str(images.root)
-    missing = missing_files(f"{root}/{file}" for file in images.files)
+    missing = find_missing(f"{root}/{file}" for file in images.files)
     if missing:
-        raise UserError(f"{say_missing(missing, source)}; restore them")
+        raise UserError(f"{describe_missing(missing, source)}; restore them")
     return images
 
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from virtex.data.annotations import check_inaturalist_json, read_json
 from virtex.data.image_sets import ImageSet, require_images
-from virtex.data.listing import some_of
 from virtex.errors import UserError
+from virtex.text import join_first
 
 WHAT = "iNaturalist 2018 annotations"
 
@@ -44,7 +44,7 @@ def _require_same_categories(contents: list[dict[str, Any]], paths: list[Path]) 
     """By their ids: names were published later, and may have been put into one file alone."""
     train, val = ({category["id"] for category in content["categories"]} for content in contents)
     if train != val:
-        different = some_of([str(number) for number in sorted(train ^ val)])
+        different = join_first([str(number) for number in sorted(train ^ val)])
         raise UserError(
             f"{paths[1]} has other categories than {paths[0].name}: {len(train ^ val)} are in one "
             f"of them alone (id {different}); take both files from the same release"
@@ -79,7 +79,7 @@ def _category_of_images(content: dict[str, Any], path: Path) -> dict[int, int]:
     without = [image["file_name"] for image in content["images"] if image["id"] not in found]
     if without:
         raise UserError(
-            f"{path}: {len(without)} images have no annotation: {some_of(without)}; give the "
+            f"{path}: {len(without)} images have no annotation: {join_first(without)}; give the "
             "file of a split with annotations"
         )
     return found

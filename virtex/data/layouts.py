@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from virtex.data.listing import contents, is_folder
 from virtex.errors import UserError
+from virtex.files import describe_folder, is_folder
 
 # The tools are named by their modules: an installed wheel has no folder eval_tools.
 TOY_HINT = "toy versions of all data sets: python -m virtex.eval_tools.make_toy_data OUT"
@@ -209,7 +209,7 @@ def require_layout(data_root: str | Path, layout: Layout | str, task: str = "") 
     needed = ", ".join(need.path for need in layout.needs)
     raise UserError(
         f"{task} needs {needed} below the data root {data_root}, "
-        f"which {contents(data_root)}. Missing:\n"
+        f"which {describe_folder(data_root)}. Missing:\n"
         + "\n".join(lines)
         + f"\nData: {layout.source}"
         + "\nDetails: python -m virtex.eval_tools.check_data "

@@ -19,10 +19,9 @@ from itertools import chain
 from pathlib import Path
 
 from virtex.cli import positive, run_tool, tool_parser
-from virtex.data.listing import read_file
 from virtex.data.sentencepiece_model import is_whole_model
 from virtex.errors import UserError
-from virtex.files import replace_file
+from virtex.files import read_file, replace_file
 
 SPECIAL_TOKENS = ("<unk>", "[SOS]", "[EOS]", "[MASK]")  # their places are their ids
 PAD = UNKNOWN = 0  # one id for both, as in the published vocabulary

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from virtex.data.image_sets import ImageSet, require_images
-from virtex.data.listing import is_path_below, missing_files, read_file, some_of
 from virtex.errors import UserError
+from virtex.files import find_missing, is_path_below, read_file
+from virtex.text import join_first
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -80,9 +81,9 @@ def read_stems(path: Path, without_empty_lines: bool = False) -> list[str]:
 
 
 def _require_label_files(files: list[str]) -> None:
-    missing = missing_files(files)
+    missing = find_missing(files)
     if missing:
-        names = some_of([Path(file).name for file in missing])
+        names = join_first([Path(file).name for file in missing])
         raise UserError(
             f"{Path(files[0]).parent} lacks {len(missing)} of the {len(files)} files that say in "
             f"which images a class is: {names}; restore them from VOCdevkit"
@@ -109,9 +110,9 @@ def _require_same(path: Path, labels: dict[str, int], listed: Path, stems: list[
     unknown = [stem for stem in labels if stem not in known]
     said = []
     if lacking:
-        said.append(f"lacks {len(lacking)} images ({some_of(lacking)})")
+        said.append(f"lacks {len(lacking)} images ({join_first(lacking)})")
     if unknown:
-        said.append(f"has {len(unknown)} others ({some_of(unknown)})")
+        said.append(f"has {len(unknown)} others ({join_first(unknown)})")
     if said:
         raise UserError(
             f"{path} does not have the images of {listed.name}: it {' and '.join(said)}; "

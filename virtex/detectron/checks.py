@@ -1,93 +1,65 @@
-"""What Detectron2's settings must be, so that a run does not fail late."""
+"""Validate Detectron2 settings before a run starts."""
 
-import math
 from collections.abc import Sequence
-from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 
-from virtex.config.reading import shown
-from virtex.detectron.keys import get_key, walk
+from virtex.config.overrides import coerce, flatten
+from virtex.config.validation import NON_NEGATIVE, POSITIVE, Range, validate_values
 from virtex.errors import UserError
-from virtex.quoting import quoted
 
-# Settings that the tool's own flags decide.
+# Settings decided by flags of the command.
 FLAGS = {
     "OUTPUT_DIR": "--output-dir",
     "SEED": "--seed",
     "MODEL.DEVICE": "--num-gpus",
     "MODEL.WEIGHTS": "--checkpoint",
 }
-POSITIVE_KEYS = ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER", "SOLVER.BASE_LR")
-# The samplers of Detectron2 that a run can be resumed with.
-SEEDED_SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
-KINDS = {bool: "bool", int: "number", float: "number", str: "text", type(None): "nothing"}
+RANGES: dict[str, Range] = {
+    "SOLVER.IMS_PER_BATCH": POSITIVE,
+    "SOLVER.MAX_ITER": POSITIVE,
+    "SOLVER.BASE_LR": POSITIVE,
+    "DATALOADER.NUM_WORKERS": NON_NEGATIVE,
+}
+# Only these samplers of Detectron2 are seeded and resumable.
+CHOICES = {"DATALOADER.SAMPLER_TRAIN": ("TrainingSampler", "RepeatFactorTrainingSampler")}
 
 
-def kinds_of(value: Any) -> set[str]:
-    """What a setting, or the items of a list, are."""
-    if isinstance(value, list | tuple):
-        return {kind for item in value for kind in kinds_of(item)}
-    return {KINDS.get(type(value), "something else")}
-
-
-def check_sound(cfg: CfgNode) -> None:
-    """Lists hold what Detectron2's own do; numbers are finite; only what was empty is.
+def validate_types(cfg: CfgNode) -> None:
+    """Check types, list items and ranges against Detectron2's defaults.
 
     Raises:
         UserError: naming the key.
     """
-    check_kinds(cfg)
-    check_positive(cfg)
-    check_finite(cfg)
+    defaults = flatten(get_cfg())
+    for key, value in flatten(cfg).items():
+        coerce(defaults.get(key), value, key, nested=True)
+    validate_values(cfg, {}, RANGES)
 
 
-def check_kinds(cfg: CfgNode) -> None:
-    defaults = get_cfg()
-    for key, value in walk(cfg):
-        wanted = kinds_of(get_key(defaults, key))
-        if wanted not in (set(), {"nothing"}) and not kinds_of(value) <= wanted:
-            raise UserError(f"{key} is {shown(value)}; it must be {' or '.join(sorted(wanted))}")
+def validate_run(cfg: CfgNode, overridden: Sequence[str], device: str) -> None:
+    """Check what would fail late in a run, or be ignored by it.
 
-
-def check_finite(cfg: CfgNode) -> None:
-    for key, value in walk(cfg):
-        for number in numbers_in(value):
-            if not abs(number) < 2**63:
-                raise UserError(f"{key} is {shown(value)}; it must be finite and below 2**63")
-
-
-def numbers_in(value: Any) -> list[float]:
-    if isinstance(value, list):
-        return [number for item in value for number in numbers_in(item)]
-    return [value] if type(value) in (int, float) else []
-
-
-def check_positive(cfg: CfgNode) -> None:
-    for key in POSITIVE_KEYS:
-        value = get_key(cfg, key)
-        if not 0 < value < math.inf:
-            raise UserError(f"{key} is {value}; it must be a positive number")
-
-
-def check_values(cfg: CfgNode, overridden: Sequence[str], device: str) -> None:
-    """Refuse what would fail later, or be ignored.
+    Args:
+        overridden: the keys that the user set.
+        device: ``"cuda"`` or ``"cpu"``.
 
     Raises:
         UserError: naming the key.
     """
     for key, flag in FLAGS.items():
         if key in overridden:
-            raise UserError(f"{key} is decided by {flag}; leave the override out")
-    check_sound(cfg)
-    if cfg.DATALOADER.NUM_WORKERS < 0:
-        raise UserError("DATALOADER.NUM_WORKERS must not be negative")
+            raise UserError(
+                f"{key} is set by {flag}; remove the override", code="config.invalid_override"
+            )
+    validate_types(cfg)
+    validate_values(cfg, CHOICES, {})
     if cfg.SOLVER.AMP.ENABLED and device == "cpu":
-        raise UserError("SOLVER.AMP.ENABLED needs a GPU; leave it out on the CPU")
-    if cfg.DATALOADER.SAMPLER_TRAIN not in SEEDED_SAMPLERS:
         raise UserError(
-            f"DATALOADER.SAMPLER_TRAIN is {quoted(cfg.DATALOADER.SAMPLER_TRAIN)}; it can be "
-            + " or ".join(SEEDED_SAMPLERS)
+            "SOLVER.AMP.ENABLED needs a GPU; remove the override", code="config.invalid_value"
         )
     if cfg.MODEL.KEYPOINT_ON:
-        raise UserError("MODEL.KEYPOINT_ON: keypoints are not scored here; set it to False")
+        raise UserError(
+            "MODEL.KEYPOINT_ON is not supported: keypoints are not evaluated; set it to False",
+            code="config.invalid_value",
+        )

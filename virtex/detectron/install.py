@@ -1,7 +1,6 @@
 """Install Detectron2, with a compiler or without one.
 
     python -m virtex.detectron.install            # install where nothing is there yet
-    python -m virtex.detectron.install --check    # the doctor's findings of it; installs nothing
     python -m virtex.detectron.install --sdist FILE    # no network: from a file fetched elsewhere
 
 Detectron2 is on no package registry and building it needs a compiler that agrees with the
@@ -203,31 +202,15 @@ def install(sdist: Path | None = None) -> Distribution:
     return found
 
 
-def check() -> None:
-    """Print what ``python -m virtex.doctor`` finds of Detectron2 and of what it runs with.
-
-    Raises:
-        UserError: something without which no detector can be trained and scored.
-    """
-    from virtex.doctor.checks import DETECTION
-    from virtex.doctor.findings import report, run_checks
-
-    report(run_checks(DETECTION))
-
-
 def build_parser() -> argparse.ArgumentParser:
     parser = tool_parser(__doc__)
     parser.prog = "python -m virtex.detectron.install"
-    parser.add_argument("--check", action="store_true", help="install nothing, say what is there")
     parser.add_argument("--sdist", type=Path, metavar="FILE", help=f"a local copy of {SDIST}")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.check:
-        check()
-    else:
-        print(f"ready: {install(args.sdist)}")
+    print(f"ready: {install(args.sdist)}")
 
 
 if __name__ == "__main__":

@@ -1,21 +1,17 @@
 """From a protocol to the settings of one run, with every deviation from it accounted for."""
 
-import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode
 
-from virtex.config.reading import parse_literal
-from virtex.detectron.checks import check_sound, check_values
-from virtex.detectron.config_files import default_config
-from virtex.detectron.keys import get_key, set_key, walk
+from virtex.config import flatten, get_setting, set_setting
+from virtex.detectron.checks import validate_run, validate_types
+from virtex.detectron.config_files import merge_detectron2_overrides, read_config_file
 from virtex.errors import UserError
 from virtex.protocols import Protocol
-from virtex.quoting import quoted
 from virtex.records import Deviation
 
 # What cannot change a number, or stands elsewhere in the record.
@@ -37,11 +33,6 @@ NORM_KEYS = (
     "MODEL.ROI_BOX_HEAD.NORM",
     "MODEL.ROI_MASK_HEAD.NORM",
     "MODEL.SEM_SEG_HEAD.NORM",
-)
-# What Detectron2 raises for a file that is no YAML, no mapping, or sets unknown keys.
-NOT_A_CONFIG = (
-    *(yaml.YAMLError, KeyError, ValueError, TypeError, AttributeError, AssertionError, OSError),
-    *(RecursionError, MemoryError),
 )
 SCALED_LENGTHS = ("SOLVER.MAX_ITER", "SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD")
 
@@ -74,12 +65,12 @@ class RunSettings:
             UserError: the user set one of these keys to something else.
         """
         for key, value in settings.items():
-            if key in self.overridden and get_key(self.cfg, key) != value:
+            if key in self.overridden and get_setting(self.cfg, key) != value:
                 raise UserError(
                     f"{key} is {value!r} for this checkpoint and cannot be overridden "
-                    f"with {get_key(self.cfg, key)!r}; leave it out"
+                    f"with {get_setting(self.cfg, key)!r}; leave it out"
                 )
-            set_key(self.cfg, key, value)
+            set_setting(self.cfg, key, value)
         self.by_checkpoint = tuple(settings)
 
     def set_by_data(self, key: str, value: Any) -> None:
@@ -88,19 +79,19 @@ class RunSettings:
         Raises:
             UserError: the user set it to something else.
         """
-        if get_key(self.cfg, key) != value:
+        if get_setting(self.cfg, key) != value:
             if key in self.overridden:
-                raise UserError(f"{key} is {value} in the data, not {get_key(self.cfg, key)}")
-            self.said.append(f"{key} is {value}, as in the data, not {get_key(self.cfg, key)}")
-            set_key(self.cfg, key, value)
+                raise UserError(f"{key} is {value} in the data, not {get_setting(self.cfg, key)}")
+            self.said.append(f"{key} is {value}, as in the data, not {get_setting(self.cfg, key)}")
+            set_setting(self.cfg, key, value)
 
     def deviations(self) -> list[Deviation]:
         """Every setting that differs from the protocol's, in the order of their names."""
         return [
             Deviation(key, before, now, self.why(key))
-            for key, now in walk(self.cfg)
+            for key, now in sorted(flatten(self.cfg).items())
             if key not in self.by_checkpoint + NEUTRAL_KEYS
-            and now != (before := get_key(self.reference, key))
+            and now != (before := get_setting(self.reference, key))
             # BN in one process is what SyncBN is in several
             and not (before == "SyncBN" and key in NORM_KEYS and key not in self.overridden)
         ]
@@ -132,12 +123,12 @@ def build_settings(
     """
     reference = load_config(protocol)
     cfg = reference.clone()
-    keys = tuple(overrides[0::2])
-    merge_overrides(cfg, overrides)
-    check_values(cfg, keys, device)
+    merge_detectron2_overrides(cfg, overrides)
+    keys = tuple(map(str, overrides[0::2]))
+    validate_run(cfg, keys, device)
     settings = RunSettings(cfg, reference, keys, (), [])
     scale_to_batch(settings, world_size)
-    check_sound(cfg)
+    validate_types(cfg)
     if cfg.SOLVER.IMS_PER_BATCH % world_size:
         raise UserError(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which {world_size} processes "
@@ -157,40 +148,14 @@ def load_config(protocol: Protocol) -> CfgNode:
     Raises:
         UserError: the file is not valid YAML, or sets keys that Detectron2 does not have.
     """
-    cfg = default_config()
+    cfg = read_config_file(protocol.config)
     try:
-        cfg.merge_from_file(str(protocol.config))
-        check_sound(cfg)
+        validate_types(cfg)
     except UserError as error:
-        raise UserError(f"{protocol.config} is not a Detectron2 config: {error}") from error
-    except NOT_A_CONFIG as error:
-        reason = (str(error).strip("'\"").splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{protocol.config} is not a Detectron2 config: {quoted(reason, 300)}"
+            f"{protocol.config} is not a valid Detectron2 config: {error}", code=error.code
         ) from error
     return cfg
-
-
-def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
-    """Set ``KEY VALUE …`` pairs.
-
-    Raises:
-        UserError: a key does not exist (the nearest is named), a value has the wrong type.
-    """
-    if len(overrides) % 2:
-        raise UserError(
-            f"overrides come in pairs KEY VALUE; '{quoted(str(overrides[-1]))}' stands alone"
-        )
-    known = [key for key, _ in walk(cfg)]
-    for key, text in zip(overrides[0::2], overrides[1::2], strict=True):
-        if key not in known:
-            near = difflib.get_close_matches(key[:100], known, n=1, cutoff=0.0)
-            raise UserError(f"there is no setting {quoted(key)}; the nearest is {near[0]}")
-        try:
-            cfg.merge_from_list([key, parse_literal(text)])
-        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
-            reason = quoted(str(error).partition(" for config key")[0], 200)
-            raise UserError(f"{key} cannot be '{quoted(text)}': {reason}") from error
 
 
 def scale_to_batch(settings: RunSettings, world_size: int) -> None:
@@ -208,11 +173,11 @@ def scale_to_batch(settings: RunSettings, world_size: int) -> None:
     wanted = {
         "SOLVER.BASE_LR": base.BASE_LR * factor,
         "SOLVER.STEPS": [round(step / factor) for step in base.STEPS],
-        **{key: round(get_key(settings.reference, key) / factor) for key in SCALED_LENGTHS},
+        **{key: round(get_setting(settings.reference, key) / factor) for key in SCALED_LENGTHS},
     }
     scaled = [key for key in wanted if key not in settings.overridden]
     for key in scaled:
-        set_key(cfg, key, wanted[key])
+        set_setting(cfg, key, wanted[key])
     settings.scaled = ("SOLVER.IMS_PER_BATCH", *scaled)
     settings.said.append(
         f"batch {solver.IMS_PER_BATCH} instead of {base.IMS_PER_BATCH} (factor {factor:g}): "
@@ -226,9 +191,9 @@ def replace_sync_bn(settings: RunSettings, world_size: int, device: str) -> None
     if device == "cuda" and world_size > 1:
         return
     norm = "BN" if world_size == 1 else "naiveSyncBN"
-    changed = [key for key in NORM_KEYS if get_key(settings.cfg, key) == "SyncBN"]
+    changed = [key for key in NORM_KEYS if get_setting(settings.cfg, key) == "SyncBN"]
     for key in changed:
-        set_key(settings.cfg, key, norm)
+        set_setting(settings.cfg, key, norm)
     if changed:
         where = "one process" if world_size == 1 else "processes on CPUs"
         settings.said.append(f"SyncBN is {norm} in {where} ({', '.join(changed)})")

@@ -12,8 +12,8 @@ from fvcore.common.config import CfgNode
 
 from virtex.checkpoints.hashing import sha256_of
 from virtex.config import (
+    flatten,
     get_setting,
-    leaves,
     load_config,
     save_config,
     with_overrides,
@@ -69,7 +69,7 @@ class Run:
         """What a resumed run must agree on."""
         free = (*PATH_KEYS, *CHANGEABLE)
         return {
-            **{f"setting {k}": v for k, v in leaves(self.config) if k not in free},
+            **{f"setting {k}": v for k, v in flatten(self.config).items() if k not in free},
             "seed": self.seed,
             "skip bad images": self.train.skip_bad_images,
             "tokenizer sha256": self.tokenizer and sha256_of(self.tokenizer.path),
@@ -86,10 +86,10 @@ def prepare(args: argparse.Namespace) -> Run:
     """
     named = place_data(load_config(args.config), args.data_root)
     config = with_overrides(named, args.overrides)
-    before = dict(leaves(named))
+    before = flatten(named)
     deviations = [
         Deviation(key, before[key], value, "override")
-        for key, value in leaves(config)
+        for key, value in flatten(config).items()
         if value != before[key] and key not in PATH_KEYS
     ]
     root = Path(config.DATA.ROOT)
@@ -199,7 +199,7 @@ def changes_since(config: CfgNode, folder: Path, done: int) -> list[dict[str, An
     if not done or not (folder / CONFIG).is_file():
         return []
     earlier = (run_folder.read_identity(folder) or {}).get(run_folder.CHANGES, [])
-    before, now = dict(leaves(load_config(folder / CONFIG))), dict(leaves(config))
+    before, now = flatten(load_config(folder / CONFIG)), flatten(config)
     return earlier + [
         {"iteration": done, "setting": key, "before": before[key], "now": now[key]}
         for key in CHANGEABLE

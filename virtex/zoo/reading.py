@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from virtex.config.reading import NOT_YAML
+from virtex.config.yaml_files import YAML_ERRORS
 from virtex.data.listing import is_path_below, is_text, read_file
 from virtex.errors import UserError
 
@@ -147,7 +147,7 @@ def read_zoo_file(path: Path) -> dict[str, dict[str, Any]]:
         raise UserError(f"the zoo file {path} is not UTF-8 text; name a YAML file") from error
     except RecursionError as error:
         raise UserError(f"the zoo file {path} is nested too deeply; write it anew") from error
-    except NOT_YAML as error:
+    except YAML_ERRORS as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         what = " ".join(str(getattr(error, "problem", None) or error).split())

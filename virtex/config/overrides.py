@@ -1,0 +1,207 @@
+"""Merge YAML trees and ``KEY VALUE`` pairs into a ``CfgNode``, with checked names and types."""
+
+import ast
+import difflib
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from fvcore.common.config import CfgNode
+
+from virtex.config.older import OLD_KEYS, OLD_NAMES
+from virtex.config.yaml_files import brief
+from virtex.errors import UserError
+from virtex.quoting import quoted
+
+logger = logging.getLogger(__name__)
+
+TYPES = {
+    bool: "True or False",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+}
+# How items of lists are compared: integers and floats are interchangeable there.
+KINDS = {bool: "booleans", int: "numbers", float: "numbers", str: "strings", type(None): "None"}
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value of every setting; tuples become lists, as in JSON."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, CfgNode):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = to_list(value)
+    return flat
+
+
+def to_list(value: Any) -> Any:
+    """Turn tuples into lists, nested ones too."""
+    return [to_list(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def get_setting(config: CfgNode, key: str) -> Any:
+    """Look up a dotted key, tuples as lists; None if there is no such key."""
+    node: Any = config
+    for part in key.split("."):
+        if not isinstance(node, CfgNode) or part not in node:
+            return None
+        node = node[part]
+    return to_list(node)
+
+
+def set_setting(config: CfgNode, key: str, value: Any) -> None:
+    """Set an existing dotted key of an unfrozen config; a tuple stays a tuple."""
+    *sections, name = key.split(".")
+    for section in sections:
+        config = config[section]
+    is_sequence = isinstance(value, list | tuple) and isinstance(config[name], list | tuple)
+    config[name] = type(config[name])(value) if is_sequence else value
+
+
+def merge_tree(config: CfgNode, tree: Mapping[Any, Any], source: str, prefix: str = "") -> None:
+    """Set what a YAML tree sets.
+
+    Args:
+        source: the file, for error messages.
+
+    Raises:
+        UserError: an unknown key, or a value of the wrong type.
+    """
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        current = get_setting(config, key)
+        if isinstance(current, CfgNode):
+            if not isinstance(value, dict):
+                raise invalid_value(
+                    f"{source}: {key} must be a section of settings, not {brief(value)}"
+                )
+            merge_tree(config, value, source, f"{key}.")
+            continue
+        if isinstance(value, str) and not isinstance(current, str):
+            value = parse_literal(value)  # YAML reads 1e-4, without a dot, as a string
+        merge_setting(config, key, value, source)
+
+
+def merge_overrides(config: CfgNode, overrides: Sequence[Any], nested: bool = False) -> None:
+    """Set ``KEY VALUE KEY VALUE …``; a string is read as a Python literal where it is one.
+
+    Raises:
+        UserError: a pair is incomplete, a key unknown, or a value of the wrong type.
+    """
+    for key, value in split_pairs(overrides):
+        parsed = parse_literal(value)
+        if isinstance(get_setting(config, key), str) and not isinstance(parsed, str):
+            parsed = value  # a folder may be called 2017
+        merge_setting(config, key, parsed, "", nested)
+
+
+def split_pairs(overrides: Sequence[Any]) -> list[tuple[str, Any]]:
+    """Pair up ``KEY VALUE KEY VALUE …``.
+
+    Raises:
+        UserError: ``KEY=VALUE`` was given, or a value is missing.
+    """
+    for text in map(str, overrides[0::2]):
+        key, equals, value = text.partition("=")
+        if equals:
+            raise UserError(
+                f"overrides are written KEY VALUE; use '{quoted(key)} {quoted(value)}' instead of "
+                f"'{quoted(text)}'",
+                code="config.unpaired_override",
+            )
+    if len(overrides) % 2:
+        raise UserError(
+            f"overrides are written KEY VALUE; '{quoted(str(overrides[-1]))}' has no value",
+            code="config.unpaired_override",
+        )
+    return [(str(key), value) for key, value in zip(overrides[0::2], overrides[1::2], strict=True)]
+
+
+def merge_setting(config: CfgNode, key: str, value: Any, source: str, nested: bool = False) -> None:
+    """Set one key, of this or an earlier version of VirTex.
+
+    Args:
+        source: the file, for error messages; empty for an override.
+
+    Raises:
+        UserError: there is no such key, or the value has the wrong type.
+    """
+    name = f"{source}: {quoted(key)}" if source else quoted(key)
+    if key in OLD_KEYS:
+        old = OLD_KEYS[key]
+        logger.info("%s is a key of an earlier VirTex; %s", name, old.note)
+        if old.now is None:
+            return
+        key, value, name = old.now, old.convert(value), f"{name} (now {old.now})"
+    known = flatten(config)
+    if key not in known:
+        sections = {known_key.rpartition(".")[0] for known_key in known} - {""}
+        similar = nearest(key, sections if isinstance(value, dict) else known)
+        raise UserError(
+            f"{name} is not a setting; did you mean {similar}?", code="config.unknown_key"
+        )
+    value = coerce(known[key], value, name, nested)
+    for before, now in OLD_NAMES.get(key, {}).items():
+        if value.startswith(before):
+            logger.info("%s: %s… of an earlier VirTex is now %s…", name, before, now)
+            value = now + value[len(before) :]
+    set_setting(config, key, value)
+
+
+def coerce(default: Any, value: Any, name: str, nested: bool = False) -> Any:
+    """Convert ``value`` to the type of ``default``: integers to floats, tuples to lists.
+
+    Args:
+        default: None accepts any plain value; a list accepts items like its own, an empty one
+            any plain items.
+        name: the setting, for error messages.
+        nested: whether lists may contain lists.
+
+    Raises:
+        UserError: the value has another type, or is not finite.
+    """
+    if isinstance(default, float) and type(value) is int and abs(value) <= 2**53:
+        value = float(value)
+    default, value = to_list(default), to_list(value)
+    if default is not None and type(value) is not type(default):
+        raise invalid_value(f"{name} must be {TYPES[type(default)]}, not {brief(value)}")
+    if not nested and isinstance(value, list) and any(isinstance(item, list) for item in value):
+        raise invalid_value(f"{name} must be a list without lists in it, not {brief(value)}")
+    kinds = {KINDS.get(type(item)) for item in scalars(default)}
+    if default is None or not kinds:
+        kinds |= {"booleans", "numbers", "strings"}
+    for item in scalars(value):
+        if KINDS.get(type(item)) not in kinds:
+            expected = " or ".join(sorted(map(str, kinds)))
+            raise invalid_value(f"{name} must consist of {expected}, not {brief(value)}")
+        if isinstance(item, int | float) and not abs(item) < 2**63:  # nor NaN
+            raise invalid_value(f"{name} must be finite and below 2**63, not {brief(item)}")
+    return value
+
+
+def scalars(value: Any) -> list[Any]:
+    """The items of a list and of the lists in it; of anything else, the value itself."""
+    return [x for item in value for x in scalars(item)] if isinstance(value, list) else [value]
+
+
+def parse_literal(value: Any) -> Any:
+    """Evaluate a string that is a Python literal (number, tuple, …); return others unchanged."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return value
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """Return the name in ``known`` that is most similar to ``name``."""
+    # a long name would take long to compare
+    return difflib.get_close_matches(name[:100], sorted(known), n=1, cutoff=0.0)[0]
+
+
+def invalid_value(message: str) -> UserError:
+    return UserError(message, code="config.invalid_value")
