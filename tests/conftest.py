@@ -1,6 +1,7 @@
 """Shared by all tests: one core per worker process, ``--whole``, a browser."""
 
 import os
+import shutil
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -46,3 +47,20 @@ def browser():
 
     with chromium() as started:
         yield started
+
+
+@pytest.fixture
+def out(tmp_path_factory):
+    """A new output folder, deleted afterwards as checkpoints are large."""
+    path = tmp_path_factory.mktemp("runs") / "out"
+    yield path
+    shutil.rmtree(path.parent)
+
+
+@pytest.fixture
+def started():
+    """Register processes that end with the test."""
+    processes = []
+    yield lambda process: processes.append(process) or process
+    for process in processes:
+        process.clean_up()
