@@ -40,7 +40,7 @@ def write_record(folder: Path, number: int) -> None:
     model, place = divmod(number // 2, len(TASKS))
     task = list(TASKS)[place]
     protocol, primary, metrics = TASKS[task]
-    override = {"key": "SOLVER.RATE", "protocol": 0.02, "run": 0.01, "why": "override"}
+    override = {"key": "SOLVER.RATE", "protocol": 0.02, "run": 0.01, "reason": "override"}
     record = {
         "schema_version": 2,
         "task": task,

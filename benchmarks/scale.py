@@ -73,7 +73,7 @@ def fit_svms(folder: Path, images: int) -> Work:
 
 def standardize_features(folder: Path, images: int) -> Work:
     """Compute the mean and deviation of 2048 features mapped from a file."""
-    from virtex.probes.cached_probe import moments
+    from virtex.probes.cached_probe import compute_moments
 
     path = folder / "features.npy"
     rows = np.lib.format.open_memmap(path, "w+", np.float32, (images, DIMENSIONS))
@@ -82,7 +82,7 @@ def standardize_features(folder: Path, images: int) -> Work:
         rows[first : first + len(part)] = part[: images - first]
     rows.flush()
     features = np.load(path, mmap_mode="r")
-    return lambda: moments([features], np.arange(images))
+    return lambda: compute_moments([features], np.arange(images))
 
 
 def score_detections(style: str, classes: int, per_image: int, folder: Path, images: int) -> Work:

@@ -37,7 +37,7 @@ def fill_and_read(folder, seed, rounds):
         number = rng.randrange(KEYS)
         features = cache.find({"number": number})
         if features is None:
-            with cache.writing({"number": number}, SHAPE, {"checkpoint": "", "data": ""}) as path:
+            with cache.write({"number": number}, SHAPE, {"checkpoint": "", "data": ""}) as path:
                 np.lib.format.open_memmap(path, "r+")[:] = number
                 features = np.load(path, mmap_mode="r")
         assert features.shape == SHAPE
@@ -64,7 +64,7 @@ def test_entries_are_complete_for_all_processes(cache, whole):
 def test_dropped_entry_stays_readable(cache):
     reader = FeatureCache(cache, 10**6)
     key = {"number": 1}
-    with reader.writing(key, SHAPE, {"checkpoint": "", "data": ""}) as path:
+    with reader.write(key, SHAPE, {"checkpoint": "", "data": ""}) as path:
         np.lib.format.open_memmap(path, "r+")[:] = 1
     features = reader.find(key)
     process = CONTEXT.Process(target=fill_and_read, args=(cache, 0, 40))
