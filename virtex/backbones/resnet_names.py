@@ -1,18 +1,14 @@
-"""Dialects of tensor names, each translated to torchvision's.
-
-A translation takes one name, its prefix already stripped, and gives torchvision's, or ``None``
-for a tensor that is not the backbone's. A tensor inside a stage that torchvision has no name
-for keeps its own part of the name (``layer2.0.conv2_offset.weight``): the architecture is
-then refused, instead of the tensor being dropped in silence.
-"""
+"""Names of a ResNet's tensors in other projects, translated to torchvision's."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+from virtex.backbones.registry import DIALECTS, Dialect
 
 BATCH_NORM_EPS = 1e-5  # torchvision's BatchNorm2d, and Detectron2's FrozenBatchNorm2d
 
@@ -40,13 +36,8 @@ _CAFFE2_BLOBS = {
 _CHILDREN = {"0": "conv1", "1": "bn1"} | {str(3 + n): f"layer{n}" for n in range(1, 5)}
 
 
-def from_torchvision(name: str) -> str | None:
-    """``layer1.0.bn2.weight`` stays as it is."""
-    return name
-
-
 def from_detectron2(name: str) -> str | None:
-    """``res2.0.conv2.norm.weight`` -> ``layer1.0.bn2.weight``."""
+    """Translate ``res2.0.conv2.norm.weight`` to ``layer1.0.bn2.weight``."""
     match = _DETECTRON2.fullmatch(name)
     if match is None:
         other = _DETECTRON2_OTHER.fullmatch(name)
@@ -65,13 +56,13 @@ def from_detectron2(name: str) -> str | None:
 
 
 def from_detectron2_fpn(name: str) -> str | None:
-    """``backbone.bottom_up.res2.0.conv2.norm.weight`` -> ``layer1.0.bn2.weight``."""
+    """Translate ``backbone.bottom_up.res2.0.conv2.norm.weight`` to ``layer1.0.bn2.weight``."""
     prefix = "backbone.bottom_up."
     return from_detectron2(name.removeprefix(prefix)) if name.startswith(prefix) else None
 
 
 def from_detectron2_c4(name: str) -> str | None:
-    """``backbone.res4.…`` and ``roi_heads.res5.…`` (``backbone.res5.…`` in a DC5 model)."""
+    """Translate ``backbone.res4.…`` and ``roi_heads.res5.…`` (of DC5: ``backbone.res5.…``)."""
     for prefix, kept in (("backbone.", ""), ("roi_heads.res5.", "res5.")):
         if name.startswith(prefix):
             return from_detectron2(kept + name.removeprefix(prefix))
@@ -79,14 +70,14 @@ def from_detectron2_c4(name: str) -> str | None:
 
 
 def from_caffe2(name: str) -> str | None:
-    """``res2_0_branch2b_bn_s`` -> ``layer1.0.bn2.weight``."""
+    """Translate ``res2_0_branch2b_bn_s`` to ``layer1.0.bn2.weight``."""
     match = _CAFFE2.fullmatch(name)
     if match is None:
         return None
     conv1, stem_norm, stage, block, branch, bn, blob = match.groups()
     is_norm = bool(bn or stem_norm)
     if conv1 and not is_norm:
-        # The MSRA models carry a conv1_b before their batch norm; Detectron2 leaves it out too.
+        # The MSRA models have a conv1_b before their batch norm; Detectron2 ignores it too.
         return "conv1.weight" if blob == "w" else None
     leaf = _CAFFE2_BLOBS.get(blob) if is_norm else {"w": "weight", "b": "bias"}.get(blob)
     if leaf is None:
@@ -97,27 +88,16 @@ def from_caffe2(name: str) -> str | None:
 
 
 def from_sequential(name: str) -> str | None:
-    """``4.0.bn2.weight`` -> ``layer1.0.bn2.weight``."""
+    """Translate ``4.0.bn2.weight`` to ``layer1.0.bn2.weight``."""
     match = _SEQUENTIAL.fullmatch(name)
     return f"{_CHILDREN[match[1]]}.{match[2]}" if match else None
 
 
-NAMINGS: dict[str, Callable[[str], str | None]] = {
-    "torchvision": from_torchvision,
-    "detectron2_backbone": from_detectron2,
-    "detectron2_fpn": from_detectron2_fpn,
-    "detectron2_c4": from_detectron2_c4,
-    "caffe2": from_caffe2,
-    "sequential": from_sequential,
-}
+def derive_affine_statistics(tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return running statistics for batch norm that was folded into a scale and a shift.
 
-
-def fill_affine_statistics(tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Running statistics for batch norm that was folded into a scale and a shift.
-
-    Caffe2's files hold ``y = scale * x + shift``. A mean of 0 and a variance of 1 - eps give
-    exactly that. Only where the file has no statistics at all: in a file that has some, one
-    that is missing is missing.
+    Caffe2's files hold ``y = scale * x + shift``, which a mean of 0 and a variance of 1 - eps
+    reproduce exactly. A file that has some statistics must have all of them.
 
     Returns:
         Statistics by torchvision name, each of its scale's shape; empty if the file has some.
@@ -133,3 +113,10 @@ def fill_affine_statistics(tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
             filled[f"{layer}.running_mean"] = np.zeros(shape, np.float32)
             filled[f"{layer}.running_var"] = np.full(shape, 1 - BATCH_NORM_EPS, np.float32)
     return filled
+
+
+DIALECTS["detectron2_backbone"] = Dialect(from_detectron2)
+DIALECTS["detectron2_fpn"] = Dialect(from_detectron2_fpn)
+DIALECTS["detectron2_c4"] = Dialect(from_detectron2_c4)
+DIALECTS["caffe2"] = Dialect(from_caffe2, derive_affine_statistics)
+DIALECTS["sequential"] = Dialect(from_sequential)
