@@ -1,11 +1,11 @@
-"""Pictures for pages of captions: small, of one color, with any caption and scores."""
+"""Images for pages of captions: small, of one color, with any caption and scores."""
 
 import torch
 
-from virtex.captioning.page import Picture, thumbnail
+from virtex.captioning.page import CaptionedImage, thumbnail
 
 NAN = float("nan")
-# what a caption or a name could hold: markup, quotes, what ends scripts and lines, other scripts
+# markup, quotes, what ends scripts and lines, other scripts, templates
 HOSTILE = [
     "<script>alert(1)</script>",
     "</script><b>bold",
@@ -17,7 +17,7 @@ HOSTILE = [
     "\u0645\u0631\u062d\u0628\u0627 \u202e backwards",
     "w" * 400,
     "\U0001f415 on a \U0001f6f9",
-    "$cards ${title} %s {}",
+    "{{ cards }} {% block %} %s {}",
 ]
 
 
@@ -29,6 +29,6 @@ def image(color=(200, 40, 40), width=64, height=48):
 SMALL = thumbnail(image())
 
 
-def picture(name="a.jpg", caption="a dog", references=(), scores=None, drawn=SMALL):
+def captioned(name="a.jpg", caption="a dog", references=(), scores=None, drawn=SMALL):
     content, size = drawn
-    return Picture(name, caption, tuple(references), scores or {}, content, size)
+    return CaptionedImage(name, caption, tuple(references), scores or {}, content, size)
