@@ -1,4 +1,4 @@
-"""The plain way to pretrain and to decode, with torch's own modules: a reference, not a tool.
+"""A captioning model and beam search of torch's own modules, as a reference.
 
 The textual head is ``torch.nn.TransformerDecoder`` over padded captions, run once for each
 direction, with logits at every position; decoding computes the whole prefix again at each step.

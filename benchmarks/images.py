@@ -1,4 +1,4 @@
-"""Pictures as heavy as COCO's photographs, with objects and captions, in COCO's layout.
+"""Draw images of the file size of COCO's, with objects and captions, in COCO's layout.
 
 640 x 480 pixels (every third upright), textured by noise with the spectrum of photographs, 1 / f,
 so that JPEG makes some 150 KB of each, as of COCO's; seven objects with polygons of ten corners,
@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from benchmarks.report import usable_cores
+from benchmarks.measure import usable_cores
 
 SIDES = (640, 480)
 OBJECTS, CORNERS, KINDS, CAPTIONS = 7, 10, 80, 5
@@ -39,7 +39,7 @@ def texture(random: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def polygons(random: np.random.Generator, height: int, width: int) -> list[np.ndarray]:
-    """Objects of (corners, 2) x, y, from a fifteenth to half of the picture across."""
+    """Objects of (corners, 2) x, y, from a fifteenth to half of the image wide."""
     found = []
     for _ in range(OBJECTS):
         radius = min(height, width) * np.exp(random.uniform(np.log(1 / 30), np.log(1 / 4)))
@@ -50,26 +50,26 @@ def polygons(random: np.random.Generator, height: int, width: int) -> list[np.nd
     return found
 
 
-def write_picture(folder: Path, seed: int, index: int) -> tuple[int, int, list[list[float]]]:
-    """Height, width and the objects' polygons of a picture, once it is written."""
+def write_image(folder: Path, seed: int, index: int) -> tuple[int, int, list[list[float]]]:
+    """Write an image; return its height, width and the polygons of its objects."""
     random = np.random.default_rng([seed, index])
     width, height = SIDES if index % 3 else SIDES[::-1]
-    picture, outlines = texture(random, height, width), polygons(random, height, width)
+    image, outlines = texture(random, height, width), polygons(random, height, width)
     for outline in outlines:
         color = random.integers(0, 256, 3)
         mask = np.zeros((height, width), np.uint8)
         cv2.fillPoly(mask, [outline.round().astype(np.int32)], 1)
-        blend = 0.5 * picture + 0.5 * color
-        picture = np.where(mask[..., None] == 1, blend, picture).astype(np.uint8)
+        blend = 0.5 * image + 0.5 * color
+        image = np.where(mask[..., None] == 1, blend, image).astype(np.uint8)
     path = str(folder / f"{index + 1:012}.jpg")
-    cv2.imwrite(path, picture, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    cv2.imwrite(path, image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     return height, width, [outline.round(2).ravel().tolist() for outline in outlines]
 
 
-def write_pictures(folder: Path, count: int, seed: int = 0) -> list[tuple]:
-    """So many pictures, ``000000000001.jpg`` and on; returns what ``write_picture`` does."""
+def write_images(folder: Path, count: int, seed: int = 0) -> list[tuple]:
+    """Write ``count`` images from ``000000000001.jpg`` on; return their sizes and polygons."""
     folder.mkdir(parents=True)
-    write = partial(write_picture, folder, seed)
+    write = partial(write_image, folder, seed)
     if count < 50:
         return [write(index) for index in range(count)]
     # spawned: a parent that has used a GPU cannot be forked
@@ -83,8 +83,8 @@ def write_coco(root: Path, count: int, val: int = 4) -> None:
     words = vocabulary(random)
     (root / "coco" / "annotations").mkdir(parents=True)
     for seed, (split, images) in enumerate({"train": count, "val": val}.items()):
-        drawn = write_pictures(root / "coco" / f"{split}2017", images, seed)
-        said = iter(sentences(random, words, images * CAPTIONS))
+        drawn = write_images(root / "coco" / f"{split}2017", images, seed)
+        drawn_captions = iter(sentences(random, words, images * CAPTIONS))
         content = {
             "images": [
                 {"id": n, "file_name": f"{n:012}.jpg", "height": height, "width": width}
@@ -97,7 +97,7 @@ def write_coco(root: Path, count: int, val: int = 4) -> None:
             for outline in outlines
         ]
         captions = [
-            {"image_id": n, "caption": " ".join(next(said))}
+            {"image_id": n, "caption": " ".join(next(drawn_captions))}
             for n in range(1, images + 1)
             for _ in range(CAPTIONS)
         ]
