@@ -21,7 +21,6 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.structures import BoxMode
 
-from virtex.checkpoints.hashing import sha256_of
 from virtex.data.annotations import (
     MAX_COORDINATE,
     check_coco_json,
@@ -30,10 +29,10 @@ from virtex.data.annotations import (
     read_json,
 )
 from virtex.data.layouts import require_layout
-from virtex.data.listing import read_file
 from virtex.data.masks import MAX_SIDE
 from virtex.data.voc import VOC_CLASSES, read_stems
 from virtex.errors import UserError
+from virtex.files import read_file, sha256_of
 
 Samples = list[dict[str, Any]]  # Detectron2's standard dicts, one per image
 
@@ -175,6 +174,14 @@ def load_voc(entry: DetectionSet, data_root: Path) -> Samples:
             f"{split_file} lists no images; restore it from VOCdevkit", code="data.empty"
         )
     return [voc_sample(folder, stem, scored) for stem in stems]
+
+
+def read_voc(data_root: Path) -> None:
+    """Read and check the annotations of all PASCAL VOC splits."""
+    register_detection_sets(data_root)
+    for entry in DETECTION_SETS.values():
+        if entry.task == "voc":
+            DatasetCatalog.get(entry.name)
 
 
 def voc_sample(folder: Path, stem: str, scored: bool = False) -> dict[str, Any]:

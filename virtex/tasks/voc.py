@@ -14,7 +14,7 @@ def read_data(data_root: Path) -> None:
         UserError: an annotation is invalid, or Detectron2 cannot be imported.
     """
     try:
-        from virtex.detectron.datasets import DETECTION_SETS, register_detection_sets
+        from virtex.detectron.datasets import read_voc
     except Exception as error:  # a broken installation raises ImportError, OSError, …
         raise UserError(
             f"VOC's annotations cannot be read because Detectron2 cannot be imported ({error}); "
@@ -22,12 +22,7 @@ def read_data(data_root: Path) -> None:
             "environment.detectron2",
         ) from error
 
-    from detectron2.data import DatasetCatalog
-
-    register_detection_sets(data_root)
-    for entry in DETECTION_SETS.values():
-        if entry.task == "voc":
-            DatasetCatalog.get(entry.name)
+    read_voc(data_root)
 
 
 VOC = register_detection(
