@@ -1,0 +1,57 @@
+"""A pretrained backbone with its input normalization: images to pooled features."""
+
+import torch
+from torch import Tensor, nn
+
+from virtex.backbones.registry import check_input_size, family_of
+from virtex.checkpoints.backbone import Backbone, build_network
+
+
+def feature_size(backbone: Backbone) -> int:
+    """Return the number of pooled features of an image."""
+    return list(family_of(backbone.arch).channels(backbone.arch).values())[-1]
+
+
+class PooledBackbone(nn.Module):
+    """A network with its input normalization and its pooled features.
+
+    Attributes:
+        cnn: the network, under its family's canonical tensor names.
+        feature_size: number of features of an image.
+        frozen: whether parameters and BatchNorm statistics stay fixed.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: Backbone, frozen: bool):
+        super().__init__()
+        self.arch, self.family = backbone.arch, family_of(backbone.arch)
+        self.feature_size = feature_size(backbone)
+        self.cnn = build_network(backbone).requires_grad_(not frozen)
+        self.frozen, self.bgr = frozen, backbone.input.channel_order == "BGR"
+        # of pixels in 0 … 255; not saved, since the checkpoint's entry holds them
+        scale = 255.0 / backbone.input.scale
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(backbone.input, name)) * scale
+            self.register_buffer(name, values[:, None, None], persistent=False)
+        self.train()
+
+    def train(self, mode: bool = True) -> "PooledBackbone":
+        super().train(mode)
+        if self.frozen:
+            self.cnn.eval()  # else BatchNorm would update its statistics
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return features (batch, feature_size) of RGB images (batch, 3, height, width), uint8.
+
+        Raises:
+            UserError: the network does not take images of this size.
+        """
+        check_input_size(self.arch, images.shape[-2], images.shape[-1])
+        if self.bgr:
+            images = images.flip(1)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            maps = self.family.features(self.cnn, (images.float() - self.mean) / self.std)
+        return self.family.pool(maps)["avg"]
