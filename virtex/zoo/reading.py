@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from virtex.config.yaml_files import YAML_ERRORS
 from virtex.errors import UserError
 from virtex.files import read_file
 from virtex.text import one_line
@@ -15,8 +16,6 @@ from virtex.text import one_line
 MAX_BYTES = 500_000  # PyYAML takes seconds for more
 NESTED = re.compile(rb"(?:[\[{]\s*){50}")  # PyYAML's time is quadratic in the depth
 MAX_KEYS = 1_000  # of a mapping with what it merges
-# PyYAML raises these too, for tags whose value is not of their kind.
-YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
 
 class Loader(yaml.SafeLoader):
