@@ -23,9 +23,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import report
 from benchmarks.plain_virtex import PlainBicaptioning, PlainHead
+from virtex.engine.losses import total_loss
 from virtex.pretraining.models.captioning import CaptioningModel, reverse_tokens
 from virtex.pretraining.models.decoding import BeamSearch, caption_ids
-from virtex.pretraining.models.losses import total_loss
 from virtex.pretraining.models.textual import TransformerTextualHead
 from virtex.pretraining.models.transformer import TransformerDecoder
 from virtex.pretraining.models.visual import build_visual

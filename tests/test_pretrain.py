@@ -133,7 +133,7 @@ def test_every_task_leaves_config_vocabulary_record_and_curves(run_of, task, dat
         key: value for key, value in validation_lines(run_of)[-1].items() if key != "iteration"
     }
     assert list(run_of.glob("events.out.tfevents.*"))
-    assert "iteration 4/4  loss" in (run_of / "log.txt").read_text()
+    assert "iter: 4  loss: " in (run_of / "log.txt").read_text()
 
 
 def test_the_checkpoint_of_every_task_is_a_complete_backbone(run_of):

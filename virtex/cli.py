@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 from virtex.data.listing import shown
-from virtex.engine.signals import RESUME, Stopped, end_workers, raise_on_sigterm
+from virtex.engine.signals import RESUME, SigtermReceived, end_workers, raise_on_sigterm
 from virtex.errors import UserError, describe_os_error, ignore_reported_errors, named
 
 CHECKPOINT = "file, https://…, virtex://NAME, torchvision://NAME or random:NAME?seed=N"
@@ -231,7 +231,7 @@ def run_tool(
     except UserError as error:
         print(f"{parser.prog}: error: {shown(str(error))} [{error.code}]", file=sys.stderr)
         status = 2
-    except Stopped as stopped:
+    except SigtermReceived as stopped:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may come from a cluster and a launcher
         print(f"{parser.prog}: {stopped}", file=sys.stderr)
         status = RESUME

@@ -231,9 +231,9 @@ def train(
     from virtex.pretraining.run import write_record
 
     if args.resume and loop.done:
-        logger.info("going on after iteration %d", loop.done)
+        logger.info("resuming after iteration %d", loop.done)
     elif args.resume:
-        logger.info("there is nothing to resume in %s: starting anew", folder)
+        logger.info("%s contains no checkpoint; starting from iteration 0", folder)
     for change in run.changes:
         logger.warning("from iteration %(iteration)d on, %(setting)s is %(now)s", change)
     logger.info(

@@ -353,7 +353,7 @@ def test_a_missing_image_is_named_before_training(capsys, tmp_path, toy, moco_fi
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["SOLVER.BASELR", "1"], "did you mean SOLVER.BASE_LR"),
+        (["SOLVER.BASELR", "1"], "the nearest is SOLVER.BASE_LR"),
         (["INPUT.FORMAT", "BGR"], "cannot be overridden"),
         (["MODEL.RESNETS.NORM", "GN"], "norm layers must be"),
         (["MODEL.ROI_HEADS.NAME", "NoSuchHeads"], "Detectron2 cannot build this config"),

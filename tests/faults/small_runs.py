@@ -164,7 +164,7 @@ def leaderboard(out, *flags):
 RUNS = {
     "pretraining": Run(
         *(PRETRAIN, pretraining),
-        training="iteration 2/12",
+        training="iter: 2  ",
         evaluating="validation: loss",
         record="pretraining.json",
         left=("model_final.pth",),
@@ -178,13 +178,13 @@ RUNS = {
     ),
     "linear": Run(
         *(LINEAR, trained(CLASSIFIER)),
-        training="iteration 2/12",
+        training="iter: 2  ",
         evaluating="validation: top1",
         left=("model_final.pth",),
     ),
     "fine-tuning": Run(
         *(INATURALIST, trained(FINETUNED)),
-        training="iteration 2/12",
+        training="iter: 2  ",
         evaluating="validation: top1",
         left=("model_final.pth",),
     ),
@@ -204,7 +204,7 @@ RUNS = {
 EVALUATE_ALL_RUN = Run(
     *(EVALUATE_ALL, evaluation),
     again=(),
-    training="iteration 2/12",
+    training="iter: 2  ",
     evaluating="validation: top1",
     workers=None,
     statuses=(1, 2),  # 1: a task's tool has failed, whose sentence is told

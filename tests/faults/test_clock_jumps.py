@@ -90,7 +90,7 @@ def assert_sane(kind, out):
                 assert math.isfinite(value)
     log = (out / "log.txt").read_text()
     assert STAMP.search(log)
-    assert "left -" not in log
+    assert "eta: -" not in log
 
 
 def test_a_run_comes_to_the_same(kind, jump, out):

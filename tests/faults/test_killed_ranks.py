@@ -88,7 +88,7 @@ def test_torchrun_ends_a_job_that_lost_a_process(out, whole):
             start_new_session=True,
         )
     try:
-        while "iteration 2/12" not in log.read_text():
+        while "iter: 2  " not in log.read_text():
             assert run.poll() is None, log.read_text()
         [victim] = processes_of(run.pid)[1:]
         os.kill(victim, signal.SIGKILL)

@@ -57,7 +57,7 @@ def test_a_training_saves_where_it_is_and_goes_on_to_the_same_result(kind, out, 
     assert not (out / RUNS[kind].record).exists()
     again = started(RUNS[kind].start(out, "--resume")).ended_well()
     iteration = sentence.partition(SAVED)[2].partition(";")[0]
-    assert f"going on after iteration {iteration}" in again.said
+    assert f"resuming after iteration {iteration}" in again.said
     assert_same(kind, out)
 
 
@@ -87,7 +87,7 @@ def test_a_cluster_tells_the_workers_of_an_evaluation_too(scored, out, started, 
     has_come(run, out, RUNS[scored].evaluating)
     run.until(lambda: len(worker_processes(run)) >= 2, "its workers")
     os.killpg(run.process.pid, signal.SIGTERM)
-    assert stopped(run).endswith("stopped by SIGTERM; --resume goes on")
+    assert stopped(run).endswith("stopped by SIGTERM; continue with --resume")
     started(RUNS[scored].start(out, "--resume", workers=2)).ended_well()
     assert result_of(RUNS[scored], out) == undisturbed(scored)[0]
 
@@ -116,7 +116,7 @@ def test_what_has_nothing_to_save_stops_at_once(out, started):
     has_come(run, out, RUNS["svm"].training)
     run.send(signal.SIGTERM)
     asked = time.monotonic()
-    assert stopped(run).endswith("stopped by SIGTERM; --resume goes on")
+    assert stopped(run).endswith("stopped by SIGTERM; continue with --resume")
     assert time.monotonic() - asked < 60
     assert not list(out.with_name("out features").glob("partial-*"))
 
@@ -131,7 +131,7 @@ def test_an_evaluation_of_many_stops_its_runs_and_the_same_command_goes_on(out, 
     (log,) = (out / "logs").glob("*.log")
     assert "stopped by SIGTERM" in log.read_text()
     again = started(EVALUATE_ALL_RUN.start(out)).ended_well()
-    assert "going on after iteration" in again.said
+    assert "resuming after iteration" in again.said
 
 
 def test_a_tool_that_resumes_nothing_is_ended_by_the_signal_itself(tmp_path, started):

@@ -21,7 +21,7 @@ from virtex.config.validation import CAPTIONING_MODELS
 from virtex.data.tokenizer import Tokenizer
 from virtex.engine.run_folder import IDENTITY, read_identity
 from virtex.errors import UserError
-from virtex.pretraining.data import check_vocabulary
+from virtex.pretraining.data import validate_vocabulary
 from virtex.pretraining.models.build import build_decoder, build_model
 from virtex.pretraining.models.captioning import CaptioningModel
 from virtex.pretraining.run import TOKENIZER, place_data, tokenizer_command
@@ -158,7 +158,7 @@ def require_own_vocabulary(tokenizer: Tokenizer, config: CfgNode, backbone: Back
     Raises:
         UserError: it is another.
     """
-    check_vocabulary(tokenizer, config.DATA)
+    validate_vocabulary(tokenizer, config.DATA)
     folder = Path(backbone.source.path).parent
     trained = folder / IDENTITY
     wanted = (read_identity(folder) or {}).get("tokenizer sha256") if trained.is_file() else None

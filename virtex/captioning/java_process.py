@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import IO
 
-from virtex.engine.subprocesses import how_it_ended, read, temporary
+from virtex.engine.subprocesses import open_temporary, read_all, wait_and_describe
 from virtex.errors import UserError
 
 # Programs read and write text and numbers as the machine's language and encoding have it (where
@@ -62,14 +62,14 @@ def run(name: str, command: Sequence[str], seconds: float, text: str = "") -> tu
     Raises:
         UserError: it does not start, or fails, or does not end.
     """
-    with temporary() as given, temporary() as output, temporary() as errors:
+    with open_temporary() as given, open_temporary() as output, open_temporary() as errors:
         given.write(text)
         given.seek(0)
         with started(name, command, given, output, errors) as process:
-            ended = how_it_ended(process, seconds)
+            ended = wait_and_describe(process, seconds)
         if process.returncode:
-            raise failure(name, ended, read(errors) or read(output))
-        return read(output), read(errors)
+            raise failure(name, ended, read_all(errors) or read_all(output))
+        return read_all(output), read_all(errors)
 
 
 class UnaskedAnswer(Exception):
@@ -89,7 +89,7 @@ def conversation(
         UserError: it does not start, or dies, or says something else, or does not end.
     """
     pipe = subprocess.PIPE
-    with temporary() as errors, started(name, command, pipe, pipe, errors) as process:
+    with open_temporary() as errors, started(name, command, pipe, pipe, errors) as process:
         assert process.stdin and process.stdout  # pipes
         hung = threading.Timer(seconds, process.kill)  # which ends the wait for an answer
         hung.start()
@@ -101,11 +101,11 @@ def conversation(
                 raise UnaskedAnswer(more)
         except UnaskedAnswer as answer:
             close(process.stdin)
-            ended = how_it_ended(process, GRACE)
+            ended = wait_and_describe(process, GRACE)
             if hung.finished.is_set():
                 ended = f"did not end in {seconds} seconds"
             said = f"said {str(answer)[:QUOTED]!r}, which it was not asked for, and "
-            raise failure(name, said * bool(str(answer)) + ended, read(errors)) from None
+            raise failure(name, said * bool(str(answer)) + ended, read_all(errors)) from None
         finally:
             hung.cancel()
 

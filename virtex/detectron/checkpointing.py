@@ -10,9 +10,9 @@ from detectron2.utils import comm
 from torch import nn
 
 from virtex.checkpoints.opening import open_checkpoint
-from virtex.engine.checkpoints import FINAL, Checkpoints, bare
+from virtex.engine.checkpoints import FINAL, Checkpoints, unwrap_model
 from virtex.engine.distributed import reduce_any
-from virtex.engine.signals import Stopped
+from virtex.engine.signals import SigtermReceived
 from virtex.errors import UserError
 
 
@@ -30,7 +30,7 @@ def load_detector(model: nn.Module, path: Path) -> dict[str, Any]:
         for name, value in (stored.items() if isinstance(stored, dict) else ())
         if isinstance(value, torch.Tensor | np.ndarray)
     }
-    own = bare(model).state_dict()
+    own = unwrap_model(model).state_dict()
     wrong = sorted(own.keys() - weights.keys()) + sorted(
         name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape
     )
@@ -39,7 +39,7 @@ def load_detector(model: nn.Module, path: Path) -> dict[str, Any]:
             f"{path} does not hold this detector: {len(wrong)} tensors are missing or of another "
             f"shape, first {', '.join(wrong[:3])}; use the run's own config and checkpoint"
         )
-    bare(model).load_state_dict({name: weights[name] for name in own})
+    unwrap_model(model).load_state_dict({name: weights[name] for name in own})
     return content
 
 
@@ -51,7 +51,7 @@ class SaveCheckpoints(HookBase):
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
-        stopped = reduce_any(self.trainer.stop.asked)
+        stopped = reduce_any(self.trainer.sigterm.received)
         if done == self.trainer.max_iter:
             name = FINAL
         elif stopped or (self.period > 0 and done % self.period == 0):
@@ -62,4 +62,4 @@ class SaveCheckpoints(HookBase):
             self.checkpoints.save(name, iteration=self.trainer.iter, **self.extra)
         comm.synchronize()
         if stopped:
-            raise Stopped(f"saved at iteration {done}")
+            raise SigtermReceived(f"saved at iteration {done}")

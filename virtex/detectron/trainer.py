@@ -24,10 +24,10 @@ from torch import nn
 
 from virtex.detectron.checkpointing import SaveCheckpoints
 from virtex.detectron.loading import training_batches
-from virtex.engine.checkpoints import Checkpoints, bare
+from virtex.engine.checkpoints import Checkpoints, unwrap_model
 from virtex.engine.distributed import broadcast_object, distribute, reduce_any
 from virtex.engine.progress import Stopwatch, lines_at, truncate_metrics
-from virtex.engine.signals import Stopped, defer_sigterm, raise_on_sigterm
+from virtex.engine.signals import SigtermReceived, defer_sigterm, raise_on_sigterm
 from virtex.errors import UserError, named
 
 logger = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ class Trainer(TrainerBase):
 
         Raises:
             UserError: an image cannot be read, or the loss is not finite.
-            Stopped: SIGTERM came; there is a checkpoint of the iteration that was in work.
+            SigtermReceived: after the checkpoint of the current iteration was written.
         """
         if self.start_iter >= self.max_iter:
             return
@@ -153,7 +153,7 @@ class Trainer(TrainerBase):
             self.stopwatch.start()
             self.before_train()
             try:
-                with defer_sigterm() as self.stop:
+                with defer_sigterm() as self.sigterm:
                     for iteration in range(self.start_iter, self.max_iter):
                         self.iter = iteration
                         self.before_step()
@@ -216,8 +216,8 @@ class EvaluatePeriodically(HookBase):
 
     def after_step(self) -> None:
         if self.is_due(self.trainer.iter + 1):
-            if reduce_any(self.trainer.stop.asked):  # while a checkpoint was written
-                raise Stopped
+            if reduce_any(self.trainer.sigterm.received):  # while a checkpoint was written
+                raise SigtermReceived
             self.score(self.trainer.iter + 1)
 
     def is_due(self, done: int) -> bool:
@@ -234,7 +234,7 @@ class EvaluatePeriodically(HookBase):
             metrics = self.evaluate()
         if comm.is_main_process():
             write_scores(self.folder, done - 1, metrics)
-        bare(self.trainer.model).train()
+        unwrap_model(self.trainer.model).train()
 
 
 class WriteMetrics(HookBase):

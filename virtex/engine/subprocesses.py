@@ -1,4 +1,4 @@
-"""Programs that may die or hang: what they say goes into files, and how they ended into words."""
+"""Run external programs that may crash or hang."""
 
 from __future__ import annotations
 
@@ -8,21 +8,24 @@ import tempfile
 from typing import IO, Any
 
 
-def temporary() -> IO[str]:
-    """A file for what a program reads or says.
+def open_temporary() -> IO[str]:
+    """Open a temporary text file for the standard streams of a program.
 
-    No full pipe stops it then, and the end of what it says does not wait for what it has started.
+    Unlike a pipe it never blocks the program, nor does its end depend on the program's children.
     """
     return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace", newline="")
 
 
-def read(file: IO[str]) -> str:
+def read_all(file: IO[str]) -> str:
     file.seek(0)
     return file.read()
 
 
-def how_it_ended(process: subprocess.Popen[Any], seconds: float) -> str:
-    """Wait for a process. One that goes on is left to the caller; its return code is None."""
+def wait_and_describe(process: subprocess.Popen[Any], seconds: float) -> str:
+    """Wait for a process and describe how it ended.
+
+    After ``seconds`` it is left running, with return code None.
+    """
     try:
         status = process.wait(seconds)
     except subprocess.TimeoutExpired:

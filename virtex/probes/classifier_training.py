@@ -104,7 +104,7 @@ class ClassifierTraining:
         sha256 = tensors_sha256(visual.cnn)
         loop = self.loop(model, backbone)
         if self.options.resume and loop.resume():
-            logger.info("going on after iteration %d", loop.done)
+            logger.info("resuming after iteration %d", loop.done)
         metrics = loop.run(self.batches(loop.done))
         if frozen:
             self.report.verification["backbone"] = require_unchanged(visual.cnn, sha256)

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from virtex.checkpoints.architecture import FAMILIES, build_network
 from virtex.checkpoints.backbone import Backbone
-from virtex.pretraining.models.losses import Losses, LossSum
+from virtex.engine.losses import Losses, LossSum
 
 Batch = dict[str, Tensor]
 HEAD_STD = 0.01  # of a new classifier's weights; its bias begins at 0 (protocols of VirTex, MoCo)
