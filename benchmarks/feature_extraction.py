@@ -24,9 +24,10 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from fvcore.common.config import CfgNode
+
 from benchmarks import report
 from virtex.checkpoints.loading import load_backbone
-from virtex.config import CfgNode
 from virtex.data.image_sets import ImageSet
 from virtex.probes.feature_cache import FeatureCache
 from virtex.probes.features import Extraction, center_view

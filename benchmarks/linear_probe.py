@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import report
-from virtex.probes.cached_probe import LinearHeads, epochs, moments
+from virtex.probes.cached_probe import LinearHeads, compute_moments, iterate_epochs
 
 LRS, DECAYS = [0.0003, 0.001, 0.003, 0.01, 0.03], [0.0, 0.00001, 0.0001, 0.001]
 MOMENTUM = 0.9
@@ -60,7 +60,7 @@ def write_features(folder: str, args: argparse.Namespace) -> tuple[np.ndarray, n
 def batches(features: np.ndarray, labels: np.ndarray, args: argparse.Namespace) -> Iterator[tuple]:
     """(features, labels, factor of the learning rate) of every step."""
     steps = math.ceil(args.images / args.batch) * args.epochs
-    for step, rows in enumerate(epochs(args.images, args.epochs, args.batch, seed=0)):
+    for step, rows in enumerate(iterate_epochs(args.images, args.epochs, args.batch, seed=0)):
         inputs = torch.from_numpy(features[rows]).to(args.device)
         truth = torch.from_numpy(labels[rows]).to(args.device)
         yield inputs, truth, 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ends: dict[str, Tensor] = {}
     with tempfile.TemporaryDirectory() as folder:
         data = write_features(folder, args)
-        standard = moments([data[0]], np.arange(args.images))
+        standard = compute_moments([data[0]], np.arange(args.images))
 
         def seconds(way: Callable[..., Tensor]) -> Callable[[], float]:
             def work() -> None:

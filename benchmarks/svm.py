@@ -30,9 +30,9 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import report
 from virtex.probes.average_precision import AVERAGE_PRECISIONS
-from virtex.probes.svm import choose, cross_validate
+from virtex.probes.svm import choose_costs, cross_validate
 from virtex.probes.svm_liblinear import fit_svms_liblinear
-from virtex.probes.svm_solver import decision, fit_svms
+from virtex.probes.svm_solver import decision_function, fit_svms
 
 # Images with each class in VOC07's trainval set of 5011, from aeroplane to tvmonitor.
 VOC07_COUNTS = [
@@ -142,10 +142,10 @@ def evaluate(
     targets = torch.where(train.labels, 1, -1).to(device)
     found = cross_validate(fit, features, targets, args.costs, args.folds, POSITIVE_WEIGHT)
     fold_ap = 100 * found
-    chosen = np.array(choose(fold_ap))
+    chosen = np.array(choose_costs(fold_ap))
     best = torch.tensor(args.costs)[chosen].to(device)
     weights = fit(features, targets, best, positive_weight=POSITIVE_WEIGHT)
-    scores = decision(test.features.to(device), weights).cpu()
+    scores = decision_function(test.features.to(device), weights).cpu()
     columns = zip(test.labels.T, scores.T, strict=True)
     test_ap = 100 * np.array([average_precision(*column) for column in columns])
     return Evaluation(fold_ap, chosen, test_ap)

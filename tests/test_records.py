@@ -25,8 +25,8 @@ def make_result(**changes):
 def test_the_record_has_every_part_of_the_schema(tmp_path):
     found = json.loads(make_result().write(tmp_path).read_text())
     assert found["schema_version"] == SCHEMA_VERSION
-    assert found["protocol"]["deviations"] == [
-        {"key": "SOLVER.MAX_ITER", "protocol": 10, "run": 5, "why": "override"}
+    assert found["protocol"]["overrides"] == [
+        {"key": "SOLVER.MAX_ITER", "protocol": 10, "run": 5, "reason": "override"}
     ]
     assert found["higher_is_better"] is True
     assert {"python", "torch", "torchvision", "gpus", "git_revision"} <= set(found["environment"])

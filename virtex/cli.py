@@ -1,125 +1,183 @@
-"""What every command-line tool does the same way.
+"""The ``virtex`` command, and what all commands share: arguments, errors, exit statuses.
 
-A tool reads top to bottom: ``build_parser``, then ``main(args)``, then
-``run_tool(main, build_parser())``. Heavy imports belong inside ``main``, so that
-``--help`` answers at once.
+A command is a module with ``build_parser()``, ``main(args)`` and, to be run by itself,
+``run_tool(main, build_parser())``. It imports what is slow to import inside ``main``, so that
+``--help`` is fast.
 """
 
 import argparse
+import difflib
+import importlib
 import math
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from typing import NamedTuple, NoReturn
 
+import virtex
 from virtex.data.listing import shown
 from virtex.engine.signals import RESUME, SigtermReceived, end_workers, raise_on_sigterm
 from virtex.errors import UserError, describe_os_error, ignore_reported_errors, named
 
+
+class Command(NamedTuple):
+    module: str
+    help: str
+
+
+COMMANDS = {
+    "transfer": Command("virtex.eval_tools.detectron2_transfer", "train and score a detector"),
+    "svm": Command("virtex.eval_tools.voc07_svm", "VOC07 classification with linear SVMs"),
+    "linear": Command("virtex.eval_tools.imagenet_linear", "linear probe or k-nearest neighbors"),
+    "finetune": Command("virtex.eval_tools.inaturalist_finetune", "fine-tune end to end"),
+    "captioning": Command("virtex.eval_tools.coco_captioning", "caption images, score captions"),
+    "evaluate-all": Command("virtex.eval_tools.evaluate_all", "many checkpoints on many tasks"),
+    "leaderboard": Command("virtex.eval_tools.leaderboard", "gather results into a leaderboard"),
+    "inspect": Command("virtex.eval_tools.inspect_checkpoint", "show what a checkpoint contains"),
+    "zoo": Command("virtex.eval_tools.model_zoo", "list and download pretrained models"),
+    "check-data": Command("virtex.eval_tools.check_data", "check the data sets below a data root"),
+    "toy-data": Command("virtex.eval_tools.make_toy_data", "generate small data sets"),
+    "pretrain": Command("virtex.pretrain", "pretrain a backbone with captions"),
+    "tokenizer": Command("virtex.data.tokenizer", "train a vocabulary of captions"),
+    "doctor": Command("virtex.doctor", "report the environment, check the installation"),
+}
+# The module names are aliases: ``virtex voc07_svm`` is ``virtex svm``.
+ALIASES = {command.module.rpartition(".")[2]: name for name, command in COMMANDS.items()}
+
 CHECKPOINT = "file, https://…, virtex://NAME, torchvision://NAME or random:NAME?seed=N"
 
 
-def tool_parser(doc: str) -> argparse.ArgumentParser:
-    """A parser whose ``--help`` is the tool's docstring (``doc``), examples included."""
+class ToolParser(argparse.ArgumentParser):
+    """A parser whose errors suggest the option that a misspelled one resembles."""
+
+    def error(self, message: str) -> NoReturn:
+        words = re.findall(r"--[\w-]+", message) if "unrecognized arguments" in message else []
+        close = [suggest(word, self._option_string_actions) for word in words]
+        super().error(f"{message}{''.join(close)} [arguments.invalid]")
+
+
+def suggest(word: str, choices: Sequence[str] | dict[str, argparse.Action]) -> str:
+    """Return "; did you mean …?" for the closest of the choices, "" if none is close."""
+    close = difflib.get_close_matches(word, choices, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def tool_parser(doc: str) -> ToolParser:
+    """Return a parser whose ``--help`` is the module's docstring (``doc``), examples included."""
     summary, _, rest = doc.strip().partition("\n\n")
-    return argparse.ArgumentParser(
-        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
+    return ToolParser(
+        prog=program_name(),
+        description=summary,
+        epilog=rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
 
+def program_name() -> str:
+    """Return how the program was started: ``virtex svm``, ``voc07_svm.py``, ``python -m …``."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is not None and spec.name.startswith("virtex.") and sys.argv[0] == spec.origin:
+        return f"python -m {spec.name}"
+    return os.path.basename(sys.argv[0])
+
+
 def add_zoo_argument(parser: argparse.ArgumentParser) -> None:
-    """``--zoo``: model zoo files of one's own, which ``run_tool`` puts into the environment."""
+    """Add ``--zoo``: further zoo files, which ``run_tool`` puts into the environment."""
     parser.add_argument(
         "--zoo",
         action="append",
         default=[],
         metavar="FILE",
-        help="another file like model_zoo.yaml, for virtex://NAME (as $VIRTEX_ZOO; repeatable)",
+        help="further model_zoo.yaml for virtex://NAME, as in $VIRTEX_ZOO; repeatable",
     )
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--format`` and ``--trust-pickle``: how a checkpoint file is to be read; ``--zoo``."""
+    """Add ``--format``, ``--trust-pickle`` and ``--zoo``."""
     parser.add_argument(
         "--format",
         default="auto",
         metavar="NAME",
-        help="checkpoint format; auto recognizes it (default: auto)",
+        help="checkpoint format (default: auto, detect it)",
     )
     parser.add_argument(
         "--trust-pickle",
         action="store_true",
-        help="allow the file to run code while it is unpickled; only for files you trust",
+        help="unpickle arbitrary objects, which can execute code; only for trusted files",
     )
     add_zoo_argument(parser)
 
 
 def add_probe_arguments(parser: argparse.ArgumentParser, output: str) -> None:
-    """What every probe needs: checkpoint, protocol, data, output, seed, workers, the run.
+    """Add the options that every probe has.
 
     Args:
-        output: the default of ``--output-dir``.
+        output: the default ``--output-dir``.
     """
     parser.add_argument("--checkpoint", help=CHECKPOINT)
     add_checkpoint_arguments(parser)
     parser.add_argument("--data-root", default="datasets", metavar="DIR", help="default: datasets")
     parser.add_argument("--output-dir", default=output, metavar="DIR", help=f"default: {output}")
-    parser.add_argument("--seed", type=non_negative, default=0, metavar="N", help="default: 0")
+    parser.add_argument("--seed", type=non_negative_int, default=0, metavar="N", help="default: 0")
     add_num_workers(parser)
     add_run_arguments(parser)
-    # of the flags below, which not every probe has
+    # for probes without these options
     parser.set_defaults(list_cache=False, skip_bad_images=False)
 
 
 def add_num_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num-workers",
-        type=non_negative,
+        type=non_negative_int,
         default=min(4, os.cpu_count() or 1),
         metavar="N",
-        help="processes that load images, for each GPU (default: 4, at most the number of cores)",
+        help="data loading processes per GPU (default: 4, at most the number of cores)",
     )
 
 
 def add_feature_arguments(parser: argparse.ArgumentParser) -> None:
-    """How features are computed, and where they are kept."""
+    """Add the options of feature extraction and its cache."""
     features = parser.add_argument_group("features")
     features.add_argument(
         "--batch-size",
-        type=positive,
+        type=positive_int,
         default=64,
         metavar="N",
-        help="images at once in each process; halved where memory runs out (default: 64)",
+        help="images per process and batch; halved if memory runs out (default: 64)",
     )
     features.add_argument(
         "--cache-dir",
         metavar="DIR",
-        help="features that are computed once and shared by all probes (default: "
-        "$VIRTEX_FEATURE_CACHE, or virtex/features in iopath's cache)",
+        help="cache of features, shared by all probes (default: $VIRTEX_FEATURE_CACHE, or "
+        "virtex/features in iopath's cache)",
     )
     features.add_argument(
         "--cache-limit",
-        type=above_zero,
+        type=positive_float,
         default=100.0,
         metavar="GB",
-        help="the longest unused features are dropped beyond it (default: 100)",
+        help="size above which the least recently used features are deleted (default: 100)",
     )
-    features.add_argument("--list-cache", action="store_true", help="show what it holds, and stop")
+    features.add_argument("--list-cache", action="store_true", help="list its content and exit")
 
 
 def add_classifier_training_arguments(parser: argparse.ArgumentParser) -> None:
-    """How a linear layer's training is saved, logged and kept going."""
+    """Add the options of a classifier's training."""
     training = parser.add_argument_group("training")
     training.add_argument(
         "--checkpoint-every",
-        type=positive,
+        type=positive_int,
         default=5000,
         metavar="N",
-        help="iterations between checkpoints, each validated; the last always is (default: 5000)",
+        help="iterations between checkpoints and validations (default: 5000)",
     )
-    training.add_argument("--log-every", type=positive, default=20, metavar="N", help="default: 20")
+    training.add_argument(
+        "--log-every", type=positive_int, default=20, metavar="N", help="default: 20"
+    )
     add_skip_bad_images(training)
 
 
@@ -127,104 +185,110 @@ def add_skip_bad_images(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--skip-bad-images",
         action="store_true",
-        help="train on without images that cannot be read (each is named in the log)",
+        help="skip images that cannot be read; each is logged",
     )
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--skip-bad-images`` and what ``add_run_arguments`` adds."""
+    """Add ``--skip-bad-images`` and the options of ``add_run_arguments``."""
     add_skip_bad_images(parser)
     add_run_arguments(parser)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--resume``, ``--overwrite``, the machines, ``KEY VALUE``."""
+    """Add ``--resume``, ``--overwrite``, the distributed options and ``KEY VALUE``."""
     folder = parser.add_mutually_exclusive_group()
     folder.add_argument("--resume", action="store_true", help="continue the run in --output-dir")
-    folder.add_argument("--overwrite", action="store_true", help="replace the run there")
-    machines = parser.add_argument_group("machines")
+    folder.add_argument(
+        "--overwrite", action="store_true", help="delete and replace the run in --output-dir"
+    )
+    machines = parser.add_argument_group("distributed")
     machines.add_argument(
-        "--num-gpus", type=non_negative, metavar="N", help="on this machine; 0: CPU (default: all)"
+        "--num-gpus",
+        type=non_negative_int,
+        metavar="N",
+        help="GPUs of this machine; 0: CPU (default: all)",
     )
     machines.add_argument("--num-machines", type=int, default=1, metavar="N")
-    machines.add_argument("--machine-rank", type=int, default=0, metavar="N", help="of this one")
-    machines.add_argument("--dist-url", default="auto", metavar="URL", help="tcp://HOST:PORT")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="KEY VALUE", help="settings, written as in the config"
+    machines.add_argument(
+        "--machine-rank", type=int, default=0, metavar="N", help="rank of this machine"
     )
+    machines.add_argument("--dist-url", default="auto", metavar="URL", help="tcp://HOST:PORT")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="overrides of the config")
 
 
-def non_negative(text: str) -> int:
-    """An argument that is a whole number of 0 or more."""
+def non_negative_int(text: str) -> int:
+    """Argument type: an integer of at least 0."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 0")
     return int(text)
 
 
-def positive(text: str) -> int:
-    """An argument that is a whole number above 0."""
+def positive_int(text: str) -> int:
+    """Argument type: an integer of at least 1."""
     if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 1")
     return int(text)
 
 
-def above_zero(text: str) -> float:
-    """An argument that is a finite number above 0."""
+def positive_float(text: str) -> float:
+    """Argument type: a finite number greater than 0."""
     try:
         value = float(text)
     except ValueError:
         value = 0.0
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number greater than 0")
     return value
 
 
-def share(text: str) -> float:
-    """An argument that is a number above 0 and at most 1."""
-    value = above_zero(text)
+def fraction(text: str) -> float:
+    """Argument type: a number in (0, 1]."""
+    value = positive_float(text)
     if value > 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and at most 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number greater than 0 and at most 1")
     return value
 
 
-def integer_list(text: str) -> tuple[int, ...]:
-    """An argument such as 1,2,4,8: whole numbers above 0, each once, ascending."""
-    return tuple(sorted({positive(part) for part in text.split(",")}))
+def int_list(text: str) -> tuple[int, ...]:
+    """Argument type: integers of at least 1, as in 1,2,4,8; sorted, without duplicates."""
+    return tuple(sorted({positive_int(part) for part in text.split(",")}))
 
 
 def use_zoo_files(paths: Sequence[str]) -> None:
-    """Add zoo files to the environment, for every process that this one starts."""
+    """Add zoo files to ``$VIRTEX_ZOO``, which child processes inherit."""
     for path in paths:
         if os.pathsep in path:
-            raise UserError(f"--zoo {path}: a path with {os.pathsep!r} in it cannot be named")
+            raise UserError(
+                f"--zoo {path}: expected a path without {os.pathsep!r}; rename it",
+                "arguments.zoo",
+            )
     if paths:
-        there = os.environ.get("VIRTEX_ZOO", "")
-        whole = [there] if there else []
-        os.environ["VIRTEX_ZOO"] = os.pathsep.join([*whole, *map(os.path.abspath, paths)])
+        known = filter(None, [os.environ.get("VIRTEX_ZOO")])
+        os.environ["VIRTEX_ZOO"] = os.pathsep.join([*known, *map(os.path.abspath, paths)])
 
 
 def run_tool(
     main: Callable[[argparse.Namespace], int | None],
     parser: argparse.ArgumentParser,
     argv: Sequence[str] | None = None,
-    commands: bool = False,
-) -> None:
-    """Parse, run, and leave with an exit status.
+) -> NoReturn:
+    """Parse the arguments, run ``main``, and exit.
 
-    0: done. 2: the user must fix something. 75: stopped by SIGTERM, and ``--resume`` goes on.
-    130: interrupted by Ctrl-C. 143: ended by SIGTERM, where nothing can be resumed.
-
-    Args:
-        commands: the parser has subcommands, between whose flags nothing can stand anywhere.
+    Exit status 0: success. 2: invalid input. 75: stopped by SIGTERM, to be continued with
+    ``--resume``. 130: interrupted by Ctrl-C. 143: ended by SIGTERM, nothing to resume.
     """
-    # KEY VALUE pairs may stand anywhere between the flags
-    args = parser.parse_args(argv) if commands else parser.parse_intermixed_args(argv)
+    if any(isinstance(action, argparse._SubParsersAction) for action in parser._actions):
+        args = parser.parse_args(argv)  # subcommands exclude intermixed arguments
+    else:
+        args = parser.parse_intermixed_args(argv)  # KEY VALUE pairs between options
     threading.excepthook = ignore_reported_errors
-    if hasattr(sys.stdout, "reconfigure"):  # a file's name may hold what is no character
+    if hasattr(sys.stdout, "reconfigure"):  # file names may not be valid text
         sys.stdout.reconfigure(errors="backslashreplace")
+    can_resume = hasattr(args, "resume")
     try:
         use_zoo_files(getattr(args, "zoo", []))
-        with raise_on_sigterm() if hasattr(args, "resume") else nullcontext():
+        with raise_on_sigterm() if can_resume else nullcontext():
             status = main(args)
         with named("standard output"):
             sys.stdout.flush()
@@ -232,29 +296,55 @@ def run_tool(
         print(f"{parser.prog}: error: {shown(str(error))} [{error.code}]", file=sys.stderr)
         status = 2
     except SigtermReceived as stopped:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may come from a cluster and a launcher
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # scheduler and launcher may both send it
         print(f"{parser.prog}: {stopped}", file=sys.stderr)
         status = RESUME
     except KeyboardInterrupt:
-        remedy = "; --resume goes on from what is saved" if hasattr(args, "resume") else ""
-        print(f"{parser.prog}: interrupted{remedy}", file=sys.stderr)
+        fix = "; continue from the last checkpoint with --resume" if can_resume else ""
+        print(f"{parser.prog}: interrupted{fix}", file=sys.stderr)
         status = 130
     except BrokenPipeError:
         sys.stderr.close()
         status = 0
     except MemoryError:
-        remedy = "use smaller batches, then go on with --resume"
-        remedy = remedy if hasattr(args, "resume") else "close other programs"
-        print(f"{parser.prog}: error: memory ran out; {remedy}", file=sys.stderr)
+        fix = "reduce the batch size and --resume" if can_resume else "close other programs"
+        print(f"{parser.prog}: error: out of memory; {fix} [device.out_of_memory]", file=sys.stderr)
         status = 2
     except OSError as error:
         if (sentence := describe_os_error(error)) is None:
             raise
-        print(f"{parser.prog}: error: {sentence}", file=sys.stderr)
+        print(f"{parser.prog}: error: {sentence} [environment.os_error]", file=sys.stderr)
         status = 2
         try:
             sys.stdout.flush()
-        except OSError:  # else Python complains, after the end, of what a full disk did not take
+        except OSError:  # on a full disk, the interpreter would fail to flush again at exit
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     end_workers()
     sys.exit(status or 0)
+
+
+def command_table() -> str:
+    """Return the commands, one a line."""
+    lines = [f"  {name:13} {command.help}" for name, command in COMMANDS.items()]
+    return "\n".join(["commands:", *lines, "", "virtex COMMAND --help shows the options of one."])
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run ``virtex COMMAND …``; imports only the module of that command."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = ToolParser(
+        prog="virtex",
+        usage="virtex [-h] [--version] COMMAND ...",
+        description="Evaluate pretrained visual backbones on downstream tasks.",
+        epilog=command_table(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"virtex {virtex.__version__}")
+    parser.add_argument("command", metavar="COMMAND", help="one of the commands below")
+    name = parser.parse_args(argv[:1]).command
+    command = COMMANDS.get(ALIASES.get(name, name))
+    if command is None:
+        parser.error(f"unknown command {name!r}{suggest(name, [*COMMANDS, *ALIASES])}")
+    sys.argv = [f"virtex {name}", *argv[1:]]  # argparse takes the program name from here
+    tool = importlib.import_module(command.module)
+    run_tool(tool.main, tool.build_parser())

@@ -137,7 +137,6 @@ def collect_environment() -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = tool_parser(__doc__)
-    parser.prog = "python -m virtex.doctor"
     return parser
 
 

@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
@@ -165,6 +165,40 @@ def is_file(entry: os.DirEntry[str]) -> bool:
         return entry.is_file()
     except OSError:
         return False
+
+
+def walk(top: str | os.PathLike[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield ``top`` and every folder below it, links followed, with the names of their files.
+
+    Raises:
+        UserError: a link leads back to a folder that contains it, or a folder cannot be read.
+    """
+
+    def fail(error: OSError) -> None:
+        raise UserError(
+            f"cannot list the folder {error.filename}: {error.strerror}; fix its permissions",
+            code="data.unreadable",
+        ) from error
+
+    top = os.fspath(top)
+    ancestors = {top: {_identity(top)}}
+    for folder, names, files in os.walk(top, followlinks=True, onerror=fail):
+        for name in names:
+            path = os.path.join(folder, name)
+            identity = _identity(path)
+            if identity in ancestors[folder]:  # two such links would be followed 2^40 times
+                raise UserError(
+                    f"{path} is a link to a folder that contains it; remove it", "data.link_loop"
+                )
+            ancestors[path] = ancestors[folder] | {identity}
+        del ancestors[folder]
+        yield folder, files
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    """Return device and inode, the same for all links to a folder."""
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def describe_folder(folder: str | os.PathLike[str], count: int = 8) -> str:

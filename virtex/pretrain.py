@@ -53,8 +53,8 @@ from typing import TYPE_CHECKING
 from virtex.cli import (
     add_num_workers,
     add_training_arguments,
-    non_negative,
-    positive,
+    non_negative_int,
+    positive_int,
     run_tool,
     tool_parser,
 )
@@ -74,7 +74,6 @@ SAMPLES = 8  # predictions shown at each validation
 
 def build_parser() -> argparse.ArgumentParser:
     parser = tool_parser(__doc__)
-    parser.prog = "python -m virtex.pretrain"
     parser.add_argument("--config", metavar="NAME_OR_YAML", help="what to train")
     parser.add_argument("--list-configs", action="store_true", help="names of the packaged ones")
     parser.add_argument("--print-config", action="store_true", help="all settings, as they are run")
@@ -91,19 +90,25 @@ def build_parser() -> argparse.ArgumentParser:
         help="default: output/pretraining",
     )
     parser.add_argument(
-        "--seed", type=non_negative, metavar="N", help="default: the config's RANDOM_SEED"
+        "--seed", type=non_negative_int, metavar="N", help="default: the config's RANDOM_SEED"
     )
     parser.add_argument(
         "--checkpoint-every",
-        type=positive,
+        type=positive_int,
         default=2000,
         metavar="N",
         help="iterations between checkpoints, each validated (default: 2000)",
     )
     parser.add_argument(
-        "--keep", type=positive, default=2, metavar="N", help="newest checkpoints kept (default: 2)"
+        "--keep",
+        type=positive_int,
+        default=2,
+        metavar="N",
+        help="newest checkpoints kept (default: 2)",
     )
-    parser.add_argument("--log-every", type=positive, default=20, metavar="N", help="default: 20")
+    parser.add_argument(
+        "--log-every", type=positive_int, default=20, metavar="N", help="default: 20"
+    )
     add_num_workers(parser)
     add_training_arguments(parser)
     return parser
@@ -122,10 +127,12 @@ def main(args: argparse.Namespace) -> int:
         print(config.dump(), end="")
         return 0
 
-    from virtex.engine import run_folder
+    from virtex import run_folder
     from virtex.engine.distributed import is_main, launch
 
-    with run_folder.claimed(Path(args.output_dir), args.resume, args.overwrite, main=is_main(args)):
+    with run_folder.claim_folder(
+        Path(args.output_dir), args.resume, args.overwrite, is_main=is_main(args)
+    ):
         return launch(pretrain, args)
 
 
@@ -135,7 +142,7 @@ def pretrain(args: argparse.Namespace) -> None:
     Raises:
         UserError: something the user must fix.
     """
-    from virtex.engine import run_folder
+    from virtex import run_folder
     from virtex.engine.distributed import rank, synchronize
     from virtex.engine.progress import log_to
     from virtex.pretraining.run import RECORD, is_finished, open_folder, prepare
@@ -143,7 +150,7 @@ def pretrain(args: argparse.Namespace) -> None:
     log_to(logging.getLogger("virtex"))
     run, folder = prepare(args), Path(args.output_dir)
     if not args.overwrite:
-        run_folder.check_same_run(folder, run.identity(), eval_only=False)
+        run_folder.check_same_run(folder, run.identity())
     if args.resume and is_finished(run, folder):
         logger.info("this run is finished: %s", folder / RECORD)
         return

@@ -1,6 +1,6 @@
-"""What a protocol is: a task, the file of its settings, the size of its data, its metric.
+"""What a protocol is: the settings of a task, the size of its data, the metric that ranks.
 
-A number is comparable to another only under the same protocol without deviations.
+Two numbers are comparable only under the same protocol without deviations.
 """
 
 from dataclasses import dataclass, field
@@ -14,11 +14,11 @@ class Protocol:
     """How a task is trained and scored.
 
     Attributes:
-        task: ``coco``, ``voc07_svm``, …, or the data set's name for data of one's own.
-        name: what the record calls it.
+        task: ``coco``, ``voc07_svm``, …, or the name of a custom data set.
+        name: the name in the record.
         version: raised when the meaning of its numbers changes.
-        config: the YAML file.
-        images: data set -> number of images of the real data; another number is a deviation.
+        config: the YAML file with the settings.
+        images: data set -> number of images of the published data; any other number is a deviation.
         primary_metric: the metric that ranks.
     """
 
@@ -30,17 +30,20 @@ class Protocol:
     primary_metric: str = "bbox/AP"
 
 
-def choose_protocol(named: dict[str, Protocol], task: str, name: str | None) -> Protocol:
-    """A task's protocol by its short name; the first, its default, for None.
+def choose_protocol(protocols: dict[str, Protocol], task: str, name: str | None) -> Protocol:
+    """Return a task's protocol by its short name, or its default, the first, for ``None``.
 
     Args:
-        named: the protocols of ``task`` by short name.
+        protocols: short name -> protocol of ``task``.
 
     Raises:
         UserError: the task has no protocol of that name.
     """
     if name is None:
-        return next(iter(named.values()))
-    if name not in named:
-        raise UserError(f"task {task} has no protocol {name!r}; it has {', '.join(named)}")
-    return named[name]
+        return next(iter(protocols.values()))
+    if name not in protocols:
+        raise UserError(
+            f"task {task} has no protocol {name!r}; choose one of {', '.join(protocols)}",
+            "protocol.unknown",
+        )
+    return protocols[name]

@@ -1,4 +1,4 @@
-"""The result record: what every evaluation leaves behind, so that its number can be believed."""
+"""The result record that every evaluation writes: what was measured, of what, and how."""
 
 import json
 import math
@@ -17,14 +17,14 @@ from virtex.data.listing import read_file
 from virtex.errors import UserError
 from virtex.files import replace_file
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 RECORD_NAME = "result.json"
-# What every record has, whatever the task.
+# Fields of every record.
 PARTS: Mapping[tuple[str, ...], type] = {
     ("task",): str,
     ("protocol", "name"): str,
     ("protocol", "version"): str,
-    ("protocol", "deviations"): list,
+    ("protocol", "overrides"): list,
     ("metrics",): dict,
     ("primary_metric",): str,
     ("model", "name"): str,
@@ -35,20 +35,20 @@ PARTS: Mapping[tuple[str, ...], type] = {
 
 @dataclass(frozen=True)
 class Deviation:
-    """One setting that differs from the packaged protocol.
+    """A setting of a run that differs from its protocol; an entry of ``protocol.overrides``.
 
     Attributes:
-        key: the setting, as ``SOLVER.MAX_ITER``.
+        key: the setting, as in ``SOLVER.MAX_ITER``.
         protocol: its value under the protocol.
         run: its value in this run.
-        why: ``"override"``, ``"scaled"`` (with the batch), ``"data"``, ``"device"`` or
-            ``"software"`` (that is not there).
+        reason: ``"override"``, ``"scaled"`` (with the batch size), ``"data"``, ``"device"`` or
+            ``"software"`` (that is not installed).
     """
 
     key: str
     protocol: Any
     run: Any
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ class Result:
         metrics: ``"bbox/AP"`` -> value in percent; None where it is not defined.
         primary_metric: the key of ``metrics`` that ranks.
         model: ``Backbone.record()``.
-        seed: the run's seed.
+        seed: the seed of the run.
         timing: seconds by phase, images per second.
         data: data set name -> its size and the hash of its annotations.
-        verification: what was proven about the loaded weights.
-        details: what was chosen on the way, as the costs of SVMs.
-        setup: what the environment does not tell: device, processes, scorer, engine.
+        verification: what was verified about the loaded weights.
+        details: what was chosen during the run, such as the costs of SVMs.
+        setup: what ``environment`` does not cover: device, processes, scorer, engine.
     """
 
     task: str
@@ -86,11 +86,11 @@ class Result:
     notes: list[str] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
-        """The JSON object that is written."""
+        """Return the JSON object to write."""
         return {
             "schema_version": SCHEMA_VERSION,
             "task": self.task,
-            "protocol": {**self.protocol, "deviations": [asdict(d) for d in self.deviations]},
+            "protocol": {**self.protocol, "overrides": [asdict(d) for d in self.deviations]},
             "metrics": {name: finite_or_none(value) for name, value in self.metrics.items()},
             "primary_metric": self.primary_metric,
             "higher_is_better": self.higher_is_better,
@@ -113,60 +113,58 @@ class Result:
 
 
 def finite_or_none(value: float | None) -> float | None:
-    """A metric as JSON can hold it: NaN (no ground truth of that kind) becomes None."""
+    """Return a metric as JSON can hold it: NaN (no ground truth of that kind) becomes None."""
     return None if value is None or not math.isfinite(value) else float(value)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that ``path`` holds either the old or the whole new content.
-
-    A file's name may be any bytes; what is no text in it becomes a question mark.
-    """
+    """Write JSON atomically; bytes of file names that are not valid UTF-8 become question marks."""
     text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, lambda file: file.write(text.encode(errors="replace")))
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A finished run's record; what a run is compared by and what is printed of it is there.
+    """Read the record of a finished run of this version.
 
     Raises:
-        UserError: it is none.
+        UserError: it is not a valid record, or of an earlier version.
     """
     try:
         record = json.loads(read_file(path).decode())
-        lacking = whats_lacking(record)
+        problem = find_problem(record)
     except (OSError, ValueError, RecursionError) as error:
-        lacking = f"{type(error).__name__}: {error}"
-    if lacking:
+        problem = f"{type(error).__name__}: {error}"
+    if problem:
         raise UserError(
-            f"{path} is no readable record ({lacking}); move {path.parent} away, or name another "
-            "--output-dir"
+            f"{path} is not a valid record ({problem}); move {path.parent} away, or give another "
+            "--output-dir",
+            "records.invalid",
         )
     return record
 
 
-def whats_lacking(record: Any) -> str:
-    """The first part that a record of a run must have and this lacks; "" if there is none."""
+def find_problem(record: Any) -> str:
+    """Return the first problem of a record, or "" if it is valid."""
     for place, kind in PARTS.items():
         part = record
         for key in place:
             part = part.get(key) if isinstance(part, dict) else None
         if type(part) is not kind:
-            return f"{'.'.join(place)} is not there, or of another kind"
+            return f"{'.'.join(place)} is missing or not of type {kind.__name__}"
     metrics = record["metrics"]
     if any(value is not None and type(value) not in (int, float) for value in metrics.values()):
         return "metrics are not numbers"
     if record["primary_metric"] not in metrics:
-        return "metrics lacks the primary_metric"
-    for deviation in record["protocol"]["deviations"]:
-        if not isinstance(deviation, dict) or not {"key", "run", "why"} <= deviation.keys():
-            return "protocol.deviations have no key, run and why"
+        return "metrics do not include the primary_metric"
+    for override in record["protocol"]["overrides"]:
+        if not isinstance(override, dict) or not {"key", "run", "reason"} <= override.keys():
+            return "protocol.overrides do not have key, run and reason"
     return ""
 
 
 def environment() -> dict[str, Any]:
-    """Versions and hardware that a number depends on."""
+    """Return the versions and hardware that a number depends on."""
     import torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -192,7 +190,7 @@ def package_version(name: str) -> str | None:
 
 
 def git_revision() -> str | None:
-    """The commit this package runs from, "+changes" if edited; None outside a checkout."""
+    """Return the commit of this checkout, with "+changes" if edited; None outside of one."""
     folder = Path(virtex.__file__).resolve().parent
     if not (folder.parent / ".git").exists():
         return None

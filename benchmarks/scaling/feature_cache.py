@@ -22,14 +22,14 @@ def cache_in(folder: Path, limit: int = 10**12) -> Any:
 
 
 def prepare(folder: Path, entries: int) -> None:
-    """Entries as ``FeatureCache.writing`` leaves them, without looking for room before each."""
+    """Entries as ``FeatureCache.write`` leaves them, without looking for room before each."""
     import numpy as np
 
     from virtex.probes.feature_cache import ENTRY, FEATURES
 
     cache = cache_in(folder)
     for number in range(entries):
-        place = cache.place(key(number))
+        place = cache.entry_folder(key(number))
         place.mkdir()
         np.save(place / FEATURES, np.zeros(SHAPE, dtype=np.float32))
         entry = {"key": key(number), "shape": SHAPE, **SAID}

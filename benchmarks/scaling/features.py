@@ -28,7 +28,7 @@ def fill(cache: Any, rows: int) -> None:
     from virtex.probes.feature_cache import release_pages
 
     part = np.random.default_rng(0).standard_normal((ROWS, COLUMNS), dtype=np.float32)
-    with cache.writing(key(rows), (rows, COLUMNS), {"checkpoint": "x", "data": "y"}) as path:
+    with cache.write(key(rows), (rows, COLUMNS), {"checkpoint": "x", "data": "y"}) as path:
         array = np.lib.format.open_memmap(path, "r+")
         for first in range(0, rows, ROWS):
             array[first : first + ROWS] = part[: rows - first]
@@ -58,10 +58,10 @@ def find(folder: Path, rows: int) -> Callable[[], object]:
 
 
 def read_moments(folder: Path, rows: int) -> Callable[[], object]:
-    from virtex.probes.cached_probe import moments
+    from virtex.probes.cached_probe import compute_moments
 
     features = cache_in(folder).find(key(rows))
-    return lambda: moments([features], np.arange(rows))
+    return lambda: compute_moments([features], np.arange(rows))
 
 
 def train_epoch(folder: Path, rows: int) -> Callable[[], object]:
@@ -71,7 +71,8 @@ def train_epoch(folder: Path, rows: int) -> Callable[[], object]:
     from virtex.data.image_sets import ImageSet
     from virtex.probes.cached_probe import CachedLinearProbe
     from virtex.probes.features import Extraction
-    from virtex.probes.protocols import load_settings, packaged_protocol
+    from virtex.probes.settings import load_settings
+    from virtex.tasks import packaged_protocol
 
     cache = cache_in(folder)
     protocol = packaged_protocol("imagenet_linear", "cached")

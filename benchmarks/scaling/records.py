@@ -51,7 +51,7 @@ def write_record(
             "name": protocol,
             "version": "1",
             "deviations": [
-                {"key": f"SOLVER.RATE_{at}", "protocol": 0.02, "run": rate, "why": "override"}
+                {"key": f"SOLVER.RATE_{at}", "protocol": 0.02, "run": rate, "reason": "override"}
                 for at, rate in enumerate(rates)
             ],
         },

@@ -31,7 +31,7 @@ def evaluate(folder: Path, size: int) -> Callable[[], object]:
     import numpy as np
     import torch
 
-    from virtex.probes.svm import choose, cross_validate
+    from virtex.probes.svm import choose_costs, cross_validate
     from virtex.probes.svm_solver import fit_svms
 
     with np.load(folder / "features.npz") as arrays:
@@ -40,7 +40,7 @@ def evaluate(folder: Path, size: int) -> Callable[[], object]:
 
     def work() -> None:
         quality = cross_validate(fit_svms, features, targets, COSTS, FOLDS, POSITIVE_WEIGHT)
-        costs = torch.tensor(COSTS)[choose(quality)]
+        costs = torch.tensor(COSTS)[choose_costs(quality)]
         fit_svms(features, targets, costs, positive_weight=POSITIVE_WEIGHT)
 
     return work

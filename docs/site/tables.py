@@ -98,10 +98,9 @@ def zoo_table() -> str:
 
 def all_protocols() -> dict[str, dict[str, Any]]:
     """task -> short name -> ``virtex.protocols.Protocol``, detection first."""
-    from virtex.detectron.protocols import PROTOCOLS as DETECTION
-    from virtex.probes.protocols import PROTOCOLS as PROBES
+    from virtex.tasks import TASKS
 
-    return {**DETECTION, **PROBES}
+    return {name: dict(task.protocols) for name, task in TASKS.items() if task.protocols}
 
 
 def protocols_table() -> str:

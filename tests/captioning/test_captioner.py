@@ -18,7 +18,8 @@ from virtex.checkpoints.loading import load_backbone
 from virtex.data.tokenizer import train_tokenizer
 from virtex.errors import UserError
 from virtex.pretraining.models.decoding import BeamSearch, NucleusSampling
-from virtex.probes.protocols import load_settings, packaged_protocol
+from virtex.probes.settings import load_settings
+from virtex.tasks import packaged_protocol
 
 SHORT = ("MODEL.DECODER.MAX_DECODING_STEPS", 8)
 

@@ -94,7 +94,7 @@ def test_the_record_tells_the_scores_of_these_captions(finished, data, checkpoin
 
 def test_the_record_tells_what_scored_and_that_it_is_not_the_protocols(finished):
     record = record_in(finished)
-    deviations = {d["key"]: (d["run"], d["why"]) for d in record["protocol"]["deviations"]}
+    deviations = {d["key"]: (d["run"], d["reason"]) for d in record["protocol"]["overrides"]}
     assert deviations["caption scorer"] == ("python", "software")
     assert deviations["MODEL.DECODER.MAX_DECODING_STEPS"] == (STEPS, "override")
     assert any("METEOR" in note and "SPICE" in note for note in record["notes"])
@@ -146,8 +146,8 @@ def test_words_that_are_drawn_do_not_depend_on_the_other_pictures(data, checkpoi
 
 def test_flags_of_decoding_are_settings(data, checkpoint, out):
     ended_well(checkpoint, out, "--data-root", data, "--beam-size", "2", "--max-length", "3")
-    deviations = record_in(out)["protocol"]["deviations"]
-    overrides = {d["key"]: d["run"] for d in deviations if d["why"] == "override"}
+    deviations = record_in(out)["protocol"]["overrides"]
+    overrides = {d["key"]: d["run"] for d in deviations if d["reason"] == "override"}
     decoder = {k.rpartition(".")[2]: v for k, v in overrides.items() if "DECODER" in k}
     assert decoder == {"BEAM_SIZE": 2, "MAX_DECODING_STEPS": 3}
 
@@ -221,7 +221,7 @@ def test_pictures_that_do_not_decode_are_named_counted_and_left_out(spoiled, che
     assert record["details"]["unreadable"] == names
     assert f"3 of {VAL_IMAGES} pictures cannot be read and are left out" in record["notes"][0]
     assert all(name in record["notes"][0] for name in names)
-    deviations = {d["key"]: d["run"] for d in record["protocol"]["deviations"]}
+    deviations = {d["key"]: d["run"] for d in record["protocol"]["overrides"]}
     assert deviations["coco_captions_val2017: unreadable images"] == 3
     captions = captions_in(out)
     lost = {pictures.ids[list(pictures.files).index(name)] for name in names}

@@ -14,10 +14,10 @@ from virtex.detectron import (
     heads,  # noqa: F401
 )
 from virtex.detectron.adapters import ConvertedBackbone, adapt, layout_of, register_adapter
-from virtex.detectron.protocols import packaged_protocol
 from virtex.detectron.settings import build_settings
 from virtex.detectron.verify import TOLERANCE, compare_features, compare_tensors, load_weights
 from virtex.errors import UserError
+from virtex.tasks import packaged_protocol
 
 PROTOCOL_OF = {"FPN": ("coco", "toy"), "C4": ("voc", "toy")}
 RESNETS = ("resnet18", "resnet34", "resnet50", "wide_resnet50_2", "resnext50_32x4d")

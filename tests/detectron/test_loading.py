@@ -9,9 +9,9 @@ from detectron2.data.samplers import TrainingSampler
 
 from virtex.detectron.datasets import register_detection_sets
 from virtex.detectron.loading import ResumableBatches, training_batches, training_samples
-from virtex.detectron.protocols import packaged_protocol
 from virtex.detectron.settings import build_settings
 from virtex.errors import UserError
+from virtex.tasks import packaged_protocol
 
 
 @pytest.fixture

@@ -3,9 +3,10 @@
 import pytest
 
 from tests.errors import raises_code
-from virtex.detectron.protocols import PROTOCOLS, packaged_protocol, protocol_from_config
+from virtex.detectron.protocols import PROTOCOLS, protocol_from_config
 from virtex.detectron.settings import build_settings, load_config
 from virtex.errors import UserError
+from virtex.tasks import packaged_protocol
 
 ALL = [protocol for named in PROTOCOLS.values() for protocol in named.values()]
 

@@ -19,9 +19,9 @@ from tests.run_states import assert_equal, content_of
 from virtex.cli import run_tool
 from virtex.detectron.datasets import register_detection_sets
 from virtex.detectron.loading import training_samples
-from virtex.detectron.protocols import packaged_protocol
 from virtex.detectron.settings import load_config
 from virtex.eval_tools import detectron2_transfer
+from virtex.tasks import packaged_protocol
 
 TOOL = Path(detectron2_transfer.__file__)
 ITERATIONS = 6
@@ -83,7 +83,7 @@ def test_the_record_says_what_was_measured_and_how(finished, moco_file):
     found = record(finished)
     assert found["task"] == "coco"
     assert found["protocol"]["name"] == "toy/coco"
-    assert {d["key"] for d in found["protocol"]["deviations"]} == {
+    assert {d["key"] for d in found["protocol"]["overrides"]} == {
         "SOLVER.MAX_ITER",
         "SOLVER.STEPS",
         "SOLVER.IMS_PER_BATCH",
@@ -178,7 +178,7 @@ def test_eval_only_takes_weights_from_elsewhere(capsys, tmp_path, toy, moco_file
     status, _ = transfer(capsys, *arguments, "--weights", finished / "model_final.pth")
     assert status == 0
     assert record(tmp_path)["metrics"] == record(finished)["metrics"]
-    assert "weights sha256" in {d["key"] for d in record(tmp_path)["protocol"]["deviations"]}
+    assert "weights sha256" in {d["key"] for d in record(tmp_path)["protocol"]["overrides"]}
 
 
 def test_evaluation_while_training_does_not_change_training(
@@ -210,7 +210,7 @@ def test_the_score_of_an_unfinished_run_stands_apart(capsys, tmp_path, toy, moco
     assert transfer(capsys, *common(moco_file, toy, folder), *QUICK, "--eval-only")[0] == 0
     assert not (folder / "result.json").exists()
     found = record(folder / "evaluation_0000003")
-    assert {"key": "iterations trained", "protocol": 6, "run": 3, "why": "override"} in found[
+    assert {"key": "iterations trained", "protocol": 6, "run": 3, "reason": "override"} in found[
         "protocol"
     ]["deviations"]
     assert transfer(capsys, *common(moco_file, toy, folder), *QUICK, "--resume")[0] == 0
@@ -276,7 +276,7 @@ def test_resume_with_another_checkpoint_is_refused(capsys, tmp_path, toy, finish
     ("changed", "named"),
     [
         (["SOLVER.BASE_LR", "0.001"], "setting SOLVER.BASE_LR"),
-        (["--skip-bad-images"], "skip bad images"),
+        (["--skip-bad-images"], "skip_bad_images"),
         (["--seed", "1"], "seed"),
     ],
 )

@@ -72,15 +72,15 @@ def test_every_format_is_on_the_page_of_checkpoints(site):
 
 
 def test_every_protocol_and_its_settings_are_on_their_page(site):
-    from virtex.detectron.protocols import PROTOCOLS as DETECTION
-    from virtex.probes.protocols import CONFIG_FOLDER
-    from virtex.probes.protocols import PROTOCOLS as PROBES
+
+    from virtex.resources import resource_path
+    from virtex.tasks import TASKS
 
     text = text_of(site, "protocols")
-    for task, named in {**DETECTION, **PROBES}.items():
-        assert task in text
-        assert all(protocol.name in text for protocol in named.values()), task
-    for path in CONFIG_FOLDER.glob("*.yaml"):
+    for name, task in TASKS.items():
+        assert name in text or not task.protocols
+        assert all(protocol.name in text for protocol in task.protocols.values()), name
+    for path in resource_path("configs/downstream").glob("*.yaml"):
         assert path.read_text().rstrip() in text, path.name
 
 

@@ -130,14 +130,14 @@ def record_of(folder):
 
 def overrides_in(record):
     """Key -> value of the deviations that somebody asked for."""
-    deviations = record["protocol"]["deviations"]
-    return {d["key"]: d["run"] for d in deviations if d["why"] == "override"}
+    deviations = record["protocol"]["overrides"]
+    return {d["key"]: d["run"] for d in deviations if d["reason"] == "override"}
 
 
 def from_data_in(record):
     """Key -> (protocol's, run's) value of the deviations that the data made necessary."""
-    deviations = record["protocol"]["deviations"]
-    return {d["key"]: (d["protocol"], d["run"]) for d in deviations if d["why"] == "data"}
+    deviations = record["protocol"]["overrides"]
+    return {d["key"]: (d["protocol"], d["run"]) for d in deviations if d["reason"] == "data"}
 
 
 def lines_of(folder):

@@ -112,12 +112,12 @@ def test_training_goes_on_without_bad_images_where_that_is_asked(
         path.write_bytes(path.read_bytes()[:200])
     ended_well(kind, copy_of_data, out, "--skip-bad-images")
     assert f"left out: the image {path} cannot be read" in (out / "log.txt").read_text()
-    deviations = record_of(out)["protocol"]["deviations"]
+    deviations = record_of(out)["protocol"]["overrides"]
     assert {
-        "key": "skip bad images",
+        "key": "skip_bad_images",
         "protocol": False,
         "run": True,
-        "why": "override",
+        "reason": "override",
     } in deviations
     assert len(deviations) == len(KINDS[kind].settings) + 1
 

@@ -136,7 +136,7 @@ def as_command(place: Path, asked: dict) -> None:
     if asked.get("longest"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (asked["longest"], asked["longest"]))
     watch(place, asked)
-    run_tool(tool.main, tool.build_parser(), asked["argv"], commands=asked["commands"])
+    run_tool(tool.main, tool.build_parser(), asked["argv"])
 
 
 def watch(place: Path, asked: dict) -> None:

@@ -32,7 +32,7 @@ HEAVY = (
     *(
         "virtex.pretraining.models.build",
         "torch.utils.tensorboard",
-        "virtex.probes.tasks",
+        "virtex.tasks",
         "sklearn.svm",
     ),
     *("virtex.detectron.transfer", "virtex.captioning.evaluator", "virtex.leaderboard.page"),
@@ -159,7 +159,7 @@ def _in_process(module, argv, folder, environment, commands):
     tool = tool_of(module)
     while GATE in environment and not os.path.exists(environment[GATE]):
         time.sleep(LOOK / 10)
-    run_tool(tool.main, tool.build_parser(), argv, commands=commands)
+    run_tool(tool.main, tool.build_parser(), argv)
 
 
 def prints_to(stdout, stderr):

@@ -88,7 +88,7 @@ def fill_and_read(folder, seed, rounds):
         number = rng.randrange(KEYS)
         features = cache.find({"number": number})
         if features is None:
-            with cache.writing({"number": number}, SHAPE, {"checkpoint": "", "data": ""}) as path:
+            with cache.write({"number": number}, SHAPE, {"checkpoint": "", "data": ""}) as path:
                 np.lib.format.open_memmap(path, "r+")[:] = number
                 features = np.load(path, mmap_mode="r")
         assert features.shape == SHAPE
@@ -115,7 +115,7 @@ def test_entries_that_come_and_go_are_whole_for_everybody(cache, whole):
 def test_what_another_process_drops_is_kept_by_who_reads_it(cache):
     reader = FeatureCache(cache, 10**6)
     key = {"number": 1}
-    with reader.writing(key, SHAPE, {"checkpoint": "", "data": ""}) as path:
+    with reader.write(key, SHAPE, {"checkpoint": "", "data": ""}) as path:
         np.lib.format.open_memmap(path, "r+")[:] = 1
     features = reader.find(key)
     process = CONTEXT.Process(target=fill_and_read, args=(cache, 0, 40))

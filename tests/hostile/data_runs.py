@@ -23,7 +23,7 @@ def run(tool, *argv: str | Path, commands: bool = False) -> tuple[int, str, str]
     err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace")
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            run_tool(tool.main, tool.build_parser(), list(map(str, argv)), commands=commands)
+            run_tool(tool.main, tool.build_parser(), list(map(str, argv)))
         except SystemExit as left:
             status = left.code
         out.flush(), err.flush()

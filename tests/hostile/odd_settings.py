@@ -6,18 +6,24 @@ from hypothesis import strategies as st
 
 from tests.hostile.checkpoint_runs import nothing_happens
 from virtex.config import default_config, flatten
-from virtex.detectron.protocols import packaged_protocol
 from virtex.detectron.settings import load_config as detectron_config
 from virtex.errors import UserError
-from virtex.probes import protocols as probes
+from virtex.probes import settings as probes
+from virtex.tasks import TASKS as REGISTRY
+from virtex.tasks import packaged_protocol
 
 CANARY = "canary"
-TASKS = [(task, name) for task, named in probes.PROTOCOLS.items() for name in named]
+TASKS = [
+    (task, name)
+    for task, entry in REGISTRY.items()
+    if entry.command != "detectron2_transfer"
+    for name in entry.protocols
+]
 DETECTION = [("coco", "2x"), ("coco", "toy"), ("lvis", "2x"), ("voc", "24k"), ("voc", "toy")]
 PRETRAINING = list(flatten(default_config()))
 PROBES = sorted(
     {key for task, name in TASKS for key in flatten(
-        probes.load_settings(probes.packaged_protocol(task, name))[0]
+        probes.load_settings(packaged_protocol(task, name))[0]
     )}
 )  # fmt: skip
 DETECTORS = sorted(flatten(detectron_config(packaged_protocol("coco", "2x"))))

@@ -19,11 +19,11 @@ from virtex.data.inaturalist import read_inaturalist
 from virtex.data.layouts import LAYOUTS
 from virtex.detectron.datasets import DETECTION_SETS
 from virtex.detectron.loading import ReadableImages, raise_if_unreadable
-from virtex.detectron.protocols import packaged_protocol
 from virtex.detectron.run import read_data, require_images
 from virtex.detectron.scoring import score_detections
 from virtex.detectron.settings import build_settings
 from virtex.eval_tools import check_data
+from virtex.tasks import packaged_protocol
 
 INSTANCES = "coco/annotations/instances_val2017.json"
 CAPTIONS = "coco/annotations/captions_val2017.json"

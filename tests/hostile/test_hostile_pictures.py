@@ -20,9 +20,9 @@ from virtex.data.classification import ClassificationSet, evaluation_transform
 from virtex.data.image_folders import read_image_folder
 from virtex.data.transforms import build_transform, decode_image
 from virtex.detectron.loading import ReadableImages
-from virtex.detectron.protocols import packaged_protocol
 from virtex.detectron.settings import build_settings
 from virtex.errors import UserError
+from virtex.tasks import packaged_protocol
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO", "TGA", "PCX", "SGI", "DDS")
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 50\n%%EndComments\nshowpage\n%%EOF\n"

@@ -19,8 +19,8 @@ from tests.leaderboard.board_records import record
 from virtex.errors import UserError
 from virtex.eval_tools import leaderboard
 from virtex.evaluate_all.records import Expected, whats_other
-from virtex.probes.run import print_summary
 from virtex.records import read_record, write_json
+from virtex.runner import print_summary
 
 FORMULA = re.compile(r"[=+@\t\r]|-(?![\d.]+$)")
 WHOLE = record(deviations=[("SOLVER.MAX_ITER", 100, 10, "override")])

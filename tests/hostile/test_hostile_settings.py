@@ -21,9 +21,9 @@ from tests.hostile.odd_settings import (
 )
 from virtex import pretrain
 from virtex.config import load_config, packaged_configs, save_config
-from virtex.detectron.protocols import packaged_protocol
 from virtex.detectron.settings import build_settings
-from virtex.probes import protocols as probes
+from virtex.probes import settings as probes
+from virtex.tasks import packaged_protocol
 
 pytestmark = pytest.mark.timeout(3000)  # two thousand cases a test, if all is asked for
 
@@ -51,7 +51,7 @@ def test_print_config(settings_folder, pairs):
 
 @given(overrides(PROBES), st.sampled_from(TASKS))
 def test_probe_overrides(settings_folder, pairs, task):
-    settled(lambda: probes.load_settings(probes.packaged_protocol(*task), pairs))
+    settled(lambda: probes.load_settings(packaged_protocol(*task), pairs))
 
 
 @given(overrides(DETECTORS), st.sampled_from(DETECTION), st.sampled_from([1, 2, 8, 64]))

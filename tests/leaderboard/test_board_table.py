@@ -8,10 +8,9 @@ import pytest
 
 from tests.leaderboard.board_records import COCO, PRIMARY, PROTOCOL, record, sha256_of, write
 from virtex import leaderboard, zoo
-from virtex.detectron.protocols import PROTOCOLS as DETECTION
 from virtex.errors import UserError
 from virtex.leaderboard.columns import TASKS
-from virtex.probes.protocols import PROTOCOLS as PROBES
+from virtex.tasks import TASKS as REGISTRY
 
 LR = ("SOLVER.BASE_LR", 0.02, 0.01, "scaled")
 STEPS = ("SOLVER.MAX_ITER", 180000, 360000, "scaled")
@@ -210,9 +209,11 @@ def test_columns_have_a_fixed_order(table):
 
 
 def test_the_default_protocols_are_the_packaged_ones():
-    packaged = {**DETECTION, **PROBES}
-    first = {task: next(iter(named.values())) for task, named in packaged.items()}
-    expected = {task: (one.name, one.primary_metric) for task, one in first.items()}
+    expected = {
+        name: (task.default_protocol.name, task.primary_metric)
+        for name, task in REGISTRY.items()
+        if task.is_evaluation
+    }
     assert expected == TASKS
     assert all(PROTOCOL[task] == TASKS[task][0] for task in PROTOCOL)
     assert all(PRIMARY[task] == TASKS[task][1] for task in PRIMARY)

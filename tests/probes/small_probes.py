@@ -1,4 +1,4 @@
-"""A small backbone, pictures and labels of its own, and what features are computed with."""
+"""A small backbone, images, labels and feature extraction for the tests of probes."""
 
 from pathlib import Path
 
@@ -13,16 +13,17 @@ from virtex.checkpoints.backbone import Backbone, Coverage, InputSpec, Source
 from virtex.data.image_sets import ImageSet
 from virtex.probes.feature_cache import FeatureCache
 from virtex.probes.features import Extraction
-from virtex.probes.protocols import load_settings, packaged_protocol
+from virtex.probes.settings import load_settings
+from virtex.tasks import packaged_protocol
 
 RGB = InputSpec("RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-BGR_OF_BYTES = InputSpec("BGR", (103.5, 116.3, 123.7), (57.4, 57.1, 58.4), 255.0)
+BGR_BYTES = InputSpec("BGR", (103.5, 116.3, 123.7), (57.4, 57.1, 58.4), 255.0)
 RESIZE, CROP = 40, 32
-SMALL_PICTURES = ("DATA.IMAGE_RESIZE_SIZE", RESIZE, "DATA.IMAGE_CROP_SIZE", CROP)
+SMALL_IMAGES = ("DATA.IMAGE_RESIZE_SIZE", RESIZE, "DATA.IMAGE_CROP_SIZE", CROP)
 
 
 def small_backbone(seed=0, input=RGB):
-    """A ResNet-18 whose BatchNorm statistics are not those of a new network."""
+    """Return a ResNet-18 with non-trivial BatchNorm statistics."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = torchvision.models.resnet18()
@@ -35,8 +36,8 @@ def small_backbone(seed=0, input=RGB):
     return Backbone(read_arch(weights), weights, input, source)
 
 
-def some_pictures(folder: Path, count, classes=3, seed=0):
-    """So many JPEGs of different sizes, of one class after another."""
+def make_images(folder: Path, count, classes=3, seed=0):
+    """Write JPEGs of different sizes, of alternating classes."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     files = [f"{number}.jpg" for number in range(count)]
@@ -48,16 +49,16 @@ def some_pictures(folder: Path, count, classes=3, seed=0):
     return ImageSet(folder.name, folder, files, np.arange(count) % classes, names)
 
 
-def only_labels(labels, name="train", classes=None):
-    """An image set whose pictures nobody looks at."""
+def label_set(labels, name="train", classes=None):
+    """Return an image set without files."""
     labels = np.asarray(labels)
     names = [f"class {number}" for number in range(classes or labels.max() + 1)]
     files = [f"{number}.jpg" for number in range(len(labels))]
     return ImageSet(name, Path("nowhere"), files, labels, names)
 
 
-def some_clusters(labels, spread=1.0, size=8, seed=0):
-    """Features (images, size) float32 around a center of each class."""
+def make_clusters(labels, spread=1.0, size=8, seed=0):
+    """Return features (images, size) float32 around one center per class."""
     centers = np.random.default_rng(7).normal(size=(100, size))
     noise = np.random.default_rng(seed).normal(size=(len(labels), size))
     return (centers[labels] + spread * noise).astype(np.float32)

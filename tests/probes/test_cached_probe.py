@@ -1,4 +1,4 @@
-"""The cached linear probe: each setting learns what it would learn alone; val never chooses."""
+"""Cached linear probe: each setting trains as if alone; val never selects one."""
 
 import csv
 import math
@@ -9,39 +9,39 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tests.errors import raises_code
 from tests.probes.small_probes import (
-    SMALL_PICTURES,
-    only_labels,
+    SMALL_IMAGES,
+    label_set,
+    make_clusters,
+    make_images,
     settings_of,
     small_backbone,
     small_extraction,
-    some_clusters,
-    some_pictures,
 )
-from virtex.errors import UserError
 from virtex.probes import cached_probe
 from virtex.probes.cached_probe import (
     GRID,
     CachedLinearProbe,
     LinearHeads,
-    epochs,
+    compute_moments,
     hold_out,
-    moments,
+    iterate_epochs,
 )
 
 CLASSES, SIZE = 4, 8
 LABELS = np.arange(62) % CLASSES
 VAL_LABELS = np.arange(41) % CLASSES
 SETTINGS = [(0.1, 0.0), (0.5, 0.01), (0.03, 0.3), (2.0, 0.0)]
-STANDARD = (np.linspace(-1, 2, SIZE), np.linspace(0.5, 3, SIZE))
+MOMENTS = (np.linspace(-1, 2, SIZE), np.linspace(0.5, 3, SIZE))
 MOMENTUM = 0.9
 
 
 def small_probe(folder, *overrides, seed=0, val_labels=VAL_LABELS):
     overrides = ("PROBE.BATCH_SIZE", 16, "PROBE.NUM_EPOCHS", 5, *overrides)
     return CachedLinearProbe(
-        only_labels(LABELS, "train"),
-        only_labels(val_labels, "val"),
+        label_set(LABELS, "train"),
+        label_set(val_labels, "val"),
         settings_of("imagenet_linear", "toy-cached", *overrides),
         small_extraction(folder),
         folder,
@@ -49,15 +49,15 @@ def small_probe(folder, *overrides, seed=0, val_labels=VAL_LABELS):
     )
 
 
-def some_features(labels, seed):
-    return some_clusters(labels, spread=1.5, size=SIZE, seed=seed)
+def make_features(labels, seed):
+    return make_clusters(labels, spread=1.5, size=SIZE, seed=seed)
 
 
-TRAIN, VAL = some_features(LABELS, 1), some_features(VAL_LABELS, 2)
+TRAIN, VAL = make_features(LABELS, 1), make_features(VAL_LABELS, 2)
 
 
-def alone_with_sgd(setting, batches, steps):
-    """One setting by torch's own parts: a linear layer from zero, SGD, a cosine."""
+def train_with_sgd(setting, batches, steps):
+    """Train one setting with torch: a linear layer from zero, SGD, a cosine schedule."""
     layer = nn.Linear(SIZE, CLASSES)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -74,31 +74,31 @@ def alone_with_sgd(setting, batches, steps):
     return layer
 
 
-def standardized(features, standard):
-    mean, deviation = (torch.from_numpy(value).float() for value in standard)
-    return (torch.from_numpy(features) - mean) / deviation
+def standardize(features, standard):
+    mean, std = (torch.from_numpy(value).float() for value in standard)
+    return (torch.from_numpy(features) - mean) / std
 
 
-def assert_learnt_alike(heads, number, layer):
+def assert_same_weights(heads, number, layer):
     weight = heads.weight.view(-1, heads.classes, SIZE + 1)[number]
     torch.testing.assert_close(weight[:, :-1], layer.weight.detach(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(weight[:, -1], layer.bias.detach(), rtol=1e-5, atol=1e-5)
 
 
-# What a setting learns ---------------------------------------------------------------------------
+# Training ---------------------------------------------------------------------------------------
 
 
-def some_steps(count=8):
-    """Batches of unequal size: (features, labels)."""
+def make_batches(count=8):
+    """Return batches of unequal size: (features, labels)."""
     rng = np.random.default_rng(3)
     chosen = [rng.choice(len(LABELS), 10 + n, replace=False) for n in range(count)]
     return [(TRAIN[rows], torch.from_numpy(LABELS[rows])) for rows in chosen]
 
 
 @pytest.fixture(scope="module")
-def taught():
-    steps = some_steps()
-    heads = LinearHeads(SIZE, CLASSES, SETTINGS, MOMENTUM, "cpu", STANDARD)
+def trained():
+    steps = make_batches()
+    heads = LinearHeads(SIZE, CLASSES, SETTINGS, MOMENTUM, "cpu", MOMENTS)
     for number, (features, labels) in enumerate(steps):
         rate = 0.5 * (1 + math.cos(math.pi * number / len(steps)))
         heads.step(torch.from_numpy(features), labels, rate)
@@ -106,35 +106,35 @@ def taught():
 
 
 @pytest.mark.parametrize("number", range(len(SETTINGS)))
-def test_a_setting_learns_what_sgd_teaches_it_alone(taught, number):
-    steps = some_steps()
-    batches = [(standardized(features, STANDARD), labels) for features, labels in steps]
-    layer = alone_with_sgd(SETTINGS[number], batches, len(steps))
+def test_each_setting_matches_torch_sgd(trained, number):
+    steps = make_batches()
+    batches = [(standardize(features, MOMENTS), labels) for features, labels in steps]
+    layer = train_with_sgd(SETTINGS[number], batches, len(steps))
     assert layer.bias.abs().max() > 1e-3
-    assert_learnt_alike(taught, number, layer)
+    assert_same_weights(trained, number, layer)
 
 
-def test_scores_are_those_of_each_layer(taught):
-    scores = taught.scores(torch.from_numpy(VAL))
-    assert scores.shape == (len(VAL), len(SETTINGS), CLASSES)
-    weight = taught.weight.view(len(SETTINGS), CLASSES, SIZE + 1)
+def test_logits_match_linear_layers(trained):
+    logits = trained.logits(torch.from_numpy(VAL))
+    assert logits.shape == (len(VAL), len(SETTINGS), CLASSES)
+    weight = trained.weight.view(len(SETTINGS), CLASSES, SIZE + 1)
     for number in range(len(SETTINGS)):
-        plain = F.linear(standardized(VAL, STANDARD), weight[number, :, :-1], weight[number, :, -1])
-        torch.testing.assert_close(scores[:, number], plain, rtol=1e-4, atol=1e-5)
+        plain = F.linear(standardize(VAL, MOMENTS), weight[number, :, :-1], weight[number, :, -1])
+        torch.testing.assert_close(logits[:, number], plain, rtol=1e-4, atol=1e-5)
 
 
-def test_one_setting_alone_scores_as_among_the_others(taught):
+def test_logits_of_one_setting(trained):
     features = torch.from_numpy(VAL)
     for number in range(len(SETTINGS)):
-        single = taught.scores(features, slice(number, number + 1))
+        single = trained.logits(features, slice(number, number + 1))
         assert single.shape == (len(VAL), 1, CLASSES)
-        torch.testing.assert_close(single[:, 0], taught.scores(features)[:, number])
+        torch.testing.assert_close(single[:, 0], trained.logits(features)[:, number])
 
 
-def test_a_setting_that_diverges_leaves_the_others_alone():
-    steps, heads = some_steps(), []
+def test_diverging_setting_does_not_affect_others():
+    steps, heads = make_batches(), []
     for grid in ([(0.1, 0.0)], [(1e30, 0.1), (0.1, 0.0)]):
-        heads.append(LinearHeads(SIZE, CLASSES, grid, MOMENTUM, "cpu", STANDARD))
+        heads.append(LinearHeads(SIZE, CLASSES, grid, MOMENTUM, "cpu", MOMENTS))
         for features, labels in steps:
             heads[-1].step(torch.from_numpy(features), labels, 1.0)
     alone, among = heads
@@ -143,25 +143,25 @@ def test_a_setting_that_diverges_leaves_the_others_alone():
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_all_rows_of_all_views_are_trained_on_in_turn(tmp_path, number):
-    """A plain loop over the kept rows of the first view and then of the second."""
+def test_fit_trains_on_all_views(tmp_path, number):
+    """Equals a plain loop over the kept rows of both views."""
     probe = small_probe(tmp_path)
-    views = [TRAIN, some_features(LABELS, 9)]
+    views = [TRAIN, make_features(LABELS, 9)]
     kept = np.setdiff1d(np.arange(len(LABELS)), probe.held_out)
-    heads = probe.fit(views, kept, STANDARD, SETTINGS[:2])
-    rows = standardized(np.concatenate([view[kept] for view in views]), STANDARD)
+    heads = probe.fit(views, kept, MOMENTS, SETTINGS[:2])
+    rows = standardize(np.concatenate([view[kept] for view in views]), MOMENTS)
     labels = torch.from_numpy(np.concatenate([LABELS[kept]] * 2))
-    order = list(epochs(len(rows), 5, 16, seed=0))
+    order = list(iterate_epochs(len(rows), 5, 16, seed=0))
     assert len(order) == 5 * math.ceil(2 * len(kept) / 16)
     batches = [(rows[chosen], labels[chosen]) for chosen in order]
-    assert_learnt_alike(heads, number, alone_with_sgd(SETTINGS[number], batches, len(order)))
+    assert_same_weights(heads, number, train_with_sgd(SETTINGS[number], batches, len(order)))
 
 
 # Epochs ------------------------------------------------------------------------------------------
 
 
-def test_an_epoch_has_every_row_once_and_is_followed_by_another_order():
-    batches = list(epochs(rows=23, number=3, batch_size=5, seed=0))
+def test_epochs_are_shuffled_permutations():
+    batches = list(iterate_epochs(rows=23, epochs=3, batch_size=5, seed=0))
     assert [len(batch) for batch in batches] == [5, 5, 5, 5, 3] * 3
     firsts = []
     for start in (0, 5, 10):
@@ -171,8 +171,10 @@ def test_an_epoch_has_every_row_once_and_is_followed_by_another_order():
     assert len(set(firsts)) == 3
 
 
-def test_the_seed_decides_the_order():
-    first, again, other = (np.concatenate(list(epochs(50, 2, 7, seed))) for seed in (1, 1, 2))
+def test_seed_determines_order():
+    first, again, other = (
+        np.concatenate(list(iterate_epochs(50, 2, 7, seed))) for seed in (1, 1, 2)
+    )
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -182,32 +184,32 @@ def test_the_seed_decides_the_order():
 UNEQUAL = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, 3, 5], [200, 50, 2, 1, 30]))
 
 
-def test_a_share_of_every_class_that_can_spare_one_is_held_out():
+def test_hold_out_is_balanced():
     held = hold_out(UNEQUAL, 0.1, seed=0)
     assert np.bincount(UNEQUAL[held]).tolist() == [20, 5, 1, 0, 0, 3]
     assert (np.diff(held) > 0).all()
 
 
-def test_no_class_gives_all_of_its_images():
+def test_hold_out_keeps_one_image_per_class():
     held = hold_out(UNEQUAL, 0.9, seed=0)
     kept = np.setdiff1d(np.arange(len(UNEQUAL)), held)
     assert set(UNEQUAL[kept]) == set(UNEQUAL)
     assert len(kept) + len(held) == len(UNEQUAL)
 
 
-def test_the_seed_decides_what_is_held_out():
+def test_seed_determines_held_out_images():
     first, again, other = (hold_out(UNEQUAL, 0.1, seed) for seed in (3, 3, 4))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
-def test_classes_of_one_image_have_none_to_spare():
-    with pytest.raises(UserError, match=r"to spare .*PROBE.HELD_OUT, or use --protocol paper"):
+def test_single_images_cannot_be_held_out():
+    with raises_code("probe.no_held_out_images", "PROBE.HELD_OUT"):
         hold_out(np.arange(7), 0.1, seed=0)
 
 
 def test_held_out_images_are_not_trained_on(tmp_path):
-    """Whatever their features become, val has the same scores from a setting that is alone."""
+    """Changing their features changes no metric of val when the grid has one setting."""
     found = []
     for noise in (0, 100):
         probe = small_probe(tmp_path, "PROBE.LRS", [0.03], "PROBE.WEIGHT_DECAYS", [0.0])
@@ -220,39 +222,39 @@ def test_held_out_images_are_not_trained_on(tmp_path):
     assert found[0]["held_out/top1"] != found[1]["held_out/top1"]
 
 
-# Mean and deviation ------------------------------------------------------------------------------
+# Moments -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rows_at_a_time", [1, 7, 8192])
-def test_moments_are_those_of_all_views_together(monkeypatch, rows_at_a_time):
-    monkeypatch.setattr(cached_probe, "ROWS", rows_at_a_time)
-    views = [1000 + TRAIN, 1003 + 2 * some_features(LABELS, 9)]
+def test_moments_match_numpy(monkeypatch, rows_at_a_time):
+    monkeypatch.setattr(cached_probe, "CHUNK", rows_at_a_time)
+    views = [1000 + TRAIN, 1003 + 2 * make_features(LABELS, 9)]
     rows = np.arange(3, 60, 2)
-    mean, deviation = moments(views, rows)
+    mean, std = compute_moments(views, rows)
     everything = np.concatenate([view[rows] for view in views]).astype(np.float64)
-    assert mean.dtype == deviation.dtype == np.float64
+    assert mean.dtype == std.dtype == np.float64
     np.testing.assert_allclose(mean, everything.mean(axis=0), rtol=1e-10)
-    np.testing.assert_allclose(deviation, everything.std(axis=0), rtol=1e-10)
+    np.testing.assert_allclose(std, everything.std(axis=0), rtol=1e-10)
 
 
 @pytest.mark.parametrize("value", [0, 0.1, -1e4 / 3])
-def test_a_feature_that_never_changes_has_deviation_1(monkeypatch, value):
-    monkeypatch.setattr(cached_probe, "ROWS", 7)
+def test_constant_feature_has_std_1(monkeypatch, value):
+    monkeypatch.setattr(cached_probe, "CHUNK", 7)
     features = TRAIN.copy()
     features[:, 2] = value
-    mean, deviation = moments([features, features], np.arange(len(features)))
+    mean, std = compute_moments([features, features], np.arange(len(features)))
     assert mean[2] == pytest.approx(value, abs=1e-3)
-    assert deviation[2] == 1
-    assert (deviation[[0, 1, 3]] != 1).all()
+    assert std[2] == 1
+    assert (std[[0, 1, 3]] != 1).all()
 
 
-def test_a_rescaled_backbone_has_the_same_accuracy(tmp_path):
+def test_feature_scale_does_not_matter(tmp_path):
     metrics = small_probe(tmp_path).score([TRAIN], VAL)
     scaled = small_probe(tmp_path).score([1000 * TRAIN - 77], 1000 * VAL - 77)
     assert scaled == pytest.approx(metrics, abs=3)
 
 
-# The choice --------------------------------------------------------------------------------------
+# Selection ---------------------------------------------------------------------------------------
 
 
 def read_grid(folder):
@@ -265,7 +267,7 @@ LRS, DECAYS = [0.00001, 0.003, 0.3, 3.0], [0.0, 0.1]
 A_GRID = ("PROBE.LRS", LRS, "PROBE.WEIGHT_DECAYS", DECAYS)
 
 
-def test_the_table_has_every_setting_with_what_it_reaches_alone(tmp_path):
+def test_grid_table_matches_single_settings(tmp_path):
     small_probe(tmp_path, *A_GRID).score([TRAIN], VAL)
     rows = read_grid(tmp_path)
     assert sorted(row[:2] for row in rows) == [(lr, decay) for lr in LRS for decay in DECAYS]
@@ -275,7 +277,7 @@ def test_the_table_has_every_setting_with_what_it_reaches_alone(tmp_path):
         assert alone.score([TRAIN], VAL)["held_out/top1"] == pytest.approx(held_out, abs=1e-3)
 
 
-def test_the_best_on_the_held_out_part_is_chosen_and_scored_on_val(tmp_path):
+def test_best_held_out_setting_is_evaluated_on_val(tmp_path):
     probe = small_probe(tmp_path, *A_GRID)
     metrics = probe.score([TRAIN], VAL)
     rows, chosen = read_grid(tmp_path), probe.report.details["chosen"]
@@ -289,7 +291,7 @@ def test_the_best_on_the_held_out_part_is_chosen_and_scored_on_val(tmp_path):
     assert set(metrics) == {"top1", "mean_per_class", "held_out/top1"}
 
 
-def test_of_equal_settings_the_first_is_chosen(tmp_path):
+def test_ties_select_the_first_setting(tmp_path):
     rates = [0.0100001, 0.01, 0.0100002]
     probe = small_probe(tmp_path, "PROBE.LRS", rates, "PROBE.WEIGHT_DECAYS", [0.0])
     probe.score([TRAIN], VAL)
@@ -297,12 +299,9 @@ def test_of_equal_settings_the_first_is_chosen(tmp_path):
     assert probe.report.details["chosen"]["LR"] == 0.0100001
 
 
-def test_val_labels_do_not_change_the_choice(tmp_path):
-    """With labels that are all wrong, the setting that learns is no better on val than the other.
-
-    The other diverges, and comes first in the grid.
-    """
-    separable = some_clusters(LABELS, 0.1, SIZE, 1), some_clusters(VAL_LABELS, 0.1, SIZE, 2)
+def test_val_labels_do_not_affect_selection(tmp_path):
+    """With wrong val labels, the setting that learns is as bad on val as one that diverges."""
+    separable = make_clusters(LABELS, 0.1, SIZE, 1), make_clusters(VAL_LABELS, 0.1, SIZE, 2)
     grid = ("PROBE.LRS", [1e30, 0.01], "PROBE.WEIGHT_DECAYS", [0.01])
     found = []
     for labels in (VAL_LABELS, (VAL_LABELS + 1) % CLASSES):
@@ -325,26 +324,19 @@ def test_val_labels_do_not_change_the_choice(tmp_path):
         (0.01, 0.0, []),
     ],
 )
-def test_a_choice_at_the_edge_of_the_grid_is_noted(tmp_path, lr, decay, noted):
+def test_setting_at_edge_of_grid_is_noted(tmp_path, lr, decay, noted):
     probe = small_probe(
         tmp_path, "PROBE.LRS", [0.01, 0.001, 0.1], "PROBE.WEIGHT_DECAYS", [0.0, 0.001, 0.1]
     )
-    assert probe.at_the_edge(lr, decay) == [
-        f"the best setting lies at the edge of {key}; a wider range may have a better one"
-        for key in noted
-    ]
+    notes = probe.edge_notes(lr, decay)
+    assert len(notes) == len(noted)
+    assert all(key in note for key, note in zip(noted, notes, strict=True))
 
 
-def test_the_edge_is_in_the_report(tmp_path):
-    probe = small_probe(tmp_path, "PROBE.LRS", [0.01], "PROBE.WEIGHT_DECAYS", [0.0])
-    probe.score([TRAIN], VAL)
-    assert ["edge of PROBE.LRS" in note for note in probe.report.notes] == [True]
-
-
-def test_images_scored_in_parts_have_the_same_accuracy(tmp_path, monkeypatch):
+def test_evaluation_chunks_do_not_change_metrics(tmp_path, monkeypatch):
     whole = small_probe(tmp_path, *A_GRID).score([TRAIN], VAL)
     table = read_grid(tmp_path)
-    monkeypatch.setattr(cached_probe, "SCORES", 5 * CLASSES * len(LRS) * len(DECAYS))
+    monkeypatch.setattr(cached_probe, "MAX_LOGITS", 5 * CLASSES * len(LRS) * len(DECAYS))
     assert small_probe(tmp_path, *A_GRID).score([TRAIN], VAL) == whole
     assert read_grid(tmp_path) == table
 
@@ -352,10 +344,10 @@ def test_images_scored_in_parts_have_the_same_accuracy(tmp_path, monkeypatch):
 # The whole probe ---------------------------------------------------------------------------------
 
 
-def test_pictures_in_several_views_become_metrics_and_tables(tmp_path):
-    train, val = (some_pictures(tmp_path / name, n) for name, n in (("train", 18), ("val", 6)))
+def test_probe_on_images_with_augmentations(tmp_path):
+    train, val = (make_images(tmp_path / name, n) for name, n in (("train", 18), ("val", 6)))
     settings = settings_of(
-        "imagenet_linear", "toy-cached", *SMALL_PICTURES,
+        "imagenet_linear", "toy-cached", *SMALL_IMAGES,
         "DATA.AUGMENTATIONS", 2, "PROBE.NUM_EPOCHS", 2,
     )  # fmt: skip
     extraction = small_extraction(tmp_path)

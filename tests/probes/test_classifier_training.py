@@ -1,4 +1,4 @@
-"""Linear probe and fine-tuning: what is trained on, what is scored, and what the record says."""
+"""Linear probe and fine-tuning: training crops, evaluation and report."""
 
 import csv
 from dataclasses import replace
@@ -11,21 +11,21 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import v2
 
+from tests.errors import raises_code
 from tests.probes.small_probes import (
     CROP,
     RESIZE,
     RGB,
-    SMALL_PICTURES,
+    SMALL_IMAGES,
+    make_images,
     settings_of,
     small_backbone,
-    some_pictures,
 )
 from virtex.data.image_sets import ImageSet
 from virtex.data.transforms import decode_image
-from virtex.errors import UserError
 from virtex.probes.classifier_training import ClassifierTraining, TrainingOptions
 
-SHORT = ("OPTIM.BATCH_SIZE", 4, "OPTIM.NUM_EPOCHS", 2.0, *SMALL_PICTURES)
+SHORT = ("OPTIM.BATCH_SIZE", 4, "OPTIM.NUM_EPOCHS", 2.0, *SMALL_IMAGES)
 
 
 def training_of(folder, train, val, *overrides, protocol=("imagenet_linear", "toy"), seed=0):
@@ -37,11 +37,11 @@ def training_of(folder, train, val, *overrides, protocol=("imagenet_linear", "to
 @pytest.fixture(scope="module")
 def splits(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    return some_pictures(folder / "train", 12, classes=7), some_pictures(folder / "val", 13, 7, 1)
+    return make_images(folder / "train", 12, classes=7), make_images(folder / "val", 13, 7, 1)
 
 
 def saved_network(folder):
-    """The classifier of a checkpoint, built by torchvision."""
+    """Load the classifier of a checkpoint into a torchvision network."""
     saved = torch.load(folder / "model_final.pth", weights_only=True)["model"]
     network = torchvision.models.resnet18(num_classes=7)
     tensors = {k.removeprefix("visual.cnn."): v for k, v in saved.items() if "cnn." in k}
@@ -53,7 +53,7 @@ def saved_network(folder):
 @pytest.mark.parametrize(
     "protocol", [("imagenet_linear", "toy"), ("imagenet_semi_supervised", "toy")]
 )
-def test_the_score_is_that_of_the_last_weights_on_center_crops(tmp_path, splits, protocol):
+def test_metrics_match_torchvision_on_center_crops(tmp_path, splits, protocol):
     train, val = splits
     training = training_of(tmp_path / "run", train, val, "OPTIM.LR", 0.01, protocol=protocol)
     metrics = training(small_backbone())
@@ -74,7 +74,7 @@ def test_the_score_is_that_of_the_last_weights_on_center_crops(tmp_path, splits,
 
 
 @pytest.mark.parametrize(("scale", "spread"), [([0.01, 0.02], (0, 0.3)), ([0.9, 1.0], (0.7, 1))])
-def test_training_crops_have_the_share_of_the_area_that_is_asked_for(tmp_path, scale, spread):
+def test_training_crops_have_configured_scale(tmp_path, scale, spread):
     ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (256, 256, 3))
     (tmp_path / "ramp").mkdir()
     Image.fromarray(np.ascontiguousarray(ramp)).save(tmp_path / "ramp" / "0.png")
@@ -87,18 +87,18 @@ def test_training_crops_have_the_share_of_the_area_that_is_asked_for(tmp_path, s
     assert spread[0] < widths.min() and widths.max() <= spread[1]
 
 
-def test_half_of_the_training_crops_are_mirrored(tmp_path):
+def test_half_of_training_crops_are_flipped(tmp_path):
     ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (256, 256, 3))
     (tmp_path / "ramp").mkdir()
     Image.fromarray(np.ascontiguousarray(ramp)).save(tmp_path / "ramp" / "0.png")
     ramps = ImageSet("ramp", tmp_path / "ramp", ["0.png"], np.zeros(1, dtype=np.int64), ["ramp"])
     batches = training_of(tmp_path / "run", ramps, ramps).batches(0)
     images = torch.cat([next(batches)["image"] for _ in range(25)]).float()
-    mirrored = (images[..., 0] > images[..., -1]).flatten(1).all(dim=1)
-    assert 30 <= mirrored.sum() <= 70  # of 100
+    flipped = (images[..., 0] > images[..., -1]).flatten(1).all(dim=1)
+    assert 30 <= flipped.sum() <= 70  # of 100
 
 
-def test_mixed_precision_that_a_cpu_does_without_is_a_departure(tmp_path, splits):
+def test_float32_on_cpu_is_a_deviation(tmp_path, splits):
     steps = ("OPTIM.LR_STEP_EPOCHS", [1.0])
     training = training_of(tmp_path, *splits, *steps, protocol=("inaturalist", "paper"))
     (deviation,) = training.report.deviations
@@ -106,14 +106,14 @@ def test_mixed_precision_that_a_cpu_does_without_is_a_departure(tmp_path, splits
     assert training.report.setup["precision"] == "float32"
 
 
-def test_a_frozen_backbone_that_learns_fails_the_run(tmp_path, splits, monkeypatch):
-    train = nn.Module.train  # as if frozen backbones were trained like others
+def test_changed_frozen_backbone_fails(tmp_path, splits, monkeypatch):
+    train = nn.Module.train  # no longer keeps frozen backbones in eval mode
     monkeypatch.setattr("virtex.pretraining.models.pooled.PooledBackbone.train", train)
-    with pytest.raises(UserError, match="frozen backbone changed during the evaluation"):
+    with raises_code("probe.backbone_changed"):
         training_of(tmp_path, *splits)(small_backbone())
 
 
-def test_classes_come_from_the_training_images(tmp_path, splits):
+def test_number_of_classes_comes_from_training_set(tmp_path, splits):
     train, val = splits
     names = [*train.class_names, "one without images"]
     wider = [replace(images, class_names=names) for images in (train, val)]

@@ -9,18 +9,20 @@ from virtex.config import flatten
 from virtex.errors import UserError
 from virtex.optim.schedules import multiplier
 from virtex.probes.classifier_training import with_iterations
-from virtex.probes.protocols import (
-    IMAGENET_IMAGES,
-    INATURALIST_IMAGES,
-    PROTOCOLS,
-    VOC07_IMAGES,
-    load_settings,
-    packaged_protocol,
-)
+from virtex.probes.settings import load_settings
 from virtex.probes.svm_liblinear import fit_svms_liblinear
 from virtex.records import Deviation
+from virtex.tasks import TASKS, packaged_protocol
 
-ALL = [(task, name) for task, named in PROTOCOLS.items() for name in named]
+ALL = [
+    (name, short)
+    for name, task in TASKS.items()
+    if task.command != "detectron2_transfer"
+    for short in task.protocols
+]
+IMAGENET_IMAGES = TASKS["imagenet_linear"].default_protocol.images
+INATURALIST_IMAGES = TASKS["inaturalist"].default_protocol.images
+VOC07_IMAGES = TASKS["voc07_svm"].default_protocol.images
 TOYS = [(task, name) for task, name in ALL if name.startswith("toy")]
 DEFAULTS = {
     "voc07_svm": "paper",
@@ -54,7 +56,7 @@ def test_every_protocol_loads_without_departures(task, name):
     assert settings.is_frozen()
 
 
-@pytest.mark.parametrize("task", PROTOCOLS)
+@pytest.mark.parametrize("task", DEFAULTS)
 def test_the_published_protocol_is_the_default(task):
     assert packaged_protocol(task).name == DEFAULTS[task]
     assert packaged_protocol(task) == packaged_protocol(task, DEFAULTS[task])
@@ -78,7 +80,7 @@ def test_an_unknown_protocol_names_those_there_are():
 # Published numbers -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("task", PROTOCOLS)
+@pytest.mark.parametrize("task", DEFAULTS)
 def test_pictures_are_the_center_224_of_a_short_side_of_256(task):
     data = settings_of(task).DATA
     assert (data.IMAGE_RESIZE_SIZE, data.IMAGE_CROP_SIZE) == (256, 224)

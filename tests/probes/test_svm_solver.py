@@ -1,4 +1,4 @@
-"""Batched SVMs: liblinear's optimum in every column, whatever the shape of the problem."""
+"""Batched SVMs reach the optimum of liblinear in every column."""
 
 import math
 
@@ -9,7 +9,7 @@ from sklearn.svm import LinearSVC
 
 from virtex.probes import svm_solver
 from virtex.probes.svm_liblinear import fit_svms_liblinear
-from virtex.probes.svm_solver import decision, fit_svms, rotate
+from virtex.probes.svm_solver import decision_function, fit_svms, rotate
 
 
 def independent(n=120, d=30):
@@ -17,7 +17,7 @@ def independent(n=120, d=30):
 
 
 def like_pooled(n=200, d=40):
-    """Rectified, correlated, with a common mean, of length 1."""
+    """Return features like pooled ones: rectified, correlated, of unit norm."""
     factors = torch.randn(n, d, dtype=torch.float64) * torch.arange(1, d + 1) ** -0.7
     features = (factors @ torch.randn(d, d, dtype=torch.float64) + torch.randn(d)).clamp(min=0)
     return torch.nn.functional.normalize(features, dim=1)
@@ -47,8 +47,8 @@ MAKERS = [
 ]
 
 
-def some_problems(make, seed=0):
-    """Features, and four columns of noisy targets with costs from 0.01 to 10."""
+def make_problems(make, seed=0):
+    """Return features and four columns of noisy targets with costs from 0.01 to 10."""
     torch.manual_seed(seed)
     features = make()
     truth = torch.randn(features.shape[1], 4, dtype=torch.float64)
@@ -58,15 +58,15 @@ def some_problems(make, seed=0):
     return features, targets, torch.tensor([0.01, 0.1, 1, 10], dtype=torch.float64)
 
 
-def some_folds(targets, seed=1):
-    """A third of the rows left out, other ones in each column."""
+def make_folds(targets, seed=1):
+    """Leave out a different third of the rows in each column."""
     torch.manual_seed(seed)
     return torch.rand(targets.shape) > 1 / 3
 
 
 def objectives(weights, features, targets, costs, used=None, positive_weight=2.0):
-    """The sum that is minimized, (k,), as it is written in the docstring of ``fit_svms``."""
-    loss = (1 - targets * decision(features, weights)).clamp(min=0) ** 2
+    """Return the objectives (k,) as in the docstring of ``fit_svms``."""
+    loss = (1 - targets * decision_function(features, weights)).clamp(min=0) ** 2
     loss = loss * torch.where(targets > 0, positive_weight, 1)
     if used is not None:
         loss = loss * used
@@ -86,8 +86,8 @@ def largest_gradient(weights, *problems):
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_objective_is_liblinears_optimum(make):
-    problems = some_problems(make)
+def test_objective_matches_liblinear(make):
+    problems = make_problems(make)
     ours = objectives(fit_svms(*problems), *problems)
     torch.testing.assert_close(
         ours, objectives(tight_liblinear(*problems), *problems), rtol=1e-6, atol=0
@@ -95,16 +95,16 @@ def test_objective_is_liblinears_optimum(make):
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_decisions_are_those_of_liblinear(make):
-    features, *problem = some_problems(make)
-    ours = decision(features, fit_svms(features, *problem, tolerance=1e-12))
-    theirs = decision(features, tight_liblinear(features, *problem))
+def test_decisions_match_liblinear(make):
+    features, *problem = make_problems(make)
+    ours = decision_function(features, fit_svms(features, *problem, tolerance=1e-12))
+    theirs = decision_function(features, tight_liblinear(features, *problem))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("make", MAKERS)
 def test_gradient_vanishes_in_float64(make):
-    problems = some_problems(make)
+    problems = make_problems(make)
     start = torch.zeros(problems[0].shape[1] + 1, 4, dtype=torch.float64)
     share = largest_gradient(fit_svms(*problems, tolerance=1e-13), *problems)
     assert share < 1e-5 * largest_gradient(start, *problems)
@@ -113,7 +113,7 @@ def test_gradient_vanishes_in_float64(make):
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.filterwarnings("error::sklearn.exceptions.ConvergenceWarning")
 def test_float32_reaches_the_default_tolerance(make):
-    features, *problem = some_problems(make)
+    features, *problem = make_problems(make)
     weights = fit_svms(features.float(), *problem)
     assert weights.dtype == torch.float32
     best = objectives(fit_svms(features, *problem, tolerance=1e-13), features, *problem)
@@ -121,9 +121,9 @@ def test_float32_reaches_the_default_tolerance(make):
     assert ((reached - best) / best).max() < 1e-6
 
 
-def test_rows_not_used_do_not_count():
-    features, targets, costs = some_problems(like_pooled)
-    used = some_folds(targets)
+def test_unused_rows_have_no_effect():
+    features, targets, costs = make_problems(like_pooled)
+    used = make_folds(targets)
     together = fit_svms(features, targets, costs, used, tolerance=1e-13)
     for j in range(4):
         rows = used[:, j]
@@ -134,53 +134,55 @@ def test_rows_not_used_do_not_count():
 
 
 def test_column_is_the_same_alone_and_among_others():
-    features, targets, costs = some_problems(like_pooled)
+    features, targets, costs = make_problems(like_pooled)
     together = fit_svms(features, targets, costs, tolerance=1e-13)
     for j in range(4):
         alone = fit_svms(features, targets[:, j : j + 1], costs[j : j + 1], tolerance=1e-13)
         torch.testing.assert_close(together[:, j : j + 1], alone, rtol=1e-5, atol=1e-6)
 
 
-def test_columns_solved_in_several_batches_are_the_same(monkeypatch):
-    problems = some_problems(like_pooled)
+def test_column_chunks_do_not_change_weights(monkeypatch):
+    problems = make_problems(like_pooled)
     once = fit_svms(*problems)
-    monkeypatch.setattr(svm_solver, "MATRIX_ENTRIES", 3 * len(problems[0]))
+    monkeypatch.setattr(svm_solver, "MAX_ENTRIES", 3 * len(problems[0]))
     torch.testing.assert_close(fit_svms(*problems), once, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("make", [like_pooled, fewer_rows_than_dimensions, rank_deficient])
-def test_rotation_keeps_every_output_and_the_length_of_weights(make):
+def test_rotation_preserves_outputs_and_norms(make):
     features = make()
     rotated = rotate(features)
     weights = torch.randn(rotated.rows.shape[1], 3, dtype=torch.float64)
     back = rotated.basis @ weights
-    torch.testing.assert_close(decision(features, back), rotated.rows @ weights)
+    torch.testing.assert_close(decision_function(features, back), rotated.rows @ weights)
     torch.testing.assert_close(back.norm(dim=0), weights.norm(dim=0))
 
 
 @pytest.mark.parametrize("positive_weight", [0.5, 1.0, 7.0])
-def test_positives_weigh_what_is_asked(positive_weight):
-    features, targets, costs = some_problems(independent)
+def test_positive_weight_matches_liblinear(positive_weight):
+    features, targets, costs = make_problems(independent)
     ours = fit_svms(features, targets, costs, None, positive_weight, tolerance=1e-12)
     for j, cost in enumerate(costs.tolist()):
         model = LinearSVC(
             C=cost, class_weight={1: positive_weight, -1: 1}, tol=1e-8, max_iter=10**6
         )
         theirs = torch.from_numpy(model.fit(features, targets[:, j]).decision_function(features))
-        torch.testing.assert_close(decision(features, ours)[:, j], theirs, rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            decision_function(features, ours)[:, j], theirs, rtol=0, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_column_of_one_class_says_that_class_everywhere(sign):
-    features, targets, costs = some_problems(like_pooled)
+def test_single_class_column(sign):
+    features, targets, costs = make_problems(like_pooled)
     targets[:, 2] = sign
     weights = fit_svms(features, targets, costs, tolerance=1e-13)
-    assert (sign * decision(features, weights)[:, 2] > 0.9).all()
+    assert (sign * decision_function(features, weights)[:, 2] > 0.9).all()
     assert largest_gradient(weights, features, targets, costs) < 1e-3
 
 
-def test_column_without_rows_has_no_weights():
-    features, targets, costs = some_problems(independent)
+def test_column_without_rows_has_zero_weights():
+    features, targets, costs = make_problems(independent)
     used = torch.ones(targets.shape, dtype=torch.bool)
     used[:, 1] = False
     weights = fit_svms(features, targets, costs, used)
@@ -190,42 +192,41 @@ def test_column_without_rows_has_no_weights():
 
 @pytest.mark.parametrize("make", [like_pooled, fewer_rows_than_dimensions])
 @pytest.mark.filterwarnings("error::sklearn.exceptions.ConvergenceWarning")
-def test_few_iterations_are_enough_for_correlated_features(make):
-    """A third of what the same descent takes without its preconditioner."""
-    fit_svms(*some_problems(make), max_iterations=33)
+def test_preconditioner_saves_iterations(make):
+    """A third of the iterations needed without the preconditioner."""
+    fit_svms(*make_problems(make), max_iterations=33)
 
 
-def test_columns_given_up_are_counted_in_a_warning():
-    with pytest.warns(ConvergenceWarning, match="4 of 4 SVMs .* in 3 iterations"):
-        weights = fit_svms(*some_problems(independent), tolerance=1e-12, max_iterations=3)
+def test_unconverged_columns_warn():
+    with pytest.warns(ConvergenceWarning, match="4 of 4"):
+        weights = fit_svms(*make_problems(independent), tolerance=1e-12, max_iterations=3)
     assert weights.any(dim=0).all()
 
 
-def test_a_cost_beyond_all_numbers_is_given_up_and_not_taken_for_solved():
-    features, targets, costs, *rest = some_problems(independent)
-    with pytest.warns(ConvergenceWarning, match="SVMs did not come within"):
+def test_overflowing_cost_is_unconverged():
+    features, targets, costs, *rest = make_problems(independent)
+    with pytest.warns(ConvergenceWarning, match="did not converge"):
         fit_svms(features.float(), targets, torch.full_like(costs, 1e38).float(), *rest)
 
 
-def test_columns_liblinear_gives_up_are_counted_in_one_warning():
+def test_unconverged_liblinear_columns_warn_once():
     with pytest.warns(ConvergenceWarning) as caught:
-        fit_svms_liblinear(*some_problems(independent), tolerance=1e-12, max_iterations=2, jobs=1)
-    assert [str(warning.message) for warning in caught] == [
-        "liblinear gave up 4 of 4 SVMs after 2 iterations"
-    ]
+        fit_svms_liblinear(*make_problems(independent), tolerance=1e-12, max_iterations=2, jobs=1)
+    (warning,) = caught
+    assert "4 of 4" in str(warning.message)
 
 
-def test_liblinear_in_processes_solves_every_column_with_its_own_cost_and_rows():
-    features, targets, costs = some_problems(like_pooled)
-    used = some_folds(targets)
+def test_liblinear_in_processes():
+    features, targets, costs = make_problems(like_pooled)
+    used = make_folds(targets)
     alone = fit_svms_liblinear(features, targets, costs, used, jobs=1)
     torch.testing.assert_close(fit_svms_liblinear(features, targets, costs, used, jobs=2), alone)
-    ours = decision(features, fit_svms(features, targets, costs, used))
-    torch.testing.assert_close(decision(features, alone), ours, rtol=0, atol=1e-2)
+    ours = decision_function(features, fit_svms(features, targets, costs, used))
+    torch.testing.assert_close(decision_function(features, alone), ours, rtol=0, atol=1e-2)
 
 
-def test_liblinear_refuses_columns_of_one_class():
-    features, targets, costs = some_problems(independent)
+def test_liblinear_rejects_single_class_columns():
+    features, targets, costs = make_problems(independent)
     targets[:, 2] = 1
     with pytest.raises(ValueError, match=r"columns \[2\]"):
         fit_svms_liblinear(features, targets, costs, jobs=1)
@@ -237,16 +238,16 @@ def test_liblinear_refuses_columns_of_one_class():
     [
         ({"costs": torch.ones(3)}, r"costs \(k,\)"),
         ({"targets": torch.ones(7, 4)}, r"targets \(n, k\)"),
-        ({"targets": torch.zeros(120, 4)}, "must be -1 and 1"),
-        ({"targets": torch.ones(120, 4, dtype=torch.bool).logical_not()}, "must be -1 and 1"),
-        ({"costs": torch.tensor([1.0, 0, 1, 1])}, "must be positive"),
-        ({"used": torch.ones(120, 4)}, "used must be bool"),
+        ({"targets": torch.zeros(120, 4)}, "-1 and 1"),
+        ({"targets": torch.ones(120, 4, dtype=torch.bool).logical_not()}, "-1 and 1"),
+        ({"costs": torch.tensor([1.0, 0, 1, 1])}, "positive costs"),
+        ({"used": torch.ones(120, 4)}, "used to be bool"),
         ({"features": torch.full((120, 30), math.nan)}, "finite"),
         ({"features": torch.ones(120, 30, dtype=torch.float16)}, "float16"),
     ],
 )
-def test_what_is_no_problem_is_refused(fit, broken, message):
+def test_invalid_problems_are_rejected(fit, broken, message):
     names = ["features", "targets", "costs"]
-    problem = dict(zip(names, some_problems(independent), strict=True)) | broken
+    problem = dict(zip(names, make_problems(independent), strict=True)) | broken
     with pytest.raises(ValueError, match=message):
         fit(**problem)

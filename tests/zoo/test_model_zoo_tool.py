@@ -29,7 +29,7 @@ def tool(capsys):
 
     def run(*argv):
         with pytest.raises(SystemExit) as left:
-            run_tool(model_zoo.main, model_zoo.build_parser(), list(map(str, argv)), commands=True)
+            run_tool(model_zoo.main, model_zoo.build_parser(), list(map(str, argv)))
         shown = capsys.readouterr()
         return left.value.code, shown.out, shown.err
 

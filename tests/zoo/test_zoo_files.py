@@ -182,12 +182,11 @@ def test_every_packaged_entry_says_all_there_is_to_say():
 
 
 def test_every_published_number_is_under_a_packaged_protocol():
-    from virtex.detectron.protocols import PROTOCOLS as DETECTION
-    from virtex.probes.protocols import PROTOCOLS as PROBES
+    from virtex.tasks import TASKS
 
     known = {
         (task, protocol.name)
-        for task, named in {**DETECTION, **PROBES}.items()
+        for task, named in ((name, task.protocols) for name, task in TASKS.items())
         for protocol in named.values()
     }
     found = zoo.published_results()

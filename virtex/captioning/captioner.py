@@ -19,12 +19,12 @@ from virtex.checkpoints.hashing import sha256_of
 from virtex.config import find_config, load_config, with_settings
 from virtex.config.validation import CAPTIONING_MODELS
 from virtex.data.tokenizer import Tokenizer
-from virtex.engine.run_folder import IDENTITY, read_identity
 from virtex.errors import UserError
 from virtex.pretraining.data import validate_vocabulary
 from virtex.pretraining.models.build import build_decoder, build_model
 from virtex.pretraining.models.captioning import CaptioningModel
 from virtex.pretraining.run import TOKENIZER, place_data, tokenizer_command
+from virtex.run_folder import RUN_FILE, read_run_file
 from virtex.zoo.entries import entry_named
 from virtex.zoo.models import beside_zoo_file, config_beside, config_of, fill, weights_in
 
@@ -160,8 +160,9 @@ def require_own_vocabulary(tokenizer: Tokenizer, config: CfgNode, backbone: Back
     """
     validate_vocabulary(tokenizer, config.DATA)
     folder = Path(backbone.source.path).parent
-    trained = folder / IDENTITY
-    wanted = (read_identity(folder) or {}).get("tokenizer sha256") if trained.is_file() else None
+    trained = folder / RUN_FILE
+    run = (read_run_file(folder) if trained.is_file() else None) or {}
+    wanted = run.get("identity", {}).get("tokenizer_sha256")
     if wanted not in (None, sha256_of(tokenizer.path)):
         raise UserError(
             f"{tokenizer.path} is not the vocabulary that {backbone.source.requested} was trained "

@@ -18,7 +18,7 @@ from virtex.data.transforms import build_transform, decode_image
 from virtex.engine.distributed import broadcast_object, rank
 from virtex.engine.progress import progress_bar
 from virtex.errors import UserError
-from virtex.probes.report import Report
+from virtex.evaluator import Report
 from virtex.records import Deviation
 
 logger = logging.getLogger("virtex.captioning")
@@ -35,7 +35,7 @@ class Captioning:
 
     Attributes:
         images: the pictures, by the name of their set.
-        report: see ``virtex.probes.report``.
+        report: see ``virtex.evaluator``.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Captioning:
         for reason in captions.unreadable.values():
             logger.warning("left out: %s", reason)
         self.report.details["unreadable"] = names
-        self.report.found.append(
+        self.report.late_deviations.append(
             Deviation(f"{self.pictures.name}: unreadable images", 0, len(names), "data")
         )
 
@@ -161,7 +161,9 @@ class Captioning:
         references = {index: self.pictures.references[index] for index in captions.written}
         scores = score(captions.written, references, self.scorer)
         if self.scorer != JAVA:  # not known before: another may score what this run has written
-            self.report.found.append(Deviation("caption scorer", JAVA, self.scorer, "software"))
+            self.report.late_deviations.append(
+                Deviation("caption scorer", JAVA, self.scorer, "software")
+            )
         self.report.notes += scores.notes
         self.report.setup |= scores.setup
         self.report.timing |= scores.timing

@@ -139,7 +139,7 @@ def java_command(jar: Path, *options: str) -> list[str]:
     """
     java, folder = find_java(), package_folder()
     if java is None or folder is None:
-        raise UserError(java_missing() or "Java was not found")
+        raise UserError(java_missing() or "", "captioning.java_missing")
     return [java, *OPTIONS, *options, "-cp", str(folder / jar)]
 
 

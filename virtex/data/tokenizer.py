@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
-from virtex.cli import positive, run_tool, tool_parser
+from virtex.cli import positive_int, run_tool, tool_parser
 from virtex.data.sentencepiece_model import is_whole_model
 from virtex.errors import UserError
 from virtex.files import read_file, replace_file
@@ -240,12 +240,15 @@ def _captions_of(path: Path) -> list[str]:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = tool_parser(__doc__)
-    parser.prog = "python -m virtex.data.tokenizer"
     parser.add_argument(
         "--captions", type=Path, nargs="+", required=True, metavar="FILE", help=".json or .txt"
     )
     parser.add_argument(
-        "--vocab-size", type=positive, default=10000, metavar="N", help="tokens (default: 10000)"
+        "--vocab-size",
+        type=positive_int,
+        default=10000,
+        metavar="N",
+        help="tokens (default: 10000)",
     )
     parser.add_argument(
         "--output", type=Path, required=True, metavar="FILE.model", help="file to write"

@@ -204,7 +204,6 @@ def install(sdist: Path | None = None) -> Distribution:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = tool_parser(__doc__)
-    parser.prog = "python -m virtex.detectron.install"
     parser.add_argument("--sdist", type=Path, metavar="FILE", help=f"a local copy of {SDIST}")
     return parser
 

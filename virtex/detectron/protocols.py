@@ -11,36 +11,10 @@ from pathlib import Path
 from virtex.errors import UserError
 from virtex.protocols import Protocol, choose_protocol
 from virtex.quoting import quoted
-from virtex.resources import resource_path
+from virtex.tasks import TASKS
 
-CONFIG_FOLDER = resource_path("detectron_configs")
-
-
-def packaged(task: str, name: str, images: dict[str, int] | None = None) -> Protocol:
-    return Protocol(task, name, "1", CONFIG_FOLDER / f"{name}.yaml", images or {})
-
-
-COCO_IMAGES = {"coco_2017_train": 118287, "coco_2017_val": 5000}
-LVIS_IMAGES = {"lvis_v1_train": 100170, "lvis_v1_val": 19809}
-VOC_IMAGES = {"voc_2007_trainval": 5011, "voc_2012_trainval": 11540, "voc_2007_test": 4952}
-
-# task -> short name -> protocol; the first of a task is its default
 PROTOCOLS: dict[str, dict[str, Protocol]] = {
-    "coco": {
-        "2x": packaged("coco", "coco_mask_rcnn_R_50_FPN_2x", COCO_IMAGES),
-        "1x": packaged("coco", "coco_mask_rcnn_R_50_FPN_1x", COCO_IMAGES),
-        "scratch": packaged("coco", "coco_mask_rcnn_R_50_FPN_scratch", COCO_IMAGES),
-        "toy": packaged("coco", "toy/coco"),
-    },
-    "lvis": {
-        "2x": packaged("lvis", "lvis_mask_rcnn_R_50_FPN_2x", LVIS_IMAGES),
-        "imagenet-init": packaged("lvis", "lvis_mask_rcnn_R_50_FPN_2x_imagenet_init", LVIS_IMAGES),
-        "toy": packaged("lvis", "toy/lvis"),
-    },
-    "voc": {
-        "24k": packaged("voc", "voc_faster_rcnn_R_50_C4_24k", VOC_IMAGES),
-        "toy": packaged("voc", "toy/voc"),
-    },
+    name: dict(TASKS[name].protocols) for name in ("coco", "lvis", "voc")
 }
 
 

@@ -68,22 +68,23 @@ class Run:
     def identity(self) -> dict[str, Any]:
         """What a resumed run must agree on."""
         return {
-            "checkpoint sha256": self.backbone.source.sha256,
-            "checkpoint format": self.backbone.source.format,
+            "checkpoint": {
+                "sha256": self.backbone.source.sha256,
+                "format": self.backbone.source.format,
+            },
             "input": asdict(self.backbone.input),
             "arch": asdict(self.backbone.arch),
             "protocol": [self.protocol.name, self.protocol.version],
-            **{f"setting {d.key}": d.run for d in self.settings.deviations()},
+            "overrides": {d.key: d.run for d in self.settings.deviations()},
             "seed": self.cfg.SEED,
             "processes": comm.get_world_size(),
-            "skip bad images": self.skip_bad_images,
-            **{f"data set {name}": content for name, content in self.data.items()},
-            "deviations": [asdict(d) for d in self.deviations()],
+            "skip_bad_images": self.skip_bad_images,
+            "data": self.data,
         }
 
     def deviations(self) -> list[Deviation]:
         """Settings that differ from the protocol's, data of another size, images left out."""
-        skipped = Deviation("skip bad images", False, True, "override")
+        skipped = Deviation("skip_bad_images", False, True, "override")
         return (
             self.settings.deviations()
             + [

@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
+from virtex import run_folder
 from virtex.checkpoints.hashing import sha256_of
 from virtex.checkpoints.inputs import saved_input
 from virtex.detectron.checkpointing import load_detector
@@ -22,7 +24,6 @@ from virtex.detectron.machines import ranks_of_this_machine
 from virtex.detectron.run import Run, prepare
 from virtex.detectron.scoring import default_scorer
 from virtex.detectron.trainer import Trainer, write_scores
-from virtex.engine import run_folder
 from virtex.engine.checkpoints import last_checkpoint
 from virtex.engine.distributed import is_main, launch
 from virtex.engine.progress import LogFile
@@ -31,6 +32,10 @@ from virtex.files import replace_file
 from virtex.records import RECORD_NAME, Deviation, Result, environment, read_record
 
 logger = logging.getLogger("virtex.transfer")
+# what an evaluation does not depend on
+EVAL_ONLY_IGNORED = (
+    *("processes", "skip_bad_images", "overrides.SOLVER.", "overrides.DATALOADER.", "data."),
+)
 LOGGERS = ("fvcore", "detectron2", "virtex")
 
 
@@ -43,11 +48,11 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         UserError: something the user must fix; nothing is written then.
     """
-    with run_folder.claimed(
+    with run_folder.claim_folder(
         Path(args.output_dir),
         args.resume or args.eval_only,
         args.overwrite,
-        run_folder.inputs_of(args),
+        run_folder.list_inputs(args),
         is_main(args),
     ):
         return launch(transfer, args)
@@ -69,7 +74,7 @@ def run_transfer(args: argparse.Namespace) -> None:
         evaluate_trained(run, folder, args.weights)
         return
     if not args.overwrite:
-        run_folder.check_same_run(folder, run.identity(), eval_only=False)
+        run_folder.check_same_run(folder, run.identity())
     if args.resume and (folder / RECORD_NAME).is_file():
         logger.info("this run is finished; its record:")
         if comm.is_main_process():
@@ -89,27 +94,23 @@ def evaluate_trained(run: Run, folder: Path, weights: str | None) -> None:
     Raises:
         UserError: there are no weights, or they are of another detector; nothing is written.
     """
-    identity = run_folder.read_identity(folder)
+    started = run_folder.read_run_file(folder)
     if weights:
-        if identity is not None:
+        if started is not None:
             raise UserError(f"{folder} holds a run; give --weights another --output-dir")
         deviations = [*run.deviations(), from_elsewhere(run, Path(weights))]
         open_folder(run, folder, overwrite=False, identity=False)
         finish(run, folder, {}, deviations)
         return
     path = last_checkpoint(folder)
-    if identity is None or path is None:
+    if started is None or path is None:
         raise UserError(f"{folder} holds no checkpoint to evaluate; train first, or use --weights")
-    run_folder.check_same_run(folder, run.identity(), eval_only=True)
+    run_folder.check_same_run(folder, run.identity(), EVAL_ONLY_IGNORED)
     content = load_detector(run.detector, path)
     logger.info("evaluating %s", path)
     done, wanted = content["iteration"] + 1, run.cfg.SOLVER.MAX_ITER
-    deviations = [Deviation(**d) for d in identity[run_folder.DEVIATIONS]]
-    run.data |= {
-        key.removeprefix("data set "): value
-        for key, value in identity.items()
-        if key.startswith("data set ")
-    }
+    deviations = [Deviation(**d) for d in started["deviations"]]
+    run.data |= started["identity"]["data"]
     if done != wanted:
         deviations.append(Deviation("iterations trained", wanted, done, "override"))
         folder = folder / f"evaluation_{done:07d}"
@@ -132,8 +133,10 @@ def open_folder(run: Run, folder: Path, overwrite: bool, identity: bool = True) 
             run_folder.clear(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if identity and not (folder / run_folder.IDENTITY).exists():
-                run_folder.write_identity(folder, run.identity())
+            if identity and not (folder / run_folder.RUN_FILE).exists():
+                run_folder.write_run_file(
+                    folder, run.identity(), deviations=[asdict(d) for d in run.deviations()]
+                )
             replace_file(folder / "config.yaml", lambda file: file.write(run.cfg.dump().encode()))
         except OSError as error:
             raise UserError(
@@ -248,8 +251,8 @@ def setup_of(run: Run) -> dict[str, Any]:
 def log_deviations(deviations: list[Deviation]) -> None:
     """Say at the start how this run differs from its protocol."""
     if deviations:
-        rows = [(d.key, d.protocol, d.run, d.why) for d in deviations]
-        heads = ["setting", "protocol", "this run", "why"]
+        rows = [(d.key, d.protocol, d.run, d.reason) for d in deviations]
+        heads = ["setting", "protocol", "this run", "reason"]
         table = tabulate(rows, headers=heads, disable_numparse=True)
         logger.warning("This run deviates from its protocol:\n%s", table)
 
@@ -262,6 +265,6 @@ def print_summary(record: dict[str, Any], folder: Path) -> None:
     names = list(dict.fromkeys(name.rpartition("/")[2] for name in metrics))
     rows = [[kind, *(metrics.get(f"{kind}/{name}") for name in names)] for kind in kinds]
     print(tabulate(rows, headers=["", *names], floatfmt=".2f", missingval="-"))
-    print(f"deviations from the protocol: {len(protocol['deviations'])}")
+    print(f"deviations from the protocol: {len(protocol['overrides'])}")
     print(f"gallery: {folder / run_folder.GALLERY}")
     print(f"record:  {folder / RECORD_NAME}", flush=True)

@@ -20,7 +20,7 @@ import argparse
 import json
 import os
 
-from virtex.cli import positive, run_tool, tool_parser
+from virtex.cli import positive_int, run_tool, tool_parser
 from virtex.errors import UserError
 
 
@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--deep", action="store_true", help="open every image and annotation")
     parser.add_argument(
         "--num-workers",
-        type=positive,
+        type=positive_int,
         default=os.cpu_count() or 1,
         metavar="N",
         help="processes that decode images with --deep (default: the number of cores)",

@@ -43,7 +43,7 @@ Exit status: 0 done; 2 something to fix, said in one sentence; 130 interrupted b
 
 import argparse
 
-from virtex.cli import add_probe_arguments, positive, run_tool, share, tool_parser
+from virtex.cli import add_probe_arguments, fraction, positive_int, run_tool, tool_parser
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -58,17 +58,20 @@ def build_parser() -> argparse.ArgumentParser:
     model.add_argument("--tokenizer", metavar="FILE", help="its vocabulary, a sentencepiece model")
     decoding = parser.add_argument_group("decoding")
     decoding.add_argument(
-        "--beam-size", type=positive, metavar="N", help="captions kept at each step (default: 5)"
+        "--beam-size",
+        type=positive_int,
+        metavar="N",
+        help="captions kept at each step (default: 5)",
     )
     decoding.add_argument(
-        "--nucleus", type=share, metavar="P", help="draw words from so much of the probability"
+        "--nucleus", type=fraction, metavar="P", help="draw words from so much of the probability"
     )
     decoding.add_argument(
-        "--max-length", type=positive, metavar="N", help="tokens at most (default: 30)"
+        "--max-length", type=positive_int, metavar="N", help="tokens at most (default: 30)"
     )
     parser.add_argument(
         "--batch-size",
-        type=positive,
+        type=positive_int,
         default=64,
         metavar="N",
         help="pictures at once in each process (default: 64)",
@@ -83,10 +86,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> int:
-    from virtex.probes.run import run_or_list
-    from virtex.probes.tasks import coco_captioning
+    from virtex.probes.jobs import run_probe
+    from virtex.tasks.coco_captioning import plan
 
-    return run_or_list(args, coco_captioning)
+    return run_probe(args, plan)
 
 
 if __name__ == "__main__":

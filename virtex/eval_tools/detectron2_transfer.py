@@ -48,7 +48,7 @@ from virtex.cli import (
     CHECKPOINT,
     add_checkpoint_arguments,
     add_training_arguments,
-    non_negative,
+    non_negative_int,
     run_tool,
     tool_parser,
 )
@@ -71,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--data-root", default="datasets", metavar="DIR", help="holds coco/, lvis/, VOC2007/, …"
     )
     parser.add_argument("--output-dir", default="output/detectron2_transfer", metavar="DIR")
-    parser.add_argument("--seed", type=non_negative, default=0, metavar="N", help="default: 0")
+    parser.add_argument("--seed", type=non_negative_int, default=0, metavar="N", help="default: 0")
     parser.add_argument(
         "--eval-only", action="store_true", help="score the run's newest checkpoint, or --weights"
     )

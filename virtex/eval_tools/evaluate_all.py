@@ -46,8 +46,8 @@ from pathlib import Path
 from virtex.cli import (
     CHECKPOINT,
     add_checkpoint_arguments,
-    non_negative,
-    positive,
+    non_negative_int,
+    positive_int,
     run_tool,
     tool_parser,
 )
@@ -81,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seeds",
         nargs="+",
-        type=non_negative,
+        type=non_negative_int,
         default=[0],
         metavar="N",
         help="default: 0; one is enough where the result does not depend on it (SVM, neighbors)",
@@ -96,7 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--num-workers",
-        type=non_negative,
+        type=non_negative_int,
         metavar="N",
         help="processes that load images, for each GPU (default: the tools' own)",
     )
@@ -113,13 +113,13 @@ def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
     machines = parser.add_argument_group("machines")
     machines.add_argument(
         "--num-gpus",
-        type=non_negative,
+        type=non_negative_int,
         metavar="N",
         help="of this machine, or of each job on a cluster; 0: CPU (default: all)",
     )
     machines.add_argument(
         "--at-once",
-        type=positive,
+        type=positive_int,
         metavar="N",
         help="runs at the same time, which share the GPUs out evenly (default: 1; on a cluster: "
         "no limit)",

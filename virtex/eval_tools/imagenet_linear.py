@@ -67,10 +67,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> int:
-    from virtex.probes.run import run_or_list
-    from virtex.probes.tasks import imagenet_linear
+    from virtex.probes.jobs import run_probe
+    from virtex.tasks.imagenet import plan
 
-    return run_or_list(args, imagenet_linear)
+    return run_probe(args, plan)
 
 
 if __name__ == "__main__":

@@ -39,9 +39,9 @@ Exit status: 0 done; 2 something to fix, said in one sentence; 130 interrupted b
 import argparse
 
 from virtex.cli import (
-    above_zero,
     add_classifier_training_arguments,
     add_probe_arguments,
+    positive_float,
     run_tool,
     tool_parser,
 )
@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--fraction",
-        type=above_zero,
+        type=positive_float,
         nargs="+",
         default=(),
         metavar="F",
@@ -74,10 +74,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> int:
-    from virtex.probes.run import run_or_list
-    from virtex.probes.tasks import inaturalist_finetune
+    from virtex.probes.jobs import run_probe
+    from virtex.tasks.inaturalist import plan
 
-    return run_or_list(args, inaturalist_finetune)
+    return run_probe(args, plan)
 
 
 if __name__ == "__main__":

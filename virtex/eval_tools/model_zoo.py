@@ -123,4 +123,4 @@ def download(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_tool(main, build_parser(), commands=True)
+    run_tool(main, build_parser())

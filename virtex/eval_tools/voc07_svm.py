@@ -35,7 +35,7 @@ import argparse
 from virtex.cli import (
     add_feature_arguments,
     add_probe_arguments,
-    integer_list,
+    int_list,
     run_tool,
     tool_parser,
 )
@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--low-shot",
-        type=integer_list,
+        type=int_list,
         default=(),
         metavar="K,K,…",
         help="train on so many positive images a class; mean and std over samples",
@@ -69,10 +69,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> int:
-    from virtex.probes.run import run_or_list
-    from virtex.probes.tasks import voc07_svm
+    from virtex.probes.jobs import run_probe
+    from virtex.tasks.voc07_svm import plan
 
-    return run_or_list(args, voc07_svm)
+    return run_probe(args, plan)
 
 
 if __name__ == "__main__":

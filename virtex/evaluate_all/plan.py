@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from virtex.engine import run_folder
+from virtex import run_folder
 from virtex.errors import UserError
 from virtex.evaluate_all.naming import checkpoint_folders, is_address, normal_name
 from virtex.evaluate_all.records import (
@@ -282,15 +282,15 @@ def is_begun(run: Run, model: dict[str, Any]) -> bool:
     Raises:
         UserError: it is that of another file, or cannot be told.
     """
-    found = run_folder.run_files(run.folder)
+    found = run_folder.list_run_files(run.folder)
     if not found:
         return False
     remedy = "move it away, or name another --output-dir"
     try:
-        identity = run_folder.read_identity(run.folder) or {}
+        identity = (run_folder.read_run_file(run.folder) or {}).get("identity", {})
     except UserError as error:
         raise UserError(f"{run.folder} holds a run that cannot be resumed; {remedy}") from error
-    started, now = identity.get("checkpoint sha256"), model.get("sha256")
+    started, now = identity.get("checkpoint", {}).get("sha256"), model.get("sha256")
     if now and started != now:
         raise UserError(
             f"{run.folder} was started with another file of this name (sha256 {started}, now "

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from virtex.engine.run_folder import brief
 from virtex.errors import UserError
 from virtex.evaluate_all.tasks import Task
 from virtex.protocols import Protocol
 from virtex.records import Deviation, write_json
+from virtex.run_folder import abbreviate as brief
 
 OVERRIDE = "override"
 # What this tool decides; ``--arguments`` may not.
@@ -34,7 +34,7 @@ WITHOUT_EFFECT = (
 
 @dataclass(frozen=True)
 class DetectionPlan:
-    """Of ``virtex.probes.run.Plan`` what records are compared with."""
+    """Of ``virtex.runner.Evaluation`` what records are compared with."""
 
     protocol: Protocol
     deviations: list[Deviation]
@@ -98,9 +98,9 @@ def expected_record(
         raise UserError(
             f"--arguments {task.name} make it another task; run {task.tool} itself for that"
         )
-    overrides = {d.key: plain(d.run) for d in plan.deviations if d.why == OVERRIDE}
+    overrides = {d.key: plain(d.run) for d in plan.deviations if d.reason == OVERRIDE}
     if args.skip_bad_images:
-        overrides["skip bad images"] = True
+        overrides["skip_bad_images"] = True
     protocol = plan.protocol
     options = {k: v for k, v in vars(args).items() if k not in WITHOUT_EFFECT}
     options["data_root"] = os.path.realpath(args.data_root)
@@ -174,7 +174,7 @@ def whats_other(record: dict[str, Any], expected: Expected, model: dict[str, Any
         "version of the protocol": record["protocol"]["version"],
         "seed": record["seed"],
         **{f"checkpoint {key}": record["model"].get(key) for key in model},
-        **overridden(record["protocol"]["deviations"]),
+        **overridden(record["protocol"]["overrides"]),
     }
     wanted = {
         "task": expected.task,
@@ -196,4 +196,4 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
 
 
 def overridden(deviations: list[dict[str, Any]]) -> dict[str, Any]:
-    return {f"setting {d['key']}": d["run"] for d in deviations if d["why"] == OVERRIDE}
+    return {f"setting {d['key']}": d["run"] for d in deviations if d["reason"] == OVERRIDE}

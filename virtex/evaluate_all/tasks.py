@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from virtex.errors import UserError
+from virtex.tasks import TASKS as REGISTRY
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Task:
         layout: what it needs of the data root, see ``virtex.data.layouts.LAYOUTS``.
         protocols: the module whose ``PROTOCOLS[name]`` holds its protocols, the default first.
         planner: module:function from the tool's parsed arguments to a list of
-            ``virtex.probes.run.Plan`` (or another with its protocol and deviations).
+            ``virtex.runner.Plan`` (or another with its protocol and deviations).
         arguments: of the tool, beside those that all have.
         workers: the tool's flag or setting for the processes that load images.
         in_default: whether it is evaluated on where no tasks are named.
@@ -52,7 +53,7 @@ class Task:
 
     def protocol_names(self) -> list[str]:
         """Short names of its protocols; the first is the default."""
-        return list(import_module(self.protocols).PROTOCOLS[self.name])
+        return list(REGISTRY[self.name].protocols)
 
     def plans(self, args: Any) -> list[Any]:
         """What the tool would run for its parsed arguments."""
@@ -90,10 +91,7 @@ def detection(name: str) -> Task:
 
 
 def probe(name: str, tool: str, layout: str, planner: str, *arguments: str, **more: Any) -> Task:
-    place = "virtex.probes"
-    return Task(
-        name, tool, layout, f"{place}.protocols", f"{place}.tasks:{planner}", arguments, **more
-    )
+    return Task(name, tool, layout, "", f"virtex.tasks.{planner}:plan", arguments, **more)
 
 
 ROWS = (
@@ -101,10 +99,10 @@ ROWS = (
     detection("lvis"),
     detection("voc"),
     probe("voc07_svm", "voc07_svm.py", "voc07_svm", "voc07_svm", seeded_by=("--low-shot",)),
-    probe("imagenet_linear", "imagenet_linear.py", "imagenet", "imagenet_linear"),
-    probe("imagenet_knn", "imagenet_linear.py", "imagenet", "imagenet_linear", "--knn",
+    probe("imagenet_linear", "imagenet_linear.py", "imagenet", "imagenet"),
+    probe("imagenet_knn", "imagenet_linear.py", "imagenet", "imagenet", "--knn",
           in_default=False, seeded_by=()),
-    probe("inaturalist", "inaturalist_finetune.py", "inaturalist", "inaturalist_finetune"),
+    probe("inaturalist", "inaturalist_finetune.py", "inaturalist", "inaturalist"),
     probe("coco_captioning", "coco_captioning.py", "captioning", "coco_captioning",
           seeded_by=("--nucleus", "nucleus_sampling"),
           unsuited="virtex.captioning.captioner:why_unsuited"),

@@ -199,7 +199,15 @@ def metrics_of(content: Any) -> dict[str, float | None]:
 
 def conditions_of(content: Any) -> Conditions:
     """What a record's numbers are comparable under."""
-    deviations = part(content, "protocol", "deviations", kind=list)
+    protocol = part(content, "protocol", kind=dict)
+    key_of_reason = "reason" if "overrides" in protocol else "why"  # schema 1
+    deviations = part(
+        content, "protocol", "overrides" if "overrides" in protocol else "departures", kind=list
+    )
+    deviations = [
+        {**d, "why": d[key_of_reason]} if isinstance(d, dict) and key_of_reason in d else d
+        for d in deviations
+    ]
     for number, deviation in enumerate(deviations):
         where = f"protocol.deviations[{number}]"
         if not isinstance(deviation, dict) or not {"protocol", "run"} <= deviation.keys():

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from fvcore.common.config import CfgNode
 
+from virtex import run_folder
 from virtex.checkpoints.hashing import sha256_of
 from virtex.config import (
     flatten,
@@ -22,7 +23,6 @@ from virtex.config import (
 from virtex.data.annotations import read_json
 from virtex.data.layouts import require_layout
 from virtex.data.tokenizer import Tokenizer
-from virtex.engine import run_folder
 from virtex.engine.distributed import device_of, world_size
 from virtex.errors import UserError
 from virtex.files import replace_file
@@ -71,10 +71,10 @@ class Run:
         return {
             **{f"setting {k}": v for k, v in flatten(self.config).items() if k not in free},
             "seed": self.seed,
-            "skip bad images": self.train.skip_bad_images,
-            "tokenizer sha256": self.tokenizer and sha256_of(self.tokenizer.path),
-            "training images": fingerprint(self.train),
-            "validation images": fingerprint(self.val),
+            "skip_bad_images": self.train.skip_bad_images,
+            "tokenizer_sha256": self.tokenizer and sha256_of(self.tokenizer.path),
+            "training_images": fingerprint(self.train),
+            "validation_images": fingerprint(self.val),
         }
 
 
@@ -183,7 +183,7 @@ def open_folder(run: Run, folder: Path, overwrite: bool, done: int) -> None:
     run.changes = changes_since(run.config, folder, done)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        run_folder.write_identity(folder, {**identity, run_folder.CHANGES: run.changes})
+        run_folder.write_run_file(folder, identity, changes=run.changes)
         save_config(run.config, folder / CONFIG)
         if vocabulary:
             replace_file(folder / TOKENIZER, lambda file: file.write(vocabulary))
@@ -198,7 +198,7 @@ def changes_since(config: CfgNode, folder: Path, done: int) -> list[dict[str, An
     """All changes of a resumed run so far, those of this time included."""
     if not done or not (folder / CONFIG).is_file():
         return []
-    earlier = (run_folder.read_identity(folder) or {}).get(run_folder.CHANGES, [])
+    earlier = (run_folder.read_run_file(folder) or {}).get("changes", [])
     before, now = flatten(load_config(folder / CONFIG)), flatten(config)
     return earlier + [
         {"iteration": done, "setting": key, "before": before[key], "now": now[key]}
@@ -213,7 +213,7 @@ def write_record(run: Run, folder: Path, seconds: float, metrics: dict[str, floa
     images = optim.NUM_ITERATIONS * optim.BATCH_SIZE
     content = {
         "config": run.name,
-        "deviations": [asdict(deviation) for deviation in run.deviations],
+        "overrides": [asdict(deviation) for deviation in run.deviations],
         "changes": run.changes,
         "task": run.config.MODEL.NAME,
         "iterations": optim.NUM_ITERATIONS,

@@ -1,11 +1,10 @@
-"""The linear probe on cached features: a whole grid of settings trained in one pass over them."""
+"""Linear probe on cached features: trains a grid of settings in one pass over the features."""
 
 import csv
 import io
 import itertools
 import logging
 import math
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,33 +14,31 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from virtex.checkpoints.backbone import Backbone
 from virtex.data.image_sets import ImageSet, balanced_fraction
 from virtex.engine.distributed import all_gather_object, broadcast_object, rank, world_size
 from virtex.engine.progress import progress_bar
 from virtex.errors import UserError
 from virtex.files import replace_file
 from virtex.probes.accuracy import Accuracy
-from virtex.probes.features import Extraction, center_view, random_view
-from virtex.probes.report import Report
+from virtex.probes.feature_probe import FeatureProbe
+from virtex.probes.features import Extraction, View, random_view
 
 logger = logging.getLogger(__name__)
 
 GRID = "grid.csv"
-ROWS = 8192  # of features that are read at a time for their mean
-SCORES = 2**24  # numbers that are held at a time where all images are scored
-EPOCH_ORDER = int.from_bytes(b"epoch", "little")  # other draws than those of the held-out part
+CHUNK = 8192  # rows of features read at a time
+MAX_LOGITS = 2**24  # logits held at a time in an evaluation
+# Separates the random numbers of the epochs from those of the held-out part.
+EPOCH_ORDER = int.from_bytes(b"epoch", "little")
 
 
-class CachedLinearProbe:
-    """Trains a linear layer at each learning rate and weight decay of a grid, all at once.
+class CachedLinearProbe(FeatureProbe):
+    """Train a linear layer at each learning rate and weight decay of a grid simultaneously.
 
-    A held-out part of the training images chooses one of them; the validation images are looked
-    at with that one alone. Features are standardized by the training images' mean and deviation,
-    which leaves a linear classifier linear. Several processes share the grid.
-
-    Attributes:
-        images, report: see ``virtex.probes.report.Evaluator``.
+    A held-out part of the training images selects one setting; the validation images are
+    evaluated with that setting only. Features are standardized with the mean and standard
+    deviation of the training images, under which a linear classifier stays linear. The grid is
+    split over the processes.
     """
 
     def __init__(
@@ -56,98 +53,75 @@ class CachedLinearProbe:
         """
         Args:
             settings: of a ``cached`` protocol of ``imagenet_linear``.
-            folder: exists once this is called; takes ``grid.csv`` and ``per_class.csv``.
+            folder: output folder of ``grid.csv`` and ``per_class.csv``.
 
         Raises:
             UserError: no image can be held out.
         """
-        self.images = {train.name: train, val.name: val}
-        self.train, self.val, self.settings = train, val, settings
-        self.extraction, self.folder, self.seed = extraction, folder, seed
-        self.report = Report()
+        super().__init__(train, val, settings, extraction)
+        self.folder, self.seed = folder, seed
         self.held_out = hold_out(train.labels, settings.PROBE.HELD_OUT, seed)
 
-    def check(self, backbone: Backbone) -> None:
-        """See ``virtex.probes.report.Evaluator``."""
-        views = 1 + self.settings.DATA.AUGMENTATIONS
-        self.extraction.check(backbone, len(self.train) * views + len(self.val))
-
-    def __call__(self, backbone: Backbone) -> dict[str, float]:
-        """``top1``, ``top5``, ``mean_per_class`` on the validation images, in percent.
-
-        ``held_out/top1`` is what the chosen setting was chosen for.
-        """
-        data, extraction = self.settings.DATA, self.extraction
-        extraction.open(backbone)
-        views = [
-            center_view(data),
-            *(random_view(data, 1 + n) for n in range(data.AUGMENTATIONS)),
-        ]
-        train = [extraction.features(self.train, view) for view in views]
-        val = extraction.features(self.val, views[0])
-        start = time.perf_counter()
-        metrics = self.score(train, val)
-        self.report.verification["backbone"] = extraction.close()
-        self.report.timing |= {
-            **extraction.timing(),
-            "probe_seconds": time.perf_counter() - start,
-        }
-        return metrics
+    def train_views(self) -> list[View]:
+        data = self.settings.DATA
+        return super().train_views() + [random_view(data, 1 + n) for n in range(data.AUGMENTATIONS)]
 
     def score(self, train: Sequence[np.ndarray], val: np.ndarray) -> dict[str, float]:
-        """Metrics from the features of both splits.
-
-        Args:
-            train: an array for each view of the training images.
-        """
+        """Return ``top1``, ``top5``, ``mean_per_class`` and ``held_out/top1`` in percent."""
         probe = self.settings.PROBE
         kept = np.setdiff1d(np.arange(len(self.train)), self.held_out)
-        mean, deviation = broadcast_object(None if rank() else moments(train, kept))
+        moments = broadcast_object(None if rank() else compute_moments(train, kept))
         grid = list(itertools.product(probe.LRS, probe.WEIGHT_DECAYS))
         own = list(range(rank(), len(grid), world_size()))
         outcomes = []
         if own:
-            heads = self.fit(train, kept, (mean, deviation), [grid[number] for number in own])
-            held = self.accuracies(heads, train[0], self.held_out, self.train.labels)
+            heads = self.fit(train, kept, moments, [grid[index] for index in own])
+            held_out = self.evaluate(heads, train[0], self.held_out, self.train.labels)
             outcomes = [
-                Outcome(number, accuracy.own_metrics()["top1"])
-                for number, accuracy in zip(own, held, strict=True)
+                Outcome(index, accuracy.compute_local()["top1"])
+                for index, accuracy in zip(own, held_out, strict=True)
             ]
             place = outcomes.index(best_of(outcomes))
-            (on_val,) = self.accuracies(
+            (accuracy,) = self.evaluate(
                 heads, val, np.arange(len(val)), self.val.labels, slice(place, place + 1)
             )
-            outcomes[place] = replace(outcomes[place], on_val=on_val)
-        everything = [outcome for found in all_gather_object(outcomes) for outcome in found]
-        return self.conclude(grid, everything)
+            outcomes[place] = replace(outcomes[place], val_accuracy=accuracy)
+        gathered = [outcome for part in all_gather_object(outcomes) for outcome in part]
+        return self._select(grid, gathered)
 
     def fit(
         self,
         train: Sequence[np.ndarray],
         kept: np.ndarray,
-        standard: tuple[np.ndarray, np.ndarray],
+        moments: tuple[np.ndarray, np.ndarray],
         grid: Sequence[tuple[float, float]],
     ) -> "LinearHeads":
-        """Train this process's settings."""
+        """Train the settings of this process.
+
+        Args:
+            train: features of each view of the training images.
+            kept: indices of the images to train on.
+            moments: mean and standard deviation of each feature.
+        """
         probe, device = self.settings.PROBE, self.extraction.device
-        epoch = math.ceil(len(kept) * len(train) / probe.BATCH_SIZE)
+        rows = len(kept) * len(train)
+        steps = math.ceil(rows / probe.BATCH_SIZE) * probe.NUM_EPOCHS
         heads = LinearHeads(
-            train[0].shape[1], len(self.train.class_names), grid, probe.MOMENTUM, device, standard
+            train[0].shape[1], len(self.train.class_names), grid, probe.MOMENTUM, device, moments
         )
-        steps = epoch * probe.NUM_EPOCHS
-        order = epochs(len(kept) * len(train), probe.NUM_EPOCHS, probe.BATCH_SIZE, self.seed)
+        batches = iterate_epochs(rows, probe.NUM_EPOCHS, probe.BATCH_SIZE, self.seed)
         with progress_bar(steps, "step", "grid") as bar:
-            for step, chosen in enumerate(order):
+            for step, chosen in enumerate(batches):
                 views, places = np.divmod(chosen, len(kept))
-                rows = kept[places]
-                features = np.concatenate([train[v][rows[views == v]] for v in range(len(train))])
-                labels = torch.from_numpy(self.train.labels[rows]).to(device)
-                rate = 0.5 * (1 + math.cos(math.pi * step / steps))
-                heads.step(torch.from_numpy(features).to(device), labels, rate)
+                images = kept[places]
+                features = np.concatenate([train[v][images[views == v]] for v in range(len(train))])
+                labels = torch.from_numpy(self.train.labels[images]).to(device)
+                multiplier = 0.5 * (1 + math.cos(math.pi * step / steps))
+                heads.step(torch.from_numpy(features).to(device), labels, multiplier)
                 bar.update(1)
         return heads
 
-    def accuracies(
+    def evaluate(
         self,
         heads: "LinearHeads",
         features: np.ndarray,
@@ -155,82 +129,82 @@ class CachedLinearProbe:
         labels: np.ndarray,
         settings: slice = slice(None),
     ) -> list[Accuracy]:
-        """What each of these settings gets right of these rows, in this process."""
+        """Compute the accuracy of each of these settings on these rows, in this process."""
         device, classes = self.extraction.device, len(self.train.class_names)
-        found = [Accuracy(classes, device) for _ in heads.rates[settings]]
-        size = min(max(SCORES // (len(found) * classes), 1), ROWS)
+        accuracies = [Accuracy(classes, device) for _ in heads.lrs[settings]]
+        size = min(max(MAX_LOGITS // (len(accuracies) * classes), 1), CHUNK)
         for first in range(0, len(rows), size):
             part = rows[first : first + size]
-            scores = heads.scores(torch.from_numpy(features[part]).to(device), settings)
-            truth = torch.from_numpy(labels[part]).to(device)
-            for number, accuracy in enumerate(found):
-                accuracy.add(scores[:, number], truth)
-        return found
+            logits = heads.logits(torch.from_numpy(features[part]).to(device), settings)
+            targets = torch.from_numpy(labels[part]).to(device)
+            for index, accuracy in enumerate(accuracies):
+                accuracy.update(logits[:, index], targets)
+        return accuracies
 
-    def conclude(
+    def _select(
         self, grid: Sequence[tuple[float, float]], outcomes: Sequence["Outcome"]
     ) -> dict[str, float]:
-        """Choose a setting, write the tables, and give its metrics.
-
-        Args:
-            outcomes: of all settings; the best of each process has been scored on val.
-        """
+        """Select a setting, write the tables, and return its metrics."""
         best = best_of(outcomes)
-        assert best.on_val is not None  # the best of all is the best of its process
-        lr, decay = grid[best.number]
-        chosen = {"LR": lr, "WEIGHT_DECAY": decay, "held_out_top1": best.held_out}
-        self.report.details["chosen"] = chosen
-        self.report.notes += self.at_the_edge(lr, decay)
+        assert best.val_accuracy is not None  # the best of all is the best of its process
+        lr, decay = grid[best.index]
+        self.report.details["chosen"] = {
+            "LR": lr,
+            "WEIGHT_DECAY": decay,
+            "held_out_top1": best.held_out,
+        }
+        self.report.notes += self.edge_notes(lr, decay)
         logger.info(
             "best on the held-out images: lr %g, weight decay %g (%.2f)", lr, decay, best.held_out
         )
         if rank() == 0:
             write_grid(self.folder / GRID, grid, outcomes)
-            best.on_val.write_per_class(self.folder, self.val.class_names)
-        return {**best.on_val.own_metrics(), "held_out/top1": best.held_out}
+            best.val_accuracy.write_per_class(self.folder, self.val.class_names)
+        return {**best.val_accuracy.compute_local(), "held_out/top1": best.held_out}
 
-    def at_the_edge(self, lr: float, decay: float) -> list[str]:
-        """A sentence if a wider range of learning rates or decays may have a better setting."""
-        rates, decays = self.settings.PROBE.LRS, self.settings.PROBE.WEIGHT_DECAYS
-        outer = {
-            "PROBE.LRS": lr in (min(rates), max(rates)),
-            # a decay of 0 has none below it
+    def edge_notes(self, lr: float, decay: float) -> list[str]:
+        """Return a note for each range of the grid at whose edge the selected setting lies."""
+        lrs, decays = self.settings.PROBE.LRS, self.settings.PROBE.WEIGHT_DECAYS
+        at_edge = {
+            "PROBE.LRS": lr in (min(lrs), max(lrs)),
+            # a decay of 0 cannot be lowered
             "PROBE.WEIGHT_DECAYS": decay > 0 and decay in (min(decays), max(decays)),
         }
         return [
-            f"the best setting lies at the edge of {key}; a wider range may have a better one"
-            for key, at_edge in outer.items()
-            if at_edge
+            f"the best setting is at the edge of {key}; a wider range may contain a better one"
+            for key, is_edge in at_edge.items()
+            if is_edge
         ]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a setting of the grid came to.
+    """The result of one setting of the grid.
 
     Attributes:
+        index: in the grid.
         held_out: top-1 on the held-out images in percent.
-        on_val: what it gets right of the validation images; None where nobody looked.
+        val_accuracy: on the validation images; None if not evaluated.
     """
 
-    number: int
+    index: int
     held_out: float
-    on_val: Accuracy | None = None
+    val_accuracy: Accuracy | None = None
 
 
 def best_of(outcomes: Sequence[Outcome]) -> Outcome:
-    """The best on the held-out images, the first in the grid of equal ones."""
-    return max(outcomes, key=lambda outcome: (outcome.held_out, -outcome.number))
+    """Return the best outcome on the held-out images, the first in the grid if tied."""
+    return max(outcomes, key=lambda outcome: (outcome.held_out, -outcome.index))
 
 
 class LinearHeads:
-    """Linear layers of the same shape, one a setting, each trained by SGD of its own.
+    """Linear layers of the same shape, one per setting, each with its own SGD.
 
-    What each learns is what ``torch.optim.SGD`` with cross entropy would teach it alone; together
-    they are one matrix product over features that are read once.
+    Each is trained as by ``torch.optim.SGD`` with cross entropy alone; together they are one
+    matrix product with features that are read once.
 
     Attributes:
-        weight: (settings · classes, features + 1), setting by setting, biases last.
+        weight: (settings * classes, features + 1), the bias in the last column.
     """
 
     def __init__(
@@ -240,104 +214,106 @@ class LinearHeads:
         grid: Sequence[tuple[float, float]],
         momentum: float,
         device: torch.device | str,
-        standard: tuple[np.ndarray, np.ndarray],
+        moments: tuple[np.ndarray, np.ndarray],
     ):
         """
         Args:
             grid: (learning rate, weight decay) of each setting.
-            standard: mean and deviation of each feature.
+            moments: mean and standard deviation of each feature.
         """
-        rows = len(grid) * classes
         self.classes, self.momentum = classes, momentum
-        self.mean, self.deviation = (torch.from_numpy(v).float().to(device) for v in standard)
-        self.weight = torch.zeros(rows, features + 1, device=device)  # the bias comes last
+        self.mean, self.std = (torch.from_numpy(v).float().to(device) for v in moments)
+        self.weight = torch.zeros(len(grid) * classes, features + 1, device=device)
         self.velocity = torch.zeros_like(self.weight)
-        self.rates, self.decays = torch.tensor(grid, device=device).T
-        self.row_rates = self.rates.repeat_interleave(classes)[:, None]
+        self.lrs, self.decays = torch.tensor(grid, device=device).T
+        self.row_lrs = self.lrs.repeat_interleave(classes)[:, None]
         self.row_decays = self.decays.repeat_interleave(classes)[:, None]
 
-    def standardized(self, features: Tensor) -> Tensor:
-        """(batch, features) to (batch, features + 1), ending in a 1."""
-        features = (features - self.mean) / self.deviation
+    def standardize(self, features: Tensor) -> Tensor:
+        """Standardize (batch, features) and append a constant 1."""
+        features = (features - self.mean) / self.std
         return torch.cat([features, features.new_ones(len(features), 1)], dim=1)
 
-    def scores(self, features: Tensor, settings: slice = slice(None)) -> Tensor:
-        """(batch, features) to logits (batch, settings, classes)."""
-        weight = self.weight.view(len(self.rates), self.classes, -1)[settings].flatten(0, 1)
-        return (self.standardized(features) @ weight.T).view(len(features), -1, self.classes)
+    def logits(self, features: Tensor, settings: slice = slice(None)) -> Tensor:
+        """Map (batch, features) to logits (batch, settings, classes)."""
+        weight = self.weight.view(len(self.lrs), self.classes, -1)[settings].flatten(0, 1)
+        return (self.standardize(features) @ weight.T).view(len(features), -1, self.classes)
 
     @torch.no_grad()
-    def step(self, features: Tensor, labels: Tensor, rate: float) -> None:
-        """One step of SGD.
+    def step(self, features: Tensor, labels: Tensor, multiplier: float) -> None:
+        """Take one SGD step.
 
         Args:
             features: (batch, features).
             labels: (batch,).
-            rate: what all learning rates are multiplied by.
+            multiplier: of all learning rates.
         """
-        inputs = self.standardized(features)
+        inputs = self.standardize(features)
         batch = len(inputs)
         error = (inputs @ self.weight.T).view(batch, -1, self.classes).softmax(dim=2)
         error[torch.arange(batch, device=error.device), :, labels] -= 1
         gradient = (error.view(batch, -1).T @ inputs).div_(batch)
         gradient.addcmul_(self.weight, self.row_decays)
         self.velocity.mul_(self.momentum).add_(gradient)
-        self.weight.addcmul_(self.velocity, self.row_rates, value=-rate)
+        self.weight.addcmul_(self.velocity, self.row_lrs, value=-multiplier)
 
 
-def hold_out(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Ascending indices of a share of each class, one at least, none of a class with one image.
+def hold_out(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Return ascending indices of a fraction of each class.
+
+    At least one image per class, and none of a class with a single image.
 
     Raises:
         UserError: no class has two images.
     """
-    held = balanced_fraction(labels, share, seed)
+    held = balanced_fraction(labels, fraction, seed)
     counts = np.bincount(labels)
     taken = np.bincount(labels[held], minlength=len(counts))
     held = held[(counts > taken)[labels[held]]]
     if not len(held):
         raise UserError(
-            "no class has a training image to spare for choosing among the settings; lower "
-            "PROBE.HELD_OUT, or use --protocol paper"
+            f"PROBE.HELD_OUT is {fraction}, but no class has enough training images to hold one "
+            "out; lower it, or use --protocol paper",
+            code="probe.no_held_out_images",
         )
     return held
 
 
-def moments(views: Sequence[np.ndarray], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of each feature over these rows of all views, (features,) float64 both.
+def compute_moments(views: Sequence[np.ndarray], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation over these rows of all views, (features,) float64.
 
-    A feature that never changes has deviation 1, so that it stays what it is, 0.
+    A constant feature gets a standard deviation of 1.
     """
     size = views[0].shape[1]
-    count, mean, spread = 0, np.zeros(size), np.zeros(size)
+    count, mean, squares = 0, np.zeros(size), np.zeros(size)
     for view in views:
-        for first in range(0, len(rows), ROWS):
-            part = view[rows[first : first + ROWS]].astype(np.float64)
-            # two parts' means and squared deviations put together: no cancellation
-            new, moved = count + len(part), part.mean(axis=0) - mean
-            spread += part.var(axis=0) * len(part) + moved**2 * count * len(part) / new
-            mean += moved * len(part) / new
+        for first in range(0, len(rows), CHUNK):
+            part = view[rows[first : first + CHUNK]].astype(np.float64)
+            # Chan et al.'s parallel update of mean and squared deviations: no cancellation
+            new, delta = count + len(part), part.mean(axis=0) - mean
+            squares += part.var(axis=0) * len(part) + delta**2 * count * len(part) / new
+            mean += delta * len(part) / new
             count = new
-    deviation = np.sqrt(spread / count)
-    return mean, np.where(deviation > 1e-12, deviation, 1.0)
+    std = np.sqrt(squares / count)
+    return mean, np.where(std > 1e-12, std, 1.0)
 
 
-def epochs(rows: int, number: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
-    """Batches of row numbers, each epoch in an order of its own, the last batch as it comes."""
-    for epoch in range(number):
+def iterate_epochs(rows: int, epochs: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield batches of row numbers, shuffled in each epoch; the last batch may be smaller."""
+    for epoch in range(epochs):
         entropy = np.random.SeedSequence([EPOCH_ORDER, seed, epoch])
         order = np.random.default_rng(entropy).permutation(rows)
         for first in range(0, rows, batch_size):
-            yield np.sort(order[first : first + batch_size])  # read from disk in one direction
+            yield np.sort(order[first : first + batch_size])  # sequential reads from disk
 
 
 def write_grid(
     path: Path, grid: Sequence[tuple[float, float]], outcomes: Sequence[Outcome]
 ) -> None:
-    """``grid.csv``: held-out top-1 of every setting, the best first."""
+    """Write the held-out top-1 of every setting as CSV, the best first."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["learning_rate", "weight_decay", "held_out_top1"])
-    for outcome in sorted(outcomes, key=lambda one: (-one.held_out, one.number)):
-        table.writerow([*grid[outcome.number], f"{outcome.held_out:.4f}"])
+    for outcome in sorted(outcomes, key=lambda one: (-one.held_out, one.index)):
+        table.writerow([*grid[outcome.index], f"{outcome.held_out:.4f}"])
     replace_file(path, lambda file: file.write(text.getvalue().encode()))

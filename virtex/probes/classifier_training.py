@@ -1,4 +1,4 @@
-"""A linear layer trained on a backbone with augmentation: frozen (probe) or not (fine-tuning)."""
+"""Train a linear classifier on a backbone, frozen (linear probe) or not (fine-tuning)."""
 
 import logging
 import math
@@ -20,11 +20,11 @@ from virtex.engine.loop import LoopSettings, TrainingLoop, amp_dtype, to_device
 from virtex.engine.progress import MetricsWriter
 from virtex.engine.randomness import seed_everything
 from virtex.errors import UserError
+from virtex.evaluator import Report
 from virtex.optim import build_optimizer, build_schedule
 from virtex.pretraining.models.pooled import Classifier, PooledBackbone
 from virtex.probes.accuracy import Accuracy
-from virtex.probes.frozen import require_unchanged, tensors_sha256
-from virtex.probes.report import Report
+from virtex.probes.frozen import tensors_sha256, verify_unchanged
 from virtex.records import Deviation
 
 logger = logging.getLogger(__name__)
@@ -32,12 +32,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """What of a training its result does not depend on, but for the seed.
+    """Options of a training run that are not part of its protocol.
 
     Attributes:
-        folder: exists; takes checkpoints, curves and ``per_class.csv``.
-        checkpoint_every: iterations between checkpoints, each validated; the last one always is.
-        resume: go on from the newest checkpoint in ``folder``.
+        folder: existing output folder of checkpoints, metrics and ``per_class.csv``.
+        checkpoint_every: iterations between checkpoints, each followed by a validation; the last
+            iteration always has both.
+        resume: continue from the newest checkpoint in ``folder``.
+        skip_bad_images: replace training images that cannot be decoded.
     """
 
     folder: Path
@@ -51,13 +53,13 @@ class TrainingOptions:
 
 
 class ClassifierTraining:
-    """Trains a linear layer, and the backbone too unless it is frozen; scores the last iteration.
+    """Train a linear layer, and the backbone unless it is frozen; evaluate the last iteration.
 
-    ``MODEL.FROZEN`` decides: a frozen backbone stays in eval mode, is hashed before and after,
-    and its gradient is never computed.
+    With ``MODEL.FROZEN``, the backbone stays in eval mode without gradients, and its tensors are
+    hashed before and after.
 
     Attributes:
-        images, report: see ``virtex.probes.report.Evaluator``.
+        images, report: see ``virtex.evaluator.Evaluator``.
     """
 
     def __init__(self, train: ImageSet, val: ImageSet, settings: CfgNode, options: TrainingOptions):
@@ -70,11 +72,11 @@ class ClassifierTraining:
         self.train, self.val, self.options = train, val, options
         self.settings = with_iterations(settings, len(train))
         self.report = Report()
-        batches, size = epoch_of(settings, len(train)), settings.OPTIM.BATCH_SIZE
+        batches, size = iterations_per_epoch(settings, len(train)), settings.OPTIM.BATCH_SIZE
         excess = 100 * (batches * size / len(train) - 1)
         if excess > 1:
             self.report.notes.append(
-                f"an epoch is {batches} whole batches of {size}, {excess:.0f} % more than the "
+                f"an epoch is {batches} full batches of {size}, {excess:.0f} % more than the "
                 f"{len(train)} images"
             )
         precision = amp_dtype(self.settings, options.device)
@@ -86,16 +88,16 @@ class ClassifierTraining:
             self.report.deviations.append(Deviation("AMP", True, False, "device"))
 
     def check(self, backbone: Backbone) -> None:
-        """Nothing is cached."""
+        """Do nothing: no features are cached."""
 
     def __call__(self, backbone: Backbone) -> dict[str, float]:
-        """``top1``, ``top5``, ``mean_per_class`` on the validation images, in percent.
+        """Return ``top1``, ``top5`` and ``mean_per_class`` of the validation images in percent.
 
-        The time of the report is that of the whole training, validations and checkpoints included.
+        The reported time includes validations and checkpoints.
 
         Raises:
-            UserError: an image cannot be read, the loss is not finite, memory does not do, or the
-                frozen backbone changed.
+            UserError: an image cannot be read, the loss is not finite, the memory is exhausted,
+                or the frozen backbone changed.
         """
         frozen = self.settings.MODEL.FROZEN
         seed_everything("head", self.options.seed)
@@ -107,7 +109,7 @@ class ClassifierTraining:
             logger.info("resuming after iteration %d", loop.done)
         metrics = loop.run(self.batches(loop.done))
         if frozen:
-            self.report.verification["backbone"] = require_unchanged(visual.cnn, sha256)
+            self.report.verification["backbone"] = verify_unchanged(visual.cnn, sha256)
         seconds, optim = loop.stopwatch.seconds(), self.settings.OPTIM
         images = optim.NUM_ITERATIONS * optim.BATCH_SIZE
         self.report.timing |= {
@@ -117,8 +119,8 @@ class ClassifierTraining:
         return {name.removeprefix("val/"): value for name, value in metrics.items()}
 
     def loop(self, model: Classifier, backbone: Backbone) -> TrainingLoop:
-        """The training as the settings describe it."""
-        torch.backends.cudnn.benchmark = True  # all batches are of one size
+        """Build the training loop of the settings."""
+        torch.backends.cudnn.benchmark = True  # all batches have the same size
         settings, optim, options = self.settings, self.settings.OPTIM, self.options
         optimizer = build_optimizer(settings, model)
         return TrainingLoop(
@@ -133,7 +135,7 @@ class ClassifierTraining:
                 amp_dtype=amp_dtype(settings, options.device),
                 checkpoint_every=options.checkpoint_every,
                 log_every=options.log_every,
-                remedy="lower OPTIM.LR and OPTIM.CNN_LR and start anew with --overwrite",
+                remedy="lower OPTIM.LR and OPTIM.CNN_LR and restart with --overwrite",
             ),
             options.folder,
             evaluate=partial(self.validate, model),
@@ -141,7 +143,7 @@ class ClassifierTraining:
         )
 
     def batches(self, done: int) -> Iterator[Batch]:
-        """Endless training batches of this process, after so many iterations."""
+        """Iterate endlessly over this process's training batches, after ``done`` iterations."""
         data, options = self.settings.DATA, self.options
         samples = ClassificationSet(
             self.train,
@@ -157,7 +159,7 @@ class ClassifierTraining:
     def validate(
         self, model: Classifier, iteration: int, writer: MetricsWriter | None
     ) -> dict[str, float]:
-        """``val/top1`` and the others over every validation image exactly once."""
+        """Return the metrics, with the prefix ``val/``, over each validation image exactly once."""
         data, options = self.settings.DATA, self.options
         transform = evaluation_transform(data.IMAGE_RESIZE_SIZE, data.IMAGE_CROP_SIZE)
         samples = ClassificationSet(self.val, transform, training=False)
@@ -168,8 +170,8 @@ class ClassifierTraining:
                 samples, batch_size, rank(), world_size(), options.num_workers
             ):
                 batch = to_device(batch, options.device)
-                accuracy.add(model.scores(batch["image"]), batch["label"])
-        metrics = accuracy.metrics()
+                accuracy.update(model.scores(batch["image"]), batch["label"])
+        metrics = accuracy.compute()
         if rank() == 0:
             accuracy.write_per_class(options.folder, self.val.class_names)
         logger.info(
@@ -180,15 +182,16 @@ class ClassifierTraining:
         return {f"val/{name}": value for name, value in metrics.items()}
 
 
-def epoch_of(settings: CfgNode, images: int) -> int:
-    """Iterations of an epoch, the last of which may go beyond it."""
+def iterations_per_epoch(settings: CfgNode, images: int) -> int:
+    """Return the batches of an epoch, rounded up."""
     return math.ceil(images / settings.OPTIM.BATCH_SIZE)
 
 
 def with_iterations(settings: CfgNode, images: int) -> CfgNode:
-    """The settings with epochs told in iterations: images / batch, rounded up, are an epoch.
+    """Convert epochs to iterations: an epoch is images / batch size, rounded up.
 
-    Adds ``OPTIM.NUM_ITERATIONS``, ``WARMUP_STEPS`` and ``LR_STEPS``.
+    Returns:
+        a copy with ``OPTIM.NUM_ITERATIONS``, ``WARMUP_STEPS`` and ``LR_STEPS``.
 
     Raises:
         UserError: the warm-up is longer than the training.
@@ -196,14 +199,15 @@ def with_iterations(settings: CfgNode, images: int) -> CfgNode:
     settings = settings.clone()
     settings.defrost()
     optim = settings.OPTIM
-    epoch = epoch_of(settings, images)
+    epoch = iterations_per_epoch(settings, images)
     optim.NUM_ITERATIONS = max(round(epoch * optim.NUM_EPOCHS), 1)
     optim.WARMUP_STEPS = round(epoch * optim.WARMUP_EPOCHS)
     optim.LR_STEPS = [round(epoch * step) for step in optim.LR_STEP_EPOCHS]
     if optim.WARMUP_STEPS > optim.NUM_ITERATIONS:
         raise UserError(
-            f"OPTIM.WARMUP_EPOCHS is {optim.WARMUP_EPOCHS}; it cannot be more than "
-            f"OPTIM.NUM_EPOCHS, {optim.NUM_EPOCHS}"
+            f"OPTIM.WARMUP_EPOCHS must not exceed OPTIM.NUM_EPOCHS ({optim.NUM_EPOCHS}), but is "
+            f"{optim.WARMUP_EPOCHS}; lower it",
+            code="config.out_of_range",
         )
     settings.freeze()
     return settings

@@ -1,7 +1,7 @@
-"""Features on disk, computed once and shared by every probe: bounded, never torn, never mixed up.
+"""A cache of features on disk, shared by all probes and by concurrent processes.
 
-An entry is a folder named by the hash of its key: ``features.npy`` and ``entry.json`` with the key
-itself. It is written under another name and renamed when it is whole.
+An entry is a folder named after the hash of its key, with ``features.npy`` and ``entry.json``,
+which holds the key. It is written under a temporary name and renamed once it is complete.
 """
 
 import hashlib
@@ -32,13 +32,13 @@ logger = logging.getLogger(__name__)
 FEATURES, ENTRY, PARTIAL = "features.npy", "entry.json", "partial-"
 GB = 10**9
 DEFAULT_LIMIT = 100 * GB
-ABANDONED = 7 * 24 * 3600  # seconds after which nobody can be writing any more
-ATTEMPTS = 10  # at giving an entry its name, where others write and drop the same one
-HEADER = 4096  # bytes that an array's header never exceeds
+ABANDONED = 7 * 24 * 3600  # seconds after which a partial entry of another host is deleted
+ATTEMPTS = 10  # at renaming an entry, while others write and evict the same one
+HEADER = 4096  # upper bound of an .npy header in bytes
 
 
 def default_folder() -> Path:
-    """``$VIRTEX_FEATURE_CACHE``, or a folder in iopath's cache."""
+    """Return ``$VIRTEX_FEATURE_CACHE``, or a folder in iopath's cache."""
     return Path(os.environ.get("VIRTEX_FEATURE_CACHE") or Path(get_cache_dir(), "virtex/features"))
 
 
@@ -47,8 +47,9 @@ class Entry:
     """One array in the cache.
 
     Attributes:
+        view: the transform, as text.
         size: bytes on disk.
-        used: seconds since the epoch, of its last use.
+        used: time of the last use in seconds since the epoch.
     """
 
     folder: Path
@@ -61,27 +62,28 @@ class Entry:
 
 
 class FeatureCache:
-    """Arrays of features, float32 (images, features), by what they were computed from.
+    """Feature arrays, float32 (images, features), addressed by everything they depend on.
 
-    A key is made of JSON types and says everything that the features depend on; no name is in it.
+    A key consists of JSON types and contains hashes, never names or paths.
     """
 
     def __init__(self, folder: Path | None = None, limit: int = DEFAULT_LIMIT):
         """
         Args:
-            limit: bytes of all entries together; the longest unused ones make room.
+            folder: defaults to ``default_folder()``.
+            limit: total size in bytes; the least recently used entries are evicted beyond it.
         """
         self.folder, self.limit = folder or default_folder(), limit
-        self.used: set[Path] = set()  # by this process: the last ones to go, whatever clocks say
+        self.used: set[Path] = set()  # by this process: evicted last, whatever the clock says
 
-    def place(self, key: dict[str, Any]) -> Path:
-        """The folder of a key's entry."""
+    def entry_folder(self, key: dict[str, Any]) -> Path:
+        """Return the folder of a key's entry."""
         text = json.dumps(key, sort_keys=True)
         return self.folder / hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def find(self, key: dict[str, Any]) -> np.ndarray | None:
-        """The features of exactly this key, mapped from disk and read-only; None: not there."""
-        folder = self.place(key)
+        """Return the features of a key, memory-mapped and read-only; None if not cached."""
+        folder = self.entry_folder(key)
         try:
             entry = json.loads((folder / ENTRY).read_text())
             features = np.load(folder / FEATURES, mmap_mode="r")
@@ -89,107 +91,58 @@ class FeatureCache:
             if found != (key, entry["shape"], np.float32):
                 return None
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
-            return None  # not there, or not what this class writes
-        with suppress(OSError):  # another user's cache may be read and not touched
+            return None  # missing or damaged
+        with suppress(OSError):  # another user's cache may be read-only
             os.utime(folder / ENTRY)
         self.used.add(folder)
         return features
 
     @contextmanager
-    def writing(
-        self, key: dict[str, Any], shape: tuple[int, int], said: dict[str, str]
+    def write(
+        self, key: dict[str, Any], shape: tuple[int, int], labels: dict[str, str]
     ) -> Iterator[Path]:
-        """A file of zeros to be filled; an entry once the block ends well, gone if it does not.
+        """Yield an array file of zeros to fill.
+
+        It becomes an entry when the block succeeds and is deleted when the block raises.
 
         Args:
-            said: ``checkpoint`` and ``data``, for the list.
+            labels: ``checkpoint`` and ``data``, shown by ``--list-cache``.
 
         Raises:
-            UserError: it does not fit the limit or the disk, or cannot be written.
+            UserError: the array exceeds the limit or the free disk space, or the folder is not
+                writable.
         """
-        final, partial = self.place(key), self.own_place()
+        final, partial = self.entry_folder(key), self._temporary_folder()
         try:
-            with self.errors_told():
-                self.make_room(int(np.prod(shape)) * 4 + HEADER)
+            with self._report_os_errors():
+                self._make_room(int(np.prod(shape)) * 4 + HEADER)
                 partial.mkdir(parents=True)
-                allocate(partial / FEATURES, shape)
+                _allocate(partial / FEATURES, shape)
             yield partial / FEATURES
-            with self.errors_told():
-                write_json(partial / ENTRY, {"key": key, "shape": list(shape), **said})
-                self.publish(partial, final, key)
+            with self._report_os_errors():
+                write_json(partial / ENTRY, {"key": key, "shape": list(shape), **labels})
+                self._publish(partial, final, key)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
-    @contextmanager
-    def errors_told(self) -> Iterator[None]:
-        """OSError as a sentence."""
-        try:
-            yield
-        except OSError as error:
-            raise UserError(
-                f"features cannot be cached in {self.folder} ({error.strerror or error}); make "
-                "room there, or name another folder with --cache-dir"
-            ) from error
-
-    def own_place(self) -> Path:
-        """A folder's name that no other process takes, and that says whose it is."""
-        # in a container every process may have the same number
-        name = f"{PARTIAL}{secrets.token_hex(4)}-{socket.gethostname()}-{os.getpid()}"
-        return self.folder / name
-
-    def publish(self, partial: Path, final: Path, key: dict[str, Any]) -> None:
-        """Give a whole entry its name. Another process may have been faster: then it stays."""
-        for attempt in range(ATTEMPTS):
-            if final.exists() and self.find(key) is None:
-                self.drop(final)
-            try:
-                os.rename(partial, final)
-                self.used.add(final)
-                return
-            except OSError:
-                if self.find(key) is not None:
-                    return
-                if attempt == ATTEMPTS - 1:
-                    raise
-
-    def drop(self, folder: Path) -> None:
-        """Delete an entry, of which nobody is to find a half."""
-        doomed = self.own_place()
-        with suppress(OSError):  # another process was faster; or it is another user's
-            os.rename(folder, doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
-
     def check(self, size: int) -> None:
-        """Whether an entry of so many bytes could be written at all.
+        """Verify that an entry of ``size`` bytes can be written.
 
         Raises:
-            UserError: it could not.
+            UserError: it cannot.
         """
-        self.require_limit(size + HEADER)
-        self.require_folder()
-        with self.errors_told():
+        self._check_limit(size + HEADER)
+        self._check_folder()
+        with self._report_os_errors():
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
 
-    def require_folder(self) -> None:
-        if self.folder.exists() and not self.folder.is_dir():
-            raise UserError(
-                f"the feature cache {self.folder} is a file; name a folder with --cache-dir"
-            )
-
-    def require_limit(self, size: int) -> None:
-        if size > self.limit:
-            raise UserError(
-                f"the features need {size / GB:.2g} GB, more than the cache may hold "
-                f"({self.limit / GB:.2g} GB); raise --cache-limit"
-            )
-
     def entries(self) -> list[Entry]:
-        """Every entry, the longest unused first."""
+        """Return all entries, the least recently used first."""
         found = []
         for file in self.folder.glob(f"*/{ENTRY}"):
-            if file.parent.name.startswith(PARTIAL):  # it is about to get its name
+            if file.parent.name.startswith(PARTIAL):
                 continue
             try:
                 entry = json.loads(file.read_text())
@@ -201,39 +154,17 @@ class FeatureCache:
                 continue
         return sorted(found, key=lambda entry: entry.used)
 
-    def make_room(self, size: int) -> None:
-        """Drop what killed processes left, then the longest unused entries, for ``size`` bytes.
-
-        Raises:
-            UserError: the limit is smaller than that.
-        """
-        self.require_limit(size)
-        for folder in self.folder.glob(f"{PARTIAL}*"):
-            host, _, process = folder.name.rpartition("-")
-            here = host.endswith(f"-{socket.gethostname()}") and process.isdecimal()
-            if (here and not is_running(int(process))) or is_older(folder, ABANDONED):
-                shutil.rmtree(folder, ignore_errors=True)
-        entries = sorted(self.entries(), key=lambda entry: entry.folder in self.used)
-        writing = self.folder.glob(f"{PARTIAL}*/{FEATURES}")
-        held = sum(entry.size for entry in entries) + sum(map(size_of, writing))
-        for entry in entries:
-            if held + size <= self.limit:
-                break
-            logger.info("the cache is full: dropping features of %s", entry.checkpoint)
-            self.drop(entry.folder)
-            held -= entry.size
-
     def table(self) -> str:
-        """The entries for people, the latest used first.
+        """Return the entries as a text table, the most recently used first.
 
         Raises:
-            UserError: the folder is a file.
+            UserError: the cache folder is a file.
         """
-        self.require_folder()
+        self._check_folder()
         entries = self.entries()[::-1]
-        held = sum(entry.size for entry in entries)
+        total = sum(entry.size for entry in entries)
         lines = [
-            f"{self.folder}: {held / GB:.3f} of {self.limit / GB:g} GB, {len(entries)} entries"
+            f"{self.folder}: {total / GB:.3f} of {self.limit / GB:g} GB, {len(entries)} entries"
         ]
         for entry in entries:
             used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
@@ -244,46 +175,117 @@ class FeatureCache:
             )
         return "\n".join(lines)
 
+    @contextmanager
+    def _report_os_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"features cannot be cached in {self.folder} ({error.strerror or error}); free "
+                "space there, or choose another folder with --cache-dir",
+                code="probe.cache_not_writable",
+            ) from error
 
-def allocate(path: Path, shape: tuple[int, int]) -> None:
-    """An array file of zeros whose blocks are all on the disk.
+    def _check_folder(self) -> None:
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(
+                f"the feature cache must be a folder, but {self.folder} is a file; choose a "
+                "folder with --cache-dir",
+                code="probe.cache_not_a_folder",
+            )
 
-    A file with holes would be granted on a full disk too, and kill the process that fills it.
+    def _check_limit(self, size: int) -> None:
+        if size > self.limit:
+            raise UserError(
+                f"the features need {size / GB:.2g} GB, but the cache is limited to "
+                f"{self.limit / GB:.2g} GB; raise --cache-limit",
+                code="probe.cache_limit",
+            )
+
+    def _temporary_folder(self) -> Path:
+        """Return a unique folder name that identifies the process that owns it."""
+        # in containers, processes of different hosts often share host names and PIDs
+        name = f"{PARTIAL}{secrets.token_hex(4)}-{socket.gethostname()}-{os.getpid()}"
+        return self.folder / name
+
+    def _publish(self, partial: Path, final: Path, key: dict[str, Any]) -> None:
+        """Rename a complete entry. If another process published it first, keep the other's."""
+        for attempt in range(ATTEMPTS):
+            if final.exists() and self.find(key) is None:
+                self._evict(final)
+            try:
+                os.rename(partial, final)
+                self.used.add(final)
+                return
+            except OSError:
+                if self.find(key) is not None:
+                    return
+                if attempt == ATTEMPTS - 1:
+                    raise
+
+    def _evict(self, folder: Path) -> None:
+        """Delete an entry; rename it first, so that no reader finds half of it."""
+        doomed = self._temporary_folder()
+        with suppress(OSError):  # deleted by another process, or owned by another user
+            os.rename(folder, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+    def _make_room(self, size: int) -> None:
+        """Delete abandoned partial entries, then evict entries until ``size`` bytes fit.
+
+        Raises:
+            UserError: ``size`` exceeds the limit.
+        """
+        self._check_limit(size)
+        for folder in self.folder.glob(f"{PARTIAL}*"):
+            host, _, process = folder.name.rpartition("-")
+            is_local = host.endswith(f"-{socket.gethostname()}") and process.isdecimal()
+            if (is_local and not _is_running(int(process))) or _is_older(folder, ABANDONED):
+                shutil.rmtree(folder, ignore_errors=True)
+        entries = sorted(self.entries(), key=lambda entry: entry.folder in self.used)
+        total = sum(entry.size for entry in entries)
+        for file in self.folder.glob(f"{PARTIAL}*/{FEATURES}"):
+            with suppress(OSError):  # just renamed or deleted
+                total += file.stat().st_size
+        for entry in entries:
+            if total + size <= self.limit:
+                break
+            logger.info("feature cache is full, evicting features of %s", entry.checkpoint)
+            self._evict(entry.folder)
+            total -= entry.size
+
+
+def release_pages(array: np.memmap) -> None:
+    """Drop the resident pages of a memory-mapped array that is being written.
+
+    While they stay mapped, a file larger than the memory is written at half the speed.
+    """
+    array.base.madvise(mmap.MADV_DONTNEED)  # type: ignore[union-attr]
+
+
+def _allocate(path: Path, shape: tuple[int, int]) -> None:
+    """Create an array file of zeros with all of its blocks allocated.
+
+    A sparse file succeeds on a full disk, and kills the process (SIGBUS) that fills it later.
 
     Raises:
-        OSError: the disk has no room.
+        OSError: the disk is full.
     """
     np.lib.format.open_memmap(path, "w+", np.float32, shape)
     with open(path, "r+b") as file:
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
-def release_pages(array: np.memmap) -> None:
-    """Rows that were written to a mapped file are the system's to put on the disk.
-
-    While they stay mapped, a file that does not fit the memory is written at half the speed.
-    """
-    array.base.madvise(mmap.MADV_DONTNEED)  # type: ignore[union-attr]
-
-
-def size_of(file: Path) -> int:
-    """Bytes; 0 where it has just been renamed or deleted."""
-    try:
-        return file.stat().st_size
-    except OSError:
-        return 0
-
-
-def is_older(folder: Path, seconds: float) -> bool:
-    """Whether nothing in it has been written for so long, by the clock of its file system."""
+def _is_older(folder: Path, seconds: float) -> bool:
+    """Return whether the folder is older than this, by the clock of its file system."""
     with suppress(OSError), tempfile.TemporaryFile(dir=folder.parent) as new:
         newest = max(file.stat().st_mtime for file in (folder, *folder.iterdir()))
         return os.fstat(new.fileno()).st_mtime - newest > seconds
     return False
 
 
-def is_running(process: int) -> bool:
-    """Whether this machine has a process of that number."""
+def _is_running(process: int) -> bool:
+    """Return whether this host has a process with this PID."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""Pooled features of a frozen backbone: computed once, read from the cache ever after."""
+"""Extract pooled features of a frozen backbone, once: later runs read them from the cache."""
 
 import logging
 import time
@@ -31,50 +31,50 @@ from virtex.engine.progress import progress_bar
 from virtex.errors import UserError
 from virtex.pretraining.models.pooled import PooledBackbone
 from virtex.probes.feature_cache import FeatureCache, release_pages
-from virtex.probes.frozen import require_unchanged, tensors_sha256
+from virtex.probes.frozen import tensors_sha256, verify_unchanged
 
 logger = logging.getLogger(__name__)
 
 POOLING = "global average"
-ROWS_HELD = 8192  # that are written before the system gets them
-KEY_VERSION = 1  # raised when the same key would mean other features
+ROWS_IN_MEMORY = 8192  # rows of the array that are written before its pages are released
+KEY_VERSION = 1  # increment when the features of a key change
 
 
 @dataclass(frozen=True)
 class View:
-    """How an image becomes the picture that the network sees.
+    """A transform of the images to extract features of.
 
     Attributes:
         transform: (3, height, width) uint8 to (3, size, size) uint8.
-        said: the same in JSON types, for the cache's key.
-        seed: of its random draws.
+        config: the transform in JSON types, for the cache key.
+        seed: of the random transform.
     """
 
     transform: Transform
-    said: dict[str, Any]
+    config: dict[str, Any]
     seed: int = 0
 
 
 def center_view(data: CfgNode) -> View:
-    """The middle of an image, as a config's DATA says."""
+    """Resize and center-crop as in the DATA section of a config."""
     resize, crop = data.IMAGE_RESIZE_SIZE, data.IMAGE_CROP_SIZE
-    return View(evaluation_transform(resize, crop), {"resize": resize, "center crop": crop})
+    return View(evaluation_transform(resize, crop), {"resize": resize, "center_crop": crop})
 
 
 def random_view(data: CfgNode, seed: int) -> View:
-    """A part of each image, drawn from the seed and the image's index."""
+    """Crop randomly, seeded by ``seed`` and the index of the image."""
     crop, scale = data.IMAGE_CROP_SIZE, list(data.CROP_SCALE)
-    said = {"random resized crop": crop, "scale": scale}
-    return View(training_transform(crop, tuple(scale)), said, seed)
+    config = {"random_resized_crop": crop, "scale": scale}
+    return View(training_transform(crop, tuple(scale)), config, seed)
 
 
 @dataclass
 class Extraction:
-    """How features are computed.
+    """Extracts features of image sets, through the cache.
 
     Attributes:
-        batch_size: images that go through the network at once, in each process.
-        seconds, images: spent and done so far; what came from the cache is not counted.
+        batch_size: images per forward pass, in each process.
+        seconds, images: time spent and images processed so far, without those from the cache.
     """
 
     device: torch.device
@@ -86,34 +86,34 @@ class Extraction:
     network: PooledBackbone = field(init=False, repr=False, compare=False)
 
     def check(self, backbone: Backbone, images: int) -> None:
-        """Whether the cache can take the features of so many images, all views counted.
+        """Verify that the cache can hold the features of this many images, over all views.
 
         Raises:
-            UserError: it cannot be written, or its limit is too small.
+            UserError: it is not writable, or its limit is too small.
         """
         features = PooledBackbone(backbone, frozen=True).feature_size
         self.cache.check(images * features * 4)
 
     def open(self, backbone: Backbone) -> None:
-        """Take a backbone to compute features of."""
+        """Set the backbone to extract features of."""
         self.backbone = backbone
         network = PooledBackbone(backbone, frozen=True).to(self.device).eval()
-        # a tenth faster on CPUs, equal within rounding
+        # 10% faster on CPUs, equal up to rounding
         self.network = network.to(memory_format=torch.channels_last)
         self.sha256 = tensors_sha256(self.network.cnn)
 
     def close(self) -> dict[str, Any]:
-        """What the record says of the backbone, which must be the one that was opened.
+        """Verify that the backbone is unchanged, and return the entry for the record.
 
         Raises:
             UserError: it changed.
         """
-        said = require_unchanged(self.network.cnn, self.sha256)
+        verified = verify_unchanged(self.network.cnn, self.sha256)
         del self.network
-        return said
+        return verified
 
     def timing(self) -> dict[str, float]:
-        """Nothing where all came from the cache."""
+        """Return the timing of the extraction; empty if everything came from the cache."""
         if not self.images:
             return {}
         return {
@@ -122,7 +122,7 @@ class Extraction:
         }
 
     def key(self, images: ImageSet, view: View) -> dict[str, Any]:
-        """Everything that the features depend on."""
+        """Return the cache key: everything the features depend on."""
         return {
             "version": KEY_VERSION,
             "backbone": self.sha256,
@@ -132,44 +132,44 @@ class Extraction:
                 for name, value in asdict(self.backbone.input).items()
             },
             "images": images.fingerprint(),
-            "transform": view.said,
+            "transform": view.config,
             "seed": view.seed,
             "pooling": POOLING,
         }
 
     def features(self, images: ImageSet, view: View) -> np.ndarray:
-        """The features of every image, float32 (images, features), mapped from disk, read-only.
+        """Return the features of every image, float32 (images, features), memory-mapped.
 
-        All processes share the work, each image once, and get the same array.
+        The images are split over the processes; all get the same read-only array.
 
         Raises:
-            UserError: an image cannot be read, memory does not do for one image, features are
-                not finite, or the cache cannot hold them.
+            UserError: an image cannot be read, features are not finite, the device runs out of
+                memory with batch size 1, or the cache cannot hold the features.
         """
         key = self.key(images, view)
         found = self.cache.find(key)
-        # another job may drop an entry between two looks at it
+        # another job may evict an entry between the lookups of two processes
         everywhere = all(all_gather_object(found is not None))
         if found is None or not everywhere:
-            return self.fill(images, view, key)
-        logger.info("in the cache already: %s, %s", images.name, self.cache.place(key))
+            return self._fill(images, view, key)
+        logger.info("using cached features of %s: %s", images.name, self.cache.entry_folder(key))
         return found
 
-    def fill(self, images: ImageSet, view: View, key: dict[str, Any]) -> np.ndarray:
-        """Compute an entry of the cache, and give it: also where others soon drop it."""
+    def _fill(self, images: ImageSet, view: View, key: dict[str, Any]) -> np.ndarray:
+        """Compute an entry of the cache and return it, even if it is evicted soon after."""
         start = time.perf_counter()
         shape = (len(images), self.network.feature_size)
         if rank():
-            features = self.compute(images, view, broadcast_object(None))
+            features = self._compute(images, view, broadcast_object(None))
             synchronize()
             synchronize()
-            return self.found(key, features)
-        said = {"checkpoint": self.backbone.source.requested, "data": images.name}
-        with self.cache.writing(key, shape, said) as path:
-            features = self.compute(images, view, broadcast_object(path))
-            require_unchanged(self.network.cnn, self.sha256)  # else others would use its features
+            return self._reopen(key, features)
+        labels = {"checkpoint": self.backbone.source.requested, "data": images.name}
+        with self.cache.write(key, shape, labels) as path:
+            features = self._compute(images, view, broadcast_object(path))
+            verify_unchanged(self.network.cnn, self.sha256)  # before others use its features
             synchronize()
-        synchronize()  # the entry has its name
+        synchronize()  # the entry is published
         seconds = time.perf_counter() - start
         self.seconds += seconds
         self.images += len(images)
@@ -180,22 +180,23 @@ class Extraction:
             seconds,
             len(images) / seconds,
         )
-        return self.found(key, features)
+        return self._reopen(key, features)
 
-    def found(self, key: dict[str, Any], features: np.ndarray) -> np.ndarray:
-        """What was computed, by its name: on a shared disk a file without one can be lost."""
+    def _reopen(self, key: dict[str, Any], features: np.ndarray) -> np.ndarray:
+        """Open the published entry: on a network file system, a renamed file can become stale."""
         found = self.cache.find(key)
         return features if found is None else found
 
     @torch.inference_mode()
-    def compute(self, images: ImageSet, view: View, path: Any) -> np.ndarray:
-        """Fill this process's rows of an array file. Returns all rows, mapped and read-only."""
+    def _compute(self, images: ImageSet, view: View, path: Any) -> np.ndarray:
+        """Fill this process's rows of an array file; return all rows, memory-mapped."""
         try:
             array = np.lib.format.open_memmap(path, "r+")
         except FileNotFoundError as error:
             raise UserError(
-                f"process {rank()} does not see the cache {self.cache.folder}; several machines "
-                "must share it (--cache-dir)"
+                f"--cache-dir must be on a shared file system, but process {rank()} cannot find "
+                f"{self.cache.folder}; choose another folder",
+                code="probe.cache_not_shared",
             ) from error
         data = ClassificationSet(images, view.transform, view.seed, training=False)
         forward = AdaptiveBatchForward(self.network, self.batch_size, self.device)
@@ -205,18 +206,19 @@ class Extraction:
         total, written = len(range(rank(), len(images), world_size())), 0
         with progress_bar(total, "image", images.name) as bar:
             for batch in batches:
-                # numpy's, for torch's threads wait for cores that the workers use
+                # checked in numpy: torch would start threads that compete with the workers
                 features = forward(batch["image"]).numpy()
                 finite = np.isfinite(features).all(axis=1)
                 if not finite.all():
                     bad = int(batch["image_id"].numpy()[~finite][0])
                     raise UserError(
                         f"the features of {images.path(bad)} are not finite; the checkpoint has "
-                        "diverged, or its input (mean, std, scale) is not what it says"
+                        "diverged, or its input normalization (mean, std, scale) is wrong",
+                        code="probe.features_not_finite",
                     )
                 array[batch["image_id"].numpy()] = features
                 written += len(features)
-                if written >= ROWS_HELD:
+                if written >= ROWS_IN_MEMORY:
                     release_pages(array)
                     written = 0
                 bar.update(len(features))
@@ -225,7 +227,7 @@ class Extraction:
 
 
 class AdaptiveBatchForward:
-    """Applies a network to batches in parts, which are halved whenever memory runs out."""
+    """Applies a network to batches, halving the batch size whenever memory runs out."""
 
     def __init__(
         self, network: Callable[[Tensor], Tensor], size: int, device: torch.device | str = "cpu"
@@ -233,36 +235,37 @@ class AdaptiveBatchForward:
         self.network, self.size, self.device = network, size, device
 
     def __call__(self, images: Tensor) -> Tensor:
-        """(batch, …) to (batch, features) on the CPU.
+        """Map (batch, ...) to (batch, features) on the CPU.
 
         Raises:
-            UserError: not even one image fits.
+            UserError: out of memory with batch size 1.
         """
         while True:
             try:
                 parts = images.split(self.size)
-                done = [
+                outputs = [
                     self.network(part.to(self.device, non_blocking=True)).cpu() for part in parts
                 ]
-                return done[0] if len(done) == 1 else torch.cat(done)
+                return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
                 reason = str(error).partition("\n")[0]
-            self.halve(reason)  # outside of the handler, which keeps the failed tensors alive
+            self._halve(reason)  # outside of the handler, whose traceback keeps the tensors alive
 
-    def halve(self, reason: str) -> None:
+    def _halve(self, reason: str) -> None:
         if self.size == 1:
             raise UserError(
-                f"memory does not do for one image ({reason}); free some, or run with --num-gpus 0"
+                f"out of memory with batch size 1 ({reason}); free memory, or use --num-gpus 0",
+                code="device.out_of_memory",
             )
         self.size //= 2
-        logger.warning("out of memory: going on with %d images at once", self.size)
+        logger.warning("out of memory, reducing the batch size to %d", self.size)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """torch has an error of its own for it; the CPU and NVIDIA's libraries say it in words."""
-    said = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(part in str(error) for part in said)
+    """Return whether an error means out of memory: by its type, or by the text of a library."""
+    texts = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in texts)

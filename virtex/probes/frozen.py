@@ -1,4 +1,4 @@
-"""Proof that a frozen backbone stayed frozen: its tensors hashed before and after."""
+"""Verify that a frozen backbone did not change: hash its tensors before and after."""
 
 import hashlib
 
@@ -9,7 +9,7 @@ from virtex.errors import UserError
 
 
 def tensors_sha256(network: nn.Module) -> str:
-    """A hash over names, types, shapes and bytes of everything in the network's state_dict."""
+    """Return a hash of the names, dtypes, shapes and bytes of the network's ``state_dict``."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -18,17 +18,18 @@ def tensors_sha256(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def require_unchanged(network: nn.Module, sha256: str) -> dict[str, object]:
-    """What the record says of a backbone that is still the one with this hash.
+def verify_unchanged(network: nn.Module, sha256: str) -> dict[str, object]:
+    """Verify that the network still has this hash, and return the entry for the record.
 
     Raises:
-        UserError: it is not, so what was measured is not the checkpoint.
+        UserError: the network changed, so the result would not be the checkpoint's.
     """
-    now = tensors_sha256(network)
-    if now != sha256:
+    current = tensors_sha256(network)
+    if current != sha256:
         raise UserError(
-            f"the frozen backbone changed during the evaluation (sha256 of its tensors {sha256} "
-            f"before, {now} after), so the result is not the checkpoint's and was not written; "
-            "if you changed the evaluator, keep the backbone in eval mode and without gradient"
+            f"the frozen backbone must not change during the evaluation, but the sha256 of its "
+            f"tensors was {sha256} before and is {current} now; no result was written. Keep the "
+            "backbone in eval mode and without gradients",
+            code="probe.backbone_changed",
         )
-    return {"tensors_sha256": now, "unchanged": True}
+    return {"tensors_sha256": current, "unchanged": True}

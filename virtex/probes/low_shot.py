@@ -1,21 +1,22 @@
-"""Which few images a class is trained on (Goyal et al., arXiv 1905.01235, section 6.3)."""
+"""Low-shot subsets of VOC2007 (Goyal et al., arXiv 1905.01235, section 6.3)."""
 
 import numpy as np
 
-PURPOSE = int.from_bytes(b"low-shot", "little")  # other draws than those of the folds or samples
+# Separates these random numbers from those of other purposes with the same seed.
+PURPOSE = int.from_bytes(b"low-shot", "little")
 
 
-def draw_low_shot(labels: np.ndarray, shots: int, seed: tuple[int, ...]) -> np.ndarray:
-    """For each class ``shots`` positive images, and (classes - 1) times as many negative ones.
+def sample_low_shot(labels: np.ndarray, shots: int, seed: tuple[int, ...]) -> np.ndarray:
+    """Sample ``shots`` positive images per class and (classes - 1) times as many negatives.
 
-    Images where a class is difficult (label 0) are neither. A class with fewer than that gives all
-    it has. With the same seed, the images of fewer shots are part of those of more.
+    Difficult images (label 0) are never sampled. A class with fewer images contributes all of
+    them. With the same seed, the sample of fewer shots is a subset of the sample of more.
 
     Args:
         labels: (images, classes) of -1, 0 and 1.
 
     Returns:
-        (images, classes) of bool.
+        (images, classes) bool.
     """
     classes = labels.shape[1]
     used = np.zeros(labels.shape, dtype=bool)
@@ -23,6 +24,6 @@ def draw_low_shot(labels: np.ndarray, shots: int, seed: tuple[int, ...]) -> np.n
         rng = np.random.default_rng(np.random.SeedSequence([PURPOSE, *seed, column]))
         order = rng.permutation(len(labels))
         for label, wanted in ((1, shots), (-1, (classes - 1) * shots)):
-            found = order[labels[order, column] == label]
-            used[found[:wanted], column] = True
+            candidates = order[labels[order, column] == label]
+            used[candidates[:wanted], column] = True
     return used

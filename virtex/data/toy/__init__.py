@@ -1,11 +1,11 @@
-"""Built-in data: a world of drawn shapes, written in the layout of every real data set.
+"""Toy data: drawn shapes, written in the layouts of the real data sets.
 
-- ``world``: what there is, and how scenes are made up
+- ``world``: the objects, and how scenes are sampled
 - ``drawing``: scene -> pixels, masks, boxes
-- ``captions``: five truthful sentences a picture
+- ``captions``: five true sentences per image
 - ``coco``, ``voc``, ``classification``: the on-disk layouts
-- ``write``: all of them into one folder
-- ``preview``: a contact sheet of what was written
+- ``write``: all layouts in one folder
+- ``preview``: a contact sheet of written images
 """
 
 from virtex.data.toy.write import has_toy_data, write_toy_data

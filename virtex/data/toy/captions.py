@@ -1,9 +1,8 @@
-"""Five truthful sentences about a toy picture, each worded in another way.
+"""Five true captions of a toy image, each from another template.
 
-Color, texture, size, background, number and place of the objects are all put into words.
-Left, right, above and below are taken from the visible boxes and said only where they are
-plain to see. "left" and "right" never occur in another sense, so that a flipped picture needs
-nothing but those two words swapped.
+They mention color, texture, size, background, number and position of objects. Left, right, above
+and below are computed from the visible boxes and used only where they are clear. "left" and
+"right" occur in no other sense, so that mirroring an image only requires swapping the two words.
 """
 
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from virtex.data.toy.drawing import Drawing, Instance
 from virtex.data.toy.world import ToyObject
 
 CAPTIONS = 5
-CLEARLY = 8.0  # pixels between two centers before one counts as left of, or above, the other
+MIN_OFFSET = 8.0  # pixels between the centers of objects whose relation is clear
 NUMBERS = ("no", "one", "two", "three", "four")
 RELATIONS: dict[str, tuple[str, ...]] = {
     "left": ("to the left of", "left of"),
@@ -28,27 +27,27 @@ OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"
 
 
 def captions(drawing: Drawing, rng: np.random.Generator) -> list[str]:
-    """Five different sentences, capital first and full stop last.
+    """Return five different sentences, each with a capital letter and a period.
 
-    Where two objects stand in a clear relation, at least two of the sentences say so.
+    If two objects have a clear spatial relation, at least two of the sentences mention one.
     """
     relations: list[Any] = list(_RELATION_SENTENCES)
     others: list[Any] = list(_OTHER_SENTENCES)
     rng.shuffle(relations)
     rng.shuffle(others)
-    said: list[str] = []
-    for sentences, wanted in ((relations, 2), (others, CAPTIONS)):
+    texts: list[str] = []
+    for sentences, limit in ((relations, 2), (others, CAPTIONS)):
         for sentence in sentences:
-            text = sentence(drawing, rng) if len(said) < wanted else None
+            text = sentence(drawing, rng) if len(texts) < limit else None
             if text:
-                said.append(f"{text[0].upper()}{text[1:]}.")
-    return [said[index] for index in rng.permutation(len(said))]
+                texts.append(f"{text[0].upper()}{text[1:]}.")
+    return [texts[index] for index in rng.permutation(len(texts))]
 
 
 def relation(first: Instance, second: Instance) -> str | None:
-    """How ``first`` lies to ``second``: a key of ``RELATIONS``, or None if that is not clear."""
+    """Return the position of ``first`` relative to ``second``, a key of ``RELATIONS``, or None."""
     (x, y), (u, v) = _center(first), _center(second)
-    if max(abs(x - u), abs(y - v)) < CLEARLY:
+    if max(abs(x - u), abs(y - v)) < MIN_OFFSET:
         return None
     if abs(x - u) >= abs(y - v):
         return "left" if x < u else "right"
@@ -60,16 +59,16 @@ def _center(instance: Instance) -> tuple[float, float]:
     return x + width / 2, y + height / 2
 
 
-def _name(thing: ToyObject, rng: np.random.Generator) -> str:
-    """All there is to say of an object, an adjective left out now and then."""
-    words = [] if thing.size == "medium" or rng.random() < 0.15 else [thing.size]
-    if rng.random() < (0.3 if thing.texture == "plain" else 0.85):
-        words.append(thing.texture)
-    return _article(" ".join([*words, thing.color, thing.shape]))
+def _name(obj: ToyObject, rng: np.random.Generator) -> str:
+    """Return a noun phrase with all attributes of an object, some left out at random."""
+    words = [] if obj.size == "medium" or rng.random() < 0.15 else [obj.size]
+    if rng.random() < (0.3 if obj.texture == "plain" else 0.85):
+        words.append(obj.texture)
+    return _article(" ".join([*words, obj.color, obj.shape]))
 
 
-def _short_name(thing: ToyObject) -> str:
-    return _article(f"{thing.color} {thing.shape}")
+def _short_name(obj: ToyObject) -> str:
+    return _article(f"{obj.color} {obj.shape}")
 
 
 def _article(words: str) -> str:
@@ -81,7 +80,7 @@ def _plural(shape: str) -> str:
 
 
 def _any(drawing: Drawing, rng: np.random.Generator) -> ToyObject:
-    return drawing.instances[rng.integers(len(drawing.instances))].thing
+    return drawing.instances[rng.integers(len(drawing.instances))].obj
 
 
 def _ground(drawing: Drawing) -> str:
@@ -91,8 +90,8 @@ def _ground(drawing: Drawing) -> str:
 def _crowd(drawing: Drawing) -> list[str]:
     if not drawing.crowd:
         return []
-    thing = drawing.crowd[0].thing
-    return [f"a crowd of tiny {thing.color} {_plural(thing.shape)}"]
+    obj = drawing.crowd[0].obj
+    return [f"a crowd of tiny {obj.color} {_plural(obj.shape)}"]
 
 
 def _enumerate(parts: list[str]) -> str:
@@ -101,9 +100,9 @@ def _enumerate(parts: list[str]) -> str:
 
 
 def _pair(drawing: Drawing, rng: np.random.Generator) -> tuple[ToyObject, str, ToyObject] | None:
-    """Two objects and how the first lies to the second; None where no two lie clearly."""
+    """Return two objects and their relation, or None if no two have a clear one."""
     pairs = [
-        (first.thing, place, second.thing)
+        (first.obj, place, second.obj)
         for first, second in permutations(drawing.instances, 2)
         if (place := relation(first, second))
     ]
@@ -131,7 +130,7 @@ def _sits(drawing: Drawing, rng: np.random.Generator) -> str | None:
 
 
 def _with(drawing: Drawing, rng: np.random.Generator) -> str | None:
-    """The other way round: the second object is placed by the first one."""
+    """Describe the position of the second object relative to the first."""
     pair = _pair(drawing, rng)
     if pair is None:
         return None
@@ -140,7 +139,7 @@ def _with(drawing: Drawing, rng: np.random.Generator) -> str | None:
 
 
 def _between(drawing: Drawing, rng: np.random.Generator) -> str | None:
-    """Three objects, the middle one lying between the other two from left to right."""
+    """Describe an object that has one on its left and one on its right."""
     row = sorted(drawing.instances, key=lambda instance: _center(instance)[0])
     if len(row) < 3:
         return None
@@ -148,23 +147,23 @@ def _between(drawing: Drawing, rng: np.random.Generator) -> str | None:
     if relation(middle, left) != "right" or relation(middle, right) != "left":
         return None
     return (
-        f"{_name(middle.thing, rng)} with {_short_name(left.thing)} on its left "
-        f"and {_short_name(right.thing)} on its right"
+        f"{_name(middle.obj, rng)} with {_short_name(left.obj)} on its left "
+        f"and {_short_name(right.obj)} on its right"
     )
 
 
 def _listed(drawing: Drawing, rng: np.random.Generator) -> str:
-    things = [instance.thing for instance in drawing.instances]
-    if len(things) == 1:
-        names = [_name(things[0], rng)]
+    objects = [instance.obj for instance in drawing.instances]
+    if len(objects) == 1:
+        names = [_name(objects[0], rng)]
     else:
-        kinds = [(thing.color, thing.shape) for thing in things]
+        kinds = [(obj.color, obj.shape) for obj in objects]
         names = []
         for color, shape in dict.fromkeys(kinds):
             number = kinds.count((color, shape))
-            one = _article(f"{color} {shape}")
-            names.append(one if number == 1 else f"{NUMBERS[number]} {color} {_plural(shape)}")
-    ending = "" if drawing.crowd else f" {_ground(drawing)}"  # keeps it below 30 tokens
+            single = _article(f"{color} {shape}")
+            names.append(single if number == 1 else f"{NUMBERS[number]} {color} {_plural(shape)}")
+    ending = "" if drawing.crowd else f" {_ground(drawing)}"  # keeps the caption below 30 tokens
     return _enumerate(names + _crowd(drawing)) + ending
 
 
@@ -185,21 +184,21 @@ def _grounded(drawing: Drawing, rng: np.random.Generator) -> str:
 
 
 def _colored(drawing: Drawing, rng: np.random.Generator) -> str:
-    """One object, its color and texture told after its shape."""
-    thing = _any(drawing, rng)
-    size = "" if thing.size == "medium" else f"{thing.size} "
-    return f"{_article(size + thing.shape)} that is {thing.texture} and {thing.color}"
+    """Describe one object, color and texture after the shape."""
+    obj = _any(drawing, rng)
+    size = "" if obj.size == "medium" else f"{obj.size} "
+    return f"{_article(size + obj.shape)} that is {obj.texture} and {obj.color}"
 
 
 def _largest(drawing: Drawing, rng: np.random.Generator) -> str | None:
     ranked = sorted(drawing.instances, key=lambda instance: -instance.area)
     if len(ranked) < 2 or ranked[0].area < 1.3 * ranked[1].area:
         return None
-    return f"the largest shape here is {_name(ranked[0].thing, rng)}"
+    return f"the largest shape here is {_name(ranked[0].obj, rng)}"
 
 
 def _placed(drawing: Drawing, rng: np.random.Generator) -> str | None:
-    """One object and the side of the picture it is on, if it is near one."""
+    """Describe one object and the side of the image it is close to, if any."""
     instance = drawing.instances[rng.integers(len(drawing.instances))]
     x, y = _center(instance)
     across, down = x / drawing.scene.width, y / drawing.scene.height
@@ -210,11 +209,11 @@ def _placed(drawing: Drawing, rng: np.random.Generator) -> str | None:
         "at the bottom": down > 0.65,
         "in the middle": 0.4 < across < 0.6 and 0.4 < down < 0.6,
     }
-    true = [side for side, holds in sides.items() if holds]
-    if not true:
+    matching = [side for side, holds in sides.items() if holds]
+    if not matching:
         return None
-    side = true[rng.integers(len(true))]
-    return f"{_name(instance.thing, rng)} {side} of the picture"
+    side = matching[rng.integers(len(matching))]
+    return f"{_name(instance.obj, rng)} {side} of the picture"
 
 
 Sentence = Callable[[Drawing, np.random.Generator], str | None]

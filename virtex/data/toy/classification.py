@@ -1,4 +1,4 @@
-"""Toy pictures in the layouts of ImageNet and iNaturalist 2018: one object an image."""
+"""Toy images in the layouts of ImageNet and iNaturalist 2018: one object per image."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from virtex.data.toy.world import (
     SHAPE_FAMILY,
     SHAPES,
     TEXTURES,
-    picture_rng,
+    image_rng,
     sample_single,
 )
 
@@ -23,7 +23,7 @@ IMAGENET_CLASSES = list(product(("circle", "square", "triangle", "star", "heart"
 
 
 def _species() -> list[dict[str, str]]:
-    """iNaturalist's classes: three a shape, told apart by color or by texture alone."""
+    """Return three classes per shape, which differ only in color or only in texture."""
     colors, found = list(COLORS), []
     for number, shape in enumerate(SHAPES):
         usual, other = colors[3 * number % 8], colors[(3 * number + 1) % 8]
@@ -36,9 +36,9 @@ INATURALIST_SPECIES = _species()
 
 
 def write_imagenet(plan: Plan) -> None:
-    """One folder a class under train and val, one object an image, classes of equal size."""
+    """Write one folder per class under train and val, with one object per image."""
     for split, count in (("train", plan.train_images), ("val", plan.val_images)):
-        plan.each(partial(_write_imagenet_image, plan, split), range(count))
+        plan.map(partial(_write_imagenet_image, plan, split), range(count))
 
 
 def _write_imagenet_image(plan: Plan, split: str, index: int) -> None:
@@ -51,15 +51,15 @@ def _write_imagenet_image(plan: Plan, split: str, index: int) -> None:
 
 
 def write_inaturalist(plan: Plan) -> None:
-    """iNaturalist 2018: train with a long tail, val with classes of equal size."""
+    """Write iNaturalist 2018: train with a long tail, val with classes of equal size."""
     classes = len(INATURALIST_SPECIES)
     categories = [
         {
             "id": number,
-            "name": f"{words['texture']} {words['color']} {words['shape']}",
-            "supercategory": SHAPE_FAMILY[words["shape"]].capitalize(),
+            "name": f"{kind['texture']} {kind['color']} {kind['shape']}",
+            "supercategory": SHAPE_FAMILY[kind["shape"]].capitalize(),
         }
-        for number, words in enumerate(INATURALIST_SPECIES)
+        for number, kind in enumerate(INATURALIST_SPECIES)
     ]
     labels = {
         "train": np.repeat(np.arange(classes), long_tail(plan.train_images, classes)).tolist(),
@@ -67,7 +67,7 @@ def write_inaturalist(plan: Plan) -> None:
     }
     first_id = 0
     for split, ranks in labels.items():
-        # which class is how frequent has nothing to do with its id; 7 is coprime to their number
+        # frequency is independent of the id; 7 is coprime to the number of classes
         chosen = [categories[rank * 7 % classes] for rank in ranks]
         images = _write_inaturalist_images(plan, split, chosen, first_id)
         content = {
@@ -85,7 +85,7 @@ def write_inaturalist(plan: Plan) -> None:
 
 
 def long_tail(total: int, classes: int) -> np.ndarray:
-    """``total`` images over ``classes``, most frequent first: one each, the rest as 1/rank."""
+    """Return images per class, most frequent first: one each, and the rest as 1/rank."""
     ranks = np.arange(1, classes + 1)
     if total <= classes:
         return (ranks <= total).astype(int)
@@ -98,7 +98,7 @@ def _write_inaturalist_images(
     plan: Plan, split: str, chosen: Sequence[dict], first_id: int
 ) -> list[dict]:
     write = partial(_write_inaturalist_image, plan, split, first_id)
-    return plan.each(write, list(enumerate(chosen)))
+    return plan.map(write, list(enumerate(chosen)))
 
 
 def _write_inaturalist_image(
@@ -120,6 +120,6 @@ def _write_inaturalist_image(
     }
 
 
-def _single(plan: Plan, split: str, index: int, wanted: dict[str, str]) -> np.ndarray:
-    rng = picture_rng(plan.seed, split, index)
-    return draw(sample_single(rng, wanted), rng).image
+def _single(plan: Plan, split: str, index: int, required: dict[str, str]) -> np.ndarray:
+    rng = image_rng(plan.seed, split, index)
+    return draw(sample_single(rng, required), rng).image

@@ -1,8 +1,8 @@
-"""Draw a toy scene, and say exactly which pixels of it belong to which object.
+"""Render a toy scene together with exact masks of the visible part of every object.
 
-Everything is painted from back to front on a canvas of ``OVERSAMPLING`` times the size and
-then averaged down, which smooths the edges. Who owns a canvas point is painted alongside, so
-that every mask is the visible part of its object, to a third of a pixel.
+Objects are painted from back to front on a canvas of ``OVERSAMPLING`` times the size, which is
+then averaged down for smooth edges. The index of the topmost object is painted alongside, so that
+masks are exact to a third of a pixel.
 """
 
 from dataclasses import dataclass
@@ -15,19 +15,20 @@ from virtex.data.toy.world import BACKGROUNDS, COLORS, Scene, ToyObject
 
 OVERSAMPLING = 3
 MIN_PIECE = 12.0  # square pixels; smaller visible pieces of an object are not annotated
-MIN_VISIBLE = 0.2  # share of an object; with less in view it is not annotated at all
+MIN_VISIBLE = 0.2  # fraction of an object; with less in view it is not annotated
 
 
 @dataclass(frozen=True)
 class Instance:
-    """An object as it can be seen.
+    """The visible part of an object.
 
-    ``polygons`` are COCO's, flat lists x0, y0, x1, y1, … in pixels; ``bbox`` is their extent as
-    (x, y, width, height), ``area`` the pixels of their mask, ``visible`` the share (0 to 1) of
-    the object that is in view, and ``truncated`` whether it passes the picture's border.
+    ``polygons`` are in COCO's format, flat lists x0, y0, x1, y1, … in pixels; ``bbox`` is their
+    extent as (x, y, width, height), ``area`` the number of pixels of their mask, ``visible`` the
+    visible fraction of the object (0 to 1), and ``truncated`` whether it crosses the border of
+    the image.
     """
 
-    thing: ToyObject
+    obj: ToyObject
     polygons: list[list[float]]
     bbox: tuple[float, float, float, float]
     area: float
@@ -37,7 +38,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A drawn scene: ``image`` (height, width, 3) RGB uint8, and what can be seen in it."""
+    """A rendered scene: ``image`` (height, width, 3) RGB uint8, and the visible objects."""
 
     scene: Scene
     image: np.ndarray
@@ -46,17 +47,17 @@ class Drawing:
 
 
 def draw(scene: Scene, rng: np.random.Generator) -> Drawing:
-    """Paint ``scene``; ``rng`` makes the background and the grain."""
+    """Render ``scene``; ``rng`` draws the background and the noise."""
     canvas_size = (scene.width * OVERSAMPLING, scene.height * OVERSAMPLING)
     canvas = cv2.resize(_background(scene, rng), canvas_size, interpolation=cv2.INTER_LINEAR)
     owner = np.zeros(canvas.shape[:2], np.uint8)
-    things = scene.crowd + scene.objects
-    for label, thing in enumerate(things, start=1):
-        _paint(canvas, owner, thing, label)
+    objects = scene.crowd + scene.objects
+    for label, obj in enumerate(objects, start=1):
+        _paint(canvas, owner, obj, label)
     size = (scene.width, scene.height)
     image: np.ndarray = cv2.resize(canvas, size, interpolation=cv2.INTER_AREA)
     image += rng.normal(0, 4, image.shape[:2])[:, :, None].astype(np.float32)
-    found = [_instance(thing, owner == label, scene) for label, thing in enumerate(things, start=1)]
+    found = [_instance(obj, owner == label, scene) for label, obj in enumerate(objects, start=1)]
     split = len(scene.crowd)
     return Drawing(
         scene,
@@ -67,10 +68,10 @@ def draw(scene: Scene, rng: np.random.Generator) -> Drawing:
 
 
 def visible_polygons(mask: np.ndarray) -> list[list[float]]:
-    """COCO polygons of ``mask`` (bool, at canvas size), one for each piece that is large enough.
+    """Return COCO polygons of ``mask`` (bool, at canvas size), one for each large enough piece.
 
-    COCO's polygons have no holes: a hole is joined to its outline by a seam of no width. What is
-    thinner than a pixel is left out, so that a box does not reach beyond its mask.
+    COCO's polygons have no holes: a hole is joined to its outline by a seam without width. Parts
+    thinner than a pixel are left out, so that a box does not exceed its mask.
     """
     pixel = np.ones((OVERSAMPLING, OVERSAMPLING), np.uint8)
     solid = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, pixel)
@@ -93,16 +94,16 @@ def _simplify(contour: np.ndarray) -> np.ndarray:
 
 
 def _join(outline: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """One closed outline that runs to the hole at its nearest point, around it and back."""
+    """Return one closed outline that runs to the nearest point of the hole, around it and back."""
     distance = np.linalg.norm(outline[:, None] - hole[None], axis=2)
     i, j = np.unravel_index(distance.argmin(), distance.shape)
     around = np.roll(hole, -j, axis=0)
     return np.concatenate([outline[: i + 1], around, around[:1], outline[i:]])
 
 
-def _instance(thing: ToyObject, mask: np.ndarray, scene: Scene) -> Instance | None:
-    """What is seen of ``thing``, or None where that is next to nothing."""
-    outlines = thing.outlines()
+def _instance(obj: ToyObject, mask: np.ndarray, scene: Scene) -> Instance | None:
+    """Return the visible part of ``obj``, or None if too little is visible."""
+    outlines = obj.outlines()
     areas = [cv2.contourArea(outline.astype(np.float32)) for outline in outlines]
     visible = mask.sum() / OVERSAMPLING**2 / (areas[0] - sum(areas[1:]))
     polygons = visible_polygons(mask) if visible >= MIN_VISIBLE else []
@@ -113,7 +114,7 @@ def _instance(thing: ToyObject, mask: np.ndarray, scene: Scene) -> Instance | No
     low, high = points.min(axis=0), points.max(axis=0)
     border = np.array([scene.width, scene.height])
     return Instance(
-        thing,
+        obj,
         polygons,
         tuple(np.round([*low, *(high - low)], 2).tolist()),
         float(coco_mask.area(coco_mask.merge(rles))),
@@ -123,7 +124,7 @@ def _instance(thing: ToyObject, mask: np.ndarray, scene: Scene) -> Instance | No
 
 
 def _background(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """Soft clouds around the background's color, (height, width, 3) float32."""
+    """Return smooth noise around the color of the background, (height, width, 3) float32."""
     size = (scene.width, scene.height)
     ground = np.empty((scene.height, scene.width, 3), np.float32)
     ground[:] = BACKGROUNDS[scene.background]
@@ -135,9 +136,9 @@ def _background(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     return ground
 
 
-def _paint(canvas: np.ndarray, owner: np.ndarray, thing: ToyObject, label: int) -> None:
-    """Paint a soft shadow, then the object, over ``canvas``; write ``label`` into ``owner``."""
-    outlines = [outline * OVERSAMPLING for outline in thing.outlines()]
+def _paint(canvas: np.ndarray, owner: np.ndarray, obj: ToyObject, label: int) -> None:
+    """Paint a soft shadow and the object on ``canvas``, and ``label`` on ``owner``."""
+    outlines = [outline * OVERSAMPLING for outline in obj.outlines()]
     pad = 4 * OVERSAMPLING
     left, top = np.maximum(np.floor(outlines[0].min(axis=0)).astype(int) - pad, 0)
     right, bottom = np.ceil(outlines[0].max(axis=0)).astype(int) + pad
@@ -148,41 +149,41 @@ def _paint(canvas: np.ndarray, owner: np.ndarray, thing: ToyObject, label: int) 
     cv2.fillPoly(mask, corners, 1, shift=4)
     patch *= 1 - 0.3 * _shadow(mask)[:, :, None]
     inside = mask > 0
-    patch[inside] = _tones(thing, mask, (left, top))[inside]
+    patch[inside] = _colors(obj, mask, (left, top))[inside]
     owner[top:bottom, left:right][inside] = label
 
 
 def _shadow(mask: np.ndarray) -> np.ndarray:
-    """``mask`` moved down and blurred, float32 in 0 to 1."""
+    """Return ``mask`` moved down and blurred, float32 in [0, 1]."""
     offset = np.array([[1, 0, 0], [0, 1, 2 * OVERSAMPLING]], np.float32)
     moved = cv2.warpAffine(mask.astype(np.float32), offset, mask.shape[::-1])
     return cv2.blur(cv2.blur(moved, (7, 7)), (7, 7))
 
 
-def _tones(thing: ToyObject, mask: np.ndarray, corner: tuple[int, int]) -> np.ndarray:
-    """The object's colors over its patch, (height, width, 3) float32, with a darker rim."""
+def _colors(obj: ToyObject, mask: np.ndarray, corner: tuple[int, int]) -> np.ndarray:
+    """Return the colors of the object on its patch, (height, width, 3) float32."""
     height, width = mask.shape
-    x = (np.arange(width, dtype=np.float32) + corner[0]) / OVERSAMPLING - thing.x
-    y = (np.arange(height, dtype=np.float32) + corner[1])[:, None] / OVERSAMPLING - thing.y
-    cos, sin = np.float32(np.cos(thing.angle)), np.float32(np.sin(thing.angle))
-    second = _pattern(thing, cos * x + sin * y, cos * y - sin * x)[:, :, None]
-    base = np.array(COLORS[thing.color], np.float32)
+    x = (np.arange(width, dtype=np.float32) + corner[0]) / OVERSAMPLING - obj.x
+    y = (np.arange(height, dtype=np.float32) + corner[1])[:, None] / OVERSAMPLING - obj.y
+    cos, sin = np.float32(np.cos(obj.angle)), np.float32(np.sin(obj.angle))
+    second = _pattern(obj, cos * x + sin * y, cos * y - sin * x)[:, :, None]
+    base = np.array(COLORS[obj.color], np.float32)
     other = base * 0.5 if base.max() > 100 else base + 95
-    tones = np.where(second, other, base)
-    tones = tones * (1.06 - 0.12 * y[:, :, None] / thing.radius)
+    colors = np.where(second, other, base)
+    colors = colors * (1.06 - 0.12 * y[:, :, None] / obj.radius)
     inner = cv2.erode(mask, np.ones((OVERSAMPLING, OVERSAMPLING), np.uint8))
-    tones[inner == 0] *= 0.6
-    return tones.astype(np.float32)
+    colors[inner == 0] *= 0.6
+    return colors.astype(np.float32)
 
 
-def _pattern(thing: ToyObject, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Where the texture's second tone goes; ``u``, ``v`` are pixels along the object's own axes."""
-    period = np.clip(0.5 * thing.radius, 6.5, 14)
-    if thing.texture == "striped":
+def _pattern(obj: ToyObject, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Return where the texture has its second color; ``u``, ``v`` are pixels along the axes."""
+    period = np.clip(0.5 * obj.radius, 6.5, 14)
+    if obj.texture == "striped":
         return (u + v) % period < period / 2
-    if thing.texture == "checkered":
+    if obj.texture == "checkered":
         return (u % period < period / 2) ^ (v % period < period / 2)
-    if thing.texture == "dotted":
+    if obj.texture == "dotted":
         du, dv = (u % period) / period - 0.5, (v % period) / period - 0.5
         return du**2 + dv**2 < 0.28**2
     return np.zeros(np.broadcast_shapes(u.shape, v.shape), bool)

@@ -1,6 +1,6 @@
-"""What is to be written, and the few ways in which toy files are written.
+"""The sizes of toy data, and how its files are written.
 
-The same ``Plan`` gives the same bytes in every file. OSError passes through.
+The same ``Plan`` gives the same bytes in every file. OSError is not caught here.
 """
 
 import io
@@ -24,14 +24,14 @@ LICENSES = [
 ]
 
 Item = TypeVar("Item")
-Made = TypeVar("Made")
+Output = TypeVar("Output")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to write: the folder, the seed, how many images; ``tick`` is called after each.
+    """What to write: the folder, the seed and the numbers of images.
 
-    ``train_images`` are those of every set but COCO.
+    ``train_images`` is the number of every data set but COCO; ``tick`` is called after each image.
     """
 
     out: Path
@@ -41,25 +41,25 @@ class Plan:
     coco_train_images: int
     tick: Callable[[], object] = lambda: None
 
-    def each(self, make: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:
-        """``make(item)`` of every item, in their order; no picture depends on another one."""
-        made = []
+    def map(self, make: Callable[[Item], Output], items: Iterable[Item]) -> list[Output]:
+        """Return ``make(item)`` for every item, in order, computed in threads."""
+        outputs = []
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for one in pool.map(make, items):
-                made.append(one)
+            for output in pool.map(make, items):
+                outputs.append(output)
                 self.tick()
-        return made
+        return outputs
 
 
 def jpeg_bytes(image: np.ndarray) -> bytes:
-    """``image`` (height, width, 3) RGB uint8 as a JPEG file."""
+    """Encode an image, (height, width, 3) RGB uint8, as JPEG."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=92, subsampling=0)
     return buffer.getvalue()
 
 
 def write_file(path: Path, content: bytes | str) -> None:
-    """Write bytes, or text as UTF-8 with Unix line ends, and the folders above it."""
+    """Write bytes or text (UTF-8, Unix line ends) and create the folders above."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
 
@@ -69,7 +69,7 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def info_block(name: str, year: int) -> dict:
-    """The ``info`` of a JSON file; its date is fixed, for files must not depend on the day."""
+    """Return the ``info`` of a JSON file; the date is fixed, so that files are reproducible."""
     return {
         "description": f"Toy world in the format of {name}",
         "url": "",

@@ -1,4 +1,4 @@
-"""A contact sheet of written toy data: pictures with their masks, boxes, names and captions."""
+"""A contact sheet of toy data: images with masks, boxes, category names and captions."""
 
 import textwrap
 from pathlib import Path
@@ -13,7 +13,7 @@ from virtex.errors import UserError
 ZOOM = 2
 CELL = (420, 520)  # width, height in pixels
 COLUMNS = 3
-INKS = ((255, 120, 220), (64, 255, 255), (255, 255, 64), (120, 255, 120), (255, 160, 64))
+COLORS = ((255, 120, 220), (64, 255, 255), (255, 255, 64), (120, 255, 120), (255, 160, 64))
 PREVIEW_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -29,25 +29,32 @@ def write_preview(data_root: Path, file: Path, images: int = 6) -> None:
     try:
         Path(file).write_bytes(encoded.tobytes())
     except OSError as error:
-        raise UserError(f"cannot write the preview {file}: {error.strerror or error}") from error
+        raise UserError(
+            f"cannot write the preview {file}: {error.strerror or error}", "data.unwritable"
+        ) from error
 
 
 def check_preview_name(file: Path) -> None:
     """Raise UserError unless ``file`` has the name of a PNG or JPEG."""
     if Path(file).suffix.lower() not in PREVIEW_SUFFIXES:
-        raise UserError(f"the preview {file} must end in one of {', '.join(PREVIEW_SUFFIXES)}")
+        raise UserError(
+            f"the preview {file} must end in one of {', '.join(PREVIEW_SUFFIXES)}",
+            "arguments.invalid",
+        )
 
 
 def contact_sheet(data_root: Path, images: int) -> np.ndarray:
-    """The sheet, (height, width, 3) RGB uint8, a cell an image."""
+    """Return the sheet, (height, width, 3) RGB uint8, one cell per image."""
     folder = data_root / "coco" / "annotations"
     content = read_json(folder / "instances_val2017.json", "COCO instances")
-    said = read_json(folder / "captions_val2017.json", "COCO captions")
+    captions = read_json(folder / "captions_val2017.json", "COCO captions")
     names = {category["id"]: category["name"] for category in content["categories"]}
     cells = []
     for image in content["images"][:images]:
         found = [ann for ann in content["annotations"] if ann["image_id"] == image["id"]]
-        lines = [ann["caption"] for ann in said["annotations"] if ann["image_id"] == image["id"]]
+        lines = [
+            ann["caption"] for ann in captions["annotations"] if ann["image_id"] == image["id"]
+        ]
         cells.append(_cell(data_root, image, found, lines, names))
     while len(cells) % COLUMNS:
         cells.append(np.full_like(cells[0], 255))
@@ -61,11 +68,11 @@ def _cell(
     path = data_root / "coco" / "val2017" / image["file_name"]
     pixels = cv2.imread(str(path))
     if pixels is None:
-        raise UserError(f"cannot read the image {path}; write the toy data again")
+        raise UserError(f"cannot read the image {path}; write the toy data again", "data.image")
     pixels = np.ascontiguousarray(pixels[:, :, ::-1])
     pixels = cv2.resize(pixels, None, fx=ZOOM, fy=ZOOM, interpolation=cv2.INTER_CUBIC)
     for index, annotation in enumerate(found):
-        _mark(pixels, annotation, names, INKS[index % len(INKS)], image)
+        _draw_annotation(pixels, annotation, names, COLORS[index % len(COLORS)], image)
     cell = np.full((CELL[1], CELL[0], 3), 255, np.uint8)
     cell[8 : 8 + pixels.shape[0], 8 : 8 + pixels.shape[1]] = pixels
     y = pixels.shape[0] + 26
@@ -76,30 +83,30 @@ def _cell(
     return cell
 
 
-def _mark(
+def _draw_annotation(
     pixels: np.ndarray,
     annotation: dict,
     names: dict[int, str],
-    ink: tuple[int, int, int],
+    color: tuple[int, int, int],
     image: dict,
 ) -> None:
-    """Trace the mask, outline the box, and write the category's name on it."""
+    """Draw the mask, the box and the name of the category."""
     mask = _mask(annotation["segmentation"], image["height"], image["width"])
     mask = mask.repeat(ZOOM, axis=0).repeat(ZOOM, axis=1)
     contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(pixels, contours, -1, ink, 2)
+    cv2.drawContours(pixels, contours, -1, color, 2)
     x, y, width, height = (round(ZOOM * value) for value in annotation["bbox"])
-    cv2.rectangle(pixels, (x, y), (x + width, y + height), ink, 1)
+    cv2.rectangle(pixels, (x, y), (x + width, y + height), color, 1)
     name = names[annotation["category_id"]] + " (crowd)" * annotation["iscrowd"]
     top = max(y - 14, 0)
-    cv2.rectangle(pixels, (x, top), (x + 7 * len(name), top + 14), ink, -1)
+    cv2.rectangle(pixels, (x, top), (x + 7 * len(name), top + 14), color, -1)
     _write_text(pixels, name, (x + 2, top + 11), (0, 0, 0))
 
 
 def _write_text(
-    pixels: np.ndarray, text: str, place: tuple[int, int], ink: tuple[int, int, int]
+    pixels: np.ndarray, text: str, place: tuple[int, int], color: tuple[int, int, int]
 ) -> None:
-    cv2.putText(pixels, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.4, ink, 1, cv2.LINE_AA)
+    cv2.putText(pixels, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.4, color, 1, cv2.LINE_AA)
 
 
 def _mask(segmentation: list | dict, height: int, width: int) -> np.ndarray:

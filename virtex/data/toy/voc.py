@@ -1,6 +1,6 @@
-"""Toy pictures in the layout of the Pascal VOC devkit: VOC2007 and VOC2012.
+"""Toy images in the layout of the Pascal VOC devkit: VOC2007 and VOC2012.
 
-The twenty classes have VOC's real names, because detectors and scorers know no others.
+The twenty classes have VOC's real names, which detectors and evaluators require.
 """
 
 from collections.abc import Sequence
@@ -10,25 +10,25 @@ from xml.sax.saxutils import escape
 
 from virtex.data.toy.drawing import Drawing, Instance, draw
 from virtex.data.toy.plan import Plan, jpeg_bytes, write_file
-from virtex.data.toy.world import SHAPES, TEXTURES, ToyObject, picture_rng, sample_scene
+from virtex.data.toy.world import SHAPES, TEXTURES, ToyObject, image_rng, sample_scene
 from virtex.data.voc import VOC_CLASSES
 
-# Every shape twice, plain and patterned: an aeroplane is a plain circle, a bicycle a
-# patterned one, and so on to the tvmonitor, a patterned moon.
+# Every shape twice, plain and patterned: an aeroplane is a plain circle, a bicycle a patterned
+# circle, …, a tvmonitor a patterned moon.
 VOC_KINDS = dict(zip(VOC_CLASSES, product(SHAPES, ("plain", "patterned")), strict=True))
 VOC_NAMES = {kind: name for name, kind in VOC_KINDS.items()}
-DIFFICULT_BELOW = 0.85  # visible share below which an object is marked difficult
+DIFFICULT_BELOW = 0.85  # visible fraction below which an object is difficult
 
 Labeled = list[tuple[str, bool]]  # the objects of one image: class, difficult
 
 
-def voc_class(thing: ToyObject) -> str:
-    """The VOC class an object stands for."""
-    return VOC_NAMES[thing.shape, "plain" if thing.texture == "plain" else "patterned"]
+def voc_class(obj: ToyObject) -> str:
+    """Return the VOC class of an object."""
+    return VOC_NAMES[obj.shape, "plain" if obj.texture == "plain" else "patterned"]
 
 
 def write_voc(plan: Plan) -> None:
-    """VOC2007 trainval and test, VOC2012 trainval; trainval is half train and half val."""
+    """Write VOC2007 trainval and test, and VOC2012 trainval; half of trainval is train."""
     half = plan.train_images // 2
     numbers = range(1, half + 1), range(half + 1, half + plan.val_images + 1)
     trainval = _write_images(plan, "VOC2007", [f"{number:06d}" for number in numbers[0]])
@@ -44,14 +44,14 @@ def _halves(trainval: dict[str, Labeled]) -> dict[str, dict[str, Labeled]]:
 
 
 def _write_images(plan: Plan, year: str, stems: Sequence[str]) -> dict[str, Labeled]:
-    """Draw and annotate; every class is wanted in its turn, so that 20 images show all 20."""
-    labels = plan.each(partial(_write_image, plan, year), list(enumerate(stems)))
+    """Draw and annotate images; 20 of them in a row show all 20 classes."""
+    labels = plan.map(partial(_write_image, plan, year), list(enumerate(stems)))
     return dict(zip(stems, labels, strict=True))
 
 
 def _write_image(plan: Plan, year: str, numbered: tuple[int, str]) -> Labeled:
     index, stem = numbered
-    rng = picture_rng(plan.seed, f"{year}/{stem}", index)
+    rng = image_rng(plan.seed, f"{year}/{stem}", index)
     shape, surface = VOC_KINDS[VOC_CLASSES[index % len(VOC_CLASSES)]]
     patterned = [texture for texture in TEXTURES if texture != "plain"]
     texture = "plain" if surface == "plain" else str(rng.choice(patterned))
@@ -59,7 +59,7 @@ def _write_image(plan: Plan, year: str, numbered: tuple[int, str]) -> Labeled:
     root = plan.out / year
     write_file(root / "JPEGImages" / f"{stem}.jpg", jpeg_bytes(drawing.image))
     write_file(root / "Annotations" / f"{stem}.xml", _xml(year, stem, drawing))
-    return [(voc_class(instance.thing), _difficult(instance)) for instance in drawing.instances]
+    return [(voc_class(instance.obj), _difficult(instance)) for instance in drawing.instances]
 
 
 def _difficult(instance: Instance) -> bool:
@@ -67,7 +67,7 @@ def _difficult(instance: Instance) -> bool:
 
 
 def _write_sets(plan: Plan, year: str, subsets: dict[str, dict[str, Labeled]]) -> None:
-    """``<subset>.txt`` and, a class, ``<class>_<subset>.txt``: 1, -1, or 0 for difficult only."""
+    """Write ``<subset>.txt`` and ``<class>_<subset>.txt``: 1, -1, or 0 if all are difficult."""
     folder = plan.out / year / "ImageSets" / "Main"
     for subset, images in subsets.items():
         write_file(folder / f"{subset}.txt", "".join(f"{stem}\n" for stem in images))
@@ -77,7 +77,7 @@ def _write_sets(plan: Plan, year: str, subsets: dict[str, dict[str, Labeled]]) -
 
 
 def _presence(name: str, objects: Labeled) -> int:
-    difficult = [hard for found, hard in objects if found == name]
+    difficult = [is_difficult for label, is_difficult in objects if label == name]
     if not difficult:
         return -1
     return 0 if all(difficult) else 1
@@ -104,10 +104,10 @@ def _xml(year: str, stem: str, drawing: Drawing) -> str:
 
 
 def _xml_object(instance: Instance) -> str:
-    """One object; VOC's box corners are pixels counted from 1, both inside the object."""
+    """Return the XML of an object; VOC's box corners are 1-based and inclusive."""
     x, y, width, height = instance.bbox
     return f"""\t<object>
-\t\t<name>{voc_class(instance.thing)}</name>
+\t\t<name>{voc_class(instance.obj)}</name>
 \t\t<pose>Unspecified</pose>
 \t\t<truncated>{int(instance.truncated)}</truncated>
 \t\t<difficult>{int(_difficult(instance))}</difficult>

@@ -1,8 +1,8 @@
-"""The toy world: what its objects are called, look like, and how scenes of them are made up.
+"""The toy world: objects, their attributes, and how scenes are sampled.
 
 A scene is a handful of objects on a soft background. An object is a shape with a color, a
 texture and a size, so that its name, its mask and every caption about it are known exactly.
-Nothing is drawn here (``drawing``) and nothing is written (``coco``, ``voc``, ``classification``).
+Scenes are rendered in ``drawing`` and written in ``coco``, ``voc`` and ``classification``.
 
 Lengths are in pixels, x to the right, y down, angles in radians.
 """
@@ -15,7 +15,7 @@ import numpy as np
 
 
 def _regular(corners: int, radius: float = 1.0, start: float = -np.pi / 2) -> np.ndarray:
-    """Corners of a regular polygon, (corners, 2); the first one points up."""
+    """Return the corners of a regular polygon, (corners, 2); the first one is at the top."""
     angles = start + np.linspace(0, 2 * np.pi, corners, endpoint=False)
     return radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
@@ -39,7 +39,7 @@ def _heart() -> np.ndarray:
 
 
 def _moon() -> np.ndarray:
-    """A crescent open to the right: a disc less a smaller disc that passes through its tips."""
+    """Return a crescent open to the right: a disc minus a smaller disc through its tips."""
     tip, center = 0.9, 0.55
     outer = np.linspace(tip, 2 * np.pi - tip, 40)
     reach = np.hypot(np.cos(tip) - center, np.sin(tip))
@@ -96,27 +96,27 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "mossy": (148, 164, 124),
     "rosy": (192, 152, 152),
 }
-# Radius as a share of the picture's shorter side.
+# Radius as a fraction of the shorter side of the image.
 SIZES: dict[str, tuple[float, float]] = {
     "small": (0.13, 0.16),
     "medium": (0.20, 0.25),
     "large": (0.30, 0.40),
 }
-PICTURE_SIZES = (
+IMAGE_SIZES = (
     (160, 128), (176, 128), (192, 144), (192, 160), (144, 144),
     (128, 128), (128, 160), (128, 176), (144, 192), (160, 192),
 )  # fmt: skip
 
-# Every shape has its usual and its unusual colors: that makes the long tail of LVIS.
+# Every shape has common and rare colors, which gives LVIS its long tail.
 COLOR_WEIGHTS = (0.34, 0.22, 0.15, 0.10, 0.07, 0.05, 0.04, 0.03)
 TEXTURE_WEIGHTS = (0.4, 0.2, 0.2, 0.2)
 COUNT_WEIGHTS = (0.35, 0.35, 0.20, 0.10)  # of 1 to 4 objects
-CROWD_RADIUS = 22  # of the whole group, in pixels
+CROWD_RADIUS = 22  # of the whole crowd, in pixels
 
 
 @dataclass(frozen=True)
 class ToyObject:
-    """One thing to draw: its words, and where and how it lies."""
+    """An object to draw: its attributes and its pose."""
 
     shape: str
     color: str
@@ -126,10 +126,10 @@ class ToyObject:
     y: float
     radius: float
     angle: float
-    stretch: float  # width over height, before turning; negative = mirrored
+    stretch: float  # width over height, before rotation; negative: mirrored
 
     def outlines(self) -> list[np.ndarray]:
-        """Closed outlines in pixels, each (points, 2); the second one is a hole."""
+        """Return closed outlines in pixels, each (points, 2); the second one is a hole."""
         cos, sin = np.cos(self.angle), np.sin(self.angle)
         turn = np.array([[cos, sin], [-sin, cos]])
         scale = self.radius * np.array([self.stretch, 1 / abs(self.stretch)])
@@ -138,9 +138,9 @@ class ToyObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture to draw: size in pixels, objects from back to front.
+    """An image to draw: size in pixels, objects from back to front.
 
-    ``crowd`` is a group of tiny objects of one kind, behind everything else; mostly empty.
+    ``crowd`` is a group of tiny objects of one kind behind all others; it is usually empty.
     """
 
     width: int
@@ -150,20 +150,20 @@ class Scene:
     crowd: tuple[ToyObject, ...] = ()
 
 
-def picture_rng(seed: int, split: str, index: int) -> np.random.Generator:
-    """The generator of one picture: no picture depends on another one."""
+def image_rng(seed: int, split: str, index: int) -> np.random.Generator:
+    """Return the generator of one image, which depends on no other image."""
     return np.random.default_rng([seed, zlib.crc32(split.encode()), index])
 
 
 def sample_scene(
-    rng: np.random.Generator, wanted: Mapping[str, str], crowd_chance: float = 0.0
+    rng: np.random.Generator, required: Mapping[str, str], crowd_chance: float = 0.0
 ) -> Scene:
-    """One to four objects, slightly overlapping at most.
+    """Sample one to four objects that overlap slightly at most.
 
-    ``wanted`` fixes words of one object, such as ``{"shape": "star"}``; it lies in front of all
-    others and inside the picture.
+    ``required`` fixes attributes of one object, such as ``{"shape": "star"}``; it is in front of
+    all others and inside the image.
     """
-    width, height = PICTURE_SIZES[rng.integers(len(PICTURE_SIZES))]
+    width, height = IMAGE_SIZES[rng.integers(len(IMAGE_SIZES))]
     background = str(rng.choice(list(BACKGROUNDS)))
     taken: list[tuple[float, float, float]] = []
     crowd: tuple[ToyObject, ...] = ()
@@ -172,49 +172,49 @@ def sample_scene(
         taken.append((crowd[0].x, crowd[0].y, CROWD_RADIUS))
     objects: list[ToyObject] = []
     for number in range(rng.choice(len(COUNT_WEIGHTS), p=COUNT_WEIGHTS) + 1):
-        words = sample_words(rng, {} if number else wanted)
-        radius = min(width, height) * rng.uniform(*SIZES[words["size"]])
+        attributes = sample_attributes(rng, {} if number else required)
+        radius = min(width, height) * rng.uniform(*SIZES[attributes["size"]])
         spot = _free_spot(rng, width, height, radius, taken, inside=number == 0)
-        if spot is None and number == 0:  # the crowd leaves no room for the wanted object
-            return sample_scene(rng, wanted, crowd_chance)
+        if spot is None and number == 0:  # the crowd leaves no room for the required object
+            return sample_scene(rng, required, crowd_chance)
         if spot is None:
             continue
         taken.append((*spot, radius))
-        objects.append(_lay_down(rng, words, *spot, radius))
+        objects.append(_pose(rng, attributes, *spot, radius))
     return Scene(width, height, background, tuple(reversed(objects)), crowd)
 
 
-def sample_single(rng: np.random.Generator, wanted: Mapping[str, str]) -> Scene:
-    """One object that fills the middle of the picture, a little off center."""
-    width, height = PICTURE_SIZES[rng.integers(len(PICTURE_SIZES))]
-    words = sample_words(rng, {**wanted, "size": "large"})
+def sample_single(rng: np.random.Generator, required: Mapping[str, str]) -> Scene:
+    """Sample one large object close to the center of the image."""
+    width, height = IMAGE_SIZES[rng.integers(len(IMAGE_SIZES))]
+    attributes = sample_attributes(rng, {**required, "size": "large"})
     side = min(width, height)
     x = width / 2 + side * rng.uniform(-0.1, 0.1)
     y = height / 2 + side * rng.uniform(-0.1, 0.1)
-    subject = _lay_down(rng, words, x, y, side * rng.uniform(0.24, 0.38))
+    subject = _pose(rng, attributes, x, y, side * rng.uniform(0.24, 0.38))
     return Scene(width, height, str(rng.choice(list(BACKGROUNDS))), (subject,))
 
 
-def sample_words(rng: np.random.Generator, wanted: Mapping[str, str]) -> dict[str, str]:
-    """Shape, color, texture and size of one object; those in ``wanted`` are kept."""
+def sample_attributes(rng: np.random.Generator, required: Mapping[str, str]) -> dict[str, str]:
+    """Sample shape, color, texture and size of one object, except those in ``required``."""
     shapes = list(SHAPES)
-    shape = wanted.get("shape") or shapes[rng.integers(len(shapes))]
-    usual_first = np.roll(list(COLORS), 3 * shapes.index(shape))
+    shape = required.get("shape") or shapes[rng.integers(len(shapes))]
+    common_first = np.roll(list(COLORS), 3 * shapes.index(shape))
     drawn = {
         "shape": shape,
-        "color": str(rng.choice(usual_first, p=COLOR_WEIGHTS)),
+        "color": str(rng.choice(common_first, p=COLOR_WEIGHTS)),
         "texture": str(rng.choice(TEXTURES, p=TEXTURE_WEIGHTS)),
         "size": str(rng.choice(list(SIZES))),
     }
-    return {**drawn, **wanted}
+    return {**drawn, **required}
 
 
-def _lay_down(
-    rng: np.random.Generator, words: dict[str, str], x: float, y: float, radius: float
+def _pose(
+    rng: np.random.Generator, attributes: dict[str, str], x: float, y: float, radius: float
 ) -> ToyObject:
     angle = rng.uniform(-0.3, 0.3)
     stretch = rng.uniform(0.94, 1.06) * rng.choice([-1, 1])
-    return ToyObject(**words, x=x, y=y, radius=radius, angle=angle, stretch=stretch)
+    return ToyObject(**attributes, x=x, y=y, radius=radius, angle=angle, stretch=stretch)
 
 
 def _free_spot(
@@ -225,9 +225,10 @@ def _free_spot(
     taken: list[tuple[float, float, float]],
     inside: bool,
 ) -> tuple[float, float] | None:
-    """A center that leaves most of every object visible, or None after 40 attempts.
+    """Return a center that leaves most of every object visible, or None after 40 attempts.
 
-    Unless it has to lie ``inside``, an attempt in seven may pass the border by 0.6 radii.
+    Unless the object must be ``inside`` the image, one attempt in seven may cross the border by
+    0.6 radii.
     """
     for _ in range(40):
         margin = radius * (0.4 if rng.random() < 0.15 and not inside else 1.2)
@@ -239,8 +240,8 @@ def _free_spot(
 
 
 def _sample_crowd(rng: np.random.Generator, width: int, height: int) -> tuple[ToyObject, ...]:
-    """Seven to twelve tiny objects of one kind, close together, the first in the middle."""
-    words = {**sample_words(rng, {}), "texture": "plain", "size": "small"}
+    """Sample 7 to 12 tiny objects of one kind, close together, the first in the middle."""
+    attributes = {**sample_attributes(rng, {}), "texture": "plain", "size": "small"}
     x = rng.uniform(CROWD_RADIUS, width - CROWD_RADIUS)
     y = rng.uniform(CROWD_RADIUS, height - CROWD_RADIUS)
     spots = [(x, y)]
@@ -250,4 +251,4 @@ def _sample_crowd(rng: np.random.Generator, width: int, height: int) -> tuple[To
         if all(np.hypot(spot[0] - u, spot[1] - v) > 11 for u, v in spots):
             spots.append(spot)
     count = int(rng.integers(7, 13))
-    return tuple(_lay_down(rng, words, *spot, rng.uniform(4.5, 6.0)) for spot in spots[:count])
+    return tuple(_pose(rng, attributes, *spot, rng.uniform(4.5, 6.0)) for spot in spots[:count])

@@ -1,4 +1,4 @@
-"""Write the whole toy world into a folder, once: a marker tells finished from unfinished."""
+"""Write all toy data into a folder; a marker file distinguishes complete from partial data."""
 
 import json
 import shutil
@@ -12,10 +12,10 @@ from virtex.data.toy.plan import Plan, write_json
 from virtex.data.toy.voc import write_voc
 from virtex.errors import UserError
 
-VERSION = 3  # raised whenever the same seed and sizes give other files
+VERSION = 3  # increment when the same seed and sizes give other files
 MARKER = "toy.json"  # written last
-UNFINISHED = "toy.unfinished.json"  # there while files are being written
-LAYOUTS = ("coco", "lvis", "VOC2007", "VOC2012", "imagenet", "inaturalist")
+UNFINISHED = "toy.unfinished.json"  # exists while files are being written
+FOLDERS = ("coco", "lvis", "VOC2007", "VOC2012", "imagenet", "inaturalist")
 WRITERS = (write_coco_and_lvis, write_voc, write_imagenet, write_inaturalist)
 
 
@@ -31,23 +31,27 @@ def write_toy_data(
     """Write toy COCO, LVIS, VOC, ImageNet and iNaturalist data, so that ``out`` is a data root.
 
     COCO (shared with LVIS), ImageNet and iNaturalist each get ``train_images`` and
-    ``val_images``; COCO's training images may be others in number (``coco_train_images``), for
-    it is what models are pretrained on. VOC2007 and VOC2012 share ``train_images``, and VOC2007
-    test gets ``val_images``. The same seed and sizes give the same bytes; where ``out`` holds them
-    already, nothing is done. ``overwrite`` replaces toy data, finished or not, and nothing else.
+    ``val_images``. ``coco_train_images`` sets another number for COCO, on which models are
+    pretrained. VOC2007 and VOC2012 share ``train_images``, and VOC2007 test gets ``val_images``.
+    The same seed and sizes give the same bytes; if ``out`` already holds them, nothing is done.
+    ``overwrite`` replaces toy data, complete or not, and nothing else.
 
-    Returns the number of files of each layout. Raises UserError if ``out`` holds something
-    else or cannot be written, or if a number makes no sense.
+    Returns:
+        the number of files of each layout.
+
+    Raises:
+        UserError: ``out`` holds something else or cannot be written, or a size is too small.
     """
     out = Path(out)
     if seed < 0:
-        raise UserError(f"the seed must not be negative, but is {seed}")
+        raise UserError(f"the seed must not be negative, but is {seed}", "arguments.invalid")
     coco_train_images = train_images if coco_train_images is None else coco_train_images
     sizes = (train_images, val_images, coco_train_images)
     if train_images < 2 or val_images < 1 or coco_train_images < 2:
         raise UserError(
             "toy data needs at least 2 training images and 1 validation image, "
-            f"not {min(train_images, coco_train_images)} and {val_images}"
+            f"not {min(train_images, coco_train_images)} and {val_images}",
+            "arguments.invalid",
         )
     settings = _settings(seed, *sizes)
     try:
@@ -66,7 +70,8 @@ def write_toy_data(
         raise UserError(
             f"cannot write toy data to {out}: {error.strerror or error}"
             f"{f' ({error.filename})' if error.filename else ''}; "
-            "choose a folder you may write to, with room on its disk"
+            "choose a writable folder with enough free space",
+            "data.unwritable",
         ) from error
     return files
 
@@ -78,7 +83,7 @@ def has_toy_data(
     val_images: int,
     coco_train_images: int | None = None,
 ) -> bool:
-    """Whether ``out`` holds finished toy data of this seed and these sizes, no file lost."""
+    """Return whether ``out`` holds complete toy data of this seed and these sizes."""
     coco_train_images = train_images if coco_train_images is None else coco_train_images
     found = _read_marker(Path(out))
     return found is not None and found == {
@@ -88,7 +93,7 @@ def has_toy_data(
 
 
 def _count_files(out: Path) -> dict[str, int]:
-    return {layout: sum(path.is_file() for path in (out / layout).rglob("*")) for layout in LAYOUTS}
+    return {layout: sum(path.is_file() for path in (out / layout).rglob("*")) for layout in FOLDERS}
 
 
 def _settings(
@@ -104,7 +109,7 @@ def _settings(
 
 
 def _read_marker(out: Path) -> dict | None:
-    """The finished marker's content, or None where there is none that can be read."""
+    """Return the content of the marker of complete data, or None if there is none."""
     try:
         content = json.loads((out / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -113,55 +118,58 @@ def _read_marker(out: Path) -> dict | None:
 
 
 def _claim(out: Path, settings: dict[str, int], overwrite: bool) -> None:
-    """Make ``out`` an empty folder that carries the unfinished marker, or say why not."""
+    """Make ``out`` an empty folder with the marker of partial data, or raise UserError."""
     if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; toy data needs a folder")
+        raise UserError(f"{out} is a file; toy data needs a folder", "data.not_empty")
     out.mkdir(parents=True, exist_ok=True)
     ours = (out / MARKER).is_file() or (out / UNFINISHED).is_file()
     if any(out.iterdir()):
         if not ours:
             raise UserError(
-                f"{out} is not empty and carries no {MARKER}, so nothing in it is touched; "
-                "choose a new folder, or empty this one yourself"
+                f"{out} is not empty and contains no {MARKER}, so it is left alone; "
+                "choose a new folder or empty this one",
+                "data.not_empty",
             )
         if not overwrite:
-            raise UserError(_why_not_again(out, settings))
+            raise UserError(_describe_conflict(out, settings), "data.not_empty")
         _remove(out)
     try:
         with (out / UNFINISHED).open("x", encoding="utf-8") as file:
             json.dump(settings, file)
     except FileExistsError as error:
-        raise UserError(f"another process has begun to write toy data to {out}") from error
+        raise UserError(
+            f"another process is writing toy data to {out}", "data.not_empty"
+        ) from error
 
 
-def _why_not_again(out: Path, settings: dict[str, int]) -> str:
+def _describe_conflict(out: Path, settings: dict[str, int]) -> str:
     found = _read_marker(out)
     if found is None:
         return (
-            f"{out} holds toy data that were never finished, or that another process is writing "
-            "right now; if none is, write them afresh with --overwrite"
+            f"{out} contains incomplete toy data, or another process is writing to it; "
+            "if none is, replace them with --overwrite"
         )
     found.pop("files")
     if found == settings:
         return (
-            f"{out} holds these toy data, but files were added or deleted since they were "
-            "written; write them afresh with --overwrite"
+            f"{out} contains these toy data, but files were added or deleted; "
+            "replace them with --overwrite"
         )
     known = ", ".join(f"{key} {value}" for key, value in found.items())
     return (
-        f"{out} already holds other toy data ({known}); "
-        "choose a new folder, or replace them with --overwrite"
+        f"{out} already contains other toy data ({known}); "
+        "choose a new folder or replace them with --overwrite"
     )
 
 
 def _remove(out: Path) -> None:
-    """Delete the layouts and the markers; anything else in the folder stays.
+    """Delete the layouts and the markers, and nothing else.
 
-    The finished marker goes first: an interrupted removal must not look finished.
+    The marker of complete data is removed first: an interrupted removal must not look complete.
     """
     if (out / MARKER).is_file():
         (out / MARKER).replace(out / UNFINISHED)
-    for layout in LAYOUTS:
+    for layout in FOLDERS:
         if (out / layout).exists():
             shutil.rmtree(out / layout)
     (out / UNFINISHED).unlink()

@@ -1,4 +1,4 @@
-"""What an evaluator tells beside its metrics, for the record."""
+"""What an evaluator is: it gets a backbone and returns metrics, and a report for the record."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,23 +9,22 @@ from virtex.records import Deviation
 
 
 class Images(Protocol):
-    """Pictures that an evaluation looks at."""
+    """The images of one split."""
 
     def __len__(self) -> int: ...
 
     def describe(self) -> dict[str, Any]:
-        """``images``, their number, and hashes: for the record."""
+        """Return their number, ``images``, and hashes, for the record."""
         ...
 
 
 @dataclass
 class Report:
-    """Filled while an evaluator runs, its deviations when it is made.
-
-    See ``virtex.records.Result`` for each part.
+    """What an evaluator reports besides its metrics; see ``virtex.records.Result``.
 
     Attributes:
-        found: deviations that nobody could know before it ran.
+        deviations: known once the evaluator is built.
+        late_deviations: known only after it has run.
     """
 
     timing: dict[str, float] = field(default_factory=dict)
@@ -33,38 +32,38 @@ class Report:
     setup: dict[str, Any] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     deviations: list[Deviation] = field(default_factory=list)
-    found: list[Deviation] = field(default_factory=list)
+    late_deviations: list[Deviation] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
 class Evaluator(Protocol):
-    """Judges a backbone on one task.
+    """Evaluates a backbone on one task.
 
     Attributes:
-        report: what it tells beside the metrics, once it has run.
+        report: complete once it has run.
     """
 
     report: Report
 
     @property
     def images(self) -> Mapping[str, Images]:
-        """Data set -> its images, read and checked when the evaluator is made."""
+        """Data set -> its images, read and checked when the evaluator is built."""
         ...
 
     def check(self, backbone: Backbone) -> None:
-        """What can be known before a file is written.
+        """Check what can be known before anything is written.
 
         Raises:
-            UserError: the features would not fit the cache.
+            UserError: the features do not fit the cache, the model cannot be loaded, …
         """
         ...
 
     def __call__(self, backbone: Backbone) -> dict[str, float] | None:
-        """Metrics in percent, in every process; NaN where one is not defined.
+        """Return metrics in percent, in every process; NaN where one is not defined.
 
-        None where there is nothing to compare with, and so no result to record.
+        ``None`` if there is nothing to compare with, and hence no result to record.
 
         Raises:
-            UserError: something the user must fix.
+            UserError: invalid input.
         """
         ...

@@ -1,0 +1,130 @@
+"""The ``virtex`` command and what all commands share."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from virtex import cli
+from virtex.cli import COMMANDS, run_tool, tool_parser
+from virtex.engine.signals import Stopped
+from virtex.errors import UserError
+
+SLOW_IMPORTS = ("torch", "numpy", "detectron2", "sklearn", "PIL")
+
+
+def run_virtex(*argv: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "virtex", *argv]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def exit_of(capsys, function, *arguments):
+    """Return exit status, stdout and stderr of a function that ends the program."""
+    with pytest.raises(SystemExit) as caught:
+        function(*arguments)
+    return caught.value.code, *capsys.readouterr()
+
+
+def test_help_lists_commands_without_slow_imports():
+    code = (
+        "import sys\nfrom virtex import cli\n"
+        "try: cli.main(['--help'])\n"
+        f"finally: assert not sys.modules.keys() & {set(SLOW_IMPORTS)}\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name, command in COMMANDS.items():
+        assert any(
+            line.split() == [name, *command.help.split()] for line in done.stdout.split("\n")
+        )
+
+
+def test_help_of_commands_imports_nothing_slow():
+    code = (
+        "import importlib, sys\nfrom virtex.cli import COMMANDS\n"
+        "for name, command in COMMANDS.items():\n"
+        "    print(importlib.import_module(command.module).build_parser().format_help())\n"
+        f"    found = sys.modules.keys() & {set(SLOW_IMPORTS)}\n"
+        "    assert not found, (name, found)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "python eval_tools/voc07_svm.py" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["inspect", "inspect_checkpoint"])
+def test_command_and_alias_run(name):
+    done = run_virtex(name, "--list-formats")
+    assert done.returncode == 0, done.stderr
+    assert "moco" in done.stdout
+    assert f"usage: virtex {name} " in run_virtex(name, "--help").stdout
+
+
+def test_subcommand_usage_names_the_whole_command():
+    assert "usage: virtex zoo list " in run_virtex("zoo", "list", "--help").stdout
+
+
+def test_modules_name_themselves():
+    command = [sys.executable, "-m", "virtex.pretrain", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "usage: python -m virtex.pretrain " in done.stdout
+
+
+def test_unknown_command_suggests_one(capsys):
+    status, _, err = exit_of(capsys, cli.main, ["svn"])
+    assert status == 2
+    assert "did you mean svm?" in err and "[arguments.invalid]" in err
+
+
+def test_unknown_option_suggests_one(capsys):
+    parser = tool_parser("Summary.")
+    parser.add_argument("--checkpoint")
+    status, _, err = exit_of(capsys, run_tool, lambda args: 0, parser, ["--chekpoint=a"])
+    assert status == 2
+    assert "--chekpoint=a; did you mean --checkpoint? [arguments.invalid]" in err
+
+
+@pytest.mark.parametrize(
+    "error, status, code",
+    [
+        (UserError("message", "area.reason"), 2, "[area.reason]"),
+        (Stopped("saved at 3"), 75, "saved at 3"),
+        (KeyboardInterrupt(), 130, "--resume"),
+        (MemoryError(), 2, "[device.out_of_memory]"),
+        (OSError(28, "No space left", "file"), 2, "[environment.os_error]"),
+        (BrokenPipeError(), 0, ""),
+    ],
+)
+def test_exit_status_of_errors(capsys, monkeypatch, error, status, code):
+    def fail(args):
+        raise error
+
+    monkeypatch.setattr(sys, "stderr", open(os.dup(2), "w") if status == 0 else sys.stderr)  # noqa: SIM115
+    handler = signal.getsignal(signal.SIGTERM)
+    parser = tool_parser("Summary.")
+    parser.add_argument("--resume", action="store_true")
+    try:
+        found, _, err = exit_of(capsys, run_tool, fail, parser, [])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert found == status
+    assert code in err
+
+
+@pytest.mark.parametrize(
+    "kind, valid, invalid",
+    [
+        (cli.non_negative_int, "0", ("-1", "1.5", "")),
+        (cli.positive_int, "1", ("0", "x")),
+        (cli.positive_float, "0.5", ("0", "nan", "inf")),
+        (cli.fraction, "1", ("0", "1.1")),
+        (cli.int_list, "2,1", ("0,1", "1,,2")),
+    ],
+)
+def test_argument_types(kind, valid, invalid):
+    assert kind(valid) == ((1, 2) if kind is cli.int_list else float(valid))
+    for text in invalid:
+        with pytest.raises(cli.argparse.ArgumentTypeError):
+            kind(text)

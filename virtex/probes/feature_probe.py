@@ -1,0 +1,72 @@
+"""The part that all probes on frozen features share: extract, score, verify."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+from fvcore.common.config import CfgNode
+
+from virtex.checkpoints.backbone import Backbone
+from virtex.data.image_sets import ImageSet
+from virtex.evaluator import Report
+from virtex.probes.features import Extraction, View, center_view
+
+
+class FeatureProbe(ABC):
+    """An evaluator that scores the pooled features of a frozen backbone.
+
+    Subclasses implement ``score``.
+
+    Attributes:
+        images, report: see ``virtex.evaluator.Evaluator``.
+        timing_key: names the time of ``score`` in the record.
+    """
+
+    timing_key: ClassVar[str] = "probe_seconds"
+
+    def __init__(self, train: ImageSet, val: ImageSet, settings: CfgNode, extraction: Extraction):
+        """
+        Args:
+            val: the images to evaluate on.
+            settings: of a protocol of the task.
+        """
+        self.images = {train.name: train, val.name: val}
+        self.train, self.val, self.settings = train, val, settings
+        self.extraction, self.report = extraction, Report()
+
+    def train_views(self) -> list[View]:
+        """Return the views of the training images to extract features of."""
+        return [center_view(self.settings.DATA)]
+
+    def check(self, backbone: Backbone) -> None:
+        """See ``virtex.evaluator.Evaluator``."""
+        images = len(self.train) * len(self.train_views()) + len(self.val)
+        self.extraction.check(backbone, images)
+
+    def __call__(self, backbone: Backbone) -> dict[str, float]:
+        """Return the metrics of ``score`` in every process.
+
+        Raises:
+            UserError: an image cannot be read, or the backbone changed.
+        """
+        extraction = self.extraction
+        extraction.open(backbone)
+        train = [extraction.features(self.train, view) for view in self.train_views()]
+        val = extraction.features(self.val, center_view(self.settings.DATA))
+        start = time.perf_counter()
+        metrics = self.score(train, val)
+        self.report.verification["backbone"] = extraction.close()
+        seconds = time.perf_counter() - start
+        self.report.timing |= {**extraction.timing(), self.timing_key: seconds}
+        return metrics
+
+    @abstractmethod
+    def score(self, train: Sequence[np.ndarray], val: np.ndarray) -> dict[str, float]:
+        """Compute the metrics in percent.
+
+        Args:
+            train: an array (images, features) per view of the training images.
+            val: (images, features).
+        """

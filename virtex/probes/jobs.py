@@ -1,0 +1,108 @@
+"""From the parsed arguments of a probe's command to its job."""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from fvcore.common.config import CfgNode
+
+from virtex import runner
+from virtex.checkpoints.backbone import Backbone
+from virtex.engine.distributed import device_of, world_size
+from virtex.errors import UserError
+from virtex.evaluator import Evaluator
+from virtex.probes.classifier_training import TrainingOptions
+from virtex.probes.feature_cache import GB, FeatureCache
+from virtex.probes.features import Extraction
+from virtex.probes.settings import load_settings
+from virtex.protocols import Protocol
+from virtex.runner import Evaluation, Planner
+
+
+def run_probe(args: argparse.Namespace, planner: Planner) -> int:
+    """Run a probe's command, or list the feature cache.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        UserError: invalid input.
+    """
+    if args.list_cache:
+        print(build_feature_cache(args).table())
+        return 0
+    if not args.checkpoint:
+        raise UserError(
+            "--checkpoint is missing; give a file, virtex://NAME, torchvision://NAME, …",
+            "arguments.missing",
+        )
+    return runner.run(args, planner)
+
+
+def plan_probe(
+    args: argparse.Namespace,
+    protocol: Protocol,
+    build_evaluator: Callable[[], Evaluator],
+    folder: Path | None = None,
+    overrides: Sequence[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+    model_identity: Callable[[Backbone], dict[str, Any]] | None = None,
+) -> Evaluation:
+    """Return the job of a protocol with the user's overrides.
+
+    Args:
+        build_evaluator: see ``Evaluation``.
+        folder: default: ``--output-dir``.
+        overrides: ``KEY VALUE …``; default: those of the command line.
+
+    Raises:
+        UserError: an override is invalid.
+    """
+    overrides = args.overrides if overrides is None else overrides
+    settings, deviations = load_settings(protocol, overrides)
+    return Evaluation(
+        args,
+        folder or Path(args.output_dir),
+        protocol,
+        settings,
+        deviations,
+        build_evaluator,
+        options,
+        model_identity,
+    )
+
+
+def build_extraction(args: argparse.Namespace) -> Extraction:
+    """Return how the command line asks for features to be computed and cached."""
+    return Extraction(
+        torch.device(device_of(args)),
+        build_feature_cache(args),
+        batch_size=args.batch_size,
+        num_workers=args.num_workers,
+    )
+
+
+def build_feature_cache(args: argparse.Namespace) -> FeatureCache:
+    folder = Path(args.cache_dir) if args.cache_dir else None
+    return FeatureCache(folder, int(args.cache_limit * GB))
+
+
+def build_training_options(args: argparse.Namespace, folder: Path) -> TrainingOptions:
+    """Return the command line's options of a training, besides its settings."""
+    return TrainingOptions(
+        folder,
+        torch.device(device_of(args)),
+        args.seed,
+        args.num_workers,
+        args.checkpoint_every,
+        args.log_every,
+        args.resume,
+        args.skip_bad_images,
+    )
+
+
+def count_processes(settings: CfgNode) -> dict[str, int]:
+    """Return the number of processes as an identity key, if batch norm depends on it."""
+    return {} if settings.MODEL.FROZEN else {"processes": world_size()}

@@ -1,0 +1,271 @@
+"""The output folder of a run: one run per folder, and nothing overwritten by accident."""
+
+import argparse
+import errno
+import fcntl
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from virtex.errors import UserError
+from virtex.files import remove_unfinished
+from virtex.records import RECORD_NAME, write_json
+
+RUN_FILE = "run.json"
+RUN_VERSION = 2
+LOCK_FILE = ".lock"
+GALLERY = "gallery"
+# errno of a file system without locks
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+RUN_FILES = (
+    *(RUN_FILE, RECORD_NAME, "config.yaml", "metrics.json", "last_checkpoint"),
+    *("pretraining.json", "pretrain_config.yaml", "tokenizer.model"),
+    *("per_class.csv", "grid.csv"),
+    *("captions.json", "captions.html", "captions.partial*.jsonl"),
+    *("model_*.pth", "log.txt*", "events.out.tfevents.*"),
+    *("detections_*.json", "evaluation_*", GALLERY),
+)
+
+
+def list_run_files(folder: Path) -> list[Path]:
+    """List what a run has left in ``folder``."""
+    return sorted(path for pattern in RUN_FILES for path in folder.glob(pattern))
+
+
+@contextmanager
+def claim_folder(
+    folder: Path,
+    resume: bool,
+    overwrite: bool,
+    inputs: Iterable[Path] = (),
+    is_main: bool = True,
+) -> Iterator[None]:
+    """Keep other runs out of ``folder`` in the block; create it, and remove it if it stays empty.
+
+    Args:
+        inputs: files and folders that the run reads.
+        is_main: whether this process holds the lock for all processes of the run.
+
+    Raises:
+        UserError: another run is using it, it cannot be written, or see ``check_available``.
+    """
+    check_available(folder, resume, overwrite, inputs)
+    if not is_main:
+        yield
+        return
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = acquire_lock(folder / LOCK_FILE)
+    except OSError as error:
+        raise UserError(
+            f"--output-dir {folder} cannot be written ({error.strerror or error}); give another",
+            "run.not_writable",
+        ) from error
+    try:
+        check_available(folder, resume, overwrite, inputs)  # another run may just have ended
+        remove_unfinished(folder)
+        yield
+    finally:
+        with suppress(OSError):  # it may have become read-only
+            (folder / LOCK_FILE).unlink()
+        os.close(lock)
+        with suppress(OSError):  # not empty
+            for path in created:
+                path.rmdir()
+
+
+def acquire_lock(path: Path) -> int:
+    """Lock ``path``, creating it, until this process closes the descriptor or exits.
+
+    Record locks (``lockf``) are not inherited: a DataLoader worker that outlives its parent does
+    not keep the folder locked.
+
+    Returns:
+        The file descriptor.
+
+    Raises:
+        UserError: another process holds the lock.
+        OSError: the file cannot be written.
+    """
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in NO_LOCKS:
+                return file
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                os.close(file)
+                raise
+            holder = os.pread(file, 200, 0).decode(errors="replace").strip()
+            os.close(file)
+            raise UserError(
+                f"another run is using {path.parent}{holder and f' ({holder})'}; wait for it, or "
+                "give another --output-dir",
+                "run.locked",
+            ) from error
+        if is_same_file(file, path):
+            with suppress(OSError):  # the lock holds even on a full disk
+                os.ftruncate(file, 0)
+                os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            return file
+        os.close(file)  # its previous owner has removed it in the meantime
+
+
+def is_same_file(file: int, path: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    return False
+
+
+def check_available(
+    folder: Path, resume: bool, overwrite: bool, inputs: Iterable[Path] = ()
+) -> None:
+    """Check that a run may use ``folder``. Writes and deletes nothing.
+
+    Args:
+        inputs: files and folders that the run reads.
+
+    Raises:
+        UserError: it is a file; it holds a run and neither flag is given; or overwriting would
+            delete files that no run wrote, or that this run reads.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output-dir {folder} is a file; give a folder", "run.not_a_folder")
+    found = list_run_files(folder)
+    if found and not resume and not (folder / RUN_FILE).is_file():
+        raise UserError(
+            f"{folder} has no {RUN_FILE}, but contains {found[0].name}, which a run would replace; "
+            "move it away, or give another --output-dir",
+            "run.foreign_files",
+        )
+    if overwrite:
+        check_inputs_are_kept(inputs, found)
+    if found and not (resume or overwrite):
+        raise UserError(
+            f"{folder} contains another run ({found[0].name}, …); give --resume to continue it, "
+            "--overwrite to replace it, or another --output-dir",
+            "run.exists",
+        )
+
+
+def check_inputs_are_kept(inputs: Iterable[Path], deleted: Iterable[Path]) -> None:
+    """Check that ``--overwrite`` deletes nothing that the run reads.
+
+    Raises:
+        UserError: it would.
+    """
+    for path, old in product(map(Path.resolve, inputs), deleted):
+        target = old.resolve()
+        # a run may write into a folder that it reads, unless it deletes a folder in there
+        if path == target or target in path.parents or (target.is_dir() and path in target.parents):
+            raise UserError(
+                f"--overwrite would delete {old}, which this run reads; give another --output-dir",
+                "run.deletes_input",
+            )
+
+
+def list_inputs(args: argparse.Namespace) -> list[Path]:
+    """List the local files and folders, other than data, that the arguments name."""
+    named = [getattr(args, key, None) for key in ("checkpoint", "tokenizer", "config", "weights")]
+    named += getattr(args, "images", None) or []
+    # os.path.exists: a URL may be longer than a file name can be
+    return [
+        Path(name) for name in map(os.path.expanduser, filter(None, named)) if os.path.exists(name)
+    ]
+
+
+def clear(folder: Path) -> None:
+    """Delete what a run has left, and nothing else; the run file last."""
+    for path in sorted(list_run_files(folder), key=lambda path: path.name == RUN_FILE):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def write_run_file(folder: Path, identity: dict[str, Any], **extra: Any) -> None:
+    """Write what the run was started with.
+
+    Args:
+        identity: what a resumed run must agree on, see ``check_same_run``.
+        extra: JSON types that a later run of the folder needs, not compared.
+    """
+    write_json(folder / RUN_FILE, {"version": RUN_VERSION, "identity": identity, **extra})
+
+
+def read_run_file(folder: Path) -> dict[str, Any] | None:
+    """Return what ``write_run_file`` wrote, or ``None`` if the folder contains no run.
+
+    Raises:
+        UserError: the folder's run is of an earlier version or cannot be identified.
+    """
+    path = folder / RUN_FILE
+    if not path.is_file():
+        if list_run_files(folder):
+            raise UserError(
+                f"{folder} contains a run without {RUN_FILE}; give another --output-dir",
+                "run.foreign_files",
+            )
+        return None
+    try:
+        content = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} is not valid JSON ({error}); start over with --overwrite", "run.unreadable"
+        ) from error
+    if not isinstance(content, dict) or not isinstance(content.get("identity", {}), dict):
+        raise UserError(f"{path} is not a run file; start over with --overwrite", "run.unreadable")
+    if content.get("version") != RUN_VERSION:
+        raise UserError(
+            f"{folder} contains a run of an earlier version of virtex, which cannot be resumed; "
+            "start over with --overwrite, or give another --output-dir",
+            "resume.old_version",
+        )
+    return content
+
+
+def check_same_run(folder: Path, identity: dict[str, Any], ignored: tuple[str, ...] = ()) -> None:
+    """Check that the run in ``folder``, if there is one, was started with the same identity.
+
+    Args:
+        ignored: prefixes of dotted keys that need not agree.
+
+    Raises:
+        UserError: naming the first difference.
+    """
+    run = read_run_file(folder)
+    if run is None:
+        return
+    started, current = flatten(run["identity"]), flatten(json.loads(json.dumps(identity)))
+    for key in dict.fromkeys([*current, *started]):
+        if key.startswith(ignored) if ignored else False:
+            continue
+        if started.get(key) != current.get(key):
+            raise UserError(
+                f"{folder} was started with {key} {abbreviate(started.get(key))}, but this run has "
+                f"{abbreviate(current.get(key))}; resume with the original value, start over with "
+                "--overwrite, or give another --output-dir",
+                "resume.mismatch",
+            )
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return dotted key -> value of nested dicts; keys with dots stay one part."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def abbreviate(value: Any) -> str:
+    """Return a value as JSON of at most 80 characters, for an error message."""
+    text = "(the protocol's value)" if value is None else json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"

@@ -1,0 +1,17 @@
+"""COCO instance segmentation: Mask R-CNN, as in VirTex (arXiv 2006.06666, appendix A) and MoCo."""
+
+from virtex.data.layouts import COCO_DETECTION
+from virtex.tasks.detection import register_detection
+
+COCO = register_detection(
+    "coco",
+    "COCO instance segmentation",
+    layout=COCO_DETECTION,
+    images={"coco_2017_train": 118287, "coco_2017_val": 5000},
+    configs={
+        "2x": "coco_mask_rcnn_R_50_FPN_2x",
+        "1x": "coco_mask_rcnn_R_50_FPN_1x",
+        "scratch": "coco_mask_rcnn_R_50_FPN_scratch",
+        "toy": "toy/coco",
+    },
+)

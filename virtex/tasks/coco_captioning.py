@@ -1,0 +1,102 @@
+"""COCO Captions: captions of val2017 by the pretrained model, scored against the references."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from virtex.data.layouts import COCO_CAPTIONING as LAYOUT
+from virtex.errors import UserError
+from virtex.tasks.registry import Task, build_protocols, register_task
+
+if TYPE_CHECKING:
+    from virtex.evaluator import Evaluator
+    from virtex.runner import Job
+
+
+def plan(args: argparse.Namespace) -> list[Job]:
+    """Plan the captions of COCO val2017, or of ``--images``, which are not scored."""
+    import torch
+
+    from virtex.captioning.captioner import Naming, captioner_identity
+    from virtex.captioning.evaluator import Captioning
+    from virtex.captioning.pictures import coco_pictures, own_pictures
+    from virtex.engine.distributed import device_of
+    from virtex.probes.jobs import plan_probe
+
+    protocol = COCO_CAPTIONING.protocol(args.protocol)
+    if args.images:
+        protocol = replace(protocol, task="captions", images={})
+    naming = Naming(args.config, args.tokenizer, args.data_root, args.trust_pickle)
+
+    def build_evaluator() -> Evaluator:
+        return Captioning(
+            own_pictures(args.images) if args.images else coco_pictures(args.data_root),
+            job.settings,
+            naming,
+            args.scorer,
+            job.folder,
+            torch.device(device_of(args)),
+            args.seed,
+            args.batch_size,
+            args.num_workers,
+        )
+
+    job = plan_probe(
+        args,
+        protocol,
+        build_evaluator,
+        overrides=[*decoding_overrides(args), *args.overrides],
+        model_identity=partial(captioner_identity, naming=naming),
+    )
+    return [job]
+
+
+def decoding_overrides(args: argparse.Namespace) -> list[str]:
+    """Return the decoding options as ``KEY VALUE`` pairs.
+
+    Raises:
+        UserError: the options exclude one another.
+    """
+    if args.nucleus is not None and args.beam_size is not None:
+        raise UserError(
+            "--nucleus samples and --beam-size searches; give only one of them",
+            "arguments.conflict",
+        )
+    pairs = {
+        "BEAM_SIZE": args.beam_size,
+        "NAME": None if args.nucleus is None else "nucleus_sampling",
+        "NUCLEUS_SIZE": args.nucleus,
+        "MAX_DECODING_STEPS": args.max_length,
+    }
+    given = [(f"MODEL.DECODER.{key}", value) for key, value in pairs.items() if value is not None]
+    return [word for pair in given for word in pair]
+
+
+def unsupported_reason(args: argparse.Namespace, may_open: bool) -> str:
+    """See ``Task.unsupported_reason``: a backbone alone cannot caption."""
+    from virtex.captioning.captioner import why_unsuited
+
+    return why_unsuited(args, may_open)
+
+
+COCO_CAPTIONING = register_task(
+    Task(
+        name="coco_captioning",
+        title="COCO captioning",
+        layout=LAYOUT,
+        protocols=build_protocols(
+            "coco_captioning",
+            "CIDEr",
+            {"coco_captions_val2017": 5000},
+            {"paper": "coco_captioning", "toy": "toy/coco_captioning"},
+        ),
+        plan=plan,
+        command="coco_captioning",
+        is_default=True,
+        seeded_by=("--nucleus", "nucleus_sampling"),
+        unsupported_reason=unsupported_reason,
+    )
+)

@@ -1,0 +1,185 @@
+"""ImageNet classification, or any folder of classes: linear probes, k-NN, few labels."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from virtex.data.layouts import IMAGENET
+from virtex.errors import UserError
+from virtex.tasks.registry import Task, build_protocols, register_task
+
+if TYPE_CHECKING:
+    from virtex.data.image_sets import ImageSet
+    from virtex.evaluator import Evaluator
+    from virtex.protocols import Protocol
+    from virtex.runner import Job
+
+IMAGES = {"imagenet_train": 1281167, "imagenet_val": 50000}
+
+
+def plan(args: argparse.Namespace) -> list[Job]:
+    """Plan ``imagenet_linear``: a linear probe, on cached features or not, or k-NN."""
+    from virtex.probes.cached_probe import CachedLinearProbe
+    from virtex.probes.classifier_training import ClassifierTraining
+    from virtex.probes.jobs import build_extraction, build_training_options, plan_probe
+    from virtex.probes.knn import NearestNeighbors
+
+    task = IMAGENET_KNN if args.knn else IMAGENET_LINEAR
+    protocol = for_data_set(task.protocol(args.protocol), args)
+
+    def build_evaluator() -> Evaluator:
+        train, val = read_images(args)
+        if "KNN" in job.settings:
+            return NearestNeighbors(train, val, job.settings, build_extraction(args))
+        if "PROBE" in job.settings:
+            return CachedLinearProbe(
+                train, val, job.settings, build_extraction(args), job.folder, args.seed
+            )
+        options = build_training_options(args, job.folder)
+        return ClassifierTraining(train, val, job.settings, options)
+
+    job = plan_probe(args, protocol, build_evaluator)
+    if args.skip_bad_images and "OPTIM" not in job.settings:
+        raise UserError(
+            f"--skip-bad-images applies to training on images, but protocol {protocol.name} needs "
+            "the features of all images; restore the images instead",
+            "arguments.conflict",
+        )
+    return [job]
+
+
+def plan_fractions(args: argparse.Namespace) -> list[Job]:
+    """Plan fine-tuning on class-balanced fractions of the labels, one job for each."""
+    return [plan_fraction(args, fraction) for fraction in sorted(set(args.fraction))]
+
+
+def plan_fraction(args: argparse.Namespace, fraction: float) -> Job:
+    from virtex.data.image_sets import balanced_fraction
+    from virtex.probes.classifier_training import ClassifierTraining
+    from virtex.probes.jobs import build_training_options, count_processes, plan_probe
+    from virtex.records import Deviation
+
+    if fraction > 1:
+        raise UserError(
+            f"--fraction must be at most 1, not {fraction:g}; give 0.01 for 1 percent",
+            "arguments.invalid",
+        )
+    protocol = for_data_set(IMAGENET_SEMI_SUPERVISED.protocol(args.protocol), args)
+    protocol = replace(protocol, name=f"{protocol.name}-fraction-{fraction:g}")
+
+    def build_evaluator() -> Evaluator:
+        full, val = read_images(args)
+        train = full.subset(balanced_fraction(full.labels, fraction, args.seed))
+        options = build_training_options(args, job.folder)
+        training = ClassifierTraining(train, val, job.settings, options)
+        used = len(train) / len(full)
+        if abs(used / fraction - 1) > 0.1:
+            training.report.notes.append(
+                f"at least one image per class is used: {len(train)} of {len(full)} images, "
+                f"{used:.4g} of them"
+            )
+        published = IMAGES.get(full.name) if protocol.images else None
+        if published not in (None, len(full)):
+            key = f"{full.name}: images before subsampling"
+            training.report.deviations.append(Deviation(key, published, len(full), "data"))
+        return training
+
+    job = plan_probe(
+        args,
+        protocol,
+        build_evaluator,
+        folder=Path(args.output_dir, f"fraction_{fraction:g}"),
+        options={"fraction": fraction},
+    )
+    job.options |= count_processes(job.settings)
+    return job
+
+
+def for_data_set(protocol: Protocol, args: argparse.Namespace) -> Protocol:
+    """Return the protocol, as a task named after ``--image-folder`` where that is given."""
+    if not args.image_folder:
+        return protocol
+    task = protocol.task.replace("imagenet", data_set_name(args), 1)
+    return replace(protocol, task=task, images={})
+
+
+def data_set_name(args: argparse.Namespace) -> str:
+    """Return ``imagenet``, or the name of the folder of ``--image-folder``."""
+    return Path(args.image_folder).resolve().name if args.image_folder else "imagenet"
+
+
+def read_images(args: argparse.Namespace) -> tuple[ImageSet, ImageSet]:
+    """Read the training and validation sets of ImageNet or of ``--image-folder``."""
+    from virtex.data.image_folders import read_image_folder
+    from virtex.data.layouts import require_layout
+
+    if args.image_folder:
+        return read_image_folder(Path(args.image_folder), data_set_name(args))
+    require_layout(args.data_root, IMAGENET, "imagenet_linear")
+    return read_image_folder(Path(args.data_root, "imagenet"), "imagenet")
+
+
+def read_data(data_root: Path) -> None:
+    """Read and check both splits."""
+    from virtex.data.image_folders import read_image_folder
+
+    read_image_folder(data_root / "imagenet", "imagenet")
+
+
+IMAGENET_LINEAR = register_task(
+    Task(
+        name="imagenet_linear",
+        title="ImageNet linear probe",
+        layout=IMAGENET,
+        protocols=build_protocols(
+            "imagenet_linear",
+            "top1",
+            IMAGES,
+            {
+                "paper": "imagenet_linear",
+                "cached": "imagenet_cached",
+                "toy": "toy/imagenet_linear",
+                "toy-cached": "toy/imagenet_cached",
+            },
+        ),
+        plan=plan,
+        command="imagenet_linear",
+        read_data=read_data,
+        is_default=True,
+    )
+)
+IMAGENET_KNN = register_task(
+    Task(
+        name="imagenet_knn",
+        title="ImageNet k-NN",
+        layout=IMAGENET,
+        protocols=build_protocols(
+            "imagenet_knn", "top1", IMAGES, {"k20": "imagenet_knn", "toy": "toy/imagenet_knn"}
+        ),
+        plan=plan,
+        command="imagenet_linear",
+        arguments=("--knn",),
+        read_data=read_data,
+        seeded_by=(),
+    )
+)
+IMAGENET_SEMI_SUPERVISED = register_task(
+    Task(
+        name="imagenet_semi_supervised",
+        title="ImageNet with few labels",
+        layout=IMAGENET,
+        protocols=build_protocols(
+            "imagenet_semi_supervised",
+            "top1",
+            {"imagenet_val": 50000},
+            {"20-epochs": "semi_supervised", "toy": "toy/semi_supervised"},
+        ),
+        plan=plan_fractions,
+        command="inaturalist_finetune",
+        arguments=("--fraction",),
+        read_data=read_data,
+    )
+)

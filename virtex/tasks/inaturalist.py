@@ -1,0 +1,68 @@
+"""iNaturalist 2018: fine-tuning end to end."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from virtex.data.layouts import INATURALIST_2018
+from virtex.errors import UserError
+from virtex.tasks.imagenet import plan_fractions
+from virtex.tasks.registry import Task, build_protocols, register_task
+
+if TYPE_CHECKING:
+    from virtex.evaluator import Evaluator
+    from virtex.runner import Job
+
+
+def plan(args: argparse.Namespace) -> list[Job]:
+    """Plan ``inaturalist_finetune``; with ``--fraction``, ImageNet with few labels."""
+    from virtex.data.inaturalist import read_inaturalist
+    from virtex.data.layouts import require_layout
+    from virtex.probes.classifier_training import ClassifierTraining
+    from virtex.probes.jobs import build_training_options, count_processes, plan_probe
+
+    if args.fraction:
+        return plan_fractions(args)
+    if args.image_folder:
+        raise UserError(
+            "--image-folder requires --fraction; give --fraction 1.0 to fine-tune on all labels",
+            "arguments.conflict",
+        )
+
+    def build_evaluator() -> Evaluator:
+        require_layout(args.data_root, INATURALIST_2018, "inaturalist")
+        train, val = read_inaturalist(Path(args.data_root))
+        options = build_training_options(args, job.folder)
+        return ClassifierTraining(train, val, job.settings, options)
+
+    job = plan_probe(args, INATURALIST.protocol(args.protocol), build_evaluator)
+    job.options |= count_processes(job.settings)
+    return [job]
+
+
+def read_data(data_root: Path) -> None:
+    """Read and check both splits."""
+    from virtex.data.inaturalist import read_inaturalist
+
+    read_inaturalist(data_root)
+
+
+INATURALIST = register_task(
+    Task(
+        name="inaturalist",
+        title="iNaturalist 2018 fine-tuning",
+        layout=INATURALIST_2018,
+        protocols=build_protocols(
+            "inaturalist",
+            "top1",
+            {"inaturalist_2018_train": 437513, "inaturalist_2018_val": 24426},
+            {"paper": "inaturalist_finetune", "toy": "toy/inaturalist_finetune"},
+        ),
+        plan=plan,
+        command="inaturalist_finetune",
+        read_data=read_data,
+        is_default=True,
+    )
+)

@@ -1,0 +1,16 @@
+"""LVIS v1 instance segmentation: Mask R-CNN, as in VirTex (arXiv 2006.06666, appendix A)."""
+
+from virtex.data.layouts import LVIS_DETECTION
+from virtex.tasks.detection import register_detection
+
+LVIS = register_detection(
+    "lvis",
+    "LVIS v1 instance segmentation",
+    layout=LVIS_DETECTION,
+    images={"lvis_v1_train": 100170, "lvis_v1_val": 19809},
+    configs={
+        "2x": "lvis_mask_rcnn_R_50_FPN_2x",
+        "imagenet-init": "lvis_mask_rcnn_R_50_FPN_2x_imagenet_init",
+        "toy": "toy/lvis",
+    },
+)

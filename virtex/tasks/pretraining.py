@@ -1,0 +1,42 @@
+"""VirTex pretraining from COCO's captions, or from its object labels."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from virtex.data.layouts import COCO_CAPTION_PRETRAINING, COCO_MULTILABEL_PRETRAINING
+from virtex.tasks.registry import Task, register_task
+
+if TYPE_CHECKING:
+    from virtex.runner import Job
+
+
+def plan(args: argparse.Namespace) -> Sequence[Job]:
+    """Plan ``virtex.pretrain`` for its parsed arguments."""
+    raise NotImplementedError
+
+
+PRETRAINING = register_task(
+    Task(
+        name="pretraining",
+        title="pretraining from captions",
+        layout=COCO_CAPTION_PRETRAINING,
+        protocols={},
+        plan=plan,
+        command="pretrain",
+        is_evaluation=False,
+    )
+)
+MULTILABEL_PRETRAINING = register_task(
+    Task(
+        name="multilabel_pretraining",
+        title="pretraining from object labels",
+        layout=COCO_MULTILABEL_PRETRAINING,
+        protocols={},
+        plan=plan,
+        command="pretrain",
+        is_evaluation=False,
+    )
+)

@@ -1,0 +1,78 @@
+"""VOC07 classification: one linear SVM per class on frozen features."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from virtex.data.layouts import VOC07_CLASSIFICATION
+from virtex.tasks.registry import Task, build_protocols, register_task
+
+if TYPE_CHECKING:
+    from virtex.evaluator import Evaluator
+    from virtex.runner import Job
+
+
+def plan(args: argparse.Namespace) -> list[Job]:
+    """Plan one run; another average precision and low-shot are protocols of their own."""
+    from virtex.data.layouts import require_layout
+    from virtex.probes.jobs import build_extraction, plan_probe
+    from virtex.probes.svm import Voc07Svm
+
+    protocol = VOC07_SVM.protocol(args.protocol)
+    parts = [protocol.name]
+    if args.low_shot:
+        # no publication fixes the number of samples and the cost used here
+        parts = ["toy"] if protocol.name == "toy" else []
+        parts.append("-".join(["low-shot", *map(str, args.low_shot)]))
+        protocol = replace(protocol, primary_metric=f"{max(args.low_shot)}-shot/mAP")
+    if args.ap != "sklearn":
+        parts.append(args.ap)
+    protocol = replace(protocol, name="-".join(parts))
+
+    def build_evaluator() -> Evaluator:
+        root = Path(args.data_root)
+        require_layout(root, VOC07_CLASSIFICATION, "voc07_svm")
+        return Voc07Svm(
+            root,
+            job.settings,
+            build_extraction(args),
+            args.solver,
+            args.ap,
+            args.low_shot,
+            args.seed,
+        )
+
+    options = {"solver": args.solver, "low_shot": list(args.low_shot)}
+    job = plan_probe(args, protocol, build_evaluator, options=options)
+    return [job]
+
+
+def read_data(data_root: Path) -> None:
+    """Read and check both splits."""
+    from virtex.data.voc import read_voc07
+
+    for split in ("trainval", "test"):
+        read_voc07(data_root, split)
+
+
+VOC07_SVM = register_task(
+    Task(
+        name="voc07_svm",
+        title="VOC07 classification",
+        layout=VOC07_CLASSIFICATION,
+        protocols=build_protocols(
+            "voc07_svm",
+            "mAP",
+            {"voc_2007_trainval": 5011, "voc_2007_test": 4952},
+            {"paper": "voc07_svm", "toy": "toy/voc07_svm"},
+        ),
+        plan=plan,
+        command="voc07_svm",
+        read_data=read_data,
+        is_default=True,
+        seeded_by=("--low-shot",),
+    )
+)
