@@ -52,7 +52,7 @@ def test_a_training_saves_where_it_is_and_goes_on_to_the_same_result(kind, out, 
     has_come(run, out, RUNS[kind].training)
     run.send(signal.SIGTERM)
     sentence = stopped(run)
-    assert SAVED in sentence and sentence.endswith("--resume goes on")
+    assert SAVED in sentence and sentence.endswith("continue with --resume")
     assert (out / (out / "last_checkpoint").read_text()).is_file()
     assert not (out / RUNS[kind].record).exists()
     again = started(RUNS[kind].start(out, "--resume")).ended_well()
