@@ -118,8 +118,8 @@ def collect_environment() -> str:
     """The reports of torch and Detectron2; where one fails, its error."""
     from virtex.detectron import compat
 
-    compat.prepare()
-    if isinstance(sys.modules.get("detectron2._C"), compat.NotCompiled):
+    compat.patch_libraries()
+    if isinstance(sys.modules.get("detectron2._C"), compat.CompiledOpsStub):
         # collect_env calls the compiled module; it expects an ImportError where there is none
         sys.modules["detectron2._C"] = None  # type: ignore[assignment]
     reports = []

@@ -81,9 +81,13 @@ def before_training(task: str) -> Callable[[Path, int], Callable[[], object]]:
 
     def ready(folder: Path, size: int) -> Callable[[], object]:
         from virtex.data.layouts import require_layout
-        from virtex.detectron.datasets import describe, register_detection_sets
-        from virtex.detectron.evaluation import test_samples
-        from virtex.detectron.loading import SeededSamples, build_sampler, training_samples
+        from virtex.detectron.datasets import (
+            describe,
+            register_detection_sets,
+            test_samples,
+            training_samples,
+        )
+        from virtex.detectron.loading import SeededSamples, build_sampler
 
         cfg = settings(task)
 

@@ -1,4 +1,4 @@
-"""Data sets as Detectron2 takes them, from a data root."""
+"""Data sets in Detectron2's format, read from a data root."""
 
 import json
 
@@ -6,6 +6,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json, load_voc_instances
 
+from tests.errors import raises_code
 from virtex.detectron.datasets import (
     DETECTION_SETS,
     VOC_CLASSES,
@@ -17,7 +18,7 @@ from virtex.detectron.datasets import (
 from virtex.errors import UserError
 
 
-def test_coco_is_read_as_detectron2_reads_it(toy):
+def test_coco_agrees_with_detectron2(toy):
     register_detection_sets(toy)
     ours = DatasetCatalog.get("coco_2017_train")
     theirs = load_coco_json(
@@ -40,14 +41,14 @@ def test_coco_is_read_as_detectron2_reads_it(toy):
 
 
 @pytest.mark.parametrize(("year", "split"), [("2007", "trainval"), ("2007", "test")])
-def test_voc_is_read_as_detectron2_reads_it(toy, year, split):
+def test_voc_agrees_with_detectron2(toy, year, split):
     register_detection_sets(toy)
     ours = DatasetCatalog.get(f"voc_{year}_{split}")
     theirs = load_voc_instances(str(toy / f"VOC{year}"), split, VOC_CLASSES)
     assert ours == theirs
 
 
-def test_lvis_images_are_found_in_cocos_folders(toy):
+def test_lvis_uses_coco_images(toy):
     register_detection_sets(toy)
     samples = DatasetCatalog.get("lvis_v1_val")
     assert all(s["file_name"].startswith(str(toy / "coco/val2017")) for s in samples)
@@ -56,7 +57,7 @@ def test_lvis_images_are_found_in_cocos_folders(toy):
     assert used <= set(range(len(classes)))
 
 
-def test_a_second_data_root_replaces_the_first(toy, tmp_path):
+def test_data_root_is_replaced(toy, tmp_path):
     register_detection_sets(tmp_path)
     register_detection_sets(toy)
     assert DatasetCatalog.get("coco_2017_val")
@@ -70,16 +71,23 @@ def test_broken_json_is_named(tmp_path):
         load_json(DETECTION_SETS["coco_2017_val"], tmp_path)
 
 
-@pytest.mark.parametrize("text", [None, "<annotation>", "<annotation/>"])
-def test_a_missing_or_broken_voc_annotation_is_named(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (None, "data.missing"),
+        ("<annotation>", "data.annotation"),
+        ("<annotation/>", "data.annotation"),
+    ],
+)
+def test_broken_voc_annotation_is_named(tmp_path, text, code):
     (tmp_path / "Annotations").mkdir()
     if text is not None:
         (tmp_path / "Annotations/000001.xml").write_text(text)
-    with pytest.raises(UserError, match=r"000001\.xml"):
+    with raises_code(code, "000001.xml"):
         voc_sample(tmp_path, "000001")
 
 
-def test_the_description_changes_with_the_annotations(toy, tmp_path):
+def test_hash_follows_the_annotations(toy, tmp_path):
     name = "coco_2017_val"
     source = toy / DETECTION_SETS[name].annotations
     target = tmp_path / DETECTION_SETS[name].annotations

@@ -1,4 +1,4 @@
-"""What comes at which iteration depends on the seed alone."""
+"""The training stream is a function of the seed."""
 
 import itertools
 from pathlib import Path
@@ -7,10 +7,10 @@ import pytest
 import torch
 from detectron2.data.samplers import TrainingSampler
 
-from virtex.detectron.datasets import register_detection_sets
-from virtex.detectron.loading import ResumableBatches, training_batches, training_samples
+from tests.errors import raises_code
+from virtex.detectron.datasets import register_detection_sets, training_samples
+from virtex.detectron.loading import ResumableBatches, training_batches
 from virtex.detectron.settings import build_settings
-from virtex.errors import UserError
 from virtex.tasks import packaged_protocol
 
 
@@ -34,12 +34,12 @@ def assert_same(first, second):
             assert torch.equal(a["instances"].gt_boxes.tensor, b["instances"].gt_boxes.tensor)
 
 
-def test_a_resumed_stream_goes_on_where_the_first_stopped(cfg):
+def test_resumed_stream_continues(cfg):
     samples = training_samples(cfg)
     assert_same(take(cfg, samples, 9)[5:], take(cfg, samples, 4, start=5))
 
 
-def test_the_number_of_workers_does_not_matter(cfg):
+def test_stream_is_independent_of_workers(cfg):
     samples = training_samples(cfg)
     assert_same(
         take(cfg, samples, 3, num_workers=0),
@@ -47,14 +47,14 @@ def test_the_number_of_workers_does_not_matter(cfg):
     )
 
 
-def test_another_seed_gives_another_stream(cfg):
+def test_stream_depends_on_seed(cfg):
     samples = training_samples(cfg)
     first = [s["file_name"] for batch in take(cfg, samples, 3) for s in batch]
     cfg.SEED = 4
     assert first != [s["file_name"] for batch in take(cfg, samples, 3) for s in batch]
 
 
-def test_each_epoch_augments_anew(cfg):
+def test_augmentation_differs_between_epochs(cfg):
     samples = training_samples(cfg)[:4]
     shapes = {
         tuple(sample["image"].shape)
@@ -65,7 +65,7 @@ def test_each_epoch_augments_anew(cfg):
     assert len(shapes) > 1
 
 
-def test_the_model_draws_the_same_numbers_after_a_resume(cfg):
+def test_model_random_state_is_resumed(cfg):
     samples = training_samples(cfg)
     draws = []
     for _ in training_batches(cfg, samples):
@@ -77,7 +77,7 @@ def test_the_model_draws_the_same_numbers_after_a_resume(cfg):
     assert len(set(draws)) == 5
 
 
-def test_wide_and_high_images_do_not_share_a_batch():
+def test_batches_are_grouped_by_aspect_ratio():
     wide = [bool(i % 3) for i in range(30)]
     batches = ResumableBatches(TrainingSampler(30, seed=0), wide, batch_size=4, start=0)
     for batch in itertools.islice(batches, 20):
@@ -85,7 +85,7 @@ def test_wide_and_high_images_do_not_share_a_batch():
         assert len(batch) == 4
 
 
-def test_an_epoch_has_each_image_once():
+def test_epoch_visits_each_image_once():
     batches = ResumableBatches(TrainingSampler(12, seed=0), None, batch_size=4, start=0)
     indices = [index for batch in itertools.islice(batches, 3) for _, index in batch]
     assert sorted(indices) == list(range(12))
@@ -101,20 +101,20 @@ def one_broken(cfg, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_image_that_does_not_decode_is_named(cfg, one_broken, workers):
-    with pytest.raises(UserError, match=r"broken\.jpg cannot be read.*--skip-bad-images"):
+def test_unreadable_image_is_named(cfg, one_broken, workers):
+    with raises_code("data.image_unreadable", "broken.jpg", "--skip-bad-images"):
         take(cfg, one_broken, 20, num_workers=workers)
 
 
-def test_training_goes_on_without_it_when_asked(cfg, one_broken):
+def test_unreadable_image_is_skipped_on_request(cfg, one_broken):
     batches = take(cfg, one_broken, 12, skip_bad_images=True)
     names = {sample["file_name"] for batch in batches for sample in batch}
     assert len(batches) == 12
     assert not any(name.endswith("broken.jpg") for name in names)
 
 
-def test_an_image_of_another_size_than_annotated_is_named(cfg):
+def test_image_size_must_match_annotation(cfg):
     samples = training_samples(cfg)
     samples = [{**s, "width": s["width"] + 1} for s in samples]
-    with pytest.raises(UserError, match="another size than its annotation"):
+    with raises_code("data.image_size"):
         take(cfg, samples, 1, num_workers=0)

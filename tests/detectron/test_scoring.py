@@ -1,4 +1,4 @@
-"""The fast scorer and the reference give the same numbers."""
+"""hotcoco and the reference scorers give the same numbers."""
 
 import json
 import math
@@ -8,7 +8,7 @@ import numpy as np
 import pycocotools.mask
 import pytest
 
-from virtex.detectron.scoring import LVIS_METRICS, old_numpy_names, score_detections
+from virtex.detectron.scoring import LVIS_METRICS, numpy_float_alias, score_detections
 
 FILES = {"coco": "coco/annotations/instances_val2017.json", "lvis": "lvis/lvis_v1_val.json"}
 
@@ -55,16 +55,16 @@ def test_scorers_agree(toy, style, per_object):
     assert 1 < fast["bbox/AP"] < 99
 
 
-def test_lvis_is_scored_by_the_reference_under_numpy_2(toy):
+def test_lvis_reference_runs_with_numpy_2(toy):
     rows = imperfect_detections(toy / FILES["lvis"], 1)
     scores = score_detections(toy / FILES["lvis"], rows, ["bbox"], "lvis", "reference")
     assert set(scores) == {f"bbox/{name}" for name in LVIS_METRICS}
     assert scores["bbox/AP"] > 1
 
 
-def test_the_old_numpy_name_is_gone_afterwards():
+def test_numpy_alias_is_removed():
     before = vars(np).get("float")
-    with old_numpy_names():
+    with numpy_float_alias():
         assert np.float is float
     assert vars(np).get("float") is before
 

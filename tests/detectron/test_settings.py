@@ -1,4 +1,4 @@
-"""A protocol becomes the settings of a run, and every deviation from it is accounted for."""
+"""Settings of a run and their deviations from the protocol."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def settings(task="coco", name=None, overrides=(), world_size=8, device="cuda"):
 
 
 @pytest.mark.parametrize("protocol", ALL, ids=lambda p: f"{p.task}-{p.name}")
-def test_every_packaged_protocol_follows_the_shared_rules(protocol):
+def test_protocols_share_input_and_norm_settings(protocol):
     cfg = load_config(protocol)
     assert cfg.INPUT.FORMAT == "RGB"
     assert cfg.MODEL.PIXEL_STD == [58.395, 57.12, 57.375]
@@ -34,7 +34,7 @@ def test_every_packaged_protocol_follows_the_shared_rules(protocol):
         ("voc", "24k", 24000, [18000, 22000], 20),
     ],
 )
-def test_schedules_are_the_published_ones(task, name, iterations, steps, classes):
+def test_schedules_match_published_ones(task, name, iterations, steps, classes):
     run = settings(task, name)
     assert run.deviations() == []
     solver = run.cfg.SOLVER
@@ -43,8 +43,7 @@ def test_schedules_are_the_published_ones(task, name, iterations, steps, classes
     assert classes == run.cfg.MODEL.ROI_HEADS.NUM_CLASSES
 
 
-def test_pretraining_by_instance_segmentation_has_the_9x_schedule_and_norms_everywhere():
-    """Detectron2's own numbers for training from scratch, 64 images a step."""
+def test_scratch_protocol_is_detectron2s_9x_recipe():
     run = settings("coco", "scratch")
     solver, model = run.cfg.SOLVER, run.cfg.MODEL
     assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER) == (64, 0.08, 202500)
@@ -53,7 +52,7 @@ def test_pretraining_by_instance_segmentation_has_the_9x_schedule_and_norms_ever
     assert run.deviations() == []
 
 
-def test_lvis_samples_rare_classes_more_often_and_keeps_300_detections():
+def test_lvis_resamples_and_keeps_300_detections():
     cfg = settings("lvis").cfg
     assert cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler"
     assert cfg.DATALOADER.REPEAT_THRESHOLD == 0.001
@@ -66,7 +65,7 @@ def test_imagenet_init_freezes_norms():
     assert (cfg.MODEL.RESNETS.NORM, cfg.MODEL.FPN.NORM) == ("FrozenBN", "")
 
 
-def test_one_gpu_scales_batch_rate_and_schedule_and_says_so():
+def test_one_gpu_scales_batch_and_schedule():
     run = settings(world_size=1)
     solver = run.cfg.SOLVER
     assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER) == (2, 0.0025, 1440000)
@@ -79,38 +78,38 @@ def test_one_gpu_scales_batch_rate_and_schedule_and_says_so():
         "SOLVER.STEPS",
         "SOLVER.WARMUP_ITERS",
     }
-    assert any("learning rate 0.0025 instead of 0.02" in sentence for sentence in run.said)
+    assert any("learning rate 0.0025 instead of 0.02" in note for note in run.notes)
 
 
-def test_a_full_batch_on_one_gpu_needs_no_scaling():
+def test_full_batch_on_one_gpu_is_not_scaled():
     run = settings(world_size=1, overrides=["SOLVER.IMS_PER_BATCH", "16"])
     assert run.cfg.SOLVER.MAX_ITER == 180000
     assert run.deviations() == []
 
 
-def test_a_config_without_scaling_can_be_given_it():
+def test_reference_world_size_enables_scaling():
     overrides = ["SOLVER.REFERENCE_WORLD_SIZE", "4"]
     cfg = settings("coco", "toy", overrides, world_size=1).cfg
     assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR) == (1, 0.005)
 
 
-def test_what_the_user_sets_is_not_scaled():
+def test_overrides_are_not_scaled():
     run = settings(world_size=1, overrides=["SOLVER.MAX_ITER", "50"])
     assert (run.cfg.SOLVER.MAX_ITER, run.cfg.SOLVER.BASE_LR) == (50, 0.0025)
 
 
-def test_a_batch_that_cannot_be_shared_is_refused():
-    with pytest.raises(UserError, match="3 processes cannot share evenly"):
+def test_batch_must_be_divisible():
+    with raises_code("config.batch_size", "SOLVER.IMS_PER_BATCH"):
         settings(world_size=3, overrides=["SOLVER.IMS_PER_BATCH", "16"])
 
 
-def test_sync_bn_is_plain_in_one_process_and_no_departure():
+def test_sync_bn_in_one_process_is_bn():
     run = settings(world_size=1, device="cpu", overrides=["SOLVER.IMS_PER_BATCH", "16"])
     assert (run.cfg.MODEL.RESNETS.NORM, run.cfg.MODEL.FPN.NORM) == ("BN", "BN")
     assert run.deviations() == []
 
 
-def test_another_norm_asked_for_is_a_departure():
+def test_other_norm_is_a_deviation():
     run = settings(overrides=["MODEL.RESNETS.NORM", "BN"])
     assert [d.key for d in run.deviations()] == ["MODEL.RESNETS.NORM"]
 
@@ -140,12 +139,12 @@ def test_list_overrides_keep_their_types():
     assert (cfg.SOLVER.STEPS, cfg.MODEL.ANCHOR_GENERATOR.SIZES) == ((3, 5), [[16], [32]])
 
 
-def test_an_unknown_protocol_names_the_known_ones():
-    with pytest.raises(UserError, match="it has 2x, 1x, scratch, toy"):
+def test_unknown_protocol_lists_the_known():
+    with pytest.raises(UserError, match="2x, 1x, scratch, toy"):
         packaged_protocol("coco", "3x")
 
 
-def test_a_yaml_of_ones_own_is_versioned_by_its_text(tmp_path):
+def test_custom_yaml_is_versioned_by_hash(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("SOLVER:\n  MAX_ITER: 7\n")
     first = protocol_from_config(str(path))
@@ -155,22 +154,22 @@ def test_a_yaml_of_ones_own_is_versioned_by_its_text(tmp_path):
     assert first.version != second.version
 
 
-def test_a_config_of_detectron2s_zoo_is_found_by_name():
+def test_zoo_config_is_found_by_name():
     name = "COCO-Detection/retinanet_R_50_FPN_1x.yaml"
     assert load_config(protocol_from_config(name)).MODEL.META_ARCHITECTURE == "RetinaNet"
 
 
-def test_an_unknown_config_names_the_nearest():
-    with pytest.raises(UserError, match=r"nearest in Detectron2's zoo is COCO-Detection/retinanet"):
+def test_unknown_config_suggests_the_closest():
+    with raises_code("config.not_found", "COCO-Detection/retinanet_R_50_FPN_1x.yaml"):
         protocol_from_config("COCO-Detection/retinanet_R50_FPN_1x.yaml")
 
 
 @pytest.mark.parametrize(
     "text", ["SOLVER: [", "SOLVER:\n  NO_SUCH: 1\n", "", "<html></html>", "_BASE_: no.yaml\n"]
 )
-def test_a_broken_yaml_is_named(tmp_path, text):
+def test_broken_yaml_is_named(tmp_path, text):
     path = tmp_path / "broken.yaml"
     path.write_text(text)
-    with pytest.raises(UserError, match=r"broken\.yaml is not a Detectron2 config"):
+    with pytest.raises(UserError, match=r"broken\.yaml"):
         settings_of = protocol_from_config(str(path))
         build_settings(settings_of, [], 1, "cpu")

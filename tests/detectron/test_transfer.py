@@ -17,8 +17,7 @@ from detectron2.data.samplers import TrainingSampler
 from tests.detectron.backbones import make_state_dict
 from tests.run_states import assert_equal, content_of
 from virtex.cli import run_tool
-from virtex.detectron.datasets import register_detection_sets
-from virtex.detectron.loading import training_samples
+from virtex.detectron.datasets import register_detection_sets, training_samples
 from virtex.detectron.settings import load_config
 from virtex.eval_tools import detectron2_transfer
 from virtex.tasks import packaged_protocol
@@ -347,24 +346,24 @@ def test_a_missing_image_is_named_before_training(capsys, tmp_path, toy, moco_fi
     lost.unlink()
     out = tmp_path / "out"
     error = refused(capsys, out, *common(moco_file, data, out), *QUICK)
-    assert f"1 images are missing: {lost}" in error
+    assert str(lost) in error and "[data.missing]" in error
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["SOLVER.BASELR", "1"], "the nearest is SOLVER.BASE_LR"),
-        (["INPUT.FORMAT", "BGR"], "cannot be overridden"),
+        (["SOLVER.BASELR", "1"], "[config.unknown_key]"),
+        (["INPUT.FORMAT", "BGR"], "[config.invalid_override]"),
         (["MODEL.RESNETS.NORM", "GN"], "norm layers must be"),
-        (["MODEL.ROI_HEADS.NAME", "NoSuchHeads"], "Detectron2 cannot build this config"),
-        (["DATASETS.TEST", "()"], "names no test set"),
+        (["MODEL.ROI_HEADS.NAME", "NoSuchHeads"], "[config.model]"),
+        (["DATASETS.TEST", "()"], "[config.no_test_set]"),
         (["DATALOADER.SAMPLER_TRAIN", "Other"], "TrainingSampler"),
-        (["DATALOADER.NUM_WORKERS", "-1"], "must not be negative"),
-        (["SOLVER.STEPS", "(5, 2)"], "cannot build SOLVER's schedule"),
-        (["SOLVER.LR_SCHEDULER_NAME", "Other"], "cannot build SOLVER's schedule"),
-        (["MODEL.ROI_HEADS.NUM_CLASSES", "5"], "NUM_CLASSES is 10 in the data, not 5"),
-        (["MODEL.META_ARCHITECTURE", "ProposalNetwork"], "is no detector that can be scored"),
-        (["OUTPUT_DIR", "elsewhere"], "decided by --output-dir"),
+        (["DATALOADER.NUM_WORKERS", "-1"], "DATALOADER.NUM_WORKERS"),
+        (["SOLVER.STEPS", "(5, 2)"], "[config.solver]"),
+        (["SOLVER.LR_SCHEDULER_NAME", "Other"], "[config.solver]"),
+        (["MODEL.ROI_HEADS.NUM_CLASSES", "5"], "[config.invalid_override]"),
+        (["MODEL.META_ARCHITECTURE", "ProposalNetwork"], "[config.model]"),
+        (["OUTPUT_DIR", "elsewhere"], "--output-dir"),
     ],
 )
 def test_a_wrong_setting_is_refused(capsys, tmp_path, toy, moco_file, overrides, message):
@@ -396,7 +395,7 @@ def test_flags_that_do_not_fit_together(capsys, tmp_path, toy, moco_file, flags,
 def test_weights_of_another_detector(capsys, tmp_path, toy, moco_file):
     out = tmp_path / "out"
     arguments = [*common(moco_file, toy, out), *QUICK, "--eval-only", "--weights", moco_file]
-    assert "does not hold this detector" in refused(capsys, out, *arguments)
+    assert "[detection.weights_mismatch]" in refused(capsys, out, *arguments)
 
 
 def test_weights_never_replace_the_record_of_a_run(capsys, toy, moco_file, finished):
@@ -421,7 +420,7 @@ def test_a_loss_that_is_not_finite_says_what_to_do(capsys, tmp_path, toy, moco_f
     arguments = [*common(moco_file, toy, tmp_path / "out"), *QUICK]
     status, error = transfer(capsys, *arguments, "SOLVER.BASE_LR", "1e18")
     assert status == 2
-    assert "the loss is not finite at iteration" in error[0]
+    assert "[detection.loss_not_finite]" in error[0]
 
 
 def test_two_processes_on_cpus_train_one_model(tmp_path, toy, moco_file):

@@ -17,9 +17,8 @@ from virtex.data.captions import read_captions, read_labels
 from virtex.data.check.deep import whats_unreadable
 from virtex.data.inaturalist import read_inaturalist
 from virtex.data.layouts import LAYOUTS
-from virtex.detectron.datasets import DETECTION_SETS
-from virtex.detectron.loading import ReadableImages, raise_if_unreadable
-from virtex.detectron.run import read_data, require_images
+from virtex.detectron.datasets import DETECTION_SETS, read_data, require_paths
+from virtex.detectron.loading import SafeMapper, raise_if_error
 from virtex.detectron.scoring import score_detections
 from virtex.detectron.settings import build_settings
 from virtex.eval_tools import check_data
@@ -158,9 +157,9 @@ def as_detectron2_uses_it(root, mapper, name):
     cfg.DATASETS.TEST = (name,)
     _, sets = read_data(cfg, root, eval_only=True)
     samples = sets[name]
-    require_images(samples)
+    require_paths(sample["file_name"] for sample in samples)
     for sample in samples:
-        raise_if_unreadable([mapper(sample)])
+        raise_if_error([mapper(sample)])
     path = root / DETECTION_SETS[name].annotations
     rows = detections(name, samples)
     scores = [
@@ -204,7 +203,7 @@ def mapper(root):
 
 
 def sample_maker():
-    return ReadableImages(DatasetMapper(settings(), True), "restore it")
+    return SafeMapper(DatasetMapper(settings(), True), "restore it")
 
 
 def settings():

@@ -19,7 +19,7 @@ from virtex.captioning.pictures import own_pictures
 from virtex.data.classification import ClassificationSet, evaluation_transform
 from virtex.data.image_folders import read_image_folder
 from virtex.data.transforms import build_transform, decode_image
-from virtex.detectron.loading import ReadableImages
+from virtex.detectron.loading import SafeMapper
 from virtex.detectron.settings import build_settings
 from virtex.errors import UserError
 from virtex.tasks import packaged_protocol
@@ -93,7 +93,7 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def mapper():
     cfg = build_settings(packaged_protocol("coco", "toy"), [], 1, "cpu").cfg
-    return ReadableImages(DatasetMapper(cfg, False), "restore it")
+    return SafeMapper(DatasetMapper(cfg, False), "restore it")
 
 
 @given(pictures())

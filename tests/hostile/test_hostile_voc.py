@@ -15,8 +15,7 @@ from tests.hostile.data_runs import guarded, outcome, require_plain, run
 from tests.hostile.toy_root import copied, smallest
 from virtex.data.check.deep import whats_unreadable
 from virtex.data.voc import read_voc07
-from virtex.detectron.datasets import register_detection_sets
-from virtex.detectron.run import require_images
+from virtex.detectron.datasets import register_detection_sets, require_paths
 from virtex.eval_tools import check_data
 
 LISTED = "VOC2007/ImageSets/Main/test.txt"
@@ -82,7 +81,7 @@ def read_all(root, path):
 
 def detection_samples(name):
     samples = DatasetCatalog.get(name)
-    require_images(samples)
+    require_paths(sample["file_name"] for sample in samples)
     assert MetadataCatalog.get(name).split == "test"
 
 

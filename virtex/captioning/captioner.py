@@ -20,10 +20,14 @@ from virtex.config import find_config, load_config, with_settings
 from virtex.config.validation import CAPTIONING_MODELS
 from virtex.data.tokenizer import Tokenizer
 from virtex.errors import UserError
-from virtex.pretraining.data import validate_vocabulary
 from virtex.pretraining.models.build import build_decoder, build_model
 from virtex.pretraining.models.captioning import CaptioningModel
-from virtex.pretraining.run import TOKENIZER, place_data, tokenizer_command
+from virtex.pretraining.vocabulary import (
+    TOKENIZER,
+    replace_data_root,
+    tokenizer_command,
+    validate_vocabulary,
+)
 from virtex.run_folder import RUN_FILE, read_run_file
 from virtex.zoo.entries import entry_named
 from virtex.zoo.models import beside_zoo_file, config_beside, config_of, fill, weights_in
@@ -245,7 +249,7 @@ def find_tokenizer(backbone: Backbone, config: CfgNode, naming: Naming) -> Token
     beside = Path(backbone.source.path).with_name(TOKENIZER)
     if beside.is_file():
         return Tokenizer(beside)
-    data = place_data(config, naming.data_root).DATA
+    data = replace_data_root(config, naming.data_root).DATA
     if Path(data.TOKENIZER_MODEL).is_file():
         return Tokenizer(data.TOKENIZER_MODEL)
     raise UserError(

@@ -1,10 +1,9 @@
-"""Everything that imports detectron2, and nothing outside this folder does.
+"""Everything that imports Detectron2; nothing outside this package does.
 
-Importing it makes detectron2 v0.5 fit for today's libraries before any module here can
-import detectron2: the one import in this project that acts. It does nothing where
-detectron2 is newer or absent.
+Importing the package patches the installed libraries for Detectron2 v0.5 (see ``compat``)
+before any module of it imports Detectron2. It has no effect on newer versions.
 """
 
 from virtex.detectron import compat
 
-compat.prepare()
+compat.patch_libraries()

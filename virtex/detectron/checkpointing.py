@@ -1,4 +1,4 @@
-"""A detector's checkpoints within Detectron2's loop."""
+"""Checkpoints of detectors in Detectron2's training loop."""
 
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from virtex.errors import UserError
 
 
 def load_detector(model: nn.Module, path: Path) -> dict[str, Any]:
-    """Fill a detector from a file that must hold it whole. Returns the file's content.
+    """Load every tensor of a detector from a checkpoint file. Return the file's content.
 
     Raises:
-        UserError: the file is no such checkpoint; the first differences are named.
+        UserError: tensors are missing or have other shapes; the first ones are named.
     """
     content, _ = open_checkpoint(path)
     content = content if isinstance(content, dict) else {}
@@ -30,21 +30,24 @@ def load_detector(model: nn.Module, path: Path) -> dict[str, Any]:
         for name, value in (stored.items() if isinstance(stored, dict) else ())
         if isinstance(value, torch.Tensor | np.ndarray)
     }
-    own = unwrap_model(model).state_dict()
-    wrong = sorted(own.keys() - weights.keys()) + sorted(
-        name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape
-    )
-    if wrong:
+    expected = unwrap_model(model).state_dict()
+    problems = [f"{name} is missing" for name in sorted(expected.keys() - weights.keys())] + [
+        f"{name} has shape {tuple(weights[name].shape)}, not {tuple(expected[name].shape)}"
+        for name in sorted(expected.keys() & weights.keys())
+        if expected[name].shape != weights[name].shape
+    ]
+    if problems:
         raise UserError(
-            f"{path} does not hold this detector: {len(wrong)} tensors are missing or of another "
-            f"shape, first {', '.join(wrong[:3])}; use the run's own config and checkpoint"
+            f"{path} does not hold the detector of this config ({len(problems)} tensors: "
+            f"{'; '.join(problems[:3])}); use the config it was trained with",
+            code="detection.weights_mismatch",
         )
-    unwrap_model(model).load_state_dict({name: weights[name] for name in own})
+    unwrap_model(model).load_state_dict({name: weights[name] for name in expected})
     return content
 
 
 class SaveCheckpoints(HookBase):
-    """Save every ``period`` iterations, after the last one and at SIGTERM (main process only)."""
+    """Saves every ``period`` iterations, after the last one and on SIGTERM (main process only)."""
 
     def __init__(self, checkpoints: Checkpoints, period: int, extra: dict[str, Any]):
         self.checkpoints, self.period, self.extra = checkpoints, period, extra

@@ -1,45 +1,48 @@
-"""What Detectron2 trips over today, each line with its reason; all but two for v0.5 alone."""
+"""The differences between Detectron2 v0.5, the official 0.6 and today's libraries, in one place."""
 
 import builtins
 import importlib.metadata
 import importlib.util
+import os
 import sys
 import types
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 
-def version() -> str | None:
-    """The installed detectron2's version, or None. Does not import it."""
+def detectron2_version() -> str | None:
+    """Return the version of the installed Detectron2 without importing it, or None."""
     if importlib.util.find_spec("detectron2") is None:
         return None
     try:
         return importlib.metadata.version("detectron2")
     except importlib.metadata.PackageNotFoundError:
-        return None  # an unusual installation: taken for a current one
+        return None  # importable without metadata, e.g. a source tree on sys.path
 
 
-def prepare() -> None:
-    """Supply what Detectron2 expects of its libraries. Call before anything imports it."""
-    # every Detectron2 scripts a function at import; torch 2.14 warns that this will go
+def patch_libraries() -> None:
+    """Provide what Detectron2 expects of its dependencies. Call before importing it."""
+    # all versions: Detectron2 scripts a function at import, which torch 2.14 deprecates
     warnings.filterwarnings("ignore", r".*torch\.jit\.script", FutureWarning)
-    supply_pkg_resources()
-    if (version() or "").startswith("0.5"):
-        supply_pillow_names()
-        supply_numpy_names()
-        supply_compiled_module()
-        ignore_old_idioms()
+    add_pkg_resources_stub()
+    if (detectron2_version() or "").startswith("0.5"):
+        add_pillow_aliases()
+        add_numpy_aliases()
+        add_compiled_ops_stub()
+        ignore_deprecation_warnings()
 
 
-def supply_pillow_names() -> None:
+def add_pillow_aliases() -> None:
     from PIL import Image
 
     if not hasattr(Image, "LINEAR"):  # data/transforms/transform.py; removed in Pillow 10
         vars(Image)["LINEAR"] = Image.Resampling.BILINEAR
 
 
-def supply_numpy_names() -> None:
+def add_numpy_aliases() -> None:
     import numpy as np
 
     # structures, evaluation and utils.visualizer use them; removed in numpy 1.24
@@ -48,48 +51,72 @@ def supply_numpy_names() -> None:
             setattr(np, name, getattr(builtins, name))
 
 
-def supply_pkg_resources() -> None:
-    """model_zoo.py finds its configs through it, on main too; current setuptools lack it."""
+def add_pkg_resources_stub() -> None:
+    """model_zoo.py (0.6 too) locates its configs with it; recent setuptools do not ship it."""
     if "pkg_resources" in sys.modules or importlib.util.find_spec("pkg_resources") is not None:
         return
     from importlib.resources import files
 
-    stand_in = types.ModuleType("pkg_resources")
-    vars(stand_in)["resource_filename"] = lambda package, name: str(files(package) / name)
-    sys.modules["pkg_resources"] = stand_in
+    stub = types.ModuleType("pkg_resources")
+    vars(stub)["resource_filename"] = lambda package, name: str(files(package) / name)
+    sys.modules["pkg_resources"] = stub
 
 
-def supply_compiled_module() -> None:
-    """Four modules import ``_C`` when they are imported, though nothing here calls it:
-    evaluation/fast_eval_api.py, layers/deform_conv.py, layers/rotated_boxes.py and
-    layers/roi_align_rotated.py.
+def add_compiled_ops_stub() -> None:
+    """Make ``import detectron2._C`` succeed in an installation without compiled code.
+
+    Four modules import it: evaluation/fast_eval_api.py, layers/deform_conv.py,
+    layers/rotated_boxes.py and layers/roi_align_rotated.py. None of them is used here.
     """
-    # finding detectron2._C would import detectron2, and torch with it, which may not be there
+    # find_spec("detectron2._C") would import detectron2, and with it torch
     package = importlib.util.find_spec("detectron2")
     folders = (package.submodule_search_locations or ()) if package else ()
     compiled = any(path for folder in folders for path in Path(folder).glob("_C.*"))
     if "detectron2._C" not in sys.modules and not compiled:
-        sys.modules["detectron2._C"] = NotCompiled("detectron2._C")
+        sys.modules["detectron2._C"] = CompiledOpsStub("detectron2._C")
 
 
-class NotCompiledError(RuntimeError, AttributeError):
-    """AttributeError too, as pickle asks every module there is for any name."""
+class CompiledOpMissingError(RuntimeError, AttributeError):
+    """Also an AttributeError: pickle looks up names in every loaded module."""
 
 
-class NotCompiled(types.ModuleType):
-    """Stands in for detectron2's compiled code and says so when it is used."""
+class CompiledOpsStub(types.ModuleType):
+    """Replaces detectron2._C; raises when one of its operators is used."""
 
     def __getattr__(self, name: str) -> NoReturn:
-        if name.startswith("__"):  # what the import system itself asks of a module
+        if name.startswith("__"):  # looked up by the import system
             raise AttributeError(name)
-        raise NotCompiledError(
-            f"detectron2's compiled function {name} is needed, but this installation has "
-            "none: install the official repository with a compiler (deformable convolutions "
-            "and rotated boxes need it)"
+        raise CompiledOpMissingError(
+            f"the compiled operator detectron2._C.{name} (deformable convolutions, rotated boxes) "
+            "is not part of this installation; build the official Detectron2 with a C++ compiler"
         )
 
 
-def ignore_old_idioms() -> None:
-    """torch warns of these at each image: structures/boxes.py, modeling/anchor_generator.py."""
+def ignore_deprecation_warnings() -> None:
+    """Silence warnings for every image: structures/boxes.py, modeling/anchor_generator.py."""
     warnings.filterwarnings("ignore", r"Creating a tensor from a list of numpy", UserWarning)
     warnings.filterwarnings("ignore", r"torch\.meshgrid", UserWarning)
+
+
+@contextmanager
+def local_process_group() -> Iterator[None]:
+    """Create the process group of each machine that ``detectron2.utils.comm`` expects.
+
+    Detectron2's own launcher does this, but our processes are started without importing
+    Detectron2, and 0.5 has no public function for it.
+    """
+    import torch.distributed as dist
+    from detectron2.utils import comm
+
+    if not dist.is_initialized():
+        yield
+        return
+    size = int(os.environ["LOCAL_WORLD_SIZE"])
+    for first in range(0, dist.get_world_size(), size):
+        group = dist.new_group(list(range(first, first + size)))
+        if first <= dist.get_rank() < first + size:
+            comm._LOCAL_PROCESS_GROUP = group
+    try:
+        yield
+    finally:
+        comm._LOCAL_PROCESS_GROUP = None

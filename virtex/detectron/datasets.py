@@ -1,20 +1,24 @@
-"""Data sets from a data root, registered with Detectron2 under its own names.
+"""Detection data sets, registered with Detectron2 under its own names, read and checked.
 
-Classes are read from the annotations (PASCAL VOC's are fixed), never assumed.
+Classes are read from the annotations (those of PASCAL VOC are fixed), never assumed.
 """
 
 import hashlib
 import io
+import itertools
 import json
+import os
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pycocotools.mask
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.structures import BoxMode
 
 from virtex.checkpoints.hashing import sha256_of
@@ -25,10 +29,13 @@ from virtex.data.annotations import (
     lvis_file,
     read_json,
 )
+from virtex.data.layouts import require_layout
 from virtex.data.listing import read_file
 from virtex.data.masks import LARGEST_SIDE
 from virtex.data.voc import VOC_CLASSES, read_stems
 from virtex.errors import UserError
+
+Samples = list[dict[str, Any]]  # Detectron2's standard dicts, one per image
 
 
 @dataclass(frozen=True)
@@ -36,10 +43,10 @@ class DetectionSet:
     """One split on disk.
 
     Attributes:
-        name: Detectron2's name for it.
+        name: Detectron2's name of it.
         task: ``coco``, ``lvis`` or ``voc``.
-        annotations: the JSON file, or the VOC split's list of images, below the data root.
-        images: the folder its file names are relative to, below the data root.
+        annotations: JSON file, or VOC's list of images, relative to the data root.
+        images: folder that file names are relative to, relative to the data root.
     """
 
     name: str
@@ -65,35 +72,34 @@ DETECTION_SETS = {
 
 
 def register_detection_sets(data_root: Path) -> None:
-    """Point Detectron2's names at this data root, whatever they pointed at before.
+    """Register ``DETECTION_SETS`` for this data root, replacing earlier registrations.
 
-    Nothing is read yet; reading is done once, at the first use.
+    The sets are read once, at their first use.
     """
     for entry in DETECTION_SETS.values():
         if entry.name in DatasetCatalog.list():
             DatasetCatalog.remove(entry.name)
         if entry.name in MetadataCatalog.list():
             MetadataCatalog.remove(entry.name)
-        DatasetCatalog.register(entry.name, loader(entry, data_root))
+        DatasetCatalog.register(entry.name, cached_reader(entry, data_root))
 
 
-def loader(entry: DetectionSet, data_root: Path) -> Callable[[], list[dict[str, Any]]]:
-    """The function that reads this set and fills its metadata."""
+def cached_reader(entry: DetectionSet, data_root: Path) -> Callable[[], Samples]:
     read = load_voc if entry.task == "voc" else load_json
     return lru_cache(maxsize=1)(lambda: read(entry, data_root))
 
 
-def load_json(entry: DetectionSet, data_root: Path) -> list[dict[str, Any]]:
-    """Detectron2's standard dicts from a COCO or LVIS v1 instances file.
+def load_json(entry: DetectionSet, data_root: Path) -> Samples:
+    """Load a COCO or LVIS v1 instances file and set the metadata of the set.
 
     Raises:
-        UserError: the JSON is broken, not of its format, or describes no image.
+        UserError: the JSON is broken, not of its format, or has no images.
     """
     path = data_root / entry.annotations
     content = read_json(path, f"the annotations of {entry.name}")
     (check_lvis_json if entry.task == "lvis" else check_coco_json)(content, path)
     if not content["images"]:
-        raise UserError(f"{path} describes no image; download or write it again")
+        raise UserError(f"{path} lists no images; download it again", code="data.empty")
     categories = sorted(content["categories"], key=lambda c: c["id"])
     contiguous = {category["id"]: i for i, category in enumerate(categories)}
     MetadataCatalog.get(entry.name).set(
@@ -105,7 +111,10 @@ def load_json(entry: DetectionSet, data_root: Path) -> list[dict[str, Any]]:
     folder = data_root / entry.images
     samples = {
         image["id"]: {
-            "file_name": str(folder / image_file(image, entry.task)),
+            # LVIS has no file_name: folder and file are the end of coco_url
+            "file_name": str(
+                folder / (lvis_file(image) if entry.task == "lvis" else image["file_name"])
+            ),
             "height": image["height"],
             "width": image["width"],
             "image_id": image["id"],
@@ -114,20 +123,17 @@ def load_json(entry: DetectionSet, data_root: Path) -> list[dict[str, Any]]:
         for image in sorted(content["images"], key=lambda image: image["id"])
     }
     for annotation in content["annotations"]:
-        found = instance(annotation, contiguous)
-        if found is not None:
-            samples[annotation["image_id"]]["annotations"].append(found)
+        converted = convert_annotation(annotation, contiguous)
+        if converted is not None:
+            samples[annotation["image_id"]]["annotations"].append(converted)
     return list(samples.values())
 
 
-def image_file(image: dict[str, Any], task: str) -> str:
-    """COCO names a file of its split; LVIS names COCO's split and file in ``coco_url``."""
-    return lvis_file(image) if task == "lvis" else image["file_name"]
-
-
-def instance(annotation: dict[str, Any], contiguous: dict[int, int]) -> dict[str, Any] | None:
-    """One object in Detectron2's terms; None where its mask has no valid polygon."""
-    found = {
+def convert_annotation(
+    annotation: dict[str, Any], contiguous: dict[int, int]
+) -> dict[str, Any] | None:
+    """Convert an object to Detectron2's format; None if its mask has no valid polygon."""
+    converted = {
         "bbox": annotation["bbox"],
         "bbox_mode": BoxMode.XYWH_ABS,
         "category_id": contiguous[annotation["category_id"]],
@@ -137,19 +143,19 @@ def instance(annotation: dict[str, Any], contiguous: dict[int, int]) -> dict[str
     if isinstance(mask, dict):
         if isinstance(mask["counts"], list):
             mask = pycocotools.mask.frPyObjects(mask, *mask["size"])
-        found["segmentation"] = mask
+        converted["segmentation"] = mask
     elif mask is not None:
         polygons = [p for p in mask if len(p) % 2 == 0 and len(p) >= 6]
         if not polygons:
             return None
-        found["segmentation"] = polygons
-    return found
+        converted["segmentation"] = polygons
+    return converted
 
 
-def load_voc(entry: DetectionSet, data_root: Path) -> list[dict[str, Any]]:
-    """Detectron2's standard dicts from a PASCAL VOC split.
+def load_voc(entry: DetectionSet, data_root: Path) -> Samples:
+    """Load a PASCAL VOC split and set the metadata of the set.
 
-    Boxes are 1-based and inclusive in the devkit: one is taken off the upper left corner.
+    Boxes in the devkit are 1-based and inclusive: 1 is subtracted from the upper left corner.
 
     Raises:
         UserError: the split's list or an annotation file is missing or broken.
@@ -165,22 +171,24 @@ def load_voc(entry: DetectionSet, data_root: Path) -> list[dict[str, Any]]:
     scored = split_file.stem == "test"
     stems = read_stems(split_file, without_empty_lines=scored)
     if not stems:
-        raise UserError(f"{split_file} lists no image; restore it from VOCdevkit")
+        raise UserError(
+            f"{split_file} lists no images; restore it from VOCdevkit", code="data.empty"
+        )
     return [voc_sample(folder, stem, scored) for stem in stems]
 
 
 def voc_sample(folder: Path, stem: str, scored: bool = False) -> dict[str, Any]:
-    """An image of VOC and its objects in Detectron2's terms.
+    """Load the annotation of one VOC image.
 
     Args:
-        scored: also require what Detectron2's scoring reads, hours later.
+        scored: also require the fields that Detectron2's VOC evaluator reads after training.
 
     Raises:
-        UserError: its annotation is missing or broken.
+        UserError: the annotation is missing or broken.
     """
     path = folder / "Annotations" / f"{stem}.xml"
     try:
-        # as text, as scoring reads it
+        # decoded first, as the evaluator opens it in text mode
         tree = ElementTree.parse(io.StringIO(read_file(path).decode())).getroot()
         return {
             "file_name": str(folder / "JPEGImages" / f"{stem}.jpg"),
@@ -189,46 +197,123 @@ def voc_sample(folder: Path, stem: str, scored: bool = False) -> dict[str, Any]:
             "width": voc_length(tree, "width"),
             "annotations": [voc_instance(element, scored) for element in tree.iter("object")],
         }
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing, though the split lists {stem}") from error
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); restore the file") from error
+        raise UserError(
+            f"{path}, an annotation of the split, cannot be read ({error.strerror}); restore it",
+            code="data.missing" if isinstance(error, FileNotFoundError) else "data.unreadable",
+        ) from error
     except (ElementTree.ParseError, TypeError, ValueError, LookupError) as error:
-        raise UserError(f"{path} is not a VOC annotation: {error}; restore the file") from error
+        raise UserError(
+            f"{path} is not a VOC annotation: {error}; restore it", code="data.annotation"
+        ) from error
 
 
 def voc_length(tree: ElementTree.Element, side: str) -> int:
-    """Pixels; ``ValueError`` where there can be none so long."""
+    """Return a side of the image in pixels; ``ValueError`` if it is out of range."""
     length = int(tree.findtext(f"./size/{side}", ""))
     if not 0 < length <= LARGEST_SIDE:
-        raise ValueError(f"its {side} is {length} pixels")
+        raise ValueError(f"{side} must be in [1, {LARGEST_SIDE}], not {length}")
     return length
 
 
 def voc_instance(element: ElementTree.Element, scored: bool) -> dict[str, Any]:
-    """An object; ``ValueError`` where it cannot be one."""
+    """Convert an object to Detectron2's format; ``ValueError`` if it is not valid."""
     name = element.findtext("name")
     if name not in VOC_CLASSES:
-        raise ValueError(f"an object is of the class {name!r:.40}, which VOC does not have")
+        raise ValueError(f"{name!r:.40} is not a VOC class")
     sides = [f"bndbox/{side}" for side in ("xmin", "ymin", "xmax", "ymax")]
     corners = [float(element.findtext(side, "")) for side in sides]
     left, top, right, bottom = corners
     if not (-FARTHEST < left <= right < FARTHEST and -FARTHEST < top <= bottom < FARTHEST):
-        raise ValueError(f"a box of {name} has the corners {corners}")
+        raise ValueError(f"invalid box {corners} of the object {name}")
     if scored:
         for field in ("truncated", "difficult", *sides):
             int(element.findtext(field, ""))
         if element.find("pose") is None:
-            raise ValueError(f"an object, {name}, has no pose, which scoring asks for")
+            raise ValueError(f"the object {name} has no pose, which the evaluator reads")
     return {
         "category_id": VOC_CLASSES.index(name),
-        "bbox": [corners[0] - 1, corners[1] - 1, corners[2], corners[3]],
+        "bbox": [left - 1, top - 1, right, bottom],
         "bbox_mode": BoxMode.XYXY_ABS,
     }
 
 
-def describe(name: str, data_root: Path, samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Size and annotation hash of a data set, for the record."""
+def read_data(cfg: CfgNode, data_root: Path, eval_only: bool) -> tuple[Samples, dict[str, Samples]]:
+    """Read the training images (none with ``eval_only``) and, by set, the test images.
+
+    Raises:
+        UserError: files are missing (all are listed) or broken.
+    """
+    if not cfg.DATASETS.TEST:
+        raise UserError("DATASETS.TEST must name at least one test set", code="config.no_test_set")
+    register_detection_sets(data_root)
+    names = {*cfg.DATASETS.TEST, *(() if eval_only else cfg.DATASETS.TRAIN)}
+    known = [DETECTION_SETS[name] for name in sorted(names) if name in DETECTION_SETS]
+    if eval_only:
+        require_paths(
+            data_root / path for entry in known for path in (entry.annotations, entry.images)
+        )
+    for task in sorted({entry.task for entry in known if not eval_only}):
+        require_layout(data_root, task)
+    train = [] if eval_only else training_samples(cfg)
+    test = test_samples(cfg)
+    if cfg.MODEL.MASK_ON:
+        for sample in itertools.chain(train, *test.values()):
+            if not all("segmentation" in found for found in sample["annotations"]):
+                raise UserError(
+                    f"an object of {sample['file_name']} has no mask; set MODEL.MASK_ON False to "
+                    "train on boxes only",
+                    code="data.mask_missing",
+                )
+    return train, test
+
+
+def training_samples(cfg: CfgNode) -> Samples:
+    """Read the images to train on, without those without objects if the config says so.
+
+    Raises:
+        UserError: a set is unknown or its files cannot be read; no image is left.
+    """
+    names = ", ".join(cfg.DATASETS.TRAIN)
+    with dataset_errors(names):
+        samples = get_detection_dataset_dicts(
+            cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        )
+    if not samples:
+        raise UserError(f"no image of {names} has an object", code="data.empty")
+    return samples
+
+
+def test_samples(cfg: CfgNode) -> dict[str, Samples]:
+    """Read the images of every test set.
+
+    Raises:
+        UserError: a set is unknown or its files cannot be read.
+    """
+    with dataset_errors(", ".join(cfg.DATASETS.TEST)):
+        return {name: DatasetCatalog.get(name) for name in cfg.DATASETS.TEST}
+
+
+@contextmanager
+def dataset_errors(names: str) -> Iterator[None]:
+    try:
+        yield
+    except (AssertionError, KeyError, OSError) as error:
+        raise UserError(f"cannot load the data sets {names}: {error}", code="data.set") from error
+
+
+def require_paths(
+    paths: Iterable[Path | str], exists: Callable[[Path | str], bool] = os.path.exists
+) -> None:
+    """Raise ``UserError`` that names the first missing files or folders; none is opened."""
+    missing = [str(path) for path in paths if not exists(path)]
+    if missing:
+        shown = ", ".join(missing[:5]) + (", …" if missing[5:] else "")
+        raise UserError(f"{len(missing)} files are missing: {shown}", code="data.missing")
+
+
+def describe(name: str, data_root: Path, samples: Samples) -> dict[str, Any]:
+    """Return the number of images and the hash of the annotations, for the record."""
     summary: dict[str, Any] = {"images": len(samples)}
     entry = DETECTION_SETS.get(name)
     if entry is None:

@@ -1,4 +1,4 @@
-"""Run a detector over a test set, each image once, and score what it finds."""
+"""Run a detector over the test sets and score its detections."""
 
 import contextlib
 import tempfile
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.evaluation.evaluator import inference_context
@@ -16,7 +16,7 @@ from detectron2.utils import comm
 from torch import nn
 from tqdm import tqdm
 
-from virtex.detectron.loading import raise_if_unreadable, test_batches
+from virtex.detectron.loading import raise_if_error, test_batches
 from virtex.detectron.scoring import score_detections, write_detections
 from virtex.errors import UserError
 
@@ -25,33 +25,30 @@ DETECTIONS_NAME = "detections_{}.json"
 
 
 @contextlib.contextmanager
-def temporary_files_told() -> Iterator[None]:
-    """What keeps a scorer from writing its temporary files becomes a sentence.
-
-    Raises:
-        UserError: that sentence.
-    """
+def temporary_file_errors() -> Iterator[None]:
+    """Raise a ``UserError`` if a scorer cannot write its temporary files."""
     try:
         yield
     except OSError as error:
-        folder = tempfile.tempdir or "the folder for temporary files"
+        folder = tempfile.tempdir or "the temporary folder"
         if error.filename is not None and not str(error.filename).startswith(folder):
             raise
         raise UserError(
-            f"the scorer cannot write to {folder} ({error.strerror}); make room there, or set "
-            "TMPDIR to another folder, then go on with --resume"
+            f"the scorer cannot write to {folder} ({error.strerror}); free space there or set "
+            "TMPDIR to another folder, then use --resume",
+            code="environment.temporary_files",
         ) from error
 
 
 class InstanceEvaluator(DatasetEvaluator):
-    """Collects boxes and masks of all processes and scores them the COCO or LVIS way."""
+    """Collects boxes and masks of all processes and scores them as COCO or LVIS."""
 
     def __init__(self, dataset_name: str, masks: bool, output_dir: Path | None = None):
         """
         Args:
-            dataset_name: a registered set whose metadata names its ``json_file``.
-            masks: whether to score masks too.
-            output_dir: where the detections are written in COCO's result format, or None.
+            dataset_name: a registered set whose metadata has ``json_file``.
+            masks: also score masks.
+            output_dir: write the detections there in COCO's result format.
         """
         metadata = MetadataCatalog.get(dataset_name)
         self.name, self.output_dir = dataset_name, output_dir
@@ -72,14 +69,14 @@ class InstanceEvaluator(DatasetEvaluator):
             self.rows += rows
 
     def evaluate(self) -> Metrics | None:
-        """``{"bbox/AP": …, "segm/AP": …}`` in the main process, None in the others."""
-        shares = comm.gather(self.rows)
+        """Return ``{"bbox/AP": …, "segm/AP": …}`` in the main process, None in the others."""
+        gathered = comm.gather(self.rows)
         if not comm.is_main_process():
             return None
-        rows = [row for share in shares for row in share]
+        rows = [row for part in gathered for row in part]
         if self.output_dir is not None:
             write_detections(self.output_dir / DETECTIONS_NAME.format(self.name), rows)
-        with temporary_files_told():
+        with temporary_file_errors():
             return score_detections(self.annotations, rows, self.kinds, self.style)
 
 
@@ -87,36 +84,44 @@ class VOCEvaluator(PascalVOCDetectionEvaluator):
     """Detectron2's VOC evaluator with flat metric names."""
 
     def evaluate(self) -> Metrics | None:
-        with temporary_files_told():
+        with temporary_file_errors():
             found = super().evaluate()
         return found and {f"bbox/{name}": float(value) for name, value in found["bbox"].items()}
 
 
 def build_evaluator(cfg: CfgNode, name: str, output_dir: Path | None) -> DatasetEvaluator:
-    """The evaluator for a registered test set, by its metadata.
+    """Build the evaluator that the metadata of a registered test set names.
 
     Raises:
-        UserError: there is none for this kind of data set.
+        UserError: its ``evaluator_type`` is not supported.
     """
     kind = MetadataCatalog.get(name).get("evaluator_type")
     if kind in ("coco", "lvis"):
         return InstanceEvaluator(name, cfg.MODEL.MASK_ON, output_dir)
     if kind in ("voc", "pascal_voc"):
         return VOCEvaluator(name)
-    raise UserError(f"{name} has evaluator type {kind!r}; coco, lvis and voc can be scored")
+    raise UserError(
+        f"expected the evaluator_type coco, lvis or pascal_voc in the metadata of {name}, not "
+        f"{kind!r}",
+        code="detection.evaluator_type",
+    )
 
 
 def evaluate(
     cfg: CfgNode, model: nn.Module, samples: dict[str, list], output_dir: Path | None
 ) -> Metrics:
-    """Score ``model`` on every test set (empty in processes other than the main one).
+    """Score ``model`` on every test set.
 
     Args:
         samples: test set -> its Detectron2 dicts.
-        output_dir: where detections are written, or None.
+        output_dir: write the detections there.
+
+    Returns:
+        metric -> percent in the main process, an empty dict in the others. With several test
+        sets, each metric is prefixed with the name of its set.
 
     Raises:
-        UserError: an image cannot be read; a score must cover every image.
+        UserError: an image cannot be read (scores always cover the whole set).
     """
     metrics: Metrics = {}
     for name, images in samples.items():
@@ -132,24 +137,10 @@ def evaluate(
 def run_inference(
     model: nn.Module, batches: Iterable[list], evaluator: DatasetEvaluator, name: str
 ) -> None:
-    """Pass every image to the evaluator, with a progress bar in the main process."""
+    """Pass the model's output for every image to the evaluator."""
     evaluator.reset()
     bar = tqdm(batches, desc=f"inference {name}", unit="img", disable=not comm.is_main_process())
     with inference_context(model), torch.no_grad():
         for batch in bar:
-            raise_if_unreadable(batch)
+            raise_if_error(batch)
             evaluator.process(batch, model(batch))
-
-
-def test_samples(cfg: CfgNode) -> dict[str, list[dict[str, Any]]]:
-    """Every test set's images, read once.
-
-    Raises:
-        UserError: a set is unknown or its files cannot be read.
-    """
-    try:
-        return {name: DatasetCatalog.get(name) for name in cfg.DATASETS.TEST}
-    except (KeyError, AssertionError, OSError) as error:
-        raise UserError(
-            f"the test data {', '.join(cfg.DATASETS.TEST)} cannot be had: {error}"
-        ) from error

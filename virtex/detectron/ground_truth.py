@@ -1,7 +1,7 @@
-"""The annotations that detections are scored against, with what a scorer asks for and no more.
+"""Annotation files reduced to the fields that the scorers need.
 
-Scorers trip over what does not concern them, hours into a run: an odd license, a null, a mask of
-two points; and one of them never finds the object whose id is 0.
+hotcoco, pycocotools and lvis fail on fields that do not affect a score (a null license, a
+polygon of two points), and one of them never matches the object whose id is 0.
 """
 
 import contextlib
@@ -18,43 +18,50 @@ FIELDS = {
     "categories": ("id", "name", "frequency"),
     "annotations": ("image_id", "category_id", "bbox", "area"),
 }
-POINTS = 3  # of a polygon, at least
+MIN_POLYGON_POINTS = 3
 
 
 @contextlib.contextmanager
-def ground_truth(annotations: Path) -> Iterator[Path]:
-    """A file like ``annotations``, with the fields that a score depends on; it goes with the block.
+def minimal_annotations(annotations: Path | dict[str, Any]) -> Iterator[Path]:
+    """Write the fields that scores depend on to a temporary file, removed after the block.
 
     Args:
-        annotations: COCO or LVIS v1 instances, as ``virtex.data.annotations`` checks them.
+        annotations: a COCO or LVIS v1 instances file, or the content of one, that passed the
+            checks of ``virtex.data.annotations``.
 
     Raises:
-        UserError: it cannot be read any more.
+        UserError: the file can no longer be read.
     """
-    content = read_json(annotations, "annotations")
-    truth: dict[str, list[dict[str, Any]]] = {
+    content = (
+        annotations if isinstance(annotations, dict) else read_json(annotations, "annotations")
+    )
+    reduced: dict[str, list[dict[str, Any]]] = {
         key: [{name: item[name] for name in names if name in item} for item in content[key]]
         for key, names in FIELDS.items()
     }
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
-    pairs = zip(truth["annotations"], content["annotations"], strict=True)
-    for number, (kept, found) in enumerate(pairs, 1):
-        size = sizes[found["image_id"]]
-        kept |= {"id": number, "iscrowd": int(found.get("iscrowd", 0))}
-        kept["segmentation"] = scorable_mask(found.get("segmentation", []), size)
-    with tempfile.TemporaryDirectory(prefix="virtex-truth-") as folder:
-        path = Path(folder, annotations.name)
-        path.write_text(json.dumps({"info": {}, "licenses": [], **truth}), encoding="utf-8")
+    pairs = zip(reduced["annotations"], content["annotations"], strict=True)
+    for number, (kept, original) in enumerate(pairs, 1):
+        size = sizes[original["image_id"]]
+        kept |= {"id": number, "iscrowd": int(original.get("iscrowd", 0))}
+        kept["segmentation"] = scorable_mask(original.get("segmentation", []), size)
+    with tempfile.TemporaryDirectory(prefix="virtex-annotations-") as folder:
+        path = Path(folder, "annotations.json")
+        path.write_text(json.dumps({"info": {}, "licenses": [], **reduced}), encoding="utf-8")
         yield path
 
 
 def scorable_mask(mask: list | dict, size: tuple[int, int]) -> list | dict[str, Any]:
-    """A mask of which every polygon is one; an empty one where none is.
+    """Return the mask without degenerate polygons; an empty run-length mask if none is left.
 
     Args:
-        size: height and width of its image, in pixels.
+        size: (height, width) of the image in pixels.
     """
     if isinstance(mask, dict):
         return {"size": mask["size"], "counts": mask["counts"]}
-    polygons = [list(map(float, p)) for p in mask if len(p) >= 2 * POINTS and len(p) % 2 == 0]
+    polygons = [
+        list(map(float, polygon))
+        for polygon in mask
+        if len(polygon) >= 2 * MIN_POLYGON_POINTS and len(polygon) % 2 == 0
+    ]
     return polygons or {"size": list(size), "counts": [size[0] * size[1]]}

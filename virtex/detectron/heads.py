@@ -1,4 +1,4 @@
-"""Region heads that Detectron2 lacks: res5 of any depth, and with one more norm after it."""
+"""C4 region heads that Detectron2 does not have: any ResNet depth, and one more norm layer."""
 
 from detectron2.config import CfgNode
 from detectron2.layers import get_norm
@@ -7,13 +7,13 @@ from detectron2.modeling.backbone.resnet import BasicBlock, ResNet
 from detectron2.modeling.roi_heads import Res5ROIHeads
 from torch import nn
 
-BASIC_RES5_BLOCKS = {18: 2, 34: 3}
+BASIC_RES5_BLOCKS = {18: 2, 34: 3}  # depth -> blocks; deeper ResNets have bottleneck blocks
 
 
 def build_res5(cfg: CfgNode) -> tuple[nn.Sequential, int]:
-    """The res5 stage that works on regions, and its number of output channels.
+    """Build the res5 stage of the head; return it and its number of output channels.
 
-    Detectron2 builds bottleneck blocks alone; ResNet-18 and 34 have basic ones.
+    ``Res5ROIHeads`` builds bottleneck blocks only.
     """
     if cfg.MODEL.RESNETS.DEPTH not in BASIC_RES5_BLOCKS:
         return Res5ROIHeads._build_res5_block(cfg)
@@ -32,7 +32,7 @@ def build_res5(cfg: CfgNode) -> tuple[nn.Sequential, int]:
 
 @ROI_HEADS_REGISTRY.register()
 class AnyDepthRes5ROIHeads(Res5ROIHeads):
-    """Detectron2's C4 head, with the basic blocks of ResNet-18 and 34 too."""
+    """Detectron2's C4 head, also with the basic blocks of ResNet-18 and ResNet-34."""
 
     @classmethod
     def _build_res5_block(cls, cfg: CfgNode) -> tuple[nn.Sequential, int]:
@@ -41,8 +41,10 @@ class AnyDepthRes5ROIHeads(Res5ROIHeads):
 
 @ROI_HEADS_REGISTRY.register()
 class Res5ROIHeadsExtraNorm(Res5ROIHeads):
-    """The C4 head with one more norm layer after res5, which MoCo's VOC protocol adds since
-    res5 of a self-supervised network has no calibrated scale (arXiv 1911.05722, A.2).
+    """The C4 head with a norm layer after res5.
+
+    MoCo's VOC protocol adds it because the output of a self-supervised res5 has no calibrated
+    scale (arXiv 1911.05722, appendix A.2).
     """
 
     @classmethod

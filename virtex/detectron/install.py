@@ -1,19 +1,21 @@
-"""Install Detectron2, with a compiler or without one.
+"""Install Detectron2, with or without a C++ compiler.
 
-    python -m virtex.detectron.install            # install where nothing is there yet
-    python -m virtex.detectron.install --sdist FILE    # no network: from a file fetched elsewhere
+    python -m virtex.detectron.install                 # install, unless it is installed
+    python -m virtex.detectron.install --sdist FILE    # install from a local copy, offline
 
-Detectron2 is on no package registry and building it needs a compiler that agrees with the
-installed torch. The detectors here need none of its compiled code: NMS and RoIAlign are
-torchvision's. So, in this order:
+Detectron2 is not on any package registry, and building it needs a compiler that matches the
+installed torch. The detectors of this project use none of its compiled code (NMS and RoIAlign
+come from torchvision), so the following are tried in order:
 
-1. an importable detectron2 is kept as it is;
-2. the official repository at a pinned commit, where it answers and a C++ compiler is there;
-3. the Python files of Detectron2's tag v0.5 from the package registry (an sdist that lacks
-   the C++ sources, so that pip alone cannot install it), as the pure-Python package they are.
+1. keep an importable detectron2 as it is;
+2. build a pinned commit of the official repository, if it can be reached and a C++ compiler
+   is installed;
+3. install the Python files of Detectron2's tag v0.5 as a pure-Python package. They come from
+   an sdist on the package registry that lacks the C++ sources, so pip alone cannot install it.
 """
 
 import argparse
+import hashlib
 import importlib.metadata
 import importlib.util
 import os
@@ -30,14 +32,14 @@ from virtex.cli import run_tool, tool_parser
 from virtex.errors import UserError
 
 REPOSITORY = "https://github.com/facebookresearch/detectron2"
-COMMIT = "02b5c4e295e990042a714712c21dc79b731e8833"  # main, June 2026; still calls itself 0.6
+COMMIT = "02b5c4e295e990042a714712c21dc79b731e8833"  # main, June 2026; its version is still 0.6
 PROBE_SECONDS = 10
 
 # Its Python files are byte for byte those of Detectron2's tag v0.5.
 SDIST = "detectron2-cdo==0.5"
 SDIST_SHA256 = "53c9e79e9cc943e80419c588ea44b5479507a8628ed14a4e06bd093e29311b18"
 
-PURE_SETUP = """\
+SETUP_PY = """\
 from setuptools import find_packages, setup
 
 setup(
@@ -64,7 +66,7 @@ class Distribution:
 
 
 def installed() -> Distribution | None:
-    """The importable detectron2, or None. Imports neither it nor torch."""
+    """Find the importable detectron2 without importing it or torch; None if there is none."""
     spec = importlib.util.find_spec("detectron2")
     if spec is None or spec.origin is None:
         return None
@@ -73,25 +75,25 @@ def installed() -> Distribution | None:
         version = importlib.metadata.version("detectron2")
     except importlib.metadata.PackageNotFoundError:
         version = "of unknown version"
-    compiled = any(location.glob("_C.*"))
-    return Distribution(version, "official" if compiled else "python-only", str(location))
+    kind = "official" if any(location.glob("_C.*")) else "python-only"
+    return Distribution(version, kind, str(location))
 
 
-def official_can_be_built() -> tuple[bool, str]:
-    """Whether the official repository answers and a compiler is there, and why not."""
+def why_not_official() -> str:
+    """Return why the official repository cannot be built; "" if it can be tried."""
     if not shutil.which(os.environ.get("CXX", "c++")):
-        return False, "no C++ compiler"
+        return "no C++ compiler"
     if not shutil.which("git"):
-        return False, "no git"
+        return "no git"
     try:
         urllib.request.urlopen(REPOSITORY, timeout=PROBE_SECONDS).close()
     except (urllib.error.URLError, OSError) as error:
-        return False, f"{REPOSITORY} does not answer ({getattr(error, 'reason', error)})"
-    return True, ""
+        return f"{REPOSITORY} does not respond ({getattr(error, 'reason', error)})"
+    return ""
 
 
 def pip(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    """Run this Python's own pip, so that the user's index and proxy settings hold."""
+    """Run the pip of this Python, so that the user's index and proxy settings apply."""
     if importlib.util.find_spec("pip") is None:
         subprocess.run([sys.executable, "-m", "ensurepip"], check=True, stdout=subprocess.DEVNULL)
     return subprocess.run(
@@ -108,24 +110,25 @@ def last_lines(text: str, count: int = 8) -> str:
 
 
 def install_official() -> bool:
-    """Build the pinned commit against the installed torch; False (and why) if it fails."""
+    """Build the pinned commit against the installed torch. Return whether it succeeded."""
     print(f"building detectron2 {COMMIT[:8]} from {REPOSITORY} (several minutes) …", flush=True)
     done = pip(
         "install", "--no-deps", "--no-build-isolation", f"detectron2 @ git+{REPOSITORY}@{COMMIT}"
     )
     if done.returncode:
-        print(f"that failed; its last lines:\n{last_lines(done.stdout)}")
+        print(f"the build failed; last lines of pip:\n{last_lines(done.stdout)}")
     return done.returncode == 0
 
 
-def fetch_sdist(folder: Path) -> Path:
-    """The unpacked sdist from the package registry, hash-checked by pip.
+def download_sdist(folder: Path) -> Path:
+    """Download, verify and unpack the sdist; return the source tree.
 
-    ``pip download`` cannot finish (the file's own metadata names a direct address, which
-    pip refuses), but it fetches, checks and unpacks the file first; ``--no-clean`` keeps that.
+    ``pip download`` fails in the end (the sdist's metadata has a direct URL as a requirement,
+    which pip refuses), but only after it has downloaded, verified and unpacked the file, and
+    ``--no-clean`` keeps the result.
 
     Raises:
-        UserError: the registry does not answer, lacks the file, or its hash is another.
+        UserError: the registry cannot be reached, lacks the file or has one with another hash.
     """
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{SDIST} --hash=sha256:{SDIST_SHA256}\n")
@@ -137,68 +140,75 @@ def fetch_sdist(folder: Path) -> Path:
     trees = [path.parent for path in folder.glob("*/*/setup.py")]
     if len(trees) != 1:
         raise UserError(
-            f"{SDIST} could not be fetched from the package registry; check pip's index settings, "
-            f"or fetch the file elsewhere and pass it with --sdist. pip's last lines:\n"
-            f"{last_lines(done.stdout)}"
+            f"{SDIST} could not be downloaded from the package registry; check pip's index "
+            "settings, or download the file elsewhere and pass it with --sdist. Last lines of "
+            f"pip:\n{last_lines(done.stdout)}",
+            code="environment.download_failed",
         )
     return trees[0]
 
 
 def unpack_sdist(sdist: Path, folder: Path) -> Path:
-    """The unpacked sdist from a file at hand, hash-checked.
+    """Verify and unpack a local sdist; return the source tree.
 
     Raises:
-        UserError: there is no such file or it is another one.
+        UserError: the file is missing or has another hash.
     """
-    # torch-free on purpose: checkpoints.opening hashes too, but this runs before torch is there
-    import hashlib
-
     if not sdist.is_file():
-        raise UserError(f"there is no file {sdist}")
-    found = hashlib.sha256(sdist.read_bytes()).hexdigest()
-    if found != SDIST_SHA256:
-        raise UserError(f"{sdist} has sha256 {found}, but {SDIST} has {SDIST_SHA256}")
+        raise UserError(f"--sdist {sdist} does not exist", code="environment.sdist")
+    sha256 = hashlib.sha256(sdist.read_bytes()).hexdigest()
+    if sha256 != SDIST_SHA256:
+        raise UserError(
+            f"expected sha256 {SDIST_SHA256} of {SDIST}, but {sdist} has {sha256}; download it "
+            "again",
+            code="environment.sdist",
+        )
     shutil.unpack_archive(sdist, folder, format="gztar")
     return next(folder.iterdir())
 
 
 def install_python_only(sdist: Path | None) -> None:
-    """Install v0.5's Python files as the pure-Python package they are.
+    """Install the Python files of v0.5.
 
     Raises:
-        UserError: the sdist cannot be had, or pip cannot install it.
+        UserError: the sdist could not be downloaded, or pip cannot install it.
     """
-    print(f"installing the Python files of {SDIST}, no compiler needed …", flush=True)
+    print(f"installing the Python files of {SDIST} (no compiler needed) …", flush=True)
     with tempfile.TemporaryDirectory(prefix="detectron2-") as name:
         folder = Path(name)
-        tree = unpack_sdist(sdist, folder) if sdist else fetch_sdist(folder)
+        tree = unpack_sdist(sdist, folder) if sdist else download_sdist(folder)
         configs = tree / "detectron2" / "model_zoo" / "configs"
         if not configs.is_dir() and (tree / "configs").is_dir():
             shutil.copytree(tree / "configs", configs)
-        (tree / "setup.py").write_text(PURE_SETUP)
+        (tree / "setup.py").write_text(SETUP_PY)
         done = pip("install", "--no-deps", "--no-build-isolation", str(tree))
         if done.returncode:
-            raise UserError(f"pip could not install {SDIST}:\n{last_lines(done.stdout)}")
+            raise UserError(
+                f"pip could not install {SDIST}; last lines of pip:\n{last_lines(done.stdout)}",
+                code="environment.install_failed",
+            )
 
 
 def install(sdist: Path | None = None) -> Distribution:
-    """Make detectron2 importable, by the first way that works. Returns what is there then.
+    """Make detectron2 importable in the first way that works.
 
     Raises:
-        UserError: no way worked.
+        UserError: none worked.
     """
-    found = installed()
-    if found:
+    if found := installed():
         return found
-    possible, why_not = (False, "a file was given") if sdist else official_can_be_built()
-    if not (possible and install_official()):
-        if why_not:
-            print(f"not building the official repository: {why_not}")
+    reason = "--sdist was given" if sdist else why_not_official()
+    if reason:
+        print(f"not building the official repository: {reason}")
+    if reason or not install_official():
         install_python_only(sdist)
     importlib.invalidate_caches()
     found = installed()
     if found is None:
-        raise UserError("detectron2 was installed but cannot be found; is this Python's site on?")
+        raise UserError(
+            "detectron2 was installed but is not on sys.path; check this Python's site-packages",
+            code="environment.install_failed",
+        )
     return found
 
 

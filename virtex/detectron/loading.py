@@ -1,8 +1,8 @@
-"""The training stream: what comes at which iteration depends on the seed alone.
+"""The training stream, a function of the seed alone, and the test loader.
 
-The n-th sample of the stream, its augmentation included, is a function of (seed, n). A run
-that is resumed at any iteration therefore sees what the uninterrupted run would have seen,
-with any number of workers.
+The n-th sample of the stream, including its augmentation, is a function of (seed, n). A run that
+is resumed at any iteration therefore sees what an uninterrupted run would have seen, with any
+number of workers.
 """
 
 import logging
@@ -10,12 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import (
-    DatasetFromList,
-    DatasetMapper,
-    build_detection_test_loader,
-    get_detection_dataset_dicts,
-)
+from detectron2.data import DatasetFromList, DatasetMapper, build_detection_test_loader
 from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils import comm
@@ -33,43 +28,47 @@ Sample = dict[str, Any]
 WORKERS = "DATALOADER.NUM_WORKERS"
 
 
-class ReadableImages:
-    """A mapper around Detectron2's own that returns an unreadable image as a ``UserError``.
+class SafeMapper:
+    """Wraps a dataset mapper; returns a ``UserError`` for an image that cannot be used.
 
-    An exception in a worker process would arrive as text; a value arrives as it is.
+    Returned rather than raised, because an exception in a worker process loses its type.
     """
 
     def __init__(self, mapper: Callable[[Sample], Sample], remedy: str):
         """
         Args:
-            remedy: what the user can do about a broken file.
+            remedy: what the user can do about an unreadable file, for the message.
         """
         self.mapper, self.remedy = mapper, remedy
 
     def __call__(self, sample: Sample) -> Sample | UserError:
+        name = sample["file_name"]
         try:
-            with Image.open(sample["file_name"]) as image:  # which Detectron2's reader would run
+            with Image.open(name) as image:  # Pillow would run a program to decode these formats
                 if image.format in PROGRAMS:
-                    raise OSError(f"it is {image.format}, which is a program and no picture")
+                    raise OSError(f"{image.format} is not an image format")
             return self.mapper(sample)
         except SizeMismatchError as error:
-            return UserError(f"{sample['file_name']} has another size than its annotation: {error}")
+            return UserError(
+                f"{name} does not have the size of its annotation: {error}",
+                code="data.image_size",
+            )
         except ValueError as error:
-            return UserError(f"{sample['file_name']}: its annotation cannot be used: {error}")
+            return UserError(f"{name} has an invalid annotation: {error}", code="data.annotation")
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's
             return UserError(
-                f"the image {sample['file_name']} cannot be read ({str(error) or type(error)}); "
-                f"{self.remedy}"
+                f"the image {name} cannot be read ({str(error) or type(error)}); {self.remedy}",
+                code="data.image_unreadable",
             )
 
 
-def raise_if_unreadable(batch: list[Sample | UserError]) -> list[Sample]:
-    sound = []
+def raise_if_error(batch: list[Sample | UserError]) -> list[Sample]:
+    samples = []
     for sample in batch:
         if isinstance(sample, UserError):
             raise sample
-        sound.append(sample)
-    return sound
+        samples.append(sample)
+    return samples
 
 
 class SeededSamples(Dataset):
@@ -77,9 +76,8 @@ class SeededSamples(Dataset):
 
     def __init__(self, samples: list[Sample], cfg: CfgNode, skip_bad_images: bool):
         self.samples = DatasetFromList(samples, copy=False)  # one copy for all workers
-        self.mapper = ReadableImages(
-            DatasetMapper(cfg, True),
-            "restore it, or train without such images with --skip-bad-images",
+        self.mapper = SafeMapper(
+            DatasetMapper(cfg, True), "restore it, or skip such images with --skip-bad-images"
         )
         self.seed = cfg.SEED
         self.skip_bad_images = skip_bad_images
@@ -94,22 +92,22 @@ class SeededSamples(Dataset):
             sample = self.mapper(self.samples[(index + attempt) % len(self.samples)])
             if not (self.skip_bad_images and isinstance(sample, UserError)):
                 return sample
-            logger.warning("left out: %s", sample)
-        return UserError("not one image of the training set can be read")
+            logger.warning("skipped: %s", sample)
+        return UserError("no training image can be read", code="data.image_unreadable")
 
 
 class ResumableBatches(Sampler):
-    """Batches of (position, index), from any iteration on.
+    """Batches of (position, index) from any iteration on.
 
-    Images are grouped by aspect ratio as Detectron2 does (wide with wide), but on their
-    annotated sizes, before an image is opened; so skipping to an iteration costs no decoding.
+    Images are grouped by aspect ratio as in Detectron2 (wide with wide), but by their annotated
+    sizes, so that skipping to an iteration decodes no image.
     """
 
     def __init__(self, indices: Sampler, wide: list[bool] | None, batch_size: int, start: int):
         """
         Args:
             indices: one of Detectron2's infinite samplers: this process's share of the stream.
-            wide: whether each image is wider than high; None to not group.
+            wide: whether each image is wider than high; None disables grouping.
             batch_size: of this process.
             start: iteration of the first batch.
         """
@@ -119,33 +117,15 @@ class ResumableBatches(Sampler):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         world_size, rank = comm.get_world_size(), comm.get_rank()
         buckets: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
-        made = 0
+        batches = 0
         for step, index in enumerate(self.indices):
             bucket = buckets[self.wide[index] if self.wide else False]
             bucket.append((step * world_size + rank, index))
             if len(bucket) == self.batch_size:
-                made += 1
-                if made > self.start:
+                batches += 1
+                if batches > self.start:
                     yield bucket[:]
                 bucket.clear()
-
-
-def training_samples(cfg: CfgNode) -> list[Sample]:
-    """The images to train on, those without objects left out where the config says so.
-
-    Raises:
-        UserError: none is left.
-    """
-    try:
-        samples = get_detection_dataset_dicts(
-            cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-        )
-    except (AssertionError, KeyError, OSError) as error:
-        names = ", ".join(cfg.DATASETS.TRAIN)
-        raise UserError(f"the training data {names} cannot be had: {error}") from error
-    if not samples:
-        raise UserError(f"{', '.join(cfg.DATASETS.TRAIN)}: no image has an object to train on")
-    return samples
 
 
 def training_batches(
@@ -156,17 +136,17 @@ def training_batches(
     stream: int = 0,
     num_workers: int | None = None,
 ) -> Iterator[list[Sample]]:
-    """Infinite batches of this process from iteration ``start`` on.
+    """Yield batches of this process without end, from iteration ``start`` on.
 
-    Before a batch is given out, the random state that the model will draw from (sampling of
-    regions) is set from (seed, iteration, rank).
+    Before each batch, the random state that the model draws from (sampling of regions) is set
+    from (seed, iteration, rank).
 
     Args:
         stream: another number gives another order and other draws from the same seed.
-        num_workers: in place of the config's.
+        num_workers: overrides the config.
 
     Raises:
-        UserError: at the batch that holds an image which cannot be read; or a worker died.
+        UserError: an image of the batch cannot be read, or a worker was killed.
     """
     workers = cfg.DATALOADER.NUM_WORKERS if num_workers is None else num_workers
     grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
@@ -181,22 +161,17 @@ def training_batches(
         ),
         num_workers=workers,
         worker_init_fn=serve,
-        collate_fn=raw_batch,
+        collate_fn=lambda batch: batch,  # Detectron2's models take lists of samples
         multiprocessing_context="fork" if workers else None,
     )
     for iteration, batch in enumerate(Watched(loader, WORKERS), start):
-        raise_if_unreadable(batch)
+        raise_if_error(batch)
         seed_everything("model", cfg.SEED, iteration, comm.get_rank(), stream)
         yield batch
 
 
-def raw_batch(batch: list[Sample]) -> list[Sample]:
-    """Detectron2's models take a list of samples of different sizes."""
-    return batch
-
-
 def build_sampler(cfg: CfgNode, samples: list[Sample], stream: int) -> Sampler:
-    """Detectron2's sampler that the config names (``SEEDED_SAMPLERS``), seeded."""
+    """Build the sampler that the config names (one of ``SEEDED_SAMPLERS``), seeded."""
     seed = cfg.SEED + 1_000_003 * stream
     if cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler":
         return TrainingSampler(len(samples), seed=seed)
@@ -207,17 +182,17 @@ def build_sampler(cfg: CfgNode, samples: list[Sample], stream: int) -> Sampler:
 
 
 def test_batches(cfg: CfgNode, samples: list[Sample]) -> Watched:
-    """Each image of this process's share once, one at a time, in order.
+    """Load this process's share of the test images once, one at a time, in order.
 
     Raises:
-        UserError: a worker died.
+        UserError: a worker was killed.
     """
     loader = build_detection_test_loader(
         samples,
-        mapper=ReadableImages(
-            DatasetMapper(cfg, False), "restore it, for a score must cover every image"
+        mapper=SafeMapper(
+            DatasetMapper(cfg, False), "restore it; a score must cover every image of the set"
         ),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
-    loader.worker_init_fn = serve  # Detectron2's function takes none
+    loader.worker_init_fn = serve  # not a parameter of Detectron2's function
     return Watched(loader, WORKERS)

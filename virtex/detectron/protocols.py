@@ -1,6 +1,6 @@
-"""The packaged detection protocols, and those that a Detectron2 YAML of one's own makes.
+"""The packaged detection protocols, and custom ones defined by a Detectron2 YAML file.
 
-The numbers behind each protocol are VirTex's (arXiv 2006.06666, appendix A) and MoCo's.
+The settings of each packaged protocol are VirTex's (arXiv 2006.06666, appendix A) and MoCo's.
 """
 
 import difflib
@@ -55,5 +55,5 @@ def find_in_detectron2_zoo(name: str) -> Path:
         return folder / name
     names = [str(path.relative_to(folder)) for path in folder.glob("**/*.yaml")]
     near = difflib.get_close_matches(name[:100], names, n=1)
-    hint = f"; the nearest in Detectron2's zoo is {near[0]}" if near else ""
-    raise UserError(f"there is no config file {quoted(name, 300)}{hint}")
+    hint = f"; did you mean {near[0]} of Detectron2's model zoo?" if near else ""
+    raise UserError(f"config file {quoted(name, 300)} not found{hint}", code="config.not_found")

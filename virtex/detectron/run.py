@@ -14,17 +14,10 @@ from torch import nn
 
 from virtex.checkpoints.backbone import Backbone
 from virtex.checkpoints.loading import load_backbone
-from virtex.data.layouts import require_layout
 from virtex.detectron import heads  # noqa: F401 (registers the heads that configs name)
 from virtex.detectron.adapters import adapt
-from virtex.detectron.datasets import (
-    DETECTION_SETS,
-    DetectionSet,
-    describe,
-    register_detection_sets,
-)
-from virtex.detectron.evaluation import build_evaluator, test_samples
-from virtex.detectron.loading import training_samples
+from virtex.detectron.datasets import describe, read_data, require_paths
+from virtex.detectron.evaluation import build_evaluator
 from virtex.detectron.protocols import packaged_protocol, protocol_from_config
 from virtex.detectron.settings import RunSettings, build_settings
 from virtex.detectron.trainer import build_detector, check_solver
@@ -113,7 +106,8 @@ def prepare(args: argparse.Namespace) -> Run:
     adaptation = adapt(backbone, cfg)
     settings.set_by_checkpoint(adaptation.settings)
     train_set, test_sets = read_data(cfg, Path(args.data_root), args.eval_only)
-    require_images([] if args.skip_bad_images else train_set, *test_sets.values())
+    checked = itertools.chain([] if args.skip_bad_images else train_set, *test_sets.values())
+    require_paths((sample["file_name"] for sample in checked), os.path.isfile)
     set_classes(settings)
     seed_everything("detector", cfg.SEED)
     detector = build_detector(cfg)
@@ -131,50 +125,6 @@ def prepare(args: argparse.Namespace) -> Run:
         protocol, settings, backbone, detector, train_set, test_sets, data, verification,
         args.skip_bad_images,
     )  # fmt: skip
-
-
-def read_data(cfg: CfgNode, data_root: Path, eval_only: bool) -> tuple[list, dict[str, list]]:
-    """The training images and, by set, the test images.
-
-    Raises:
-        UserError: files are missing (all are listed) or broken.
-    """
-    register_detection_sets(data_root)
-    names = {*cfg.DATASETS.TEST, *(() if eval_only else cfg.DATASETS.TRAIN)}
-    known = [DETECTION_SETS[name] for name in sorted(names) if name in DETECTION_SETS]
-    if eval_only:
-        require_test_files(known, data_root)
-    for task in sorted({entry.task for entry in known if not eval_only}):
-        require_layout(data_root, task)
-    if not cfg.DATASETS.TEST:
-        raise UserError("the config names no test set (DATASETS.TEST), so there is no score")
-    train = [] if eval_only else training_samples(cfg)
-    test = test_samples(cfg)
-    if cfg.MODEL.MASK_ON:
-        for sample in itertools.chain(train, *test.values()):
-            if not all("segmentation" in found for found in sample["annotations"]):
-                raise UserError(
-                    f"{sample['file_name']} has an object without a mask, which MODEL.MASK_ON "
-                    "needs; set it to False to train on boxes alone"
-                )
-    return train, test
-
-
-def require_images(*sets: list[dict[str, Any]]) -> None:
-    """Raise UserError that names images which are not there (none is opened)."""
-    names = (sample["file_name"] for sample in itertools.chain(*sets))
-    missing = [name for name in names if not os.path.isfile(name)]
-    if missing:
-        shown = ", ".join(missing[:5]) + (", …" if missing[5:] else "")
-        raise UserError(f"{len(missing)} images are missing: {shown}; restore them")
-
-
-def require_test_files(entries: list[DetectionSet], data_root: Path) -> None:
-    """Raise UserError that lists what is missing of these sets."""
-    paths = [data_root / path for entry in entries for path in (entry.annotations, entry.images)]
-    missing = [str(path) for path in paths if not path.exists()]
-    if missing:
-        raise UserError(f"the data root {data_root} lacks {', '.join(missing)}")
 
 
 def set_classes(settings: RunSettings) -> None:

@@ -1,6 +1,6 @@
-"""COCO and LVIS scores from detections, by the fast scorer or by the reference.
+"""COCO and LVIS average precision from detections.
 
-hotcoco (Rust) is used where it is installed, pycocotools and lvis where not. They agree
+Scored by hotcoco (Rust) if it is installed, else by pycocotools and lvis; the results agree
 within 1e-9 (tests/detectron/test_scoring.py).
 """
 
@@ -14,20 +14,20 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from virtex.detectron.ground_truth import ground_truth
+from virtex.detectron.ground_truth import minimal_annotations
 from virtex.files import replace_file
 
 COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 LVIS_METRICS = (*COCO_METRICS, "APr", "APc", "APf")
-LVIS_DETECTIONS = 300  # an image
-ROWS_AT_A_TIME = 10_000  # that are written
+LVIS_MAX_DETECTIONS = 300  # per image
+ROWS_PER_WRITE = 10_000
 
 Rows = list[dict[str, Any]]
 Metrics = dict[str, float]
 
 
 def default_scorer() -> str:
-    """``"hotcoco"`` where it can be imported, else ``"reference"``."""
+    """Return ``"hotcoco"`` if it can be imported, else ``"reference"``."""
     try:
         import hotcoco  # noqa: F401
     except ImportError:
@@ -36,44 +36,41 @@ def default_scorer() -> str:
 
 
 def score_detections(
-    annotations: Path, detections: Rows, kinds: list[str], style: str, scorer: str | None = None
+    annotations: Path | dict[str, Any],
+    detections: Rows,
+    kinds: list[str],
+    style: str,
+    scorer: str | None = None,
 ) -> Metrics:
-    """Average precision of detections.
+    """Compute the average precision of detections.
 
     Args:
-        annotations: a COCO or LVIS v1 instances file.
+        annotations: a COCO or LVIS v1 instances file, or the content of one.
         detections: rows of COCO's result format: image_id, category_id, score, bbox (x, y,
             width, height in pixels) and, for masks, segmentation (run-length encoded).
-        kinds: of ``"bbox"``, ``"segm"``.
-        style: ``"coco"`` or ``"lvis"`` (federated; 300 detections an image).
-        scorer: ``"hotcoco"`` or ``"reference"``; by default the fast one if installed.
+        kinds: subset of ``"bbox"``, ``"segm"``.
+        style: ``"coco"`` or ``"lvis"`` (federated; 300 detections per image).
+        scorer: ``"hotcoco"`` or ``"reference"``; default: ``default_scorer()``.
 
     Returns:
-        ``{"bbox/AP": …}`` in percent; NaN where there is no ground truth of that kind. Without
-        a single detection every defined metric is 0.
+        ``{"bbox/AP": …}`` in percent; NaN for sizes or frequencies without ground truth. Every
+        metric is 0 if there are no detections.
     """
-    with ground_truth(annotations) as path:
-        return scores_of(path, detections, kinds, style, scorer or default_scorer())
-
-
-def scores_of(truth: Path, detections: Rows, kinds: list[str], style: str, scorer: str) -> Metrics:
-    """As ``score_detections``, of annotations that a scorer takes as they are."""
-    scores: Metrics = {}
-    for kind in kinds:
-        rows = detections if kind == "bbox" else without_boxes(detections)
-        names = LVIS_METRICS if style == "lvis" else COCO_METRICS
-        if not rows:
-            values = dict.fromkeys(names, 0.0)
-        else:
-            values = SCORERS[scorer, style](truth, rows, kind)
-        for name in names:
-            value = values[name]
-            scores[f"{kind}/{name}"] = float("nan") if value < 0 else float(value) * 100
-    return scores
+    score = SCORERS[scorer or default_scorer(), style]
+    names = LVIS_METRICS if style == "lvis" else COCO_METRICS
+    metrics: Metrics = {}
+    with minimal_annotations(annotations) as path:
+        for kind in kinds:
+            rows = detections if kind == "bbox" else without_boxes(detections)
+            values = score(path, rows, kind) if rows else dict.fromkeys(names, 0.0)
+            for name in names:
+                value = float(values[name])
+                metrics[f"{kind}/{name}"] = float("nan") if value < 0 else value * 100
+    return metrics
 
 
 def without_boxes(rows: Rows) -> Rows:
-    """Masks are sized by their own area, not by their box's, as in Detectron2."""
+    """Drop boxes, so that masks are sized by their own area, as in Detectron2."""
     return [{k: v for k, v in row.items() if k != "bbox"} for row in rows]
 
 
@@ -83,11 +80,8 @@ def coco_reference(annotations: Path, rows: Rows, kind: str) -> Metrics:
 
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(annotations))
-        evaluation = COCOeval(truth, truth.loadRes(copy.deepcopy(rows)), kind)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return dict(zip(COCO_METRICS, evaluation.stats, strict=False))
+        # pycocotools adds fields to the rows that it loads
+        return coco_metrics(COCOeval(truth, truth.loadRes(copy.deepcopy(rows)), kind))
 
 
 def coco_hotcoco(annotations: Path, rows: Rows, kind: str) -> Metrics:
@@ -95,20 +89,23 @@ def coco_hotcoco(annotations: Path, rows: Rows, kind: str) -> Metrics:
 
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(annotations))
-        evaluation = COCOeval(truth, truth.load_res(rows), kind)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
+        return coco_metrics(COCOeval(truth, truth.load_res(rows), kind))
+
+
+def coco_metrics(evaluation: Any) -> Metrics:
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
     return dict(zip(COCO_METRICS, evaluation.stats, strict=False))
 
 
 def lvis_reference(annotations: Path, rows: Rows, kind: str) -> Metrics:
-    with old_numpy_names():
+    with numpy_float_alias():
         from lvis import LVIS, LVISEval, LVISResults
 
         truth = LVIS(str(annotations))
-        found = LVISResults(truth, copy.deepcopy(rows), max_dets=LVIS_DETECTIONS)
-        evaluation = LVISEval(truth, found, kind)
+        results = LVISResults(truth, copy.deepcopy(rows), max_dets=LVIS_MAX_DETECTIONS)
+        evaluation = LVISEval(truth, results, kind)
         evaluation.run()
     return {name: evaluation.get_results()[name] for name in LVIS_METRICS}
 
@@ -132,8 +129,8 @@ SCORERS = {
 
 
 @contextlib.contextmanager
-def old_numpy_names() -> Iterator[None]:
-    """lvis 0.5.3 calls ``np.float``, which numpy 1.24 removed."""
+def numpy_float_alias() -> Iterator[None]:
+    """Provide ``np.float``, which lvis 0.5.3 calls and numpy 1.24 removed."""
     missing = "float" not in vars(np)
     if missing:
         vars(np)["float"] = float
@@ -145,13 +142,13 @@ def old_numpy_names() -> Iterator[None]:
 
 
 def write_detections(path: Path, rows: Rows) -> None:
-    """COCO's result format."""
+    """Write rows of COCO's result format as one JSON list."""
 
     def write(file: BinaryIO) -> None:
         file.write(b"[")
-        # iterencode, which json.dump uses too, is Python; dumps is compiled, but holds its text
-        for first in range(0, len(rows), ROWS_AT_A_TIME):
-            part = json.dumps(rows[first : first + ROWS_AT_A_TIME])
+        # json.dumps is compiled, json.dump is not; in parts, as dumps holds its whole output
+        for first in range(0, len(rows), ROWS_PER_WRITE):
+            part = json.dumps(rows[first : first + ROWS_PER_WRITE])
             file.write(b", " * (first > 0) + part[1:-1].encode())
         file.write(b"]")
 

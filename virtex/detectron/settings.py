@@ -1,4 +1,4 @@
-"""From a protocol to the settings of one run, with every deviation from it accounted for."""
+"""Build the configuration of a run from its protocol and record every deviation from it."""
 
 import os
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from virtex.errors import UserError
 from virtex.protocols import Protocol
 from virtex.records import Deviation
 
-# What cannot change a number, or stands elsewhere in the record.
+# Keys that cannot change a result, or that the record stores elsewhere.
 NEUTRAL_KEYS = (
     "OUTPUT_DIR",
     "SEED",
@@ -42,57 +42,62 @@ class RunSettings:
     """The settings of one run.
 
     Attributes:
-        cfg: the whole configuration, to be completed by the data and the checkpoint.
-        reference: the protocol's own configuration, untouched.
-        overridden: keys the user set.
-        scaled: keys that follow the batch size.
-        said: sentences for the log and the record: what was changed and why.
-        by_checkpoint: keys the checkpoint decides; a protocol written for ResNet-50 is not
-            departed from by these.
+        cfg: the configuration, to be completed from the data and the checkpoint.
+        reference: the configuration of the protocol, unchanged.
+        overridden: keys set by the user.
+        scaled: keys scaled with the batch size.
+        notes: sentences for the log and the record about adjusted settings.
+        by_checkpoint: keys set by the checkpoint; they are not deviations from a protocol
+            written for ResNet-50.
     """
 
     cfg: CfgNode
     reference: CfgNode
     overridden: tuple[str, ...]
     scaled: tuple[str, ...]
-    said: list[str]
+    notes: list[str]
     by_checkpoint: tuple[str, ...] = ()
 
     def set_by_checkpoint(self, settings: dict[str, Any]) -> None:
-        """Write what the checkpoint decides.
+        """Set the keys that the checkpoint determines.
 
         Raises:
-            UserError: the user set one of these keys to something else.
+            UserError: the user set one of them to another value.
         """
         for key, value in settings.items():
             if key in self.overridden and get_setting(self.cfg, key) != value:
                 raise UserError(
-                    f"{key} is {value!r} for this checkpoint and cannot be overridden "
-                    f"with {get_setting(self.cfg, key)!r}; leave it out"
+                    f"{key} must be {value!r} for this checkpoint, not "
+                    f"{get_setting(self.cfg, key)!r}; remove the override",
+                    code="config.invalid_override",
                 )
             set_setting(self.cfg, key, value)
         self.by_checkpoint = tuple(settings)
 
     def set_by_data(self, key: str, value: Any) -> None:
-        """Write what the data decides (the number of classes), saying so where it differs.
+        """Set a key that the data determines (the number of classes).
 
         Raises:
-            UserError: the user set it to something else.
+            UserError: the user set it to another value.
         """
-        if get_setting(self.cfg, key) != value:
+        before = get_setting(self.cfg, key)
+        if before != value:
             if key in self.overridden:
-                raise UserError(f"{key} is {value} in the data, not {get_setting(self.cfg, key)}")
-            self.said.append(f"{key} is {value}, as in the data, not {get_setting(self.cfg, key)}")
+                raise UserError(
+                    f"{key} must be {value} for this data, not {before}; remove the override",
+                    code="config.invalid_override",
+                )
+            self.notes.append(f"{key} set to {value} from the data, instead of {before}")
             set_setting(self.cfg, key, value)
 
     def deviations(self) -> list[Deviation]:
-        """Every setting that differs from the protocol's, in the order of their names."""
+        """List the settings that differ from the protocol's, sorted by key."""
         return [
             Deviation(key, before, now, self.why(key))
             for key, now in sorted(flatten(self.cfg).items())
             if key not in self.by_checkpoint + NEUTRAL_KEYS
             and now != (before := get_setting(self.reference, key))
-            # BN in one process is what SyncBN is in several
+            # SyncBN in one process is BN
             and not (before == "SyncBN" and key in NORM_KEYS and key not in self.overridden)
         ]
 
@@ -105,21 +110,20 @@ class RunSettings:
 def build_settings(
     protocol: Protocol, overrides: Sequence[str], world_size: int, device: str
 ) -> RunSettings:
-    """Settings of a run: the protocol, scaled to the processes at hand, then the overrides.
+    """Build the settings of a run: the protocol, the overrides, scaled to the number of processes.
 
-    The batch is the protocol's share for ``world_size`` processes, or what the user says. By
-    the linear scaling rule (Goyal et al., arXiv 1706.02677) the learning rate follows it, and
-    the number of iterations, steps and warm-up go the other way, so that as many images are
-    seen; a key that the user sets is taken as it is. A protocol with
-    ``SOLVER.REFERENCE_WORLD_SIZE 0`` is never scaled.
+    The batch is the protocol's share for ``world_size`` processes unless overridden. By the
+    linear scaling rule (Goyal et al., arXiv 1706.02677) the learning rate is scaled with it, and
+    iterations, steps and warm-up inversely, so that the same number of images is seen. Keys set
+    by the user are not scaled, nor are protocols with ``SOLVER.REFERENCE_WORLD_SIZE 0``.
 
     Args:
         overrides: ``KEY VALUE KEY VALUE …`` as in Detectron2.
-        world_size: processes over all machines.
+        world_size: number of processes on all machines.
         device: ``"cuda"`` or ``"cpu"``.
 
     Raises:
-        UserError: the YAML or an override is not valid; the nearest key is named.
+        UserError: the YAML file or an override is not valid.
     """
     reference = load_config(protocol)
     cfg = reference.clone()
@@ -131,8 +135,9 @@ def build_settings(
     validate_types(cfg)
     if cfg.SOLVER.IMS_PER_BATCH % world_size:
         raise UserError(
-            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which {world_size} processes "
-            f"cannot share evenly; give a multiple of {world_size}"
+            f"SOLVER.IMS_PER_BATCH must be a multiple of the {world_size} processes, not "
+            f"{cfg.SOLVER.IMS_PER_BATCH}",
+            code="config.batch_size",
         )
     cfg.MODEL.DEVICE = device
     cfg.MODEL.WEIGHTS = ""  # the checkpoint is loaded and verified by its adapter
@@ -143,10 +148,10 @@ def build_settings(
 
 
 def load_config(protocol: Protocol) -> CfgNode:
-    """The protocol's YAML on Detectron2's defaults.
+    """Load the protocol's YAML file over Detectron2's defaults.
 
     Raises:
-        UserError: the file is not valid YAML, or sets keys that Detectron2 does not have.
+        UserError: the file is not valid YAML or has unknown keys.
     """
     cfg = read_config_file(protocol.config)
     try:
@@ -159,7 +164,7 @@ def load_config(protocol: Protocol) -> CfgNode:
 
 
 def scale_to_batch(settings: RunSettings, world_size: int) -> None:
-    """Let learning rate and schedule follow the batch size, and say so."""
+    """Scale the learning rate and the schedule with the batch size."""
     cfg, solver = settings.cfg, settings.cfg.SOLVER
     base = settings.reference.SOLVER
     if solver.REFERENCE_WORLD_SIZE <= 0:
@@ -170,24 +175,24 @@ def scale_to_batch(settings: RunSettings, world_size: int) -> None:
     factor = solver.IMS_PER_BATCH / base.IMS_PER_BATCH
     if factor == 1:
         return
-    wanted = {
+    scaled = {
         "SOLVER.BASE_LR": base.BASE_LR * factor,
         "SOLVER.STEPS": [round(step / factor) for step in base.STEPS],
         **{key: round(get_setting(settings.reference, key) / factor) for key in SCALED_LENGTHS},
     }
-    scaled = [key for key in wanted if key not in settings.overridden]
-    for key in scaled:
-        set_setting(cfg, key, wanted[key])
-    settings.scaled = ("SOLVER.IMS_PER_BATCH", *scaled)
-    settings.said.append(
-        f"batch {solver.IMS_PER_BATCH} instead of {base.IMS_PER_BATCH} (factor {factor:g}): "
+    keys = [key for key in scaled if key not in settings.overridden]
+    for key in keys:
+        set_setting(cfg, key, scaled[key])
+    settings.scaled = ("SOLVER.IMS_PER_BATCH", *keys)
+    settings.notes.append(
+        f"batch size {solver.IMS_PER_BATCH} instead of {base.IMS_PER_BATCH} (factor {factor:g}): "
         f"learning rate {solver.BASE_LR:g} instead of {base.BASE_LR:g}, "
         f"{solver.MAX_ITER} iterations instead of {base.MAX_ITER}, steps {tuple(solver.STEPS)}"
     )
 
 
 def replace_sync_bn(settings: RunSettings, world_size: int, device: str) -> None:
-    """SyncBN needs several processes with GPUs: BN in one, Detectron2's naive one on CPUs."""
+    """Use BN in one process and Detectron2's naiveSyncBN on CPUs, where SyncBN cannot run."""
     if device == "cuda" and world_size > 1:
         return
     norm = "BN" if world_size == 1 else "naiveSyncBN"
@@ -196,4 +201,4 @@ def replace_sync_bn(settings: RunSettings, world_size: int, device: str) -> None
         set_setting(settings.cfg, key, norm)
     if changed:
         where = "one process" if world_size == 1 else "processes on CPUs"
-        settings.said.append(f"SyncBN is {norm} in {where} ({', '.join(changed)})")
+        settings.notes.append(f"SyncBN replaced by {norm} in {where} ({', '.join(changed)})")

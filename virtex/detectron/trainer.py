@@ -1,4 +1,4 @@
-"""Training with Detectron2's own loop, optimizer, schedule and hooks; resumed exactly."""
+"""Training with Detectron2's loop, optimizer, schedule and hooks, with exact resumption."""
 
 import logging
 import math
@@ -37,38 +37,44 @@ Metrics = dict[str, float]
 
 
 def build_detector(cfg: CfgNode) -> nn.Module:
-    """The detector that ``cfg`` describes, on its device, randomly initialized.
+    """Build the detector of ``cfg`` on its device, randomly initialized.
 
     Raises:
-        UserError: the config does not fit together.
+        UserError: Detectron2 rejects the config, or the model cannot be scored.
     """
     try:
         model = build_model(cfg)
     except (AssertionError, KeyError, ValueError) as error:
-        raise UserError(f"Detectron2 cannot build this config: {error}") from error
+        raise UserError(
+            f"Detectron2 cannot build a detector from this config: {error}", code="config.model"
+        ) from error
     if not hasattr(model, "input_format"):
         raise UserError(
-            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} is no detector that can be "
-            "scored here; GeneralizedRCNN and RetinaNet are"
+            "expected MODEL.META_ARCHITECTURE GeneralizedRCNN or RetinaNet, not "
+            f"{cfg.MODEL.META_ARCHITECTURE}",
+            code="config.model",
         )
     return model
 
 
 def check_solver(cfg: CfgNode, model: nn.Module) -> None:
-    """Raise UserError for an optimizer or schedule that cannot be built."""
+    """Raise ``UserError`` if Detectron2 rejects the optimizer or the schedule."""
     try:
         build_lr_scheduler(cfg, build_optimizer(cfg, model))
     except (AssertionError, KeyError, ValueError) as error:
-        raise UserError(f"Detectron2 cannot build SOLVER's schedule: {error}") from error
+        raise UserError(
+            f"Detectron2 cannot build the optimizer or schedule of SOLVER: {error}",
+            code="config.solver",
+        ) from error
 
 
 class Trainer(TrainerBase):
-    """Detectron2's training loop on one config.
+    """Detectron2's training loop for one config.
 
     Attributes:
-        model: the detector (wrapped for several processes).
-        checkpoints: what can be saved and resumed.
-        start_iter, max_iter: the range of iterations to run.
+        model: the detector, wrapped in DistributedDataParallel with several processes.
+        checkpoints: saves and restores the training state.
+        start_iter, max_iter: range of the iterations.
     """
 
     def __init__(
@@ -78,14 +84,14 @@ class Trainer(TrainerBase):
         samples: list[dict[str, Any]],
         skip_bad_images: bool = False,
         evaluate: Callable[[], Metrics] | None = None,
-        saved_with: dict[str, Any] | None = None,
+        extra: dict[str, Any] | None = None,
     ):
         """
         Args:
-            model: a detector whose backbone holds the checkpoint already.
-            samples: Detectron2's dicts of the training images.
-            evaluate: called every ``TEST.EVAL_PERIOD`` iterations, where that is set.
-            saved_with: plain values to store in every checkpoint.
+            model: a detector with the backbone's weights loaded.
+            samples: Detectron2 dicts of the training images.
+            evaluate: called every ``TEST.EVAL_PERIOD`` iterations, if that is not 0.
+            extra: plain values to store in every checkpoint.
         """
         super().__init__()
         self.cfg, self.samples, self.skip_bad_images = cfg, samples, skip_bad_images
@@ -93,16 +99,15 @@ class Trainer(TrainerBase):
         self.optimizer = build_optimizer(cfg, model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
         self.max_iter = cfg.SOLVER.MAX_ITER
-        # GradScaler() is what AMPTrainer would make; made here, a checkpoint can hold it
+        # AMPTrainer would create the same one; created here so that checkpoints include it
         self.grad_scaler = torch.amp.GradScaler("cuda") if cfg.SOLVER.AMP.ENABLED else None
         self.stopwatch = Stopwatch()
         state = {
             "optimizer": self.optimizer,
             "scheduler": self.scheduler,
             "stopwatch": self.stopwatch,
+            **({"grad_scaler": self.grad_scaler} if self.grad_scaler else {}),
         }
-        if self.grad_scaler:
-            state["grad_scaler"] = self.grad_scaler
         folder = Path(cfg.OUTPUT_DIR)
         self.checkpoints = Checkpoints(folder, self.model, state)
         self.start_iter = 0
@@ -111,17 +116,15 @@ class Trainer(TrainerBase):
                 hooks.IterationTimer(),
                 hooks.LRScheduler(self.optimizer, self.scheduler),
                 PreciseBatchNorm(),
-                # before the checkpoint: a run that goes on from there writes no earlier line
+                # before the checkpoint, because a resumed run does not write earlier lines again
                 WriteMetrics(folder) if comm.is_main_process() else None,
-                SaveCheckpoints(
-                    self.checkpoints, cfg.SOLVER.CHECKPOINT_PERIOD, dict(saved_with or {})
-                ),
+                SaveCheckpoints(self.checkpoints, cfg.SOLVER.CHECKPOINT_PERIOD, extra or {}),
                 EvaluatePeriodically(evaluate, folder) if evaluate else None,
             ]
         )
 
-    def writers(self) -> list[Any]:
-        """ETA and losses to the log, everything to metrics.json and tensorboard."""
+    def build_writers(self) -> list[Any]:
+        """Write ETA and losses to the log, all metrics to metrics.json and TensorBoard."""
         folder = self.cfg.OUTPUT_DIR
         return [
             CommonMetricPrinter(self.max_iter),
@@ -130,21 +133,25 @@ class Trainer(TrainerBase):
         ]
 
     def resume(self) -> int:
-        """Continue from the newest checkpoint, if there is one. Returns the iteration."""
+        """Load the newest checkpoint, if there is one. Return the number of iterations done."""
         content = self.checkpoints.resume()
         self.start_iter = content["iteration"] + 1 if content else 0
         if len(set(comm.all_gather(self.start_iter))) > 1:
-            raise UserError("the machines do not see the same checkpoints; share --output-dir")
+            raise UserError(
+                "--output-dir must be on a filesystem shared by all machines: they found different "
+                "checkpoints",
+                code="run.output_dir_not_shared",
+            )
         if comm.is_main_process():
             truncate_metrics(Path(self.cfg.OUTPUT_DIR) / "metrics.json", self.start_iter)
         return self.start_iter
 
     def train(self) -> None:
-        """Run from ``start_iter`` to ``max_iter``.
+        """Train from ``start_iter`` to ``max_iter``.
 
         Raises:
             UserError: an image cannot be read, or the loss is not finite.
-            SigtermReceived: after the checkpoint of the current iteration was written.
+            SigtermReceived: on SIGTERM, after the current iteration has been saved.
         """
         if self.start_iter >= self.max_iter:
             return
@@ -164,7 +171,7 @@ class Trainer(TrainerBase):
                 self.stopwatch.stop()
 
     def build_stepper(self) -> SimpleTrainer:
-        """Detectron2's forward, backward and step, from ``start_iter`` of the stream on."""
+        """Build Detectron2's training step on the stream from ``start_iter`` on."""
         batches = training_batches(self.cfg, self.samples, self.start_iter, self.skip_bad_images)
         if self.grad_scaler:
             return AMPTrainer(self.model, batches, self.optimizer, grad_scaler=self.grad_scaler)
@@ -176,16 +183,17 @@ class Trainer(TrainerBase):
             self.stepper.run_step()
         except FloatingPointError as error:
             raise UserError(
-                f"the loss is not finite at iteration {self.iter}; start anew with --overwrite and "
-                "a lower SOLVER.BASE_LR or more SOLVER.WARMUP_ITERS"
+                f"the loss is not finite at iteration {self.iter}; restart with --overwrite and a "
+                "lower SOLVER.BASE_LR or more SOLVER.WARMUP_ITERS",
+                code="detection.loss_not_finite",
             ) from error
 
 
 class PreciseBatchNorm(HookBase):
-    """Replace running statistics by true averages before each evaluation and at the end.
+    """Recompute BatchNorm statistics as true averages before evaluations and at the end.
 
-    Detectron2's hook keeps one data stream open across evaluations, which a resumed run
-    cannot reproduce; this one opens the same stream of its own each time.
+    Detectron2's hook keeps one data stream open across evaluations, which a resumed run cannot
+    reproduce. This hook starts the same separate stream each time.
     """
 
     def after_step(self) -> None:
@@ -198,25 +206,25 @@ class PreciseBatchNorm(HookBase):
         batches = training_batches(
             cfg, self.trainer.samples, skip_bad_images=self.trainer.skip_bad_images, stream=1
         )
-        with EventStorage():  # what the model would log here is of no interest
+        with EventStorage():  # discards what the model logs here
             update_bn_stats(self.trainer.model, batches, cfg.TEST.PRECISE_BN.NUM_ITER)
 
 
 class EvaluatePeriodically(HookBase):
-    """Score every ``TEST.EVAL_PERIOD`` iterations; the last iteration is scored by the run."""
+    """Evaluates every ``TEST.EVAL_PERIOD`` iterations, except after the last one."""
 
     def __init__(self, evaluate: Callable[[], Metrics], folder: Path):
         self.evaluate, self.folder = evaluate, folder
 
     def before_train(self) -> None:
         done = self.trainer.start_iter
-        # a run that was ended after its checkpoint has not scored it
+        # the run may have been stopped between saving a checkpoint and evaluating it
         if done and self.is_due(done) and not self.is_scored(done):
             self.score(done)
 
     def after_step(self) -> None:
         if self.is_due(self.trainer.iter + 1):
-            if reduce_any(self.trainer.sigterm.received):  # while a checkpoint was written
+            if reduce_any(self.trainer.sigterm.received):  # SIGTERM while the checkpoint was saved
                 raise SigtermReceived
             self.score(self.trainer.iter + 1)
 
@@ -225,9 +233,9 @@ class EvaluatePeriodically(HookBase):
         return period > 0 and done % period == 0 and done != self.trainer.max_iter
 
     def is_scored(self, done: int) -> bool:
-        # other processes may see what the main one is about to write
-        here = lines_at(self.folder / "metrics.json", done - 1) if comm.is_main_process() else []
-        return broadcast_object(any("total_loss" not in numbers for numbers in here))
+        # only the main process reads, because it is about to write the file
+        lines = lines_at(self.folder / "metrics.json", done - 1) if comm.is_main_process() else []
+        return broadcast_object(any("total_loss" not in metrics for metrics in lines))
 
     def score(self, done: int) -> None:
         with raise_on_sigterm():
@@ -238,10 +246,10 @@ class EvaluatePeriodically(HookBase):
 
 
 class WriteMetrics(HookBase):
-    """Write every ``WRITE_PERIOD`` iterations and after the last one.
+    """Writes metrics every ``WRITE_PERIOD`` iterations and after the last one.
 
-    Detectron2's hook writes the last iteration twice, which its printer cannot take in a run
-    of one iteration.
+    Detectron2's hook writes the last iteration twice, and its printer fails in a run of one
+    iteration.
     """
 
     def __init__(self, folder: Path):
@@ -249,9 +257,9 @@ class WriteMetrics(HookBase):
         self.writers: list[Any] = []
 
     def before_train(self) -> None:
-        # not before: a resumed run has put another metrics.json in the place of the old one
+        # not in __init__: resume() replaces metrics.json
         with named(self.folder):
-            self.writers = self.trainer.writers()
+            self.writers = self.trainer.build_writers()
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
@@ -262,15 +270,15 @@ class WriteMetrics(HookBase):
 
     def after_train(self) -> None:
         for writer in self.writers:
-            with suppress(OSError):  # what could not be written has been told before
+            with suppress(OSError):  # reported already by write()
                 writer.close()
 
 
 def write_scores(folder: Path, iterations: int, metrics: Metrics) -> None:
-    """Put scores into metrics.json and tensorboard, as a line of their own."""
-    numbers = {key: value for key, value in metrics.items() if math.isfinite(value)}
+    """Append finite scores to metrics.json, as a separate line, and to TensorBoard."""
+    finite = {key: value for key, value in metrics.items() if math.isfinite(value)}
     with EventStorage(iterations) as storage, named(folder):
-        storage.put_scalars(**numbers, smoothing_hint=False)
+        storage.put_scalars(**finite, smoothing_hint=False)
         for writer in (JSONWriter(str(folder / "metrics.json")), TensorboardXWriter(str(folder))):
             writer.write()
             writer.close()

@@ -16,11 +16,11 @@ from virtex import run_folder
 from virtex.checkpoints.hashing import sha256_of
 from virtex.checkpoints.inputs import saved_input
 from virtex.detectron.checkpointing import load_detector
+from virtex.detectron.compat import local_process_group
 from virtex.detectron.datasets import DETECTION_SETS
 from virtex.detectron.evaluation import evaluate
 from virtex.detectron.gallery import write_gallery
 from virtex.detectron.install import installed
-from virtex.detectron.machines import ranks_of_this_machine
 from virtex.detectron.run import Run, prepare
 from virtex.detectron.scoring import default_scorer
 from virtex.detectron.trainer import Trainer, write_scores
@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
 
 def transfer(args: argparse.Namespace) -> None:
     """One process of the job."""
-    with ranks_of_this_machine():
+    with local_process_group():
         run_transfer(args)
 
 
@@ -149,7 +149,7 @@ def open_folder(run: Run, folder: Path, overwrite: bool, identity: bool = True) 
     logger.info("Environment: %s", json.dumps({**environment(), **setup_of(run)}, indent=1))
     logger.info("Backbone: %s", json.dumps(run.backbone.record(), indent=1))
     logger.info("Verified: %s", json.dumps(run.verification))
-    for sentence in run.settings.said:
+    for sentence in run.settings.notes:
         logger.warning(sentence)
     log_deviations(run.deviations())
 
@@ -176,7 +176,7 @@ def train(run: Run, args: argparse.Namespace) -> dict[str, float]:
         run.train,
         skip_bad_images=args.skip_bad_images,
         evaluate=lambda: evaluate(run.cfg, run.detector, run.test, None),
-        saved_with=saved_input(run.backbone),
+        extra=saved_input(run.backbone),
     )
     if args.resume:
         logger.info("resuming after iteration %d", trainer.resume())
@@ -233,7 +233,7 @@ def build_result(
         data=run.data,
         verification=run.verification,
         setup=setup_of(run),
-        notes=run.settings.said,
+        notes=run.settings.notes,
     )
 
 

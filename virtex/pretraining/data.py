@@ -14,6 +14,7 @@ from virtex.data.targets import CAPTION_TASKS, TextOptions
 from virtex.data.tokenizer import Tokenizer
 from virtex.data.transforms import CaptionTransform, build_transform, decode_image
 from virtex.errors import UserError
+from virtex.pretraining.vocabulary import validate_vocabulary
 
 Item = CaptionedImage | LabeledImage
 
@@ -145,30 +146,6 @@ def build_pretraining_set(
     return PretrainingSet(
         items, config.MODEL.NAME, transform, text, seed, training, skip, label_names
     )
-
-
-def validate_vocabulary(tokenizer: Tokenizer, data: CfgNode) -> None:
-    """Check a vocabulary against the section ``DATA`` of a config.
-
-    Raises:
-        UserError: it has more tokens, or special tokens with other ids.
-    """
-    if len(tokenizer) > data.VOCAB_SIZE:
-        raise UserError(
-            f"the vocabulary {tokenizer.path} must have at most DATA.VOCAB_SIZE {data.VOCAB_SIZE} "
-            f"tokens, not {len(tokenizer)}; set DATA.VOCAB_SIZE {len(tokenizer)}, or train a "
-            f"vocabulary with --vocab-size {data.VOCAB_SIZE}",
-            code="tokenizer.mismatch",
-        )
-    wanted = {"UNK": tokenizer.pad_id, "SOS": tokenizer.sos_id}
-    wanted |= {"EOS": tokenizer.eos_id, "MASK": tokenizer.mask_id}
-    for name, number in wanted.items():
-        if data[f"{name}_INDEX"] != number:
-            raise UserError(
-                f"DATA.{name}_INDEX must be {number}, the id of that token in the vocabulary "
-                f"{tokenizer.path}, not {data[f'{name}_INDEX']}; set DATA.{name}_INDEX {number}",
-                code="tokenizer.mismatch",
-            )
 
 
 def validate_categories(labels: int, vocab_size: int, root: Path) -> None:
