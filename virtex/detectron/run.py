@@ -15,7 +15,7 @@ from torch import nn
 from virtex.checkpoints.backbone import Backbone
 from virtex.checkpoints.loading import load_backbone
 from virtex.detectron import heads  # noqa: F401 (registers the heads that configs name)
-from virtex.detectron.adapters import adapt
+from virtex.detectron.adapters import convert_backbone
 from virtex.detectron.datasets import describe, read_data, require_paths
 from virtex.detectron.evaluation import build_evaluator
 from virtex.detectron.protocols import packaged_protocol, protocol_from_config
@@ -103,8 +103,8 @@ def prepare(args: argparse.Namespace) -> Run:
     cfg = settings.cfg
     cfg.SEED, cfg.OUTPUT_DIR = args.seed, args.output_dir
     backbone = load_backbone(args.checkpoint, args.format, args.trust_pickle)
-    adaptation = adapt(backbone, cfg)
-    settings.set_by_checkpoint(adaptation.settings)
+    converted = convert_backbone(backbone, cfg)
+    settings.set_by_checkpoint(converted.settings)
     train_set, test_sets = read_data(cfg, Path(args.data_root), args.eval_only)
     checked = itertools.chain([] if args.skip_bad_images else train_set, *test_sets.values())
     require_paths((sample["file_name"] for sample in checked), os.path.isfile)
@@ -115,8 +115,8 @@ def prepare(args: argparse.Namespace) -> Run:
     for name in cfg.DATASETS.TEST:
         build_evaluator(cfg, name, None)
     verification = {
-        "tensors": load_weights(detector, adaptation),
-        "features": compare_features(detector, adaptation, backbone.input),
+        "tensors": load_weights(detector, converted),
+        "features": compare_features(detector, converted, backbone.input),
     }
     cfg.freeze()
     names = (*cfg.DATASETS.TEST, *(() if args.eval_only else cfg.DATASETS.TRAIN))
