@@ -14,7 +14,6 @@ from fvcore.common.config import CfgNode
 
 from virtex import run_folder
 from virtex.checkpoints.backbone import Backbone
-from virtex.checkpoints.hashing import sha256_of
 from virtex.config import (
     flatten,
     load_config,
@@ -29,7 +28,7 @@ from virtex.engine.distributed import device_of, rank, world_size
 from virtex.engine.loop import LoopSettings, TrainingLoop, amp_dtype
 from virtex.engine.randomness import seed_everything
 from virtex.errors import UserError
-from virtex.files import replace_file
+from virtex.files import replace_file, sha256_of
 from virtex.optim import Lookahead, build_optimizer, build_schedule
 from virtex.pretraining.data import PretrainingSet, build_pretraining_set
 from virtex.pretraining.models.build import build_model
