@@ -21,7 +21,11 @@ from virtex.config import (
     with_overrides,
 )
 from virtex.data.annotations import read_json
-from virtex.data.layouts import require_layout
+from virtex.data.layouts import (
+    COCO_CAPTION_PRETRAINING,
+    COCO_MULTILABEL_PRETRAINING,
+    require_layout,
+)
 from virtex.data.loading import Batch, training_loader
 from virtex.data.tokenizer import Tokenizer
 from virtex.engine.distributed import device_of, rank, world_size
@@ -90,7 +94,10 @@ class PretrainingJob(Job):
                 "config.invalid_value",
             )
         has_labels = config.MODEL.NAME == "multilabel_classification"
-        require_layout(root.parent, "multilabel_pretraining" if has_labels else "pretraining")
+        if has_labels:
+            require_layout(root.parent, COCO_MULTILABEL_PRETRAINING, "multilabel_pretraining")
+        else:
+            require_layout(root.parent, COCO_CAPTION_PRETRAINING, "pretraining")
         self.tokenizer = None if has_labels else open_tokenizer(config)
         self.seed = config.RANDOM_SEED if args.seed is None else args.seed
         self.train, self.val = (
