@@ -1,8 +1,11 @@
 """Build the configuration of a run from its protocol and record every deviation from it."""
 
+import difflib
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -12,7 +15,9 @@ from virtex.detectron.checks import validate_run, validate_types
 from virtex.detectron.config_files import merge_detectron2_overrides, read_config_file
 from virtex.errors import UserError
 from virtex.protocols import Protocol
+from virtex.quoting import quoted
 from virtex.records import Deviation
+from virtex.tasks import TASKS
 
 # Keys that cannot change a result, or that the record stores elsewhere.
 NEUTRAL_KEYS = (
@@ -202,3 +207,38 @@ def replace_sync_bn(settings: RunSettings, world_size: int, device: str) -> None
     if changed:
         where = "one process" if world_size == 1 else "processes on CPUs"
         settings.notes.append(f"SyncBN replaced by {norm} in {where} ({', '.join(changed)})")
+
+
+def protocol_from_config(config: str) -> Protocol:
+    """Return the protocol defined by a Detectron2 YAML file.
+
+    The file of a packaged protocol gives that protocol. Any other file gives one that is named
+    after it and versioned by its hash, so that an edited file is another protocol.
+
+    Args:
+        config: a path, or a name in Detectron2's model zoo.
+
+    Raises:
+        UserError: the file does not exist.
+    """
+    path = Path(config)
+    if not os.path.isfile(config):
+        path = find_in_detectron2_zoo(config)
+    for protocol in (p for task in TASKS.values() for p in task.protocols.values()):
+        if protocol.config.resolve() == path.resolve():
+            return protocol
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    return Protocol("custom", path.stem, digest, path)
+
+
+def find_in_detectron2_zoo(name: str) -> Path:
+    """Return the YAML file of Detectron2's model zoo with a name like ``COCO-Detection/….yaml``."""
+    import detectron2
+
+    folder = Path(detectron2.__file__).parent / "model_zoo" / "configs"
+    if os.path.isfile(folder / name):
+        return folder / name
+    names = [str(path.relative_to(folder)) for path in folder.glob("**/*.yaml")]
+    near = difflib.get_close_matches(name[:100], names, n=1)
+    hint = f"; did you mean {near[0]} of Detectron2's model zoo?" if near else ""
+    raise UserError(f"config file {quoted(name, 300)} not found{hint}", code="config.not_found")

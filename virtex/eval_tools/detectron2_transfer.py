@@ -91,9 +91,10 @@ def main(args: argparse.Namespace) -> int:
         build_parser().error("--eval-only stands without --overwrite and --resume")
     # Detectron2 reads it when it registers data sets that are not registered here
     os.environ["DETECTRON2_DATASETS"] = args.data_root
-    from virtex.detectron.transfer import main as transfer
+    from virtex.runner import run
+    from virtex.tasks.detection import plan_detection
 
-    return transfer(args)
+    return run(args, plan_detection)
 
 
 if __name__ == "__main__":

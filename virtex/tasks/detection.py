@@ -20,7 +20,9 @@ CONFIG_FOLDER = resource_path("detectron_configs")
 
 def plan_detection(args: argparse.Namespace) -> Sequence[Job]:
     """Plan ``detectron2_transfer`` for its parsed arguments."""
-    raise NotImplementedError
+    from virtex.detectron.transfer import plan
+
+    return plan(args)
 
 
 def register_detection(
