@@ -1,10 +1,10 @@
-"""Backbones with weights of their own, and files that are gone when the test is."""
+"""Backbones with random weights, and files that are removed after the test."""
 
 import pytest
 from checkpoint_writers import randomized
 
 from tests.checkpoints.fault_server import start_server
-from virtex.checkpoints import downloading
+from virtex.checkpoints import download
 
 
 @pytest.fixture(scope="session")
@@ -29,8 +29,8 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def server(here, monkeypatch):
-    """A ``FaultServer``, which is asked again without a long wait."""
-    monkeypatch.setattr(downloading, "BACK_OFF", 0.01)
+    """A ``FaultServer``, retried without a long wait."""
+    monkeypatch.setattr(download, "BACK_OFF", 0.01)
     faults, running = start_server()
     yield faults
     running.shutdown()
@@ -39,8 +39,8 @@ def server(here, monkeypatch):
 
 @pytest.fixture
 def registered():
-    """Formats and families a test registers are gone after it."""
-    from virtex.checkpoints.architecture import FAMILIES
+    """Remove formats and families that a test registers."""
+    from virtex.backbones.registry import FAMILIES
     from virtex.checkpoints.formats import FORMATS
 
     before = dict(FORMATS), dict(FAMILIES)

@@ -1,161 +1,147 @@
-"""From names to files: local paths, the web, torchvision's weights, random networks."""
+"""Names of checkpoints: local paths, the web, the zoo, torchvision's weights, random networks."""
 
 import pytest
 import torch
 import torchvision
-from iopath.common.file_io import PathHandler
 
+from tests.errors import raises_code
 from virtex.checkpoints import (
-    PATHS,
-    CheckpointError,
     InputSpec,
+    Resolved,
     load_backbone,
+    register_source,
     resolve,
     sha256_of,
+    sources,
 )
-from virtex.errors import UserError
 
 
-def test_a_local_path_is_itself(tmp_path):
+def test_local_path(tmp_path):
     (tmp_path / "model.pth").touch()
-    assert resolve(str(tmp_path / "model.pth")) == str(tmp_path / "model.pth")
+    assert resolve(tmp_path / "model.pth") == str(tmp_path / "model.pth")
 
 
-def test_a_path_that_leads_nowhere_gets_examples_of_names():
-    with pytest.raises(
-        CheckpointError, match=r"no checkpoint absent.pth; give a local path, https"
-    ):
-        resolve("absent.pth")
+@pytest.mark.parametrize("name", ["absent.pth", "\x1b[2J.pth", "s3://bucket/model.pth"])
+def test_name_that_is_not_found(name):
+    with raises_code("checkpoint.not_found"):
+        resolve(name)
 
 
-def test_an_address_is_downloaded_once(server):
+def test_url_is_downloaded_once_for_each_host(server):
     url = server.serve("/model.pth", b"weights")
     path = resolve(url)
     server.serve("/model.pth", b"changed")
     assert resolve(url) == path
     with open(path, "rb") as file:
         assert file.read() == b"weights"
+    assert resolve(url.replace("127.0.0.1", "localhost")) != path
 
 
-def test_one_path_on_two_hosts_is_two_files(server):
-    url = server.serve("/model.pth", b"weights")
-    assert resolve(url) != resolve(url.replace("127.0.0.1", "localhost"))
-
-
-def test_a_download_that_fails_is_one_sentence(server):
-    with pytest.raises(CheckpointError) as error:
+def test_failed_download_is_reported(server):
+    with raises_code("checkpoint.download_failed", f"{server.address}/absent.pth", "404"):
         resolve(f"{server.address}/absent.pth")
-    assert f"could not download {server.address}/absent.pth: the server answered 404" in str(
-        error.value
-    )
-    assert "\n" not in str(error.value)
 
 
-def test_a_zoo_entry_is_downloaded_and_checked(server, here, monkeypatch):
+@pytest.fixture
+def zoo_entry(server, here, monkeypatch):
+    """Add an entry ``my/model``, a ResNet-18, with further YAML."""
     torch.save(torchvision.models.resnet18().state_dict(), here / "m.pth")
     url = server.serve("/m.pth", (here / "m.pth").read_bytes())
-    (here / "zoo.yaml").write_text(
-        f"models: {{my/model: {{urls: [{server.address}/gone.pth, {url}], arch: resnet18, "
-        f"sha256: '{sha256_of(here / 'm.pth')}'}}}}"
-    )
     monkeypatch.setenv("VIRTEX_ZOO", str(here / "zoo.yaml"))
+
+    def write(further):
+        urls = f"[{server.address}/gone.pth, {url}]"
+        (here / "zoo.yaml").write_text(f"models: {{my/model: {{urls: {urls}, {further}}}}}")
+
+    return write
+
+
+def test_zoo_entry_is_downloaded_once_and_verified(zoo_entry, server, here):
+    zoo_entry(f"arch: resnet18, sha256: '{sha256_of(here / 'm.pth')}'")
     backbone = load_backbone("virtex://my/model")
     assert backbone.source.requested == "virtex://my/model"
-    assert [path for path, _ in server.asked] == ["/gone.pth", "/m.pth"]
     assert load_backbone("virtex://my/model").source.path == backbone.source.path
-    assert len(server.asked) == 2
+    assert [path for path, _ in server.asked] == ["/gone.pth", "/m.pth"]
 
 
 @pytest.mark.parametrize(
-    ("said", "outcome"),
+    ("statement", "code", "named"),
     [
-        ("input: {channel_order: BGR, mean: [1, 2, 3], std: [4, 5, 6], scale: 255}", None),
-        ("arch: resnet50", "is a resnet18, but .* says of my/model that it is a resnet50"),
-        ("format: moco", "moco"),
-        ("format: mocko", "mocko"),
+        ("arch: resnet50", "checkpoint.unexpected_architecture", "zoo.yaml"),
+        ("format: moco", "checkpoint.unknown_format", "moco"),
+        ("format: mocko", "checkpoint.unknown_format", "mocko"),
     ],
 )
-def test_what_the_zoo_says_of_a_file_holds(said, outcome, server, here, monkeypatch):
-    torch.save(torchvision.models.resnet18().state_dict(), here / "m.pth")
-    url = server.serve("/m.pth", (here / "m.pth").read_bytes())
-    (here / "zoo.yaml").write_text(f"models: {{my/model: {{urls: [{url}], {said}}}}}")
-    monkeypatch.setenv("VIRTEX_ZOO", str(here / "zoo.yaml"))
-    if outcome:
-        with pytest.raises(CheckpointError, match=outcome):
-            load_backbone("virtex://my/model")
-        return
+def test_wrong_statements_of_the_zoo(statement, code, named, zoo_entry):
+    zoo_entry(statement)
+    with raises_code(code, named):
+        load_backbone("virtex://my/model")
+
+
+def test_input_of_the_zoo_is_used(zoo_entry):
+    zoo_entry("input: {channel_order: BGR, mean: [1, 2, 3], std: [4, 5, 6], scale: 255}")
     backbone = load_backbone("virtex://my/model")
     assert backbone.input == InputSpec("BGR", (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), 255.0)
-    assert "input as zoo.yaml says" in backbone.source.notes
+    assert "input from zoo.yaml" in backbone.source.notes
 
 
-def test_an_unknown_entry_gets_the_nearest_names():
-    with pytest.raises(UserError, match=r"the model zoo has no 'hub/resnet51'; near it: hub/res"):
-        resolve("virtex://hub/resnet51")
-
-
-def test_random_weights_are_torchvisions_initialization_from_the_seed(here):
+def test_random_weights_are_torchvisions_initialization(here):
     backbone = load_backbone("random:resnet18?seed=3")
     torch.manual_seed(3)
-    wanted = torchvision.models.resnet18(weights=None).state_dict()
-    assert all(torch.equal(tensor, wanted[name]) for name, tensor in backbone.state_dict.items())
+    expected = torchvision.models.resnet18(weights=None).state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in backbone.state_dict.items())
     assert backbone.source.requested == "random:resnet18?seed=3"
 
 
-def test_random_weights_leave_the_random_state_alone(here):
+def test_random_weights_keep_the_random_state(here):
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
-    resolve("random:resnet18?seed=5")
+    first, other = resolve("random:resnet18"), resolve("random:resnet18?seed=1")
     assert torch.equal(before, torch.random.get_rng_state())
-
-
-def test_a_seed_gives_one_file_and_another_seed_another(here):
-    first, again = load_backbone("random:resnet18"), load_backbone("random:resnet18?seed=0")
-    other = load_backbone("random:resnet18?seed=1")
-    assert first.source.sha256 == again.source.sha256 != other.source.sha256
-
-
-@pytest.mark.parametrize("scheme", ["random:", "torchvision://"])
-def test_an_unknown_network_gets_the_nearest_names(scheme, here):
-    with pytest.raises(
-        CheckpointError, match=r"there is no network 'resnet51'; near it: .*resnet50"
-    ):
-        resolve(f"{scheme}resnet51")
+    assert first == resolve("random:resnet18?seed=0") != other
+    assert sha256_of(first) != sha256_of(other)
 
 
 @pytest.mark.parametrize(
-    ("name", "sentence"),
+    ("name", "named"),
     [
-        ("random:resnet18?sed=1", "unknown option sed; there is seed"),
-        ("random:resnet18?seed=one", "the seed should be a whole number, not 'one'"),
-        ("torchvision://resnet18?weights=V9", "no weights V9, only IMAGENET1K_V1 and DEFAULT"),
+        ("random:resnet51", "resnet50"),
+        ("torchvision://resnet51", "resnet50"),
+        ("random:resnet18?sed=1", "sed"),
+        ("random:resnet18?seed=one", "'one'"),
+        ("torchvision://resnet18?weights=V9", "IMAGENET1K_V1"),
     ],
 )
-def test_an_option_that_makes_no_sense_is_refused(name, sentence, here):
-    with pytest.raises(CheckpointError, match=sentence):
+def test_invalid_names_are_refused(name, named, here):
+    with raises_code("checkpoint.invalid_name", name, named):
         resolve(name)
+
+
+def test_networks_of_no_family_are_refused(here):
+    with raises_code("checkpoint.unknown_format"):
+        load_backbone("random:squeezenet1_1")
 
 
 @pytest.mark.parametrize(
     ("options", "weights"), [("", "IMAGENET1K_V1"), ("?weights=IMAGENET1K_V2", "IMAGENET1K_V2")]
 )
-def test_torchvisions_weights_come_from_torchvisions_address(options, weights, here, monkeypatch):
+def test_torchvision_weights_are_verified(options, weights, here):
     address = torchvision.models.get_model_weights("resnet50")[weights].url
     cached = here / "cache" / "virtex" / address.removeprefix("https://")
     cached.parent.mkdir(parents=True)
     cached.write_bytes(b"not torchvision's")
-    with pytest.raises(CheckpointError, match=f"{cached} is not, or no longer, what"):
+    with raises_code("checkpoint.hash_mismatch", cached):
         resolve(f"torchvision://resnet50{options}")
 
 
-def test_a_handler_more_is_one_line(tmp_path):
-    class Shelf(PathHandler):
-        def _get_supported_prefixes(self):
-            return ["shelf://"]
-
-        def _get_local_path(self, path, force=False, **kwargs):
-            return str(tmp_path / path.removeprefix("shelf://"))
-
+def test_register_source(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "SOURCES", dict(sources.SOURCES))
     (tmp_path / "model.pth").touch()
-    PATHS.register_handler(Shelf())
+
+    @register_source("shelf://")
+    def resolve_shelf(uri):
+        return Resolved(str(tmp_path / uri.removeprefix("shelf://")))
+
     assert resolve("shelf://model.pth") == str(tmp_path / "model.pth")
+    with pytest.raises(ValueError, match="shelf://"):
+        register_source("shelf://")(resolve_shelf)

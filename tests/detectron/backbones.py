@@ -1,18 +1,22 @@
 """Backbones for the tests, made here, with norm statistics that are not all zero and one."""
 
+from dataclasses import replace
+
 import torch
 import torchvision
 
-from virtex.checkpoints.backbone import Arch, Backbone, Coverage, InputSpec, Source
+from virtex.backbones.resnet import ResNetArch
+from virtex.checkpoints.backbone import Backbone, InputSpec, Source
+from virtex.checkpoints.coverage import Coverage
 
 IMAGENET_RGB = InputSpec("RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 IMAGENET_BGR = InputSpec("BGR", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0), 255.0)
 ARCHS = {
-    "resnet18": Arch("resnet", 18, "basic"),
-    "resnet34": Arch("resnet", 34, "basic"),
-    "resnet50": Arch("resnet", 50, "bottleneck"),
-    "wide_resnet50_2": Arch("resnet", 50, "bottleneck", width_per_group=128),
-    "resnext50_32x4d": Arch("resnet", 50, "bottleneck", width_per_group=4, groups=32),
+    "resnet18": ResNetArch(18, "basic"),
+    "resnet34": ResNetArch(34, "basic"),
+    "resnet50": ResNetArch(50, "bottleneck"),
+    "wide_resnet50_2": ResNetArch(50, "bottleneck", width_per_group=128),
+    "resnext50_32x4d": ResNetArch(50, "bottleneck", width_per_group=4, groups=32),
 }
 
 
@@ -34,11 +38,8 @@ def randomize_norms(network):
             torch.nn.init.normal_(module.bias, 0, 0.2)
 
 
-def make_backbone(name, family="resnet", stride_in_1x1=False, spec=IMAGENET_RGB, weights=None):
+def make_backbone(name, stride_in_1x1=False, spec=IMAGENET_RGB):
     """A ``Backbone`` as if it had come from a file."""
-    base = ARCHS[name]
-    arch = Arch(
-        family, base.depth, base.block, base.width_per_group, base.groups, "standard", stride_in_1x1
-    )
+    arch = replace(ARCHS[name], stride_in_1x1=stride_in_1x1)
     source = Source(name, "made in a test", "0" * 64, "torchvision", Coverage({}))
-    return Backbone(arch, weights or make_state_dict(name), spec, source)
+    return Backbone(arch, make_state_dict(name), spec, source)

@@ -3,9 +3,10 @@
 import pytest
 
 from tests.errors import raises_code
-from virtex.detectron.settings import build_settings, load_config, protocol_from_config
+from virtex.detectron.settings import build_settings, load_config
 from virtex.errors import UserError
 from virtex.tasks import TASKS, packaged_protocol
+from virtex.tasks.detection import protocol_from_config
 
 ALL = [p for task in ("coco", "lvis", "voc") for p in TASKS[task].protocols.values()]
 

@@ -74,5 +74,5 @@ def require_sentence(status: int, err: str, path: Path) -> None:
         said = err[err.index(": error: ") :]
         assert str(path) in said, said
         assert len(said) < 20_000
-        table = "the backbone is not complete" in said
+        table = "[checkpoint.incomplete]" in said
         assert table or said.count("\n") <= 1, said

@@ -53,7 +53,6 @@ def items(*inner: bytes) -> bytes:
 
 TOUCH = f"touch {CANARY}"
 OPEN = f"open('{CANARY}', 'w')"
-LARGE = number(20_000_000_000)
 NDARRAY, DTYPE = name("numpy", "ndarray"), name("numpy", "dtype")
 RECONSTRUCT = name("numpy.core.multiarray", "_reconstruct")
 ORDERED = call(name("collections", "OrderedDict"))
@@ -67,12 +66,6 @@ def dtype_of(kind: str, *state: bytes) -> bytes:
 
 
 F4 = dtype_of("f4", b"K\x03", text("<"), NO_FIELDS, b"J\xff\xff\xff\xff" * 2, b"K\x00")
-LYING_F4 = dtype_of("f4", b"K\x03", text("<"), NO_FIELDS, b"J\xff\xff\xff\xff" * 2, b"K?")
-LYING_VOID = dtype_of(
-    "V8",
-    *(b"K\x03", text("|"), b"N", several(text("a"))),
-    *(mapping((text("a"), several(F4, number(10**6)))), b"K\x08", b"K\x01", b"K\x00"),
-)
 
 
 def array(shape: bytes, dtype: bytes, data: bytes, first: bytes = b"K\x00\x85") -> bytes:
@@ -90,22 +83,6 @@ def tensor(offset: int = 0, size: tuple = (2, 2), stride: tuple = (2, 1), **of: 
         name("torch._utils", "_rebuild_tensor_v2"),
         *(storage(**of), number(offset), several(*map(number, size))),
         *(several(*map(number, stride)), b"\x89", ORDERED),
-    )
-
-
-def doubled(first: bytes, join: bytes, levels: int) -> bytes:
-    """An object that holds itself twice, and so on: 2**levels parts in a few bytes."""
-    return first + b"".join(
-        b"r" + struct.pack("<I", 100 + n) + b"j" + struct.pack("<I", 100 + n) + join
-        for n in range(levels)
-    )
-
-
-def called_twice(levels: int) -> bytes:
-    """The same of calls of ``tuple``: each holds the one before it twice."""
-    kind = name("builtins", "tuple")
-    return call(kind, items(b"K\x01")) + b"".join(
-        b"q\x070" + call(kind, items(b"h\x07", b"h\x07")) for _ in range(levels)
     )
 
 
@@ -174,106 +151,6 @@ RUNNING = {
     "extension of four bytes": b"\x84\x01\x00\x00\x00",
     "a module's source": several(text("module"), name("os", "system"), text("x"), text("y")) + b"Q",
 }
-# What harmless names can be made to do.
-LYING = {
-    "a class is given methods": built(
-        name("argparse", "Namespace"), several(b"N", mapping((text("__init__"), DTYPE)))
-    ),
-    "a function is given defaults": built(
-        name("collections", "defaultdict"), several(b"N", mapping((text("__defaults__"), b"N")))
-    ),
-    "an ordered dict loses its items": built(ORDERED, mapping((text("items"), b"K\x01"))),
-    "an ordered dict is called": built(
-        built(ORDERED, mapping((text("__setstate__"), name("builtins", "bytearray")))), LARGE
-    ),
-    "a namespace is called": built(
-        built(
-            call(name("argparse", "Namespace")),
-            mapping((text("__setstate__"), name("builtins", "bytearray"))),
-        ),
-        LARGE,
-    ),
-    "a tensor of a class": call(
-        name("torch._tensor", "_rebuild_from_type_v2"),
-        *(name("builtins", "bytearray"), name("torch", "Tensor"), several(LARGE), b"}"),
-    ),
-    "a tensor loses detach": call(
-        name("torch._tensor", "_rebuild_from_type_v2"),
-        *(name("torch", "Tensor"), name("torch", "Tensor"), b")"),
-        mapping((text("detach"), b"K\x01")),
-    ),
-    "a wrapper without data": call(
-        name("torch._utils", "_rebuild_wrapper_subclass"),
-        *(name("torch", "Tensor"), name("torch", "float32"), several(b"K\x02"), b"N", b"K\x00"),
-        *(name("torch", "strided"), text("cpu"), b"\x89"),
-    ),
-    "a nested tensor": call(name("torch._utils", "_rebuild_nested_tensor"), b"N", b"N", b"N", b"N"),
-    "a numpy scalar of objects": call(
-        name("numpy.core.multiarray", "scalar"), dtype_of("O8"), b"C\x08" + b"A" * 8
-    ),
-    "an array of pointers": array(b"K\x01\x85", dtype_of("O8"), b"C\x08" + b"A" * 8),
-    "flags that lie": array(b"K\x01\x85", LYING_F4, b"C\x04AAAA"),
-    "fields that lie": array(b"K\x01\x85", LYING_VOID, b"C\x08" + b"A" * 8),
-    "more shape than data": array(number(10**10) + b"\x85", F4, b"C\x04AAAA"),
-    "a negative shape": array(b"J\xff\xff\xff\xff\x85", F4, b"C\x04AAAA"),
-    "no dtype": array(b"K\x01\x85", b"N", b"C\x04AAAA"),
-    "buffers that lie": call(
-        name("numpy.core.numeric", "_frombuffer"),
-        *(b"C\x04AAAA", F4, number(10**10) + b"\x85", text("C")),
-    ),
-    "a storage that is not there": tensor(key="99"),
-    "a storage of exabytes": tensor(elements=2**62),
-    "a storage of negative size": tensor(elements=-4),
-    "a tensor beyond its storage": tensor(size=(2, 9)),
-    "a tensor before its storage": tensor(offset=-3),
-    "a tensor of negative strides": tensor(stride=(-2, -1)),
-    "a tensor of exabytes": tensor(size=(2**31, 2**31), stride=(0, 0)),
-    "a tensor of no storage": call(name("torch._utils", "_rebuild_tensor"), *[b"K\x00"] * 4),
-    "a parameter of text": call(name("torch._utils", "_rebuild_parameter"), text("x"), b"N", b"N"),
-    "an old tensor": built(call(name("torch", "Tensor")), several(*[b"K\x01"] * 4)),
-    "rot13": call(name("_codecs", "encode"), text("x"), text("rot13")),
-    "punycode": call(name("_codecs", "encode"), text("é" * 200_000), text("punycode")),
-    "surrogates": text("\ud800"),
-    "a set of lists": call(name("builtins", "set"), items(b"]")),
-    "a whole number of megabytes": number(1 << 8_000_000),
-    "text of another alphabet": name("builtinsé", "eval\x1b[31m"),
-}
-# What takes memory or time without end.
-TAKING = {
-    "a bytearray": call(name("builtins", "bytearray"), LARGE),
-    "an array": call(NDARRAY, several(LARGE)),
-    "an array by __new__": NDARRAY + several(several(LARGE)) + b"\x81",
-    "an array's beginning": call(RECONSTRUCT, NDARRAY, several(LARGE), dtype_of("O8")),
-    "a tensor": call(name("torch", "Tensor"), LARGE),
-    "a tensor by __new__": name("torch", "FloatTensor") + several(LARGE) + b"\x81",
-    "a storage": call(name("torch.storage", "UntypedStorage"), LARGE),
-    "a string type": array(b"K\x01\x85", dtype_of("S999999999"), b"C\x01A"),
-    "a number of an object": b"N" + b"r" + struct.pack("<I", 2**31),
-    "a long text": b"X" + struct.pack("<I", 2**32 - 1) + b"x",
-    "a longer text": b"\x8d" + struct.pack("<Q", 2**62) + b"x",
-    "long bytes": b"\x96" + struct.pack("<Q", 20_000_000_000) + b"x",
-    "a frame": b"\x95" + struct.pack("<Q", 2**62),
-    "a long number": b"\x8b" + struct.pack("<i", 2**31 - 1) + b"x",
-    "digits": b"L" + b"9" * 300_000 + b"L\n",
-    "a laugh of lists": doubled(b"]", b"\x86", 200),
-    "a laugh as a key": b"}" + doubled(b"K\x01", b"\x86", 200) + b"Ns",
-    "a laugh in a set": call(name("builtins", "set"), items(doubled(b"K\x01", b"\x86", 200))),
-    "a laugh in a counter": call(
-        name("collections", "Counter"), items(doubled(b"K\x01", b"\x86", 200))
-    ),
-    "a laugh as a type": call(DTYPE, doubled(b"K\x01", b"\x86", 200)),
-    "a laugh as a text": call(name("builtins", "str"), doubled(b"]", b"\x86", 200)),
-    "a laugh of calls": b"}" + called_twice(100) + b"Ns",
-    "copies": text("x" * 1_000_000)
-    + b"q\x09"
-    + b"".join(
-        b"0" + call(name("_codecs", "encode"), b"h\x09", text("latin1")) for _ in range(999)
-    ),
-    "depth": b"]" * 30_000 + b"a" * 29_999,
-    "a depth of mappings": b"}" + (text("a") + b"}") * 20_000 + b"s" * 20_000,
-    "marks": b"(" * 50_000,
-}
-ATTACKS = {**RUNNING, **LYING, **TAKING}
 
 
 def with_attack(attack: bytes, beside: bytes, where: int) -> bytes:

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torchvision
 
+from tests.errors import raises_code
 from virtex.errors import UserError
 from virtex.pretraining.models.visual import build_visual, grid_to_sequence
 
@@ -63,7 +64,7 @@ def test_an_unfrozen_backbone_learns_statistics():
 
 @pytest.mark.parametrize("name", ["torchvision::resnet5", "resnet50", "torchvision::vit_b_16"])
 def test_an_unknown_network_is_refused_with_the_nearest(name):
-    with pytest.raises(UserError, match="torchvision::resnet"):
+    with raises_code("config.unknown_backbone", "resnet"):
         build_visual(name)
 
 

@@ -8,7 +8,7 @@ import torchvision
 from PIL import Image
 from torch import nn
 
-from virtex.checkpoints.architecture import read_arch
+from virtex.backbones.registry import detect_arch
 from virtex.checkpoints.backbone import Backbone, Coverage, InputSpec, Source
 from virtex.data.image_sets import ImageSet
 from virtex.probes.feature_cache import FeatureCache
@@ -33,7 +33,7 @@ def small_backbone(seed=0, input=RGB):
                 nn.init.uniform_(module.running_var, 0.8, 1.5)
     weights = {name: t for name, t in network.state_dict().items() if not name.startswith("fc.")}
     source = Source(f"a resnet18 of seed {seed}", "", "", "torchvision", Coverage({}))
-    return Backbone(read_arch(weights), weights, input, source)
+    return Backbone(detect_arch(weights), weights, input, source)
 
 
 def make_images(folder: Path, count, classes=3, seed=0):

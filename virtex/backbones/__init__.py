@@ -1,1 +1,1 @@
-"""Backbone families: architectures, and what the toolkit needs to know of each."""
+"""Backbone families: one module each, registered in ``registry``."""

@@ -1,75 +1,110 @@
-"""What of a backbone a file filled, stage by stage."""
+"""Which of a backbone's tensors a file fills, by block group."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from virtex.checkpoints.backbone import STAGES, Coverage, StageCoverage
-
-_LAYER = re.compile(r"layer([1-4])\.")
+MAX_LINES = 40  # of a list of missing and mismatched tensors
 
 
-def stage_of(name: str) -> str:
-    """The stage of a tensor by its torchvision name: ``layer1`` is res2; before it is the stem."""
-    match = _LAYER.match(name)
-    return f"res{int(match[1]) + 1}" if match else "stem"
+@dataclass(frozen=True)
+class GroupCoverage:
+    """Names of one group's tensors: expected, loaded, missing, of another shape."""
+
+    expected: tuple[str, ...]
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    mismatched: tuple[str, ...]
 
 
-def cover(
-    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Any], unused: Mapping[str, int]
+@dataclass(frozen=True)
+class Coverage:
+    """Which tensors of the backbone the file fills, and which of the file's are unused.
+
+    Attributes:
+        stages: block group (of a ResNet: stem, res2 … res5) -> ``GroupCoverage``.
+        unused: name of a group of unused tensors (``fc``, ``module.encoder_k``) -> how many.
+    """
+
+    stages: dict[str, GroupCoverage]
+    unused: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        return all(not s.missing and not s.mismatched for s in self.stages.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return counts for the result record; names only of missing and mismatched tensors."""
+        return {
+            "complete": self.complete,
+            "stages": {
+                name: {
+                    "expected": len(stage.expected),
+                    "loaded": len(stage.loaded),
+                    "missing": list(stage.missing),
+                    "mismatched": list(stage.mismatched),
+                }
+                for name, stage in self.stages.items()
+            },
+            "unused": dict(self.unused),
+        }
+
+
+def compute_coverage(
+    expected: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, Any],
+    unused: Mapping[str, int],
+    group_of: Callable[[str], str],
 ) -> Coverage:
-    """Compare what a backbone must have with what there is.
+    """Compare the tensors a backbone must have with those found.
 
     Args:
         expected: name -> shape of every tensor of the backbone.
         found: name -> tensor or array.
-        unused: group of tensors left out -> how many.
+        unused: group of unused tensors -> how many.
+        group_of: name -> block group.
     """
-    stages = {}
-    for stage in STAGES:
-        names = tuple(name for name in expected if stage_of(name) == stage)
-        missing = tuple(name for name in names if name not in found)
-        mismatched = tuple(
-            name
-            for name in names
-            if name in found and tuple(found[name].shape) != tuple(expected[name])
-        )
-        bad = {*missing, *mismatched}
-        loaded = tuple(name for name in names if name not in bad)
-        stages[stage] = StageCoverage(names, loaded, missing, mismatched)
+    groups: dict[str, tuple[list[str], ...]] = {}
+    for name, shape in expected.items():
+        all_names, loaded, missing, mismatched = groups.setdefault(group_of(name), ([], [], [], []))
+        all_names.append(name)
+        if name not in found:
+            missing.append(name)
+        else:
+            (loaded if tuple(found[name].shape) == tuple(shape) else mismatched).append(name)
+    stages = {group: GroupCoverage(*map(tuple, names)) for group, names in groups.items()}
     return Coverage(stages, dict(unused))
 
 
 def coverage_table(coverage: Coverage) -> str:
-    """The stages as a text table: expected, loaded, missing, of another shape."""
-    header = ("stage", "expected", "loaded", "missing", "other shape")
-    rows = [
-        (name, *(len(part) for part in (s.expected, s.loaded, s.missing, s.mismatched)))
+    """Return a text table of counts by group."""
+    header = ("group", "expected", "loaded", "missing", "mismatched")
+    rows = {
+        name: [len(part) for part in (s.expected, s.loaded, s.missing, s.mismatched)]
         for name, s in coverage.stages.items()
-    ]
-    rows.append(
-        ("total", *(sum(column) for column in zip(*(row[1:] for row in rows), strict=True)))
-    )
-    lines = ["  ".join(header)]
-    for name, *counts in rows:
+    }
+    rows["total"] = [sum(column) for column in zip(*rows.values(), strict=True)]
+    width = max(map(len, [header[0], *rows]))
+    lines = ["  ".join([f"{header[0]:<{width}}", *header[1:]])]
+    for name, counts in rows.items():
         cells = [f"{count:>{len(title)}}" for count, title in zip(counts, header[1:], strict=True)]
-        lines.append("  ".join([f"{name:<{len(header[0])}}", *cells]))
+        lines.append("  ".join([f"{name:<{width}}", *cells]))
     return "\n".join(lines)
 
 
-def whats_wrong(
+def coverage_problems(
     coverage: Coverage, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Any]
 ) -> str:
-    """Missing tensors by name, tensors of another shape with both shapes; forty lines at most."""
+    """Return the missing tensors and both shapes of mismatched ones, at most ``MAX_LINES``."""
     lines = []
     for stage in coverage.stages.values():
         lines += [f"missing: {name}" for name in stage.missing]
         lines += [
-            f"other shape: {name} is {tuple(found[name].shape)}, expected {expected[name]}"
+            f"mismatched: {name} has shape {tuple(found[name].shape)}, expected {expected[name]}"
             for name in stage.mismatched
         ]
-    if len(lines) > 40:
-        lines[39:] = [f"and {len(lines) - 39} more"]
+    if len(lines) > MAX_LINES:
+        lines[MAX_LINES - 1 :] = [f"and {len(lines) - MAX_LINES + 1} more"]
     return "\n".join(lines)

@@ -1,16 +1,18 @@
-"""What a network expects of an image, from the first that says it.
+"""What a network expects of an image.
 
-The file's own ``virtex_backbone`` entry, written by this project's training; for Detectron2's
-detectors the ``config.yaml`` beside the file; else what the format's project always uses.
+The first source that states it counts: the file's own ``virtex_backbone`` entry, written by this
+package's training; for Detectron2's detectors the ``config.yaml`` beside the file; else the
+checkpoint's format.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from virtex.backbones.registry import Arch, family_of
 from virtex.checkpoints.backbone import Backbone, CheckpointError, InputSpec
 from virtex.config.yaml_files import read_yaml
 from virtex.errors import UserError
@@ -33,97 +35,106 @@ _CONFIG_KEYS = {
 
 
 def saved_input(backbone: Backbone) -> dict[str, Any]:
-    """The entry that a training of this project adds to its checkpoints, by its key.
+    """Return the entry that this package's training adds to its checkpoints, by its key.
 
-    The tensors do not tell it.
+    It holds the input and the fields of the architecture that the tensors do not show.
     """
-    said = {"input": asdict(backbone.input), "stride_in_1x1": backbone.arch.stride_in_1x1}
-    return {ENTRY: said}
+    fields = family_of(backbone.arch).format_fields
+    entry = {"input": asdict(backbone.input)}
+    return {ENTRY: entry | {name: getattr(backbone.arch, name) for name in fields}}
 
 
 def read_input(
-    default: tuple[InputSpec, bool], content: Any, config: Path | None
-) -> tuple[InputSpec, bool, list[str]]:
-    """Input and place of the stride of a checkpoint.
+    default: InputSpec, arch: Arch, content: Any, config: Path | None
+) -> tuple[InputSpec, Arch, list[str]]:
+    """Return the input and the complete architecture of a checkpoint.
 
     Args:
-        default: what its format says: (input, stride_in_1x1).
-        content: what the file holds, a ``virtex_backbone`` entry perhaps among it.
+        default: the format's input.
+        arch: the architecture as detected, its ``format_fields`` as the format states them.
+        content: what the file holds, perhaps with a ``virtex_backbone`` entry.
         config: where Detectron2 would have left its config; ``None`` for other formats.
 
     Returns:
-        (input, stride_in_1x1, notes on what had to be assumed).
+        (input, architecture, notes on what was assumed).
 
     Raises:
-        CheckpointError: the entry or the config is there and makes no sense.
+        CheckpointError: the entry or the config exists and is invalid.
     """
     entry = content.get(ENTRY) if isinstance(content, Mapping) else None
     if entry is not None:
-        return *_from_entry(entry), []
+        return *_from_entry(entry, arch), []
     if config is None:
-        return *default, []
+        return default, arch, []
     if config.is_file():
-        return _from_config(default, config)
+        return _from_config(default, arch, config)
     note = (
-        "the file does not say its input and no config.yaml lies beside it: Detectron2's "
-        "defaults are assumed (BGR, mean 103.53 116.28 123.675, std 1, STRIDE_IN_1X1 True)"
+        "no config.yaml beside the file states its input: Detectron2's defaults are assumed "
+        "(BGR, mean 103.53 116.28 123.675, std 1, STRIDE_IN_1X1 True)"
     )
-    return *default, [note]
+    return default, arch, [note]
 
 
-def _from_entry(entry: Any) -> tuple[InputSpec, bool]:
+def _from_entry(entry: Any, arch: Arch) -> tuple[InputSpec, Arch]:
+    names = family_of(arch).format_fields
     try:
         if not isinstance(entry, Mapping):
             raise TypeError(f"it is of type {type(entry).__name__}")
-        return _checked(**entry["input"]), _truth(entry["stride_in_1x1"])
+        spec = _validated_input(**entry["input"])
+        return spec, _with_fields(arch, {name: entry[name] for name in names})
     except (KeyError, TypeError, ValueError) as error:
+        fields = ", ".join(["{channel_order, mean, std, scale}", *names])
         raise CheckpointError(
-            f'the entry "{ENTRY}" should hold {{"input": {{channel_order, mean, std, scale}}, '
-            f'"stride_in_1x1": …}}; it does not: {quoted(_one_line(error), 300)}'
+            f'the entry "{ENTRY}" of the checkpoint should hold input = {fields}, but is invalid: '
+            f"{quoted(_one_line(error), 300)}",
+            code="checkpoint.invalid_input_spec",
         ) from error
 
 
-def _from_config(
-    default: tuple[InputSpec, bool], config: Path
-) -> tuple[InputSpec, bool, list[str]]:
+def _from_config(default: InputSpec, arch: Arch, config: Path) -> tuple[InputSpec, Arch, list[str]]:
     try:
         tree = read_yaml(config)
     except UserError as error:
         raise CheckpointError(
-            f"{config} beside the checkpoint should say its input, but is not plain YAML: "
-            f"fix it or move it away ({_one_line(error)})"
+            f"{config} beside the checkpoint should state its input, but is not plain YAML; "
+            f"fix it or move it away ({_one_line(error)})",
+            code="checkpoint.invalid_input_spec",
         ) from error
-    said: dict[str, Any] = {}
-    silent = []
+    stated: dict[str, Any] = {}
+    missing = []
     for name, keys in _CONFIG_KEYS.items():
         value: Any = tree
         for key in keys:
             value = value.get(key) if isinstance(value, Mapping) else None
         if value is None:
-            silent.append(".".join(keys))
+            missing.append(".".join(keys))
         else:
-            said[name] = value
-    spec, stride_in_1x1 = default
+            stated[name] = value
     try:
-        spec = _checked(
-            said.get("channel_order", spec.channel_order),
-            said.get("mean", spec.mean),
-            said.get("std", spec.std),
+        spec = _validated_input(
+            stated.get("channel_order", default.channel_order),
+            stated.get("mean", default.mean),
+            stated.get("std", default.std),
             255.0,
         )
-        stride_in_1x1 = _truth(said.get("stride_in_1x1", stride_in_1x1))
+        fields = {k: v for k, v in stated.items() if k in family_of(arch).format_fields}
+        arch = _with_fields(arch, fields)
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{config} beside the checkpoint: {error}") from error
-    notes = [f"input and stride as {config.name} beside the file says"]
-    if silent:
-        notes.append(f"{config.name} is silent on {', '.join(silent)}: Detectron2's defaults")
-    return spec, stride_in_1x1, notes
+        raise CheckpointError(
+            f"{config} beside the checkpoint: {error}", code="checkpoint.invalid_input_spec"
+        ) from error
+    notes = [f"input and stride from {config.name} beside the file"]
+    if missing:
+        notes.append(
+            f"{config.name} has no {', '.join(missing)}: Detectron2's defaults are assumed"
+        )
+    return spec, arch, notes
 
 
-def _checked(channel_order: Any, mean: Any, std: Any, scale: Any = 1.0) -> InputSpec:
-    """An ``InputSpec`` of plain floats; raises ``ValueError`` or ``TypeError`` if it is none."""
+def _validated_input(channel_order: Any, mean: Any, std: Any, scale: Any = 1.0) -> InputSpec:
+    """Return an ``InputSpec`` of plain floats; raise ``ValueError`` or ``TypeError``."""
     if not isinstance(channel_order, str) or channel_order not in ("RGB", "BGR"):
-        raise ValueError("the color order is neither RGB nor BGR")
+        raise ValueError("the channel order should be RGB or BGR")
     for numbers in (mean, std):
         if not isinstance(numbers, list | tuple) or len(numbers) != 3:
             raise ValueError("mean and std should be three numbers each")
@@ -137,10 +148,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
 
 
-def _truth(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("the stride is in the 1x1 convolution or not: True or False")
-    return value
+def _with_fields(arch: Arch, fields: Mapping[str, Any]) -> Arch:
+    for name, value in fields.items():
+        if type(value) is not type(getattr(arch, name)):
+            raise ValueError(f"{name} should be a {type(getattr(arch, name)).__name__}")
+    return replace(arch, **fields)
 
 
 def _one_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""A checkpoint by name -> a ``Backbone``, complete and finite, or an error that shows why not."""
+"""Load a checkpoint by name as a ``Backbone``, complete and finite, or report why it cannot be."""
 
 from __future__ import annotations
 
@@ -12,41 +12,38 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from virtex.checkpoints.architecture import expected_shapes
-from virtex.checkpoints.backbone import (
-    Arch,
-    Backbone,
-    CheckpointError,
+from virtex.backbones.registry import BATCH_COUNTER, Arch, expected_shapes, family_of
+from virtex.checkpoints.backbone import Backbone, CheckpointError, InputSpec, Source
+from virtex.checkpoints.containers import open_checkpoint
+from virtex.checkpoints.coverage import (
     Coverage,
-    InputSpec,
-    Source,
+    compute_coverage,
+    coverage_problems,
+    coverage_table,
 )
-from virtex.checkpoints.coverage import cover, coverage_table, whats_wrong
+from virtex.checkpoints.detect import ParsedCheckpoint, detect_format
 from virtex.checkpoints.formats import get_format
 from virtex.checkpoints.hashing import sha256_of
 from virtex.checkpoints.inputs import read_input
-from virtex.checkpoints.opening import open_checkpoint
-from virtex.checkpoints.reading import Reading
-from virtex.checkpoints.recognition import recognize
-from virtex.checkpoints.sources import resolve
-from virtex.zoo.entries import entry_named
+from virtex.checkpoints.sources import resolve_source
+from virtex.errors import UserError
 
-# What a backbone may take in memory: a file of any size, and each byte of a large one.
-_MEMORY_AT_LEAST, _MEMORY_PER_BYTE = 600 << 20, 16
+# Memory that a backbone may take: for any file, and for each byte of a large one.
+_MIN_MEMORY, _MEMORY_PER_BYTE = 600 << 20, 16
 _COUNTERS = (torch.int64, torch.int32, torch.int16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """All that is known of a checkpoint, complete or not.
+    """Everything known of a checkpoint, complete or not.
 
     Attributes:
-        requested, path, size, sha256: what was asked for, and the file (bytes, hex digest).
-        format, project: the row of the format table, "" if none was recognized.
-        arch, input, coverage: ``None`` if they could not be read.
-        notes: what had to be assumed or left out.
-        problem: why it cannot be loaded, "" if it can.
-        tensors: the backbone's state_dict where it is complete, see ``Backbone``.
+        requested, path, size, sha256: the name given, and the file (bytes, hex digest).
+        format, project: the row of the format table, "" if none was detected.
+        arch, input, coverage: ``None`` if they could not be determined.
+        notes: what was assumed or converted.
+        error: why it cannot be loaded; ``None`` if it can.
+        tensors: the backbone's state_dict if it is complete, see ``Backbone``.
     """
 
     requested: str
@@ -59,19 +56,24 @@ class Inspection:
     input: InputSpec | None = None
     coverage: Coverage | None = None
     notes: tuple[str, ...] = ()
-    problem: str = ""
+    error: UserError | None = None
     tensors: dict[str, Tensor] | None = None
 
     @property
     def complete(self) -> bool:
-        return not self.problem
+        return self.error is None
+
+    @property
+    def problem(self) -> str:
+        return str(self.error or "")
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON types only, no tensors."""
+        """Return JSON types only, without tensors."""
         arch = self.arch and {"name": self.arch.name, **asdict(self.arch)}
         return {
             "complete": self.complete,
             "problem": self.problem,
+            "code": self.error.code if self.error else "",
             "requested": self.requested,
             "path": self.path,
             "size": self.size,
@@ -85,7 +87,7 @@ class Inspection:
         }
 
     def as_text(self) -> str:
-        """A page for people: the file, what it is, the stages, what was left out."""
+        """Return a report to print: the file, its format, coverage and unused tensors."""
         lines = [
             f"checkpoint    {self.requested}",
             f"file          {self.path} ({self.size / 1e6:.1f} MB)",
@@ -94,18 +96,19 @@ class Inspection:
             + (f" ({self.project})" if self.project else ""),
         ]
         if self.arch is not None:
-            stride = "1x1" if self.arch.stride_in_1x1 else "3x3"
-            lines.append(f"architecture  {self.arch.name}, stride in the {stride} convolutions")
+            fields = family_of(self.arch).format_fields
+            stated = "".join(f", {name} {getattr(self.arch, name)}" for name in fields)
+            lines.append(f"architecture  {self.arch.name}{stated}")
         if self.input is not None:
             lines.append(
                 f"input         {self.input.channel_order}, mean {_numbers(self.input.mean)}, "
-                f"std {_numbers(self.input.std)}, white is {self.input.scale:g}"
+                f"std {_numbers(self.input.std)}, scale {self.input.scale:g}"
             )
         lines += [f"note          {note}" for note in self.notes]
         if self.coverage is not None:
             lines += ["", coverage_table(self.coverage)]
             if self.coverage.unused:
-                lines += ["", "left out (tensors):"]
+                lines += ["", "unused tensors:"]
                 lines += [f"  {n:>5}  {name}" for name, n in sorted(self.coverage.unused.items())]
         return "\n".join(lines)
 
@@ -113,27 +116,25 @@ class Inspection:
 def load_backbone(
     name: str | os.PathLike[str], format: str = "auto", trust_pickle: bool = False
 ) -> Backbone:
-    """The backbone of any checkpoint, complete or not at all.
+    """Load the backbone of any checkpoint, completely or not at all.
 
     Args:
         name: a local path, ``https://…``, ``virtex://NAME``, ``torchvision://resnet50``,
-            ``random:resnet50?seed=0``, or what else a handler is registered for.
-        format: a row of the format table by name; ``auto``: as the zoo's entry says, else
-            recognized.
-        trust_pickle: let a pickle run the code it asks for.
+            ``random:resnet50?seed=0``, or a name of another registered source.
+        format: a name of the format table; ``auto`` takes the zoo's statement, else detects it.
+        trust_pickle: allow a pickle to run code.
 
     Returns:
-        A backbone of finite float32 tensors of their own on the CPU, its
-        ``num_batches_tracked`` 0 where the file has none.
+        A backbone of finite float32 tensors on the CPU, independent of the file, with BatchNorm
+        counters of 0 where the file has none.
 
     Raises:
-        CheckpointError: whatever keeps it from being complete: the text names the tensors and
-            shows the stages.
+        CheckpointError: it is not complete; the message names the tensors and shows coverage.
+        UnsupportedArchitectureError: no family can build the network.
     """
     found = inspect_checkpoint(name, format, trust_pickle)
-    if found.problem:
-        raise CheckpointError(found.problem)
-    # what is without a problem has them all
+    if found.error:
+        raise found.error
     assert found.arch and found.input and found.coverage and found.tensors
     source = Source(
         found.requested, found.path, found.sha256, found.format, found.coverage, found.notes
@@ -144,86 +145,106 @@ def load_backbone(
 def inspect_checkpoint(
     name: str | os.PathLike[str], format: str = "auto", trust_pickle: bool = False
 ) -> Inspection:
-    """Everything that can be known of a checkpoint, even where it is not complete.
+    """Collect everything known of a checkpoint, even if it is not complete.
 
     Arguments as for ``load_backbone``.
 
     Raises:
-        CheckpointError: there is no such format, or the file cannot be had or opened at all.
+        CheckpointError: the format is unknown, or the file was not found or cannot be opened.
     """
     name = os.fspath(name)
-    entry = entry_named(name)
-    if entry is not None and format == "auto":
-        format = entry.format
     if format != "auto":
-        get_format(format)  # a mistyped name is told before anything is downloaded
-    path = resolve(name)
+        get_format(format)  # report a mistyped name before anything is downloaded
+    source = resolve_source(name)
+    path, format = source.path, source.format if format == "auto" else format
     content, flat = open_checkpoint(path, trust_pickle)
     found = Inspection(name, path, os.path.getsize(path), sha256_of(path))
     try:
-        reading = recognize(content, format, flat)
-    except CheckpointError as error:
-        return replace(found, problem=f"{path}: {error}")
-    row, arch = reading.format, reading.arch
-    assert arch is not None  # a reading without one is a refusal, which is an error
-    found = replace(found, format=row.name, project=row.project)
-    config = Path(path).parent / "config.yaml" if row.reads_config else None
-    try:
-        spec, stride_in_1x1, notes = read_input((row.input, row.stride_in_1x1), content, config)
-    except CheckpointError as error:
-        return replace(found, problem=f"{path}: {error}")
-    if entry is not None and entry.input not in (None, spec):
-        spec, notes = entry.input, [*notes, f"input as {entry.zoo_file.name} says"]
-    if entry is not None and entry.arch not in ("", arch.name):
-        said = f"{entry.zoo_file} says of {entry.name} that it is a {entry.arch}"
-        return replace(found, problem=f"{path} is a {arch.name}, but {said}; fix it there")
-    expected = expected_shapes(arch)
-    coverage = cover(expected, reading.tensors, reading.unused)
-    tensors, problem = _own_tensors(reading, expected, coverage, found.size)
-    return replace(
+        parsed = detect_format(content, format, flat)
+        row = parsed.format
+        assert parsed.arch is not None  # else a refusal, which detect_format raises
+        config = Path(path).parent / "config.yaml" if row.reads_config else None
+        found = replace(found, format=row.name, project=row.project)
+        spec, arch, notes = read_input(row.input, parsed.arch, content, config)
+        if source.arch not in ("", arch.name):
+            raise CheckpointError(
+                f"{source.stated_by} states that it is a {source.arch}, found a {arch.name}; "
+                "correct it there",
+                code="checkpoint.unexpected_architecture",
+            )
+    except UserError as error:
+        return replace(found, error=_with_path(error, path))
+    if source.input not in (None, spec):
+        spec = source.input
+        notes = [*notes, f"input from {Path(source.stated_by).name}"]
+    coverage = compute_coverage(
+        expected_shapes(arch), parsed.tensors, parsed.unused, family_of(arch).block_group
+    )
+    found = replace(
         found,
-        arch=replace(arch, stride_in_1x1=stride_in_1x1),
+        arch=arch,
         input=spec,
         coverage=coverage,
-        notes=tuple([*([row.note] if row.note else []), *notes, *_conversions(reading)]),
-        tensors=tensors,
-        problem=problem and f"{path} ({row.name}, {arch.name}): {problem}",
+        notes=tuple([*([row.note] if row.note else []), *notes, *_conversions(parsed)]),
     )
+    try:
+        return replace(found, tensors=_load_tensors(parsed, expected_shapes(arch), found))
+    except UserError as error:
+        return replace(found, error=_with_path(error, f"{path} ({row.name}, {arch.name})"))
 
 
-def _own_tensors(
-    reading: Reading, expected: dict[str, tuple[int, ...]], coverage: Coverage, size: int
-) -> tuple[dict[str, Tensor] | None, str]:
-    """float32 tensors independent of the file, and "", or ``None`` and why there are none."""
-    if not coverage.complete:
-        missing = sum(len(stage.missing) for stage in coverage.stages.values())
-        other = sum(len(stage.mismatched) for stage in coverage.stages.values())
-        return None, (
-            f"the backbone is not complete, of its {len(expected)} tensors {missing} are missing "
-            f"and {other} have another shape; get the whole file, or choose another --format\n"
-            f"{coverage_table(coverage)}\n{whats_wrong(coverage, expected, reading.tensors)}"
+def _with_path(error: UserError, path: str) -> UserError:
+    return type(error)(f"{path}: {error}", code=error.code)
+
+
+def _load_tensors(
+    parsed: ParsedCheckpoint, expected: dict[str, tuple[int, ...]], found: Inspection
+) -> dict[str, Tensor]:
+    """Return finite float32 tensors independent of the file."""
+    assert found.coverage is not None
+    if not found.coverage.complete:
+        missing = sum(len(stage.missing) for stage in found.coverage.stages.values())
+        mismatched = sum(len(stage.mismatched) for stage in found.coverage.stages.values())
+        raise CheckpointError(
+            f"of the {len(expected)} tensors of the backbone {missing} are missing and "
+            f"{mismatched} have another shape; get the complete file, or choose another "
+            f"--format\n{coverage_table(found.coverage)}\n"
+            f"{coverage_problems(found.coverage, expected, parsed.tensors)}",
+            code="checkpoint.incomplete",
         )
-    if 4 * sum(map(math.prod, expected.values())) > _MEMORY_AT_LEAST + _MEMORY_PER_BYTE * size:
-        return None, (
-            f"its tensors would take far more memory than its {size} bytes can fill: they repeat "
-            "one value over and over; no training writes that"
+    if 4 * sum(map(math.prod, expected.values())) > _MIN_MEMORY + _MEMORY_PER_BYTE * found.size:
+        raise CheckpointError(
+            f"its tensors would take far more memory than the file's {found.size} bytes can fill; "
+            "save the weights again as plain tensors",
+            code="checkpoint.unreadable",
         )
-    unfit = [name for name in expected if not _is_floating(reading.tensors[name])]
+    unfit = [name for name in expected if not _is_floating(parsed.tensors[name])]
     if unfit:
-        return None, f"no floating-point data in {_some(unfit)}; save plain weights"
-    own = {}
+        raise CheckpointError(
+            f"expected floating-point tensors, found other types in {_first_names(unfit)}; save "
+            "plain weights",
+            code="checkpoint.not_floating_point",
+        )
+    tensors = {}
     for name in expected:
         try:
-            own[name] = _as_float32(reading.tensors[name])
-        except (RuntimeError, TypeError) as error:  # a type that torch can hold and not convert
-            return None, f"{name} is of a number type that cannot be read: {error}"
+            tensors[name] = _as_float32(parsed.tensors[name])
+        except (RuntimeError, TypeError) as error:  # a dtype that torch can hold but not convert
+            raise CheckpointError(
+                f"{name} has a dtype that cannot be converted to float32: {error}",
+                code="checkpoint.not_floating_point",
+            ) from error
         if name.endswith(".running_var"):
-            counter = name.removesuffix("running_var") + "num_batches_tracked"
-            own[counter] = torch.tensor(_count(reading.tensors.get(counter)))
-    bad = [name for name in expected if not _is_finite(own[name])]
+            counter = name.removesuffix("running_var") + BATCH_COUNTER
+            tensors[counter] = torch.tensor(_batch_count(parsed.tensors.get(counter)))
+    bad = [name for name in expected if not _is_finite(tensors[name])]
     if bad:
-        return None, f"NaN or infinite values in {_some(bad)}: this training has diverged"
-    return own, ""
+        raise CheckpointError(
+            f"NaN or infinite values in {_first_names(bad)}; use a checkpoint from before the "
+            "training diverged",
+            code="checkpoint.not_finite",
+        )
+    return tensors
 
 
 def _is_floating(value: Tensor | np.ndarray) -> bool:
@@ -234,15 +255,15 @@ def _is_floating(value: Tensor | np.ndarray) -> bool:
 
 
 def _as_float32(value: Tensor | np.ndarray) -> Tensor:
-    """A copy; what is too large for float32 becomes infinite."""
+    """Return a copy; values too large for float32 become infinite."""
     if isinstance(value, Tensor):
         return torch.empty(value.shape, dtype=torch.float32).copy_(value.detach())
     with np.errstate(over="ignore"):
         return torch.from_numpy(np.array(value, dtype=np.float32, order="C"))
 
 
-def _count(value: Tensor | np.ndarray | None) -> int:
-    """Batches a batch norm has seen, 0 where the file does not say it; no forward pass reads it."""
+def _batch_count(value: Tensor | np.ndarray | None) -> int:
+    """Return the number of batches a BatchNorm has seen, 0 if unknown; no forward pass reads it."""
     if isinstance(value, Tensor):
         plain = value.layout == torch.strided and not value.is_meta and value.dtype in _COUNTERS
         value = value.detach().numpy() if plain and value.numel() == 1 else None
@@ -253,16 +274,16 @@ def _count(value: Tensor | np.ndarray | None) -> int:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    lowest, highest = torch.aminmax(tensor)  # a NaN is both; several times isfinite's speed
+    lowest, highest = torch.aminmax(tensor)  # NaN if any is; several times as fast as isfinite
     return bool(lowest.isfinite() and highest.isfinite())
 
 
-def _conversions(reading: Reading) -> list[str]:
-    """Notes on tensors that do not come as float32."""
+def _conversions(parsed: ParsedCheckpoint) -> list[str]:
+    """Return notes on tensors that are not stored as float32."""
     types = {
         value.dtype.name if isinstance(value, np.ndarray) else str(value.dtype)
-        for name, value in reading.tensors.items()
-        if not name.endswith(".num_batches_tracked")
+        for name, value in parsed.tensors.items()
+        if not name.endswith(f".{BATCH_COUNTER}")
     }
     other = sorted(name.removeprefix("torch.") for name in types)
     return [] if other == ["float32"] else [f"stored as {', '.join(other)}, loaded as float32"]
@@ -272,6 +293,6 @@ def _numbers(values: tuple[float, ...]) -> str:
     return " ".join(f"{value:g}" for value in values)
 
 
-def _some(names: list[str]) -> str:
+def _first_names(names: list[str]) -> str:
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return ", ".join(names[:8]) + more

@@ -9,7 +9,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import nn
 
-from virtex.checkpoints.opening import open_checkpoint
+from virtex.checkpoints.containers import open_checkpoint
 from virtex.engine.checkpoints import FINAL, Checkpoints, bare
 from virtex.engine.distributed import reduce_any
 from virtex.engine.signals import Stopped

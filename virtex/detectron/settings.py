@@ -1,7 +1,6 @@
 """Build the configuration of a run from its protocol and record every deviation from it."""
 
 import difflib
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from virtex.errors import UserError
 from virtex.protocols import Protocol
 from virtex.quoting import quoted
 from virtex.records import Deviation
-from virtex.tasks import TASKS
 
 # Keys that cannot change a result, or that the record stores elsewhere.
 NEUTRAL_KEYS = (
@@ -209,32 +207,16 @@ def replace_sync_bn(settings: RunSettings, world_size: int, device: str) -> None
         settings.notes.append(f"SyncBN replaced by {norm} in {where} ({', '.join(changed)})")
 
 
-def protocol_from_config(config: str) -> Protocol:
-    """Return the protocol defined by a Detectron2 YAML file.
-
-    The file of a packaged protocol gives that protocol. Any other file gives one that is named
-    after it and versioned by its hash, so that an edited file is another protocol.
-
-    Args:
-        config: a path, or a name in Detectron2's model zoo.
+def find_config(name: str) -> Path:
+    """Return a config file, given by its path or as ``COCO-Detection/….yaml`` of Detectron2's zoo.
 
     Raises:
-        UserError: the file does not exist.
+        UserError: it does not exist.
     """
-    path = Path(config)
-    if not os.path.isfile(config):
-        path = find_in_detectron2_zoo(config)
-    for protocol in (p for task in TASKS.values() for p in task.protocols.values()):
-        if protocol.config.resolve() == path.resolve():
-            return protocol
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    return Protocol("custom", path.stem, digest, path)
-
-
-def find_in_detectron2_zoo(name: str) -> Path:
-    """Return the YAML file of Detectron2's model zoo with a name like ``COCO-Detection/….yaml``."""
     import detectron2
 
+    if os.path.isfile(name):
+        return Path(name)
     folder = Path(detectron2.__file__).parent / "model_zoo" / "configs"
     if os.path.isfile(folder / name):
         return folder / name

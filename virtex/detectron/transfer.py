@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from virtex.checkpoints.backbone import Backbone
 from virtex.checkpoints.hashing import sha256_of
 from virtex.checkpoints.inputs import saved_input
 from virtex.detectron import heads  # noqa: F401 (registers the heads that configs name)
-from virtex.detectron.adapters import adapt
+from virtex.detectron.adapters import convert_backbone
 from virtex.detectron.checkpointing import load_detector
 from virtex.detectron.compat import create_local_process_group
 from virtex.detectron.custom_data import Samples
@@ -34,7 +34,7 @@ from virtex.detectron.evaluation import build_evaluator, evaluate
 from virtex.detectron.gallery import write_gallery
 from virtex.detectron.install import installed
 from virtex.detectron.scoring import default_scorer
-from virtex.detectron.settings import build_settings, protocol_from_config
+from virtex.detectron.settings import build_settings
 from virtex.detectron.trainer import Trainer, build_detector, check_solver, write_scores
 from virtex.detectron.verify import compare_features, load_weights
 from virtex.engine.checkpoints import last_checkpoint
@@ -44,8 +44,7 @@ from virtex.errors import UserError
 from virtex.evaluator import Images, Report
 from virtex.protocols import Protocol
 from virtex.records import Deviation
-from virtex.runner import Evaluation, Job
-from virtex.tasks.registry import packaged_protocol
+from virtex.runner import Evaluation
 
 logger = logging.getLogger("virtex.transfer")
 
@@ -56,15 +55,6 @@ TRAINING_KEYS = (
     "overrides.SOLVER.",
     "overrides.DATALOADER.",
 )
-
-
-def plan(args: argparse.Namespace) -> Sequence[Job]:
-    """Plan ``detectron2_transfer``: one job."""
-    if args.config:
-        protocol = protocol_from_config(args.config)
-    else:
-        protocol = packaged_protocol(args.task, args.protocol)
-    return [DetectorTransfer(args, protocol)]
 
 
 @dataclass(frozen=True)
@@ -104,7 +94,7 @@ class DetectorEvaluator:
         self.args, self.cfg = args, settings.cfg
         self.folder, self.data_root = Path(args.output_dir), Path(args.data_root)
         self.cfg.SEED, self.cfg.OUTPUT_DIR = args.seed, args.output_dir
-        converted = adapt(backbone, self.cfg)
+        converted = convert_backbone(backbone, self.cfg)
         settings.set_by_checkpoint(converted.settings)
         self.train, self.test = read_data(self.cfg, self.data_root, args.eval_only)
         checked = itertools.chain([] if args.skip_bad_images else self.train, *self.test.values())
@@ -215,7 +205,7 @@ class DetectorTransfer(Evaluation):
             protocol,
             settings.cfg,
             settings.deviations(),
-            lambda: DetectorEvaluator(args, protocol, self.backbone),
+            lambda job: DetectorEvaluator(args, protocol, job.backbone),
         )
         self.starts_run = not args.eval_only
         if args.eval_only:

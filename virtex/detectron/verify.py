@@ -1,7 +1,7 @@
-"""The proof that the detector holds the checkpoint: every tensor, and what they compute.
+"""Verify that a detector holds the checkpoint: its tensors, and the features they compute.
 
-A backbone whose keys did not match trains on in silence from random weights. Here every
-tensor is compared after loading, and one image goes through both networks.
+A backbone whose keys do not match would silently train from random weights. Every tensor is
+compared after loading, and one image goes through both networks.
 """
 
 from collections.abc import Iterator
@@ -14,109 +14,118 @@ from detectron2.data.detection_utils import convert_PIL_to_numpy
 from PIL import Image
 from torch import Tensor, nn
 
+from virtex.backbones.registry import BATCH_COUNTER
 from virtex.checkpoints.backbone import InputSpec
 from virtex.detectron.adapters import ConvertedBackbone, Detector
 from virtex.errors import UserError
 
 TOLERANCE = 1e-4  # largest difference allowed, relative to the largest feature of the stage
-IMAGE_SIZE = (224, 288)  # height, width; multiples of 32, so that a pyramid pads nothing
+IMAGE_SIZE = (224, 288)  # height, width; multiples of 32, so that a pyramid adds no padding
 
 
-def load_weights(detector: nn.Module, adaptation: ConvertedBackbone) -> dict[str, Any]:
-    """Copy the checkpoint's tensors into the detector and prove that they are all there.
+def load_weights(detector: nn.Module, converted: ConvertedBackbone) -> dict[str, Any]:
+    """Copy the checkpoint's tensors into the detector and verify that all of them arrived.
 
     Returns:
         ``{"compared": number of tensors, "equal": True}`` for the record.
 
     Raises:
-        UserError: a tensor has no place in the detector, another shape there, is not equal
-            after loading, or a backbone tensor of the detector was not filled.
+        UserError: the detector lacks a tensor, has it in another shape, differs after loading, or
+            has a backbone tensor that was not filled.
     """
     own = detector.state_dict()
     problems = []
-    for name, tensor in adaptation.weights.items():
+    for name, tensor in converted.weights.items():
         if name not in own:
-            problems.append(f"{name} has no place in the detector")
+            problems.append(f"the detector has no {name}")
         elif own[name].shape != tensor.shape:
-            problems.append(f"{name} is {tuple(tensor.shape)}, not {tuple(own[name].shape)}")
-    fail_if(problems)
+            problems.append(
+                f"{name} has shape {tuple(own[name].shape)}, expected {tuple(tensor.shape)}"
+            )
+    raise_problems(problems)
     with torch.no_grad():
-        for name, tensor in adaptation.weights.items():
+        for name, tensor in converted.weights.items():
             own[name].copy_(tensor)
-    return compare_tensors(detector, adaptation)
+    return compare_tensors(detector, converted)
 
 
-def compare_tensors(detector: nn.Module, adaptation: ConvertedBackbone) -> dict[str, Any]:
-    """Every backbone tensor of the detector against the file's: all equal, or UserError."""
-    found = {k: v for k, v in detector.state_dict().items() if is_backbone(k, adaptation)}
-    problems = [f"{name} was not filled" for name in sorted(found.keys() - adaptation.weights)]
-    for name, tensor in adaptation.weights.items():
+def compare_tensors(detector: nn.Module, converted: ConvertedBackbone) -> dict[str, Any]:
+    """Compare every backbone tensor of the detector with the file's, see ``load_weights``."""
+    found = {k: v for k, v in detector.state_dict().items() if is_backbone(k, converted)}
+    problems = [f"{name} was not filled" for name in sorted(found.keys() - converted.weights)]
+    for name, tensor in converted.weights.items():
         if not torch.equal(found[name].cpu(), tensor.to(found[name].dtype)):
             problems.append(f"{name} differs from the file")
-    fail_if(problems)
+    raise_problems(problems)
     return {"compared": len(found), "equal": True}
 
 
-def is_backbone(name: str, adaptation: ConvertedBackbone) -> bool:
-    """Whether the adapter must fill this tensor; an added norm after res5 is the head's own."""
+def is_backbone(name: str, converted: ConvertedBackbone) -> bool:
+    """Return whether the converter must fill this tensor."""
     return (
-        name.startswith(adaptation.owned)
-        and not name.startswith("roi_heads.res5.norm.")
-        and not name.endswith(".num_batches_tracked")
+        name.startswith(converted.prefixes)
+        and not name.startswith(converted.excluded_prefixes or "\0")
+        and not name.endswith(f".{BATCH_COUNTER}")
     )
 
 
-def fail_if(problems: list[str]) -> None:
+def raise_problems(problems: list[str]) -> None:
     if problems:
         shown = "; ".join(problems[:5]) + (
             f"; and {len(problems) - 5} more" if problems[5:] else ""
         )
         raise UserError(
-            f"the detector does not hold the checkpoint: {shown}. Its norm layers must be BN, "
-            "SyncBN or FrozenBN, and its backbone the checkpoint's architecture"
+            f"the detector does not hold the checkpoint: {shown}; its norm layers must be BN, "
+            "SyncBN or FrozenBN, and its backbone of the checkpoint's architecture",
+            code="detection.weights_differ",
         )
 
 
 def compare_features(
-    detector: Detector, adaptation: ConvertedBackbone, spec: InputSpec
+    detector: Detector, converted: ConvertedBackbone, spec: InputSpec
 ) -> dict[str, float]:
-    """One fixed image through the detector's backbone and through the original network.
+    """Compare features of one fixed image from the detector's backbone and the original network.
 
-    Each side reads and normalizes the image its own way, so that a wrong channel order, mean,
-    std, stride or norm shows.
+    Each side reads and normalizes the image itself, so that a wrong channel order, mean, std,
+    stride or norm is found.
 
     Returns:
-        stage -> largest absolute difference / largest absolute feature.
+        feature map -> largest absolute difference / largest absolute feature.
 
     Raises:
-        UserError: a stage is missing or differs by more than ``TOLERANCE``.
+        UserError: a feature map is missing or differs by more than ``TOLERANCE``.
     """
     image = fixed_image()
     device = detector.pixel_mean.device
     was_training = detector.training
     detector.eval()
     with torch.no_grad(), full_precision():
-        ours = adaptation.detector_features(detector, detector_input(detector, image))
-        theirs = adaptation.reference_features(reference_input(image, spec).to(device))
+        ours = converted.detector_features(detector, detector_input(detector, image))
+        theirs = converted.reference_features(reference_input(image, spec).to(device))
     detector.train(was_training)
     errors = {}
     for stage, expected in theirs.items():
         if stage not in ours or ours[stage].shape != expected.shape:
-            raise UserError(f"the detector's backbone computes no {stage} like the checkpoint's")
+            raise UserError(
+                f"the detector's backbone has no feature map {stage} of the checkpoint's shape "
+                f"{tuple(expected.shape)}",
+                code="detection.features_differ",
+            )
         scale = expected.abs().max().clamp(min=1e-12)
         errors[stage] = float((ours[stage] - expected).abs().max() / scale)
     worst = max(errors, key=errors.__getitem__)
     if not errors[worst] <= TOLERANCE:  # also when it is NaN
         raise UserError(
-            f"the detector's backbone does not compute what the checkpoint's network does: "
-            f"{worst} differs by {errors[worst]:.2g} (relative; {TOLERANCE:g} allowed)"
+            f"expected the features of the checkpoint's network within {TOLERANCE:g}, but "
+            f"{worst} of the detector's backbone differs by {errors[worst]:.2g}",
+            code="detection.features_differ",
         )
     return errors
 
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Convolutions without TensorFloat-32, whose 10 bits are fewer than what is to be shown."""
+    """Disable TensorFloat-32, whose 10 bits of mantissa are less than ``TOLERANCE`` needs."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:
@@ -126,7 +135,7 @@ def full_precision() -> Iterator[None]:
 
 
 def fixed_image() -> Image.Image:
-    """Smooth color gradients with noise, the same on every machine; channels all different."""
+    """Return smooth color gradients with noise, deterministic, with three different channels."""
     height, width = IMAGE_SIZE
     rows, columns = np.mgrid[0:height, 0:width]
     waves = [np.sin(rows / 17 + k) * np.cos(columns / (11 + 5 * k)) for k in range(3)]
@@ -136,14 +145,14 @@ def fixed_image() -> Image.Image:
 
 
 def detector_input(detector: Detector, image: Image.Image) -> Tensor:
-    """(1, 3, height, width) through Detectron2's own reading and normalization."""
+    """Return (1, 3, height, width) by Detectron2's own reading and normalization."""
     pixels = convert_PIL_to_numpy(image, detector.input_format)
     tensor = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
     return detector.preprocess_image([{"image": tensor}]).tensor
 
 
 def reference_input(image: Image.Image, spec: InputSpec) -> Tensor:
-    """(1, 3, height, width) normalized as the checkpoint's own project does."""
+    """Return (1, 3, height, width), normalized as the checkpoint's project does."""
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).double() / 255 * spec.scale
     if spec.channel_order == "BGR":
         pixels = pixels.flip(0)

@@ -1,4 +1,4 @@
-"""What is in a checkpoint: its format, architecture and input, and what of a backbone it fills.
+"""Show the format, architecture, input and coverage of a checkpoint.
 
     python eval_tools/inspect_checkpoint.py torchvision://resnet50
     python eval_tools/inspect_checkpoint.py moco_v2_800ep_pretrain.pth.tar --json
@@ -6,8 +6,8 @@
     python eval_tools/inspect_checkpoint.py --list-formats
 
 A checkpoint is a local path, https://…, virtex://NAME (model_zoo.py list), torchvision://NAME or
-random:NAME?seed=N. Exit status 0: a complete backbone; 2: not complete, or not to be opened, with
-the reason on stderr.
+random:NAME?seed=N. Exit status 0: a complete backbone; 2: incomplete or unreadable, with the reason
+on stderr.
 """
 
 import argparse
@@ -33,7 +33,9 @@ def main(args: argparse.Namespace) -> None:
         print(format_table())
         return
     if args.checkpoint is None:
-        raise UserError("give a checkpoint to inspect, or --list-formats")
+        raise UserError(
+            "a checkpoint is missing; give one to inspect, or --list-formats", "arguments.missing"
+        )
 
     from virtex.checkpoints.loading import inspect_checkpoint
 
@@ -41,11 +43,13 @@ def main(args: argparse.Namespace) -> None:
         found = inspect_checkpoint(args.checkpoint, args.format, args.trust_pickle)
     except UserError as error:
         if args.json:
-            print(json.dumps({"complete": False, "problem": str(error)}, indent=2))
+            print(
+                json.dumps({"complete": False, "problem": str(error), "code": error.code}, indent=2)
+            )
         raise
     print(json.dumps(found.as_dict(), indent=2) if args.json else found.as_text())
-    if not found.complete:
-        raise UserError(found.problem)
+    if found.error:
+        raise found.error
 
 
 if __name__ == "__main__":

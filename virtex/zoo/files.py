@@ -6,7 +6,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from virtex.checkpoints.downloading import cached_path, download
+from virtex.checkpoints.download import cached_path, download
 from virtex.checkpoints.hashing import sha256_of
 from virtex.errors import UserError
 from virtex.files import replace_file

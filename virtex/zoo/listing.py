@@ -7,7 +7,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from virtex.checkpoints.downloading import pinned_hash
+from virtex.checkpoints.download import pinned_hash
 from virtex.zoo.entries import Entry, PublishedResult
 from virtex.zoo.files import cached_file
 

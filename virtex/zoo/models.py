@@ -138,7 +138,7 @@ def resnet50(pretrained: bool | str = False, **kwargs: Any) -> nn.Module:
     Raises:
         UserError: the checkpoint cannot be had or is no complete ResNet-50.
     """
-    from virtex.backbones.resnet import SpatialResNet50
+    from virtex.backbones.resnet import ResNetArch, SpatialResNet50
     from virtex.checkpoints.loading import load_backbone
 
     model = SpatialResNet50(**kwargs)
@@ -146,10 +146,12 @@ def resnet50(pretrained: bool | str = False, **kwargs: Any) -> nn.Module:
         return model
     checkpoint = f"{PREFIX}hub/resnet50" if pretrained is True else pretrained
     backbone = load_backbone(checkpoint)
-    # the stride's place leaves no trace in the shapes, but makes it another network
-    if backbone.arch.name != "resnet50" or backbone.arch.stride_in_1x1:
-        stride = " with its stride in the 1x1 convolutions" * backbone.arch.stride_in_1x1
-        raise UserError(f"{checkpoint} holds a {backbone.arch.name}{stride}, not a ResNet-50")
+    expected = ResNetArch(50, "bottleneck")
+    if backbone.arch != expected:
+        raise UserError(
+            f"expected a ResNet-50 in {checkpoint}, {expected}, found {backbone.arch}",
+            code="checkpoint.unexpected_architecture",
+        )
     model.load_state_dict(backbone.state_dict, strict=True)
     return model
 
@@ -175,7 +177,7 @@ def weights_in(checkpoint: str, trust_pickle: bool = False) -> dict[str, Any]:
     Raises:
         UserError: the checkpoint cannot be had or opened.
     """
-    from virtex.checkpoints.opening import open_checkpoint
+    from virtex.checkpoints.containers import open_checkpoint
     from virtex.checkpoints.sources import resolve
 
     content, _ = open_checkpoint(resolve(checkpoint), trust_pickle)

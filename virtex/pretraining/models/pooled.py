@@ -1,24 +1,24 @@
-"""A pretrained backbone for classification: pictures in, pooled features or class scores out."""
+"""A pretrained backbone for classification: images to pooled features or logits."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from virtex.checkpoints.architecture import FAMILIES, build_network
-from virtex.checkpoints.backbone import Backbone
+from virtex.backbones.registry import check_input_size, family_of
+from virtex.checkpoints.backbone import Backbone, build_network
 from virtex.pretraining.models.losses import Losses, LossSum
 
 Batch = dict[str, Tensor]
-HEAD_STD = 0.01  # of a new classifier's weights; its bias begins at 0 (protocols of VirTex, MoCo)
+HEAD_STD = 0.01  # of a new classifier's weights; its bias starts at 0 (protocols of VirTex, MoCo)
 
 
 class PooledBackbone(nn.Module):
-    """A network and the input it was pretrained with, up to its globally averaged last features.
+    """A network with its input normalization and its pooled features.
 
     Attributes:
-        cnn: the network, its tensors named as torchvision names them.
-        feature_size: how many features an image has.
-        frozen: whether the network stays as it is, its BatchNorm statistics included.
+        cnn: the network, under its family's canonical tensor names.
+        feature_size: features of one image.
+        frozen: whether parameters and BatchNorm statistics do not change.
     """
 
     mean: Tensor
@@ -26,39 +26,41 @@ class PooledBackbone(nn.Module):
 
     def __init__(self, backbone: Backbone, frozen: bool):
         super().__init__()
-        self.family = FAMILIES[backbone.arch.family]
+        self.arch, self.family = backbone.arch, family_of(backbone.arch)
+        self.feature_size = list(self.family.channels(backbone.arch).values())[-1]
         self.cnn = build_network(backbone).requires_grad_(not frozen)
         self.frozen, self.bgr = frozen, backbone.input.channel_order == "BGR"
-        # of pixels in 0 … 255; not saved, for the checkpoint's entry says them
+        # of pixels in 0 … 255; not saved, since the checkpoint's entry holds them
         scale = 255.0 / backbone.input.scale
         for name in ("mean", "std"):
             values = torch.tensor(getattr(backbone.input, name)) * scale
             self.register_buffer(name, values[:, None, None], persistent=False)
-        with torch.inference_mode():
-            self.eval()
-            self.feature_size = self(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).shape[1]
         self.train()
 
     def train(self, mode: bool = True) -> "PooledBackbone":
         super().train(mode)
         if self.frozen:
-            self.cnn.eval()  # else BatchNorm would go on learning its statistics
+            self.cnn.eval()  # else BatchNorm would update its statistics
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """RGB pictures (batch, 3, height, width), uint8, to features (batch, feature_size)."""
+        """Return features (batch, feature_size) of RGB images (batch, 3, height, width), uint8.
+
+        Raises:
+            UserError: the network does not take images of this size.
+        """
+        check_input_size(self.arch, images.shape[-2], images.shape[-1])
         if self.bgr:
             images = images.flip(1)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             maps = self.family.features(self.cnn, (images.float() - self.mean) / self.std)
-        return maps["res5"].mean(dim=(2, 3))
+        return self.family.pool(maps)["avg"]
 
 
 class Classifier(nn.Module):
     """A backbone and a linear layer.
 
-    Its checkpoint names the backbone ``visual.cnn.…`` as a pretraining's does, so that it is
-    read as one.
+    Its checkpoint has the names of a pretraining's, so that it is read by the same format.
     """
 
     def __init__(self, visual: PooledBackbone, classes: int):
@@ -68,11 +70,11 @@ class Classifier(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def scores(self, images: Tensor) -> Tensor:
-        """Pictures (batch, 3, height, width), uint8, to logits (batch, classes)."""
+        """Return logits (batch, classes) of images (batch, 3, height, width), uint8."""
         return self.head(self.visual(images))
 
     def forward(self, batch: Batch) -> Losses:
-        """Cross entropy summed over the images.
+        """Return the cross entropy summed over the images.
 
         Args:
             batch: ``image`` (batch, 3, height, width) uint8, ``label`` (batch,) int64.

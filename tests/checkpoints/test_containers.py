@@ -1,0 +1,224 @@
+"""A file that cannot be opened is reported, and none runs code unless it is trusted."""
+
+import io
+import os
+import pickle
+import sys
+import tarfile
+import types
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.errors import raises_code
+from virtex.checkpoints import load_backbone, open_checkpoint, sha256_of
+
+WEIGHTS = {"a.weight": torch.arange(3000.0), "b.bias": torch.zeros(3)}
+
+
+def assert_unreadable(path, *named):
+    with raises_code("checkpoint.unreadable", path, *named) as error:
+        open_checkpoint(path)
+    assert "\n" not in str(error.value)
+
+
+def saved(path, content, legacy=False):
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    return path
+
+
+def tar_archive(first):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", encoding="latin1", format=tarfile.GNU_FORMAT) as tar:
+        for name in (first, "storages", "tensors", "pickle", "../outside"):
+            tar.addfile(tarfile.TarInfo(name))
+    return file.getvalue()
+
+
+def legacy_magic():
+    file = io.BytesIO()
+    torch.save({}, file, _use_new_zipfile_serialization=False)
+    return file.getvalue()[:24].decode("latin1")
+
+
+@pytest.mark.parametrize("name", ["absent.pth", "."])
+def test_missing_file_and_folder(name, tmp_path):
+    with raises_code("checkpoint.not_found", tmp_path):
+        open_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "description"),
+    [
+        (b"", "is empty"),
+        (b"\n<!DOCTYPE html><html><body>Sign in", "web page"),
+        (b"<HTML><head><title>404", "web page"),
+        (b"loss: 0.3\nTraining done.\n" * 99, "text file"),
+        ("Größe: 5 µm\n".encode() * 999, "text file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "git-lfs pointer"),
+        (b"\x1f\x8b\x08\x00", "gzip"),
+        (b"\x89HDF\r\n\x1a\n", "HDF5"),
+        (b"\x00\x01\x02\x03\x04\x05\x06\x07\x08", "00 01 02 03"),
+        (tar_archive("../outside"), "tar archive"),
+        # torch would unpack tar archives of its first versions into a folder
+        (tar_archive(legacy_magic()), "tar archive"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_files_of_another_kind(content, description, tmp_path):
+    path = tmp_path / "model.pth"
+    path.write_bytes(content)
+    assert_unreadable(path, description)
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "pickle", "safetensors"])
+@pytest.mark.parametrize("kept", [0.99, 0.5, 0.02])
+def test_truncated_files(kind, kept, tmp_path):
+    path = tmp_path / "model"
+    if kind == "safetensors":
+        save_file(WEIGHTS, path)
+    elif kind == "pickle":
+        path.write_bytes(pickle.dumps({"conv1_w": np.zeros(1000)}, protocol=2))
+    else:
+        saved(path, WEIGHTS, kind == "legacy")
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * kept)])
+    assert_unreadable(path, "truncated or damaged")
+
+
+def test_safetensors_with_an_invalid_header(tmp_path):
+    header = b'{"a":{"dtype":"F32","shape":[9999],"data_offsets":[0,39996]}}'
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 8)
+    assert_unreadable(path)
+
+
+def test_zip_file_of_something_else(tmp_path):
+    path = tmp_path / "dataset.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("images/1.jpg", b"...")
+    assert_unreadable(path, "images/1.jpg")
+
+
+def test_torchscript_archive(tmp_path):
+    path = tmp_path / "RN50.pt"
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
+    assert_unreadable(path, "TorchScript")
+
+
+class Malicious:
+    """Unpickles by running a command that creates a file."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "0", "2", "4"])
+def test_code_in_a_pickle_runs_only_if_trusted(kind, tmp_path):
+    path, marker = tmp_path / "model.pth", tmp_path / "marker"
+    content = {"state_dict": WEIGHTS, "hook": Malicious(marker)}
+    if kind in ("zip", "legacy"):
+        saved(path, content, legacy=kind == "legacy")
+    else:
+        path.write_bytes(pickle.dumps({"hook": Malicious(marker)}, protocol=int(kind)))
+    name = f"{os.system.__module__}.system"
+    with raises_code("checkpoint.unsafe_pickle", path, name, "--trust-pickle"):
+        open_checkpoint(path)
+    assert not marker.exists()
+    open_checkpoint(path, trust_pickle=True)
+    assert marker.exists()
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_whole_network_needs_trust(legacy, here):
+    import torchvision
+
+    path = saved(here / "model.pth", torchvision.models.resnet18(), legacy)
+    with raises_code("checkpoint.unsafe_pickle", path, "torchvision.models.resnet.ResNet"):
+        load_backbone(path)
+    assert load_backbone(path, trust_pickle=True).arch.name == "resnet18"
+
+
+def test_trusted_pickle_of_a_missing_package(tmp_path, monkeypatch):
+    package = types.ModuleType("acme_vision")
+    package.Config = type("Config", (), {"__module__": "acme_vision"})
+    monkeypatch.setitem(sys.modules, "acme_vision", package)
+    path = saved(tmp_path / "model.pth", {"config": package.Config()})
+    monkeypatch.delitem(sys.modules, "acme_vision")
+    with raises_code("checkpoint.unsafe_pickle", "acme_vision.Config"):
+        open_checkpoint(path)
+    with raises_code("checkpoint.missing_package", "'acme_vision'"):
+        open_checkpoint(path, trust_pickle=True)
+
+
+def test_jax_pickle(tmp_path):
+    path = tmp_path / "byol.pkl"
+    path.write_bytes(b"\x80\x02cjaxlib.xla\nDeviceArray\n)\x81.")
+    with raises_code("checkpoint.unsafe_pickle", "jaxlib.xla.DeviceArray", "JAX"):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_common_objects_beside_the_weights_open(legacy, tmp_path):
+    import argparse
+    import collections
+    import pathlib
+
+    content = {
+        "state_dict": collections.OrderedDict(WEIGHTS),
+        "args": argparse.Namespace(lr=0.1, output=pathlib.Path("runs") / "1"),
+        "meters": collections.defaultdict(list, {"loss": [1.0]}),
+        "best": np.float64(0.7),
+        "history": np.arange(5, dtype=np.float32),
+        "seen": {1, 2},
+    }
+    loaded, flat = open_checkpoint(saved(tmp_path / "model.pth", content, legacy))
+    assert not flat
+    assert loaded["args"] == content["args"] and loaded["best"] == 0.7
+    assert loaded["meters"] == {"loss": [1.0]}
+    assert torch.equal(loaded["state_dict"]["a.weight"], WEIGHTS["a.weight"])
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_numpy_pickles_of_every_protocol(protocol, tmp_path):
+    path = tmp_path / "model.pkl"
+    content = {"conv1_w": np.arange(6.0).reshape(2, 3), "lr": np.float32(0.5), "n": [1, (2, "x")]}
+    path.write_bytes(pickle.dumps(content, protocol=protocol))
+    loaded, _ = open_checkpoint(path)
+    assert np.array_equal(loaded["conv1_w"], content["conv1_w"])
+    assert loaded["lr"] == 0.5 and loaded["n"] == [1, (2, "x")]
+
+
+def test_numpy_pickle_of_python_2(tmp_path):
+    """Strings, of the array's data too, are bytes; numpy's module has its old name."""
+    data = np.array([1.0, -2.0], "<f4").tobytes()
+    pickled = (
+        b"\x80\x02}U\x07conv1_wcnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n"
+        b"K\x00\x85U\x01b\x87R(K\x01K\x02\x85cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R"
+        b"(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U"
+        + bytes([len(data)])
+        + data
+        + b"tbs."
+    )
+    path = tmp_path / "R-50.pkl"
+    path.write_bytes(pickled)
+    assert open_checkpoint(path)[0]["conv1_w"].tolist() == [1.0, -2.0]
+
+
+def test_safetensors_are_flat(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file(WEIGHTS, path)
+    loaded, flat = open_checkpoint(path)
+    assert flat and torch.equal(loaded["a.weight"], WEIGHTS["a.weight"])
+
+
+def test_hash_of_the_whole_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"abc" * 1_000_000)
+    assert sha256_of(path) == "f4096a131e7e6ebfa7a512b5c299e13b065df34d15624ee1202ab394cc4d7e90"

@@ -1,0 +1,273 @@
+"""The registry of backbone families.
+
+A family is one kind of network that checkpoints may hold. Everything the toolkit knows of it is in
+one subclass of ``Family``; adding a family is registering an instance::
+
+    register_family(ConvNeXt())
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from virtex.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# A counter of training steps that BatchNorm keeps and no forward pass with a momentum reads; files
+# written with frozen batch norm do not have it.
+BATCH_COUNTER = "num_batches_tracked"
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class UnsupportedArchitectureError(UserError):
+    """The tensors belong to a network that no registered family can build."""
+
+    code = "checkpoint.unsupported_architecture"
+
+
+@dataclass(frozen=True)
+class Arch:
+    """Base class of a family's architecture: a frozen dataclass of JSON types.
+
+    Attributes:
+        family: key of the family registry.
+    """
+
+    family: str
+
+    @property
+    def name(self) -> str:
+        """The name of the network, as torchvision or timm calls it where they have it."""
+        raise NotImplementedError
+
+
+class Family(ABC):
+    """One kind of network.
+
+    Attributes:
+        name: key in the registry; ``Arch.family``.
+        default_arch: a typical member, to which an unrecognized checkpoint is compared.
+        landmark: name of a tensor that every member has, by which a prefix is found.
+        format_fields: fields of the architecture that leave no trace in the tensors' shapes. A
+            checkpoint's format or the file itself states them.
+        torchvision_options: keyword arguments of torchvision's builders that this family takes
+            beside the common ones.
+        detectron2_converters: detector layout (``"FPN"``, …) -> ``"module:function"`` with the
+            signature of ``virtex.detectron.adapters.Converter``. Layouts that are not listed are
+            refused.
+    """
+
+    name: ClassVar[str]
+    default_arch: ClassVar[Arch]
+    landmark: ClassVar[str]
+    format_fields: ClassVar[tuple[str, ...]] = ()
+    torchvision_options: ClassVar[tuple[str, ...]] = ()
+    detectron2_converters: ClassVar[Mapping[str, str]] = {}
+
+    @abstractmethod
+    def detect(self, tensors: Mapping[str, Any]) -> Arch | None:
+        """Return the architecture of a state_dict, even if some of its tensors are missing.
+
+        Args:
+            tensors: names -> tensors or arrays, of which only the shapes are read. Tensors
+                outside the backbone (heads) may be among them.
+
+        Returns:
+            ``None`` if the names are not this family's.
+
+        Raises:
+            UnsupportedArchitectureError: the names are this family's, but the network is not.
+        """
+
+    @abstractmethod
+    def build(self, arch: Any) -> nn.Module:
+        """Return a randomly initialized network whose ``state_dict`` is exactly the backbone's."""
+
+    @abstractmethod
+    def features(self, network: Any, images: Tensor) -> dict[str, Tensor]:
+        """Return feature maps (batch, channels, height / stride, width / stride), first to last.
+
+        Networks with a class token also give ``"cls"`` (batch, channels).
+
+        Args:
+            images: normalized (batch, 3, height, width).
+        """
+
+    @abstractmethod
+    def strides(self, arch: Any) -> dict[str, int]:
+        """Return the stride in pixels of every feature map."""
+
+    @abstractmethod
+    def channels(self, arch: Any) -> dict[str, int]:
+        """Return the number of channels of every feature map."""
+
+    @abstractmethod
+    def block_group(self, name: str) -> str:
+        """Return the group that a tensor is counted in when coverage is reported."""
+
+    @abstractmethod
+    def layer_id(self, arch: Any, name: str) -> int:
+        """Return the depth of a parameter for layer-wise learning rate decay; 0 is the stem."""
+
+    def pool(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return one vector an image (batch, channels): ``"avg"`` and, where it exists, ``"cls"``.
+
+        The channels of ``"avg"`` are those of the last feature map.
+        """
+        pooled = {"avg": [m for name, m in features.items() if name != "cls"][-1].mean(dim=(2, 3))}
+        return pooled | ({"cls": features["cls"]} if "cls" in features else {})
+
+    def supported_input(self, arch: Any, height: int, width: int) -> str | None:
+        """Return which images the network takes, if it does not take those of this size."""
+        return None
+
+    def remove_head(self, network: Any) -> None:
+        """Remove the classifier of a torchvision network, in place."""
+        raise NotImplementedError
+
+    def explain_unsupported(self, shapes: Shapes) -> str | None:
+        """Return why tensors that no family detects are not supported, if they are known.
+
+        Args:
+            shapes: all tensors of the file, under any prefix.
+        """
+        return None
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """A project's names for a family's tensors.
+
+    Attributes:
+        translate: a name without its prefix -> the family's name; ``None`` for a tensor that is
+            not the backbone's. A tensor inside the backbone that the family has no name for keeps
+            a name of its own, so that the architecture is refused instead of the tensor ignored.
+        derive: translated tensors -> tensors that such files leave out, by the family's name.
+    """
+
+    translate: Callable[[str], str | None]
+    derive: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda tensors: {}
+
+
+FAMILIES: dict[str, Family] = {}
+DIALECTS: dict[str, Dialect] = {"canonical": Dialect(lambda name: name)}
+
+
+def register_family(family: Family) -> Family:
+    """Add a family; raises ``ValueError`` if its name is taken."""
+    if family.name in FAMILIES:
+        raise ValueError(f"a family named {family.name!r} is already registered")
+    FAMILIES[family.name] = family
+    return family
+
+
+def families() -> dict[str, Family]:
+    """Return all families by name, the built-in ones first."""
+    import virtex.backbones.resnet  # noqa: F401  registers itself
+
+    return FAMILIES
+
+
+def dialects() -> dict[str, Dialect]:
+    """Return all dialects by name; ``"canonical"`` is each family's own names."""
+    import virtex.backbones.resnet_names  # noqa: F401  registers its dialects
+
+    return DIALECTS
+
+
+def family_of(arch: Arch) -> Family:
+    """Return the family of an architecture."""
+    return families()[arch.family]
+
+
+def detect_arch(tensors: Mapping[str, Any], fields: Mapping[str, Any] | None = None) -> Arch | None:
+    """Return the architecture by the first family that detects it; ``None`` if none does.
+
+    Args:
+        fields: values for the family's ``format_fields``.
+
+    Raises:
+        UnsupportedArchitectureError: a family detects its names, and none can build the network.
+    """
+    refusal = None
+    for family in families().values():
+        try:
+            arch = family.detect(tensors)
+        except UnsupportedArchitectureError as error:
+            refusal = refusal or error
+            continue
+        if arch is not None:
+            known = {k: v for k, v in (fields or {}).items() if k in family.format_fields}
+            return replace(arch, **known)
+    if refusal is not None:
+        raise refusal
+    return None
+
+
+@lru_cache(maxsize=32)
+def expected_shapes(arch: Arch) -> dict[str, tuple[int, ...]]:
+    """Return name -> shape of every tensor a backbone must have, BatchNorm's counters excluded."""
+    return {
+        name: tuple(tensor.shape)
+        for name, tensor in _meta_network(arch).state_dict().items()
+        if not name.endswith(f".{BATCH_COUNTER}")
+    }
+
+
+@lru_cache(maxsize=32)
+def count_parameters(arch: Arch) -> int:
+    """Return the number of parameters (buffers excluded)."""
+    return sum(math.prod(parameter.shape) for parameter in _meta_network(arch).parameters())
+
+
+def _meta_network(arch: Arch) -> nn.Module:
+    import torch
+
+    with torch.device("meta"):
+        return family_of(arch).build(arch)
+
+
+def check_input_size(arch: Arch, height: int, width: int) -> None:
+    """Raise ``UserError`` if a network does not take images of this size in pixels."""
+    supported = family_of(arch).supported_input(arch, height, width)
+    if supported:
+        raise UserError(
+            f"{arch.name} takes images of {supported}, found {height}x{width}; set the crop size "
+            "of the protocol (DATA.IMAGE_CROP_SIZE)",
+            code="checkpoint.input_size",
+        )
+
+
+def build_torchvision(name: str, **options: Any) -> tuple[Arch, nn.Module]:
+    """Return a torchvision network without its classifier, initialized as torchvision does.
+
+    Args:
+        name: of torchvision's model builder.
+        options: keyword arguments for it; those its family does not take are ignored.
+
+    Raises:
+        UnsupportedArchitectureError: no family detects the network.
+    """
+    import torch
+    import torchvision
+
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        arch = detect_arch(torchvision.models.get_model(name, weights=None).state_dict())
+    if arch is None:
+        raise UnsupportedArchitectureError(
+            f"torchvision's {name} is not a supported backbone; supported families, by example: "
+            + ", ".join(family.default_arch.name for family in families().values())
+        )
+    family = family_of(arch)
+    known = {k: v for k, v in options.items() if k in family.torchvision_options}
+    network = torchvision.models.get_model(name, weights=None, **known)
+    family.remove_head(network)
+    return arch, network

@@ -1,0 +1,270 @@
+"""Open a checkpoint file without running code from it, or report why it cannot be opened.
+
+A file is identified by its first bytes. torch files are unpickled with ``weights_only=True``, numpy
+pickles (Detectron2's and Caffe2's) by an unpickler that allows arrays and plain containers. A file
+that needs more is refused, and the global it asks for is named, unless the user trusts the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import collections
+import pathlib
+import pickle
+import re
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch.serialization import safe_globals
+
+from virtex.checkpoints.backbone import CheckpointError
+from virtex.quoting import quoted
+
+# torch.save before 1.6 begins with this number, pickled (torch/serialization.py, MAGIC_NUMBER).
+_LEGACY_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
+_MAX_SAFETENSORS_HEADER = 100_000_000  # bytes, by the format's own definition
+# Limits on unpacked zip entries: torch never compresses them.
+_MIN_UNPACKED, _UNPACKED_PER_BYTE = 512 << 20, 8
+
+_NOT_A_CHECKPOINT = (
+    (b"version https://git-lfs", "is a git-lfs pointer; run git lfs pull in its repository"),
+    (b"\x1f\x8b", "is compressed with gzip; unpack it first"),
+    (b"BZh", "is compressed with bzip2; unpack it first"),
+    (b"\xfd7zXZ", "is compressed with xz; unpack it first"),
+    (b"\x89HDF", "is an HDF5 file, not a PyTorch checkpoint"),
+    (b"\x93NUMPY", "is a single numpy array, not a checkpoint"),
+)
+_PICKLE_STARTS = (b"\x80", b"(dp", b"}q", b"ccollections\n", b"ccopy_reg\n")
+
+
+def open_checkpoint(path: str | pathlib.Path, trust_pickle: bool = False) -> tuple[Any, bool]:
+    """Return the content of a file, its tensors on the CPU.
+
+    Args:
+        path: a local file: torch (zip or legacy), numpy pickle or safetensors.
+        trust_pickle: allow the pickle in it to run code.
+
+    Returns:
+        (content, whether the file can only be a flat mapping of names to tensors). Tensors of a
+        zip file are mapped from disk, so the file must stay while they are in use.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, of another kind, or needs to be trusted.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        raise CheckpointError(
+            f"{path} is a folder; give the checkpoint file in it", code="checkpoint.not_found"
+        )
+    if not path.is_file():
+        raise CheckpointError(
+            f"checkpoint not found: {path}; check the path", code="checkpoint.not_found"
+        )
+    if path.stat().st_size == 0:
+        raise _unreadable(path, "is empty; copy or download it again")
+    with path.open("rb") as file:
+        head = file.read(1024)
+    for start, description in _NOT_A_CHECKPOINT:
+        if head.startswith(start):
+            raise _unreadable(path, description)
+    if head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise _unreadable(
+            path, "is a web page saved in place of the file; delete it and download the checkpoint"
+        )
+    if head[257:262] == b"ustar":
+        raise _unreadable(
+            path,
+            "is a tar archive; unpack it and give the checkpoint in it (torch before 0.2 wrote tar "
+            "files: load and save it again with a newer version)",
+        )
+    if head.startswith(b"PK"):
+        return _open_zip(path, trust_pickle), False
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < _MAX_SAFETENSORS_HEADER:
+        return _open_safetensors(path, head), True
+    if head.startswith(_PICKLE_STARTS):
+        if _LEGACY_MAGIC in head[:24]:
+            return _load_torch(path, trust_pickle, mmap=False), False
+        return _open_pickle(path, trust_pickle), False
+    if _is_text(head):
+        raise _unreadable(path, "is a text file, not a checkpoint; check the path")
+    raise _unreadable(
+        path,
+        "should be a torch, safetensors or numpy pickle file, but begins with the bytes "
+        f"{head[:8].hex(' ')}",
+    )
+
+
+def _open_zip(path: pathlib.Path, trust_pickle: bool) -> Any:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            stored = _check_entries(path, archive)
+    except CheckpointError:
+        raise
+    except Exception as error:  # zipfile raises many kinds for invalid files
+        raise _damaged(path, error) from error
+    return _load_torch(path, trust_pickle, mmap=stored)
+
+
+def _check_entries(path: pathlib.Path, archive: zipfile.ZipFile) -> bool:
+    """Read every entry to verify its checksum; return whether no entry is compressed."""
+    entries = archive.infolist()
+    names = [entry.filename for entry in entries]
+    shown = ", ".join(map(quoted, names[:3]))
+    root = names[0].partition("/")[0] if names else ""
+    if "constants.pkl" in {name.partition("/")[2] for name in names}:
+        raise _unreadable(
+            path,
+            "is a TorchScript archive; load it with torch.jit.load and save its state_dict() with "
+            "torch.save",
+        )
+    if f"{root}/data.pkl" not in names:
+        raise _unreadable(
+            path,
+            f"is a zip file but not a checkpoint (it holds {shown or 'nothing'}); if the "
+            "checkpoint is inside, unpack it",
+        )
+    if len(set(names)) < len(names):
+        raise zipfile.BadZipFile("two of its entries have the same name")
+    unpacked = sum(entry.file_size for entry in entries)
+    if unpacked > _MIN_UNPACKED + _UNPACKED_PER_BYTE * path.stat().st_size:
+        raise _unreadable(path, f"would unpack to {unpacked / 1e9:.1f} GB; get it from elsewhere")
+    for entry in entries:
+        if entry.CRC:  # torch writes 0 where checksums are switched off
+            with archive.open(entry) as file:
+                while file.read(1 << 20):
+                    pass
+    return all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+
+
+def _load_torch(path: pathlib.Path, trust_pickle: bool, mmap: bool) -> Any:
+    try:
+        with safe_globals(allowed_globals()):
+            return torch.load(path, map_location="cpu", weights_only=not trust_pickle, mmap=mmap)
+    except Exception as error:
+        raise _unpickling_error(path, error, trust_pickle) from error
+
+
+def _open_pickle(path: pathlib.Path, trust_pickle: bool) -> Any:
+    unpickler = pickle.Unpickler if trust_pickle else ArrayUnpickler
+    try:
+        with path.open("rb") as file:
+            return unpickler(file, encoding="latin1").load()
+    except Exception as error:
+        raise _unpickling_error(path, error, trust_pickle) from error
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Unpickle numpy arrays and plain containers only.
+
+    Raises:
+        pickle.UnpicklingError: the pickle names another global; nothing of it has run.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        full_name = f"{module.replace('__builtin__', 'builtins')}.{name}"  # Python 2's name
+        allowed = array_globals() | plain_globals() | {"_codecs.encode": codecs.encode}
+        if full_name not in allowed:
+            raise pickle.UnpicklingError(f"GLOBAL {full_name} is not allowed")
+        return allowed[full_name]
+
+
+def allowed_globals() -> list[Any]:
+    """Return what a torch checkpoint may hold beside tensors, for ``torch.serialization``.
+
+    numpy arrays and scalars, plain containers, the ``argparse.Namespace`` of a training script,
+    and paths (Windows paths as pure paths).
+    """
+    named = array_globals() | plain_globals() | {"argparse.Namespace": argparse.Namespace}
+    for name, kind in vars(np.dtypes).items():
+        if isinstance(kind, type) and name != "ObjectDType":
+            named[f"numpy.dtypes.{name}"] = kind
+    for module in ("pathlib", "pathlib._local"):
+        for name in ("PosixPath", "PurePosixPath", "WindowsPath"):
+            kind = getattr(pathlib, name.replace("WindowsPath", "PureWindowsPath"))
+            named[f"{module}.{name}"] = kind
+    return [(kind, name) for name, kind in named.items()]
+
+
+def array_globals() -> dict[str, Any]:
+    """Return numpy's functions that rebuild arrays, by the names numpy 1 and numpy 2 write."""
+    array = np.zeros(1)
+    rebuilders = {
+        "multiarray._reconstruct": array.__reduce__()[0],
+        "multiarray.scalar": array[0].__reduce__()[0],
+        "numeric._frombuffer": array.__reduce_ex__(5)[0],
+    }
+    named = {
+        f"{core}.{n}": f for core in ("numpy.core", "numpy._core") for n, f in rebuilders.items()
+    }
+    return named | {"numpy.ndarray": np.ndarray, "numpy.dtype": np.dtype}
+
+
+def plain_globals() -> dict[str, Callable]:
+    """Return plain containers and numbers, by name."""
+    plain = (bool, bytearray, complex, dict, float, frozenset, int, list, set, str, tuple)
+    named: dict[str, Callable] = {f"builtins.{kind.__name__}": kind for kind in plain}
+    named["collections.OrderedDict"] = collections.OrderedDict
+    # torch's weights-only unpickler does not set items of a defaultdict
+    return named | {"collections.defaultdict": lambda factory=None: {}}
+
+
+def _open_safetensors(path: pathlib.Path, head: bytes) -> dict[str, torch.Tensor]:
+    header, size = int.from_bytes(head[:8], "little"), path.stat().st_size
+    if 8 + header > size:
+        raise _damaged(path, ValueError(f"a header of {header} bytes in a file of {size} bytes"))
+    try:
+        return load_file(path)
+    except Exception as error:  # SafetensorError, and errors of torch about dtypes and sizes
+        raise _damaged(path, error) from error
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head.decode()
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 4:  # not a character cut in two by reading only the head
+            return False
+        text = head[: error.start].decode()
+    return all(character.isprintable() or character.isspace() for character in text)
+
+
+def _unpickling_error(path: pathlib.Path, error: Exception, trust_pickle: bool) -> CheckpointError:
+    """Describe an error of any kind, which unpickling may raise by pickle's documentation."""
+    if isinstance(error, ImportError) and trust_pickle:
+        package = (error.name or "").partition(".")[0] or "another package"
+        return CheckpointError(
+            f"{path} needs the Python package {package!r} to be unpickled; install it, or save "
+            f"the state_dict alone where it is installed ({_first_line(error)})",
+            code="checkpoint.missing_package",
+        )
+    blocked = re.search(r"GLOBAL ([\w.]+\w)", str(error))
+    if blocked is None or trust_pickle:
+        return _damaged(path, error)
+    is_jax = blocked[1].startswith(("jax", "haiku", "byol", "optax"))
+    note = "; JAX checkpoints are not supported, convert it first" if is_jax else ""
+    return CheckpointError(
+        f"{path} should hold weights only, but its pickle asks for {quoted(blocked[1])}; if you "
+        f"trust its origin, --trust-pickle allows it to run code{note}",
+        code="checkpoint.unsafe_pickle",
+    )
+
+
+def _damaged(path: pathlib.Path, error: Exception) -> CheckpointError:
+    return _unreadable(
+        path,
+        "is truncated or damaged; download or copy it again "
+        f"({type(error).__name__}: {_first_line(error)})",
+    )
+
+
+def _unreadable(path: pathlib.Path, description: str) -> CheckpointError:
+    return CheckpointError(f"{path} {description}", code="checkpoint.unreadable")
+
+
+def _first_line(error: Exception) -> str:
+    return quoted(str(error).strip().partition("\n")[0], 300)
