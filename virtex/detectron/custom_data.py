@@ -19,9 +19,10 @@ import pycocotools.mask
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode, PolygonMasks
 
-from virtex.checkpoints.hashing import sha256_of
 from virtex.data.annotations import check_coco_json, check_lvis_json, read_json
 from virtex.errors import UserError
+from virtex.files import sha256_of
+from virtex.text import short_repr
 
 Samples = list[dict[str, Any]]  # Detectron2's standard dicts, one per image
 
@@ -96,7 +97,7 @@ def check_samples(name: str, samples: Any) -> None:
     if not isinstance(samples, list) or not samples:
         raise UserError(
             f"the function registered for data set {name} must return a list of dicts, one per "
-            f"image, not {shorten(samples)}",
+            f"image, not {short_repr(samples)}",
             code="data.samples",
         )
     for index, sample in enumerate(samples):
@@ -107,14 +108,14 @@ def check_samples(name: str, samples: Any) -> None:
 def find_problem(sample: Any, num_classes: int) -> str:
     """Return the first problem of a sample, "" if there is none."""
     if not isinstance(sample, dict):
-        return f"must be a dict, not {shorten(sample)}"
+        return f"must be a dict, not {short_repr(sample)}"
     for key, (kind, expected) in SAMPLE_FIELDS.items():
         if not isinstance(sample.get(key), kind):
-            return f"{key} must be {expected}, not {shorten(sample.get(key))}"
+            return f"{key} must be {expected}, not {short_repr(sample.get(key))}"
     for index, found in enumerate(sample["annotations"]):
         where = f"annotations[{index}]"
         if not isinstance(found, dict):
-            return f"{where} must be a dict, not {shorten(found)}"
+            return f"{where} must be a dict, not {short_repr(found)}"
         for key, is_valid, expected in (
             ("bbox", is_box, "4 numbers"),
             ("bbox_mode", lambda v: v in BOX_MODES, "BoxMode.XYXY_ABS or BoxMode.XYWH_ABS"),
@@ -125,12 +126,12 @@ def find_problem(sample: Any, num_classes: int) -> str:
             ),
         ):
             if not is_valid(found.get(key)):
-                return f"{where}: {key} must be {expected}, not {shorten(found.get(key))}"
+                return f"{where}: {key} must be {expected}, not {short_repr(found.get(key))}"
         mask = found.get("segmentation")
         if mask is not None and not is_mask(mask):
             return (
                 f"{where}: segmentation must be a list of polygons [x, y, x, y, …] of at least 3 "
-                f"points, or a dict with size and encoded counts, not {shorten(mask)}"
+                f"points, or a dict with size and encoded counts, not {short_repr(mask)}"
             )
     return ""
 
@@ -151,11 +152,6 @@ def is_mask(value: Any) -> bool:
 
 def is_numbers(value: Any) -> bool:
     return isinstance(value, list | tuple | np.ndarray) and all(isinstance(n, Real) for n in value)
-
-
-def shorten(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def coco_content(name: str, samples: Samples) -> dict[str, list[dict[str, Any]]]:

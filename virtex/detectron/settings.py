@@ -14,8 +14,8 @@ from virtex.detectron.checks import validate_run, validate_types
 from virtex.detectron.config_files import merge_detectron2_overrides, read_config_file
 from virtex.errors import UserError
 from virtex.protocols import Protocol
-from virtex.quoting import quoted
 from virtex.records import Deviation
+from virtex.text import escape
 
 # Keys that cannot change a result, or that the record stores elsewhere.
 NEUTRAL_KEYS = (
@@ -223,4 +223,4 @@ def find_config(name: str) -> Path:
     names = [str(path.relative_to(folder)) for path in folder.glob("**/*.yaml")]
     near = difflib.get_close_matches(name[:100], names, n=1)
     hint = f"; did you mean {near[0]} of Detectron2's model zoo?" if near else ""
-    raise UserError(f"config file {quoted(name, 300)} not found{hint}", code="config.not_found")
+    raise UserError(f"config file {escape(name, 300)} not found{hint}", code="config.not_found")

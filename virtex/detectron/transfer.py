@@ -16,7 +16,6 @@ from detectron2.utils import comm
 
 from virtex import run_folder
 from virtex.checkpoints.backbone import Backbone
-from virtex.checkpoints.hashing import sha256_of
 from virtex.checkpoints.inputs import saved_input
 from virtex.detectron import heads  # noqa: F401 (registers the heads that configs name)
 from virtex.detectron.adapters import convert_backbone
@@ -42,6 +41,7 @@ from virtex.engine.distributed import device_of, world_size
 from virtex.engine.randomness import seed_everything
 from virtex.errors import UserError
 from virtex.evaluator import Images, Report
+from virtex.files import sha256_of
 from virtex.protocols import Protocol
 from virtex.records import Deviation
 from virtex.runner import Evaluation
