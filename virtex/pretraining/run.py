@@ -27,6 +27,7 @@ from virtex.engine.distributed import device_of, world_size
 from virtex.errors import UserError
 from virtex.files import replace_file
 from virtex.pretraining.data import PretrainingSet, build_pretraining_set
+from virtex.pretraining.models.visual import last_stride, visual_arch
 from virtex.records import Deviation, environment, write_json
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,6 @@ logger = logging.getLogger(__name__)
 RECORD = "pretraining.json"
 CONFIG = "pretrain_config.yaml"  # the published name
 TOKENIZER = "tokenizer.model"
-STRIDE = 32  # pixels of a place in a ResNet's last feature map
 PATH_KEYS = ("DATA.ROOT", "DATA.TOKENIZER_MODEL")
 # What a resumed run may change, to train longer or to get past a loss that is not finite; each
 # change is written down.
@@ -105,7 +105,12 @@ def prepare(args: argparse.Namespace) -> Run:
     )
     device = torch.device(device_of(args))
     share = config.OPTIM.BATCH_SIZE // world_size()
-    if share == 1 and config.DATA.IMAGE_CROP_SIZE <= STRIDE and not config.MODEL.VISUAL.FROZEN:
+    visual = config.MODEL.VISUAL
+    if (
+        share == 1
+        and not visual.FROZEN
+        and last_stride(visual_arch(visual.NAME)) >= config.DATA.IMAGE_CROP_SIZE
+    ):
         raise UserError(
             f"one image of {config.DATA.IMAGE_CROP_SIZE} pixels a process leaves BatchNorm one "
             "value to normalize; raise OPTIM.BATCH_SIZE or DATA.IMAGE_CROP_SIZE"

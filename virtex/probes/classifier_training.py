@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from fvcore.common.config import CfgNode
 
+from virtex.backbones.registry import check_input_size
 from virtex.checkpoints.backbone import Backbone
 from virtex.checkpoints.inputs import saved_input
 from virtex.data.classification import ClassificationSet, evaluation_transform, training_transform
@@ -88,7 +89,9 @@ class ClassifierTraining:
             self.report.deviations.append(Deviation("AMP", True, False, "device"))
 
     def check(self, backbone: Backbone) -> None:
-        """Do nothing: no features are cached."""
+        """See ``virtex.evaluator.Evaluator``."""
+        crop = self.settings.DATA.IMAGE_CROP_SIZE
+        check_input_size(backbone.arch, crop, crop)
 
     def __call__(self, backbone: Backbone) -> dict[str, float]:
         """Return ``top1``, ``top5`` and ``mean_per_class`` of the validation images in percent.

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 from fvcore.common.config import CfgNode
 
+from virtex.backbones.registry import check_input_size
 from virtex.checkpoints.backbone import Backbone
 from virtex.data.image_sets import ImageSet
 from virtex.evaluator import Report
@@ -42,6 +43,8 @@ class FeatureProbe(ABC):
 
     def check(self, backbone: Backbone) -> None:
         """See ``virtex.evaluator.Evaluator``."""
+        crop = self.settings.DATA.IMAGE_CROP_SIZE
+        check_input_size(backbone.arch, crop, crop)
         images = len(self.train) * len(self.train_views()) + len(self.val)
         self.extraction.check(backbone, images)
 
