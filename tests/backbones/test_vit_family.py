@@ -7,7 +7,7 @@ from detectron2.config import get_cfg
 
 from tests.backbones.vit_family import ViTArch, ViTFamily
 from tests.errors import raises_code
-from tests.probes.small_probes import make_images, settings_of, small_extraction
+from tests.probes.small_probes import make_images, settings_of, small_extractor
 from virtex.backbones import registry
 from virtex.checkpoints import load_backbone
 from virtex.checkpoints.detect import detect_format
@@ -16,9 +16,9 @@ from virtex.data.toy.plan import Plan
 from virtex.data.toy.voc import write_voc
 from virtex.detectron.adapters import convert_backbone
 from virtex.eval_tools import detectron2_transfer
-from virtex.pretraining.models.pooled import PooledBackbone
 from virtex.probes.classifier_training import ClassifierTraining, TrainingOptions
 from virtex.probes.knn import NearestNeighbors
+from virtex.probes.pooled import PooledBackbone
 from virtex.probes.svm import Voc07Svm
 
 ARCH = ViTArch(224, 32, 2, 64, 128)
@@ -95,12 +95,12 @@ def build_evaluator(request, images, voc, tmp_path):
     """Build an evaluator with overrides of its protocol."""
 
     def build(*overrides):
-        extraction = small_extraction(tmp_path)
+        extractor = small_extractor(tmp_path)
         if request.param == "knn":
             settings = settings_of("imagenet_knn", "toy", "KNN.NEIGHBORS", [3], *overrides)
-            return NearestNeighbors(*images, settings, extraction)
+            return NearestNeighbors(*images, settings, extractor)
         if request.param == "svm":
-            return Voc07Svm(voc, settings_of("voc07_svm", "toy", *overrides), extraction)
+            return Voc07Svm(voc, settings_of("voc07_svm", "toy", *overrides), extractor)
         settings = settings_of("imagenet_linear", "toy", *SHORT, *overrides)
         return ClassifierTraining(
             *images, settings, TrainingOptions(tmp_path, torch.device("cpu"), seed=0)
