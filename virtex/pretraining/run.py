@@ -108,7 +108,7 @@ class PretrainingJob(Job):
         share = config.OPTIM.BATCH_SIZE // world_size()
         visual = config.MODEL.VISUAL
         # a feature map of one location
-        is_single = config.DATA.IMAGE_CROP_SIZE <= last_stride(visual_arch(visual.NAME))
+        is_single = last_stride(visual_arch(visual.NAME)) >= config.DATA.IMAGE_CROP_SIZE
         if share == 1 and is_single and not visual.FROZEN:
             raise UserError(
                 f"BatchNorm cannot normalize one image of {config.DATA.IMAGE_CROP_SIZE} pixels per "
