@@ -53,8 +53,10 @@ def test_a_killed_evaluation_is_resumed_by_the_same_command(training):
     training.more.clear()
 
     assert in_this_process(training).status == 0
-    (went_on,) = re.findall(r"going on after iteration (\d+)", log_of(training).read_text())
+    (went_on,) = re.findall(
+        r"(?:going on|resuming) after iteration (\d+)", log_of(training).read_text()
+    )
     assert 3 <= int(went_on) < 80
-    assert f"going on after iteration {went_on}" in training.printed  # a run alone streams
+    assert f"after iteration {went_on}" in training.printed  # a run alone streams
     (record,) = records_in(training.out).values()
     assert record["metrics"]["top1"] is not None

@@ -105,7 +105,7 @@ ROWS = (
     probe("inaturalist", "inaturalist_finetune.py", "inaturalist", "inaturalist"),
     probe("coco_captioning", "coco_captioning.py", "captioning", "coco_captioning",
           seeded_by=("--nucleus", "nucleus_sampling"),
-          unsuited="virtex.captioning.captioner:why_unsuited"),
+          unsuited="virtex.captioning.captioner:unsupported_reason"),
 )  # fmt: skip
 TASKS = {row.name: row for row in ROWS}
 DEFAULT_TASKS = [row.name for row in ROWS if row.in_default]
