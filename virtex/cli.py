@@ -19,9 +19,9 @@ from contextlib import nullcontext
 from typing import NamedTuple, NoReturn
 
 import virtex
-from virtex.data.listing import shown
-from virtex.engine.signals import RESUME, Stopped, end_workers, raise_on_sigterm
+from virtex.engine.signals import RESUME, SigtermReceived, end_workers, raise_on_sigterm
 from virtex.errors import UserError, describe_os_error, ignore_reported_errors, named
+from virtex.text import printable
 
 
 class Command(NamedTuple):
@@ -294,9 +294,9 @@ def run_tool(
         with named("standard output"):
             sys.stdout.flush()
     except UserError as error:
-        print(f"{parser.prog}: error: {shown(str(error))} [{error.code}]", file=sys.stderr)
+        print(f"{parser.prog}: error: {printable(str(error))} [{error.code}]", file=sys.stderr)
         status = 2
-    except Stopped as stopped:
+    except SigtermReceived as stopped:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # scheduler and launcher may both send it
         print(f"{parser.prog}: {stopped}", file=sys.stderr)
         status = RESUME

@@ -14,10 +14,10 @@ from tests.captioning.small_captioners import write_checkpoint
 from tests.errors import raises_code
 from virtex import zoo
 from virtex.captioning.captioner import CaptionerOptions, load_captioner
-from virtex.checkpoints.hashing import sha256_of
 from virtex.checkpoints.loading import load_backbone
 from virtex.data.tokenizer import train_tokenizer
 from virtex.errors import UserError
+from virtex.files import sha256_of
 from virtex.pretraining.models.decoding import BeamSearch, NucleusSampling
 from virtex.probes.settings import load_settings
 from virtex.run_folder import RUN_VERSION

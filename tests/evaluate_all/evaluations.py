@@ -21,7 +21,7 @@ SMALL = " ".join(f"{key} {value}" for key, value in CROPS.items())
 INTERRUPTIBLE = "--log-every 1 --checkpoint-every 3 " + " ".join(
     f'{key} "{value}"' for key, value in (TRAINED | {"OPTIM.NUM_EPOCHS": 16.0}).items()
 )
-EARLY = "iteration 4/80"  # what it says soon
+EARLY = "iter: 4  "  # what it says soon
 
 
 def write_checkpoint(path, seed):

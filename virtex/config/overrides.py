@@ -1,17 +1,15 @@
 """Merge YAML trees and ``KEY VALUE`` pairs into a ``CfgNode``, with checked names and types."""
 
 import ast
-import difflib
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fvcore.common.config import CfgNode
 
 from virtex.config.older import OLD_KEYS, OLD_NAMES
-from virtex.config.yaml_files import brief
 from virtex.errors import UserError
-from virtex.quoting import quoted
+from virtex.text import escape, nearest, short_repr
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +74,7 @@ def merge_tree(config: CfgNode, tree: Mapping[Any, Any], source: str, prefix: st
         if isinstance(current, CfgNode):
             if not isinstance(value, dict):
                 raise invalid_value(
-                    f"{source}: {key} must be a section of settings, not {brief(value)}"
+                    f"{source}: {key} must be a section of settings, not {short_repr(value)}"
                 )
             merge_tree(config, value, source, f"{key}.")
             continue
@@ -108,13 +106,13 @@ def split_pairs(overrides: Sequence[Any]) -> list[tuple[str, Any]]:
         key, equals, value = text.partition("=")
         if equals:
             raise UserError(
-                f"overrides are written KEY VALUE; use '{quoted(key)} {quoted(value)}' instead of "
-                f"'{quoted(text)}'",
+                f"overrides are written KEY VALUE; use '{escape(key)} {escape(value)}' instead of "
+                f"'{escape(text)}'",
                 code="config.unpaired_override",
             )
     if len(overrides) % 2:
         raise UserError(
-            f"overrides are written KEY VALUE; '{quoted(str(overrides[-1]))}' has no value",
+            f"overrides are written KEY VALUE; '{escape(str(overrides[-1]))}' has no value",
             code="config.unpaired_override",
         )
     return [(str(key), value) for key, value in zip(overrides[0::2], overrides[1::2], strict=True)]
@@ -129,7 +127,7 @@ def merge_setting(config: CfgNode, key: str, value: Any, source: str, nested: bo
     Raises:
         UserError: there is no such key, or the value has the wrong type.
     """
-    name = f"{source}: {quoted(key)}" if source else quoted(key)
+    name = f"{source}: {escape(key)}" if source else escape(key)
     if key in OLD_KEYS:
         old = OLD_KEYS[key]
         logger.info("%s is a key of an earlier VirTex; %s", name, old.note)
@@ -140,9 +138,7 @@ def merge_setting(config: CfgNode, key: str, value: Any, source: str, nested: bo
     if key not in known:
         sections = {known_key.rpartition(".")[0] for known_key in known} - {""}
         similar = nearest(key, sections if isinstance(value, dict) else known)
-        raise UserError(
-            f"{name} is not a setting; did you mean {similar}?", code="config.unknown_key"
-        )
+        raise UserError(f"{name} is not a setting; {similar}", code="config.unknown_key")
     value = coerce(known[key], value, name, nested)
     for before, now in OLD_NAMES.get(key, {}).items():
         if value.startswith(before):
@@ -167,18 +163,18 @@ def coerce(default: Any, value: Any, name: str, nested: bool = False) -> Any:
         value = float(value)
     default, value = to_list(default), to_list(value)
     if default is not None and type(value) is not type(default):
-        raise invalid_value(f"{name} must be {TYPES[type(default)]}, not {brief(value)}")
+        raise invalid_value(f"{name} must be {TYPES[type(default)]}, not {short_repr(value)}")
     if not nested and isinstance(value, list) and any(isinstance(item, list) for item in value):
-        raise invalid_value(f"{name} must be a list without lists in it, not {brief(value)}")
+        raise invalid_value(f"{name} must be a list without lists in it, not {short_repr(value)}")
     kinds = {KINDS.get(type(item)) for item in scalars(default)}
     if default is None or not kinds:
         kinds |= {"booleans", "numbers", "strings"}
     for item in scalars(value):
         if KINDS.get(type(item)) not in kinds:
             expected = " or ".join(sorted(map(str, kinds)))
-            raise invalid_value(f"{name} must consist of {expected}, not {brief(value)}")
+            raise invalid_value(f"{name} must consist of {expected}, not {short_repr(value)}")
         if isinstance(item, int | float) and not abs(item) < 2**63:  # nor NaN
-            raise invalid_value(f"{name} must be finite and below 2**63, not {brief(item)}")
+            raise invalid_value(f"{name} must be finite and below 2**63, not {short_repr(item)}")
     return value
 
 
@@ -195,12 +191,6 @@ def parse_literal(value: Any) -> Any:
         return ast.literal_eval(value)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return value
-
-
-def nearest(name: str, known: Collection[str]) -> str:
-    """Return the name in ``known`` that is most similar to ``name``."""
-    # a long name would take long to compare
-    return difflib.get_close_matches(name[:100], sorted(known), n=1, cutoff=0.0)[0]
 
 
 def invalid_value(message: str) -> UserError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from virtex.data.layouts import COCO_CAPTIONING as LAYOUT
@@ -92,6 +93,13 @@ def unsupported_reason(args: argparse.Namespace, may_open: bool) -> str:
     return reason(args, may_open)
 
 
+def read_data(data_root: Path) -> None:
+    """Read and check the reference captions."""
+    from virtex.data.captions import read_captions
+
+    read_captions(data_root / "coco", "val")
+
+
 COCO_CAPTIONING = register_task(
     Task(
         name="coco_captioning",
@@ -107,6 +115,7 @@ COCO_CAPTIONING = register_task(
         command="coco_captioning",
         is_default=True,
         seeded_by=("--nucleus", "nucleus_sampling"),
+        read_data=read_data,
         unsupported_reason=unsupported_reason,
     )
 )
