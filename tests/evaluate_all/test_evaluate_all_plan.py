@@ -69,7 +69,7 @@ def test_what_no_seed_changes_is_run_once(here, data, capsys, more, svm, said):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--checkpoint", "virtex://nope"), "the model zoo has no 'nope'"),
+        (("--checkpoint", "virtex://nope"), "no model is named 'nope' in the zoo"),
         (("--data-root", "nowhere"), "--data-root nowhere is no folder; name the one with"),
         (("--launcher", "slurm", "--slurm", "foo"), "--slurm foo: give KEY=VALUE"),
     ],
