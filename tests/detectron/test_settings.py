@@ -3,12 +3,12 @@
 import pytest
 
 from tests.errors import raises_code
-from virtex.detectron.protocols import PROTOCOLS, protocol_from_config
 from virtex.detectron.settings import build_settings, load_config
 from virtex.errors import UserError
-from virtex.tasks import packaged_protocol
+from virtex.tasks import TASKS, packaged_protocol
+from virtex.tasks.detection import protocol_from_config
 
-ALL = [protocol for named in PROTOCOLS.values() for protocol in named.values()]
+ALL = [p for task in ("coco", "lvis", "voc") for p in TASKS[task].protocols.values()]
 
 
 def settings(task="coco", name=None, overrides=(), world_size=8, device="cuda"):
@@ -71,7 +71,7 @@ def test_one_gpu_scales_batch_and_schedule():
     assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER) == (2, 0.0025, 1440000)
     assert list(solver.STEPS) == [960000, 1280000]
     assert solver.WARMUP_ITERS == 8000
-    assert {d.key for d in run.deviations() if d.why == "scaled"} == {
+    assert {d.key for d in run.deviations() if d.reason == "scaled"} == {
         "SOLVER.BASE_LR",
         "SOLVER.IMS_PER_BATCH",
         "SOLVER.MAX_ITER",

@@ -46,7 +46,7 @@ def detection_plans(args: argparse.Namespace) -> list[DetectionPlan]:
     Raises:
         UserError: a setting that there is not.
     """
-    from virtex.detectron.protocols import packaged_protocol
+    from virtex.tasks import packaged_protocol
 
     protocol, deviations = packaged_protocol(args.task, args.protocol), []
     if args.overrides:

@@ -82,7 +82,7 @@ def detection(name: str) -> Task:
         name,
         "detectron2_transfer.py",
         name,
-        "virtex.detectron.protocols",
+        "virtex.tasks",
         "virtex.evaluate_all.records:detection_plans",
         ("--task", name),
         "DATALOADER.NUM_WORKERS",
