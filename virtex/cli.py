@@ -19,9 +19,9 @@ from contextlib import nullcontext
 from typing import NamedTuple, NoReturn
 
 import virtex
-from virtex.data.listing import shown
 from virtex.engine.signals import RESUME, Stopped, end_workers, raise_on_sigterm
 from virtex.errors import UserError, describe_os_error, ignore_reported_errors, named
+from virtex.text import printable
 
 
 class Command(NamedTuple):
@@ -66,10 +66,11 @@ def suggest(word: str, choices: Sequence[str] | dict[str, argparse.Action]) -> s
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def tool_parser(doc: str) -> ToolParser:
+def tool_parser(doc: str | None, cls: type[ToolParser] = ToolParser) -> ToolParser:
     """Return a parser whose ``--help`` is the module's docstring (``doc``), examples included."""
+    assert doc is not None
     summary, _, rest = doc.strip().partition("\n\n")
-    return ToolParser(
+    return cls(
         prog=program_name(),
         description=summary,
         epilog=rest,
@@ -293,7 +294,7 @@ def run_tool(
         with named("standard output"):
             sys.stdout.flush()
     except UserError as error:
-        print(f"{parser.prog}: error: {shown(str(error))} [{error.code}]", file=sys.stderr)
+        print(f"{parser.prog}: error: {printable(str(error))} [{error.code}]", file=sys.stderr)
         status = 2
     except Stopped as stopped:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # scheduler and launcher may both send it
