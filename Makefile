@@ -4,7 +4,7 @@
 # make test-all   the same with every fault and all of the hostile input
 # make setup      only sets up; a second time it does nothing
 # make bench      every benchmark against its reference, into benchmarks/RESULTS.md
-# make lint       ruff and mypy, as configured in pyproject.toml
+# make lint       ruff, mypy and import-linter, as configured in pyproject.toml
 # make docs       the documentation site, into output/docs
 
 PYTHON ?= python3
@@ -87,6 +87,7 @@ lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy virtex
+	$(VENV)/bin/lint-imports --no-logo
 
 docs: $(READY)
 	$(VENV)/bin/sphinx-build -W --keep-going -b html docs output/docs

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Seconds of caption scores beside pycocoevalcap's, how often faster, and the largest difference.
+"""Measure caption scores, in seconds, beside pycocoevalcap, and compare their results.
 
 Scores 5000 captions against 5 references each, as many as COCO's val2017 has: sentences of some
 ten words that are drawn from a vocabulary by Zipf's law, and captions that repeat parts of one.
@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks import report
-from benchmarks.pictures import sentences, vocabulary
+from benchmarks import measure
+from benchmarks.images import sentences, vocabulary
 from virtex.captioning import java, ptb, scores, scoring
 
 REFERENCES = 5
@@ -42,7 +42,7 @@ def changed(random: np.random.Generator, words: np.ndarray, sentence: list[str])
 
 def compare(
     name: str, ours: Callable, reference: Callable, beside: str, args: argparse.Namespace, data: Any
-) -> tuple[report.Row, Any, Any]:
+) -> tuple[measure.Row, Any, Any]:
     """The row of two functions of ``data``, and what each returned."""
     found: dict[Callable, Any] = {}
 
@@ -50,16 +50,16 @@ def compare(
         def work() -> None:
             found[function] = function(*data)
 
-        return report.seconds_of(work)
+        return measure.timed(work)
 
-    row = report.compare(name, seconds(ours), seconds(reference), beside, args)
+    row = measure.compare(name, seconds(ours), seconds(reference), beside, args)
     return row, found[ours], found[reference]
 
 
-def compare_scores(captions: list, references: list, args: argparse.Namespace) -> list[report.Row]:
+def compare_scores(captions: list, references: list, args: argparse.Namespace) -> list[measure.Row]:
     what, beside = f"of {len(captions)} images, {REFERENCES} references each", "pycocoevalcap"
-    if lack := report.not_installed("pycocoevalcap"):
-        return [report.say(report.Row(f"scores {what}", "s", beside=beside, note=lack))]
+    if lack := measure.not_installed("pycocoevalcap"):
+        return [measure.show(measure.Row(f"scores {what}", "s", beside=beside, note=lack))]
     rows = []
     for name, functions in PAIRS.items():
         row, mine, theirs = compare(
@@ -71,11 +71,11 @@ def compare_scores(captions: list, references: list, args: argparse.Namespace) -
     return rows
 
 
-def compare_tokenizers(captions: list[list[str]], args: argparse.Namespace) -> report.Row:
+def compare_tokenizers(captions: list[list[str]], args: argparse.Namespace) -> measure.Row:
     texts = [" ".join(words).capitalize() + "." for words in captions]
     name, beside = f"tokens of {len(texts)} captions", "Java's tokenizer"
     if lack := java.java_missing():
-        return report.say(report.Row(name, "s", beside=beside, note=lack))
+        return measure.show(measure.Row(name, "s", beside=beside, note=lack))
     row, mine, theirs = compare(name, tokens, java.tokenize, beside, args, (texts,))
     print(f"  of which {sum(a != b for a, b in zip(mine, theirs, strict=True))} differ")
     return row
@@ -86,13 +86,13 @@ def tokens(texts: list[str]) -> list:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = report.benchmark_parser(__doc__, repeat=5)
+    parser = measure.benchmark_parser(__doc__, repeat=5)
     parser.add_argument("--images", type=int, default=5000, help="default: 5000")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = report.parse(build_parser(), argv, images=10)
+    args = measure.parse(build_parser(), argv, images=10)
     random = np.random.default_rng(SEED)
     words = vocabulary(random)
     drawn = iter(sentences(random, words, args.images * REFERENCES))
@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     captions = [changed(random, words, own[0]) for own in references]
     rows = compare_scores(captions, references, args)
     rows.append(compare_tokenizers([*captions, *chain(*references)], args))
-    report.release_pages(rows, args)
+    measure.write_rows(rows, args)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Images a second of feature extraction, from JPEG files to an array, against torchvision's way.
+"""Measure feature extraction from JPEG files, in images per second, beside torchvision.
 
 Ours is what the SVM, neighbors and the cached probe run, its cache on disk included. The
 reference is the usual loop: ``ImageFolder``, Pillow and torchvision's transforms, a ``DataLoader``
 with pinned memory, ``resnet50`` in evaluation mode without gradients. Both have the same weights,
-batches, workers and cuDNN settings. What both make of the same decoded pixels is compared, too.
+batches, workers and cuDNN settings; the largest difference of their features is printed.
 
 examples:
   python benchmarks/feature_extraction.py
-  python benchmarks/feature_extraction.py --device cuda --pictures 4000 --num-workers 16
+  python benchmarks/feature_extraction.py --device cuda --images 4000 --num-workers 16
 """
 
 import argparse
@@ -20,49 +20,46 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
+from fvcore.common.config import CfgNode
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from fvcore.common.config import CfgNode
-
-from benchmarks import report
+from benchmarks import measure
 from virtex.checkpoints.loading import load_backbone
 from virtex.data.image_sets import ImageSet
 from virtex.probes.feature_cache import FeatureCache
 from virtex.probes.features import Extraction, center_view
 
 RESIZE, CROP = 256, 224
-SIZES = {"cuda": 4000, "cpu": 64}  # pictures
+SIZES = {"cuda": 4000, "cpu": 64}  # images
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = report.benchmark_parser(__doc__)
-    report.add_device(parser)
+    parser = measure.benchmark_parser(__doc__)
+    measure.add_device(parser)
     parser.add_argument("--network", default="resnet50", help="of torchvision (default: resnet50)")
-    parser.add_argument("--pictures", type=int, help="default: 4000; CPU: 64")
-    parser.add_argument("--batch", type=int, default=64, help="pictures at once (default: 64)")
-    parser.add_argument("--num-workers", type=int, default=report.usable_cores())
+    parser.add_argument("--images", type=int, help="default: 4000; CPU: 64")
+    parser.add_argument("--batch", type=int, default=64, help="images per batch (default: 64)")
+    parser.add_argument("--num-workers", type=int, default=measure.usable_cores())
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = report.parse(
-        build_parser(), argv, network="resnet18", pictures=4, batch=2, num_workers=1
-    )
-    args.pictures = args.pictures or SIZES[args.device]
+    args = measure.parse(build_parser(), argv, network="resnet18", images=4, batch=2, num_workers=1)
+    args.images = args.images or SIZES[args.device]
     torch.backends.cudnn.benchmark = True
     with tempfile.TemporaryDirectory() as name:
         rows = compare(args, Path(name))
-    report.release_pages(rows, args)
+    measure.write_rows(rows, args)
 
 
-def compare(args: argparse.Namespace, folder: Path) -> list[report.Row]:
-    """The row, and how far the features are apart."""
-    from benchmarks.pictures import write_pictures
+def compare(args: argparse.Namespace, folder: Path) -> list[measure.Row]:
+    """Measure both, and print how far apart their features are."""
+    from benchmarks.images import write_images
 
-    write_pictures(folder / "pictures" / "one class", args.pictures)
-    images = image_set(folder / "pictures" / "one class")
+    write_images(folder / "images" / "one class", args.images)
+    images = image_set(folder / "images" / "one class")
     backbone = load_backbone(f"random:{args.network}?seed=0")
     network = torchvision.models.get_model(args.network)
     network.fc = torch.nn.Identity()
@@ -81,26 +78,26 @@ def compare(args: argparse.Namespace, folder: Path) -> list[report.Row]:
             extraction.close()
 
     def reference() -> None:
-        found["torchvision"] = plain_features(network, folder / "pictures", args)
+        found["torchvision"] = plain_features(network, folder / "images", args)
 
-    seconds = [report.seconds_of(work, args.device) for work in (ours, reference)]
-    row = report.compare(
-        f"features of {args.network}, {args.pictures} JPEG files, {CROP} pixels, "
+    seconds = [measure.timed(work, args.device) for work in (ours, reference)]
+    row = measure.compare(
+        f"features of {args.network}, {args.images} JPEG files, {CROP} pixels, "
         f"batch {args.batch}, {args.num_workers} workers, {args.device}",
-        *(lambda timed=timed: args.pictures / timed() for timed in seconds),
+        *(lambda timed=timed: args.images / timed() for timed in seconds),
         "torchvision's ImageFolder and network",
         args,
         "images/s",
         higher_is_better=True,
     )
     apart = np.abs(found["ours"] - found["torchvision"]).max() / np.abs(found["torchvision"]).max()
-    print(f"  (features differ by {apart:.1e} of the largest one, for Pillow resizes differently)")
+    print(f"  (features differ by {apart:.1e} of the largest one, as Pillow resizes differently)")
     return [row]
 
 
 def image_set(folder: Path) -> ImageSet:
     files = sorted(path.name for path in folder.iterdir())
-    return ImageSet("pictures", folder, files, np.zeros(len(files), np.int64), ["one"])
+    return ImageSet("images", folder, files, np.zeros(len(files), np.int64), ["one"])
 
 
 @torch.no_grad()

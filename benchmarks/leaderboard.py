@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
-"""Seconds and memory of the leaderboard for growing numbers of records, and how they grow.
+"""Measure the leaderboard: seconds for growing numbers of records.
 
-Writes records as the tools do (models x five tasks x two seeds, detection with 12 metrics, VOC07
-with 21; some runs with deviations), then runs ``eval_tools/leaderboard.py`` on them in a process of
-its own, with CSV, Markdown, page and chart, and with the CSV alone.
+Writes records like those of the tools (five tasks and two seeds for each model, some with
+overrides), then runs ``eval_tools/leaderboard.py`` on them: the CSV alone, and all outputs.
 
 examples:
   python benchmarks/leaderboard.py
@@ -11,76 +10,95 @@ examples:
 """
 
 import argparse
-import os
+import hashlib
+import json
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
-from itertools import pairwise
-from multiprocessing import get_context
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks import report
-from benchmarks.scaling.records import write_models
+from benchmarks import measure
 
-TOOL = Path(__file__).resolve().parent.parent / "eval_tools" / "leaderboard.py"
+ROOT = Path(__file__).resolve().parent.parent
+
+DETECTION = [f"{kind}/AP{which}" for kind in ("bbox", "segm") for which in ("", *"sml", 50, 75)]
+CLASSIFICATION = ["top1", "top5", "mean_per_class"]
+TASKS = {  # task -> protocol, primary metric, metrics
+    "coco": ("2x", "bbox/AP", DETECTION),
+    "lvis": ("2x", "bbox/AP", DETECTION),
+    "voc07_svm": ("paper", "mAP", ["mAP", *(f"AP/class {n:02}" for n in range(20))]),
+    "imagenet_linear": ("paper", "top1", CLASSIFICATION),
+    "inaturalist": ("paper", "top1", CLASSIFICATION),
+}
+STAGES = {name: {"expected": 60, "loaded": 60, "missing": []} for name in ("stem", "res5")}
 
 
-def measure(command: list[str]) -> tuple[float, float]:
-    """Seconds and the largest resident memory in MB (10^6 bytes) of a command."""
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    if status:
-        sys.exit(f"{' '.join(command)} failed")
-    return seconds, usage.ru_maxrss * 1024 / 1e6
+def write_record(folder: Path, number: int) -> None:
+    """Write one record: two seeds of five tasks, two models of five with an override."""
+    model, place = divmod(number // 2, len(TASKS))
+    task = list(TASKS)[place]
+    protocol, primary, metrics = TASKS[task]
+    override = {"key": "SOLVER.RATE", "protocol": 0.02, "run": 0.01, "reason": "override"}
+    record = {
+        "schema_version": 2,
+        "task": task,
+        "protocol": {"name": protocol, "version": "1", "overrides": [override] * (model % 5 < 2)},
+        "metrics": {name: (number * 37 + i * 11) % 9973 / 100 for i, name in enumerate(metrics)},
+        "primary_metric": primary,
+        "higher_is_better": True,
+        "model": {
+            "name": f"models/method_{model:06}.pth",
+            "sha256": hashlib.sha256(str(model).encode()).hexdigest(),
+            "format": "torchvision",
+            "arch": {"name": "resnet50", "family": "resnet", "depth": 50},
+            "input": {"channel_order": "RGB", "mean": [0.485, 0.456, 0.406]},
+            "coverage": {"complete": True, "stages": STAGES},
+        },
+        "data": {f"{task}_val": {"images": 5000, "annotations_sha256": "0" * 64}},
+        "verification": {},
+        "seed": number % 2,
+        "environment": {"python": "3.11.7", "torch": "2.14.1", "platform": "Linux"},
+        "timing": {"train_seconds": 1.0},
+        "notes": [],
+        "created": "2026-01-01T00:00:00+00:00",
+    }
+    path = folder / f"model_{model:06}" / f"{task}_{number}" / "result.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(record, indent=1))
 
 
-def measure_count(count: int, args: argparse.Namespace) -> list[report.Row]:
-    """The rows of so many records."""
+def measure_count(count: int, args: argparse.Namespace) -> list[measure.Row]:
+    """Measure both commands on so many records."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        # torch, which writing imports, would count as the tool's memory: a process starts
-        # with its parent's
-        writer = get_context("spawn").Process(target=write_models, args=(folder, count))
-        writer.start()
-        writer.join()
-        command = [sys.executable, str(TOOL), str(folder / "results")]
-        command += ["--output", str(folder / "out.csv")]
+        for number in range(count):
+            write_record(folder / "results", number)
+        command = [sys.executable, str(ROOT / "eval_tools" / "leaderboard.py")]
+        command += [str(folder / "results"), "--output", str(folder / "out.csv")]
         outputs = {"--markdown": "out.md", "--html": "out.html", "--plot": "out.png"}
         more = [word for flag, file in outputs.items() for word in (flag, str(folder / file))]
-        rows = []
-        for what, words in (("CSV", command), ("CSV, page and chart", [*command, *more])):
-            memory: list[float] = []
 
-            def seconds(words: list[str] = words, memory: list[float] = memory) -> float:
-                taken, most = measure(words)
-                memory.append(most)
-                return taken
+        def seconds(words: list[str]) -> Callable[[], float]:
+            return measure.timed(lambda: subprocess.run(words, check=True, capture_output=True))
 
-            rows.append(report.alone(f"leaderboard of {count} records, {what}", seconds, args))
-            print(f"  {max(memory):.0f} MB of memory", flush=True)
-        print(f"  {(folder / 'out.html').stat().st_size / 1e6:.1f} MB of page", flush=True)
-    return rows
+        return [
+            measure.alone(f"leaderboard of {count} records, {what}", seconds(words), args)
+            for what, words in (("CSV", command), ("CSV, page and chart", [*command, *more]))
+        ]
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = report.benchmark_parser(__doc__)
+    parser = measure.benchmark_parser(__doc__)
     parser.add_argument("counts", nargs="*", type=int, help="default: 2500 5000 10000 20000")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = report.parse(build_parser(), argv)
+    args = measure.parse(build_parser(), argv)
     counts = [20] if args.quick else args.counts or [2500, 5000, 10000, 20000]
-    rows = [measure_count(count, args) for count in counts]
-    for (fewer, (before, *_)), (more, (after, *_)) in pairwise(zip(counts, rows, strict=True)):
-        grown = (after.ours - before.ours) / (more - fewer) * 1000
-        print(f"{fewer} to {more} records: {grown:.3f} s per thousand")
-    report.release_pages([row for found in rows for row in found], args)
+    measure.write_rows([row for count in counts for row in measure_count(count, args)], args)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Seconds of the cached linear probe's grid, beside one run a setting on the same features.
+"""Measure the cached linear probe's grid, in seconds, beside one training for each setting.
 
 The separate runs are torch's own: ``nn.Linear``, cross entropy, ``torch.optim.SGD``, the same
-batches, read from the same file on disk. How far apart the two end is told, too. Features are
-random numbers around a center for each class: what they are does not matter to the time.
+batches, read from the same file on disk. The largest difference of their weights is printed.
+Features are random numbers around a center for each class.
 
 examples:
   python benchmarks/linear_probe.py
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks import report
+from benchmarks import measure
 from virtex.probes.cached_probe import LinearHeads, compute_moments, iterate_epochs
 
 LRS, DECAYS = [0.0003, 0.001, 0.003, 0.01, 0.03], [0.0, 0.00001, 0.0001, 0.001]
@@ -32,8 +32,8 @@ MOMENTUM = 0.9
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = report.benchmark_parser(__doc__)
-    report.add_device(parser)
+    parser = measure.benchmark_parser(__doc__)
+    measure.add_device(parser)
     parser.add_argument("--images", type=int, default=20000, help="default: 20000")
     parser.add_argument("--dimensions", type=int, default=2048, help="default: 2048")
     parser.add_argument("--classes", type=int, default=100, help="default: 100")
@@ -95,7 +95,7 @@ def one_by_one(data: tuple, standard: tuple, args: argparse.Namespace) -> Tensor
 
 def main(argv: Sequence[str] | None = None) -> None:
     sizes = {"images": 60, "dimensions": 8, "classes": 3, "batch": 20, "epochs": 1}
-    args = report.parse(build_parser(), argv, **sizes)
+    args = measure.parse(build_parser(), argv, **sizes)
     ends: dict[str, Tensor] = {}
     with tempfile.TemporaryDirectory() as folder:
         data = write_features(folder, args)
@@ -105,9 +105,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             def work() -> None:
                 ends[way.__name__] = way(data, standard, args)
 
-            return report.seconds_of(work, args.device)
+            return measure.timed(work, args.device)
 
-        row = report.compare(
+        row = measure.compare(
             f"probe on cached features, {len(LRS) * len(DECAYS)} settings, {args.images} images x "
             f"{args.dimensions}, {args.classes} classes, {args.epochs} epochs, batches of "
             f"{args.batch}, {args.device}",
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ours, theirs = ends["together"], ends["one_by_one"]
     apart = (ours - theirs).abs().max() / theirs.abs().max()
     print(f"largest difference of a weight {apart:.1e} of the largest weight")
-    report.release_pages([row], args)
+    measure.write_rows([row], args)
 
 
 if __name__ == "__main__":

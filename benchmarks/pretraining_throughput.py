@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Images a second of a whole pretraining, loop and data included, against the plain way.
+"""Measure a whole pretraining, in images per second, beside a plain training loop.
 
-Ours is what ``python -m virtex.pretrain`` runs. The plain way is torch's own: torchvision's
-ResNet, the textual head of ``benchmarks/plain_virtex.py``, a short loop with autocast, and
+Ours is what ``python -m virtex.pretrain`` runs. The plain loop is torch's own: torchvision's
+ResNet, the textual head of ``benchmarks/plain_captioning.py``, a short loop with autocast, and
 torchvision's transforms on Pillow images behind a DataLoader. Both have the same optimizer,
 Lookahead, schedule, clipping, mixed precision, cuDNN settings, batches and workers. The first row
-leaves the data out: a few batches, loaded before, are trained on again and again.
+leaves out data loading: it repeats a few batches that were loaded before.
 
 examples:
   python benchmarks/pretraining_throughput.py
@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks import report
-from benchmarks.plain_virtex import PlainBicaptioning, PlainHead
+from benchmarks import measure
+from benchmarks.plain_captioning import PlainBicaptioning, PlainHead
 
 LOADED = 4  # batches, where data are left out
 BESIDE = "torch's and torchvision's own modules"
@@ -35,20 +35,20 @@ SIZES = {"cuda": {"batch": 256, "iterations": 40}, "cpu": {"batch": 16, "iterati
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = report.benchmark_parser(__doc__)
-    report.add_device(parser)
+    parser = measure.benchmark_parser(__doc__)
+    measure.add_device(parser)
     parser.add_argument("--config", default="bicaptioning_R_50_L1_H2048")
     parser.add_argument("--batch", type=int, help="images a step (default: 256; CPU: 16)")
     parser.add_argument("--iterations", type=int, help="timed each time (default: 40; CPU: 4)")
-    parser.add_argument("--pictures", type=int, default=1000, help="drawn before (default: 1000)")
-    parser.add_argument("--num-workers", type=int, default=report.usable_cores())
+    parser.add_argument("--images", type=int, default=1000, help="drawn before (default: 1000)")
+    parser.add_argument("--num-workers", type=int, default=measure.usable_cores())
     parser.add_argument("--crop", type=int, default=224, help="pixels (default: 224)")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = report.parse(
-        build_parser(), argv, batch=2, iterations=1, pictures=6, num_workers=1, crop=64,
+    args = measure.parse(
+        build_parser(), argv, batch=2, iterations=1, images=6, num_workers=1, crop=64,
         config="toy/bicaptioning_R_18_L1_H256",
     )  # fmt: skip
     for name, value in SIZES[args.device].items():
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         torch.backends.cudnn.benchmark = config.CUDNN_BENCHMARK
         ours, plain = Ours(config, args, folder), Plain(config, args, folder)
         rows = [
-            report.compare(
+            measure.compare(
                 f"pretraining {what}, {args.config}, batch {args.batch}, {args.crop} pixels, "
                 f"{'bfloat16' if args.device == 'cuda' else 'float32'}, {args.device}{workers}",
                 lambda ours=ours.rate, data=data: ours(data),
@@ -76,17 +76,17 @@ def main(argv: Sequence[str] | None = None) -> None:
                 ("with data", True, f", {args.num_workers} workers"),
             )
         ]
-    report.release_pages(rows, args)
+    measure.write_rows(rows, args)
 
 
 def prepare(args: argparse.Namespace, folder: Path) -> Any:
     """Data and vocabulary, and the config that names them."""
-    from benchmarks.pictures import write_coco
+    from benchmarks.images import write_coco
     from virtex.config import load_config
     from virtex.data.captions import read_captions
     from virtex.data.tokenizer import train_tokenizer
 
-    write_coco(folder, args.pictures)
+    write_coco(folder, args.images)
     captioned = read_captions(folder / "coco", "train")
     captions = [caption for image in captioned for caption in image.captions]
     vocabulary = folder / "vocabulary.model"
@@ -112,10 +112,10 @@ class Laps:
     def __iter__(self) -> Iterator[Any]:
         for number, batch in enumerate(self.batches):
             if number == self.warm_up:
-                report.wait_for(self.args.device)
+                measure.synchronize(self.args.device)
                 self.start = time.perf_counter()
             if number == self.warm_up + self.args.iterations:
-                report.wait_for(self.args.device)
+                measure.synchronize(self.args.device)
                 self.seconds = time.perf_counter() - self.start
                 raise Enough
             yield batch
@@ -184,12 +184,12 @@ class Ours(Way):
 
 class Plain(Way):
     def loader(self) -> Iterator[Any]:
-        pictures = PlainCaptions(self.config)
+        images = PlainCaptions(self.config)
         loader = torch.utils.data.DataLoader(
-            pictures,
+            images,
             self.args.batch,
             # an epoch of a few batches would have workers wait for its end
-            sampler=torch.utils.data.RandomSampler(pictures, True, 10**7),
+            sampler=torch.utils.data.RandomSampler(images, True, 10**7),
             num_workers=self.args.num_workers,
             collate_fn=collate,
             pin_memory=self.args.device == "cuda",
@@ -251,7 +251,7 @@ class PlainModel(nn.Module):
 
 
 class PlainCaptions(torch.utils.data.Dataset):
-    """A picture, one of its captions, and that turned around, as torchvision's users write it."""
+    """An image and one of its captions, with torchvision's transforms."""
 
     def __init__(self, config: Any):
         from torchvision import transforms

@@ -1,17 +1,16 @@
 #!/usr/bin/env python3
-"""Run every benchmark and write one table of them, with the machine it was measured on.
+"""Run every benchmark and write one table, with a description of the machine.
 
-Each runs in a process of its own, one after the other, with as many threads and workers as the
-process may use cores. A benchmark that lacks its reference has a row that says so; one that fails
-has a row with its last words, and the exit status is 1. On a machine with a GPU those for the GPU
-run, too. Nothing else should run beside it.
+Each runs in a process of its own with as many threads and workers as usable cores. The row of a
+benchmark whose reference is not installed says so; that of one that fails holds the last line of
+its errors, and the exit status is 1. With a GPU its benchmarks run, too. Use a quiet machine.
 
 examples:
   python benchmarks/run_all.py                           # make bench
   taskset -c 0,1 python benchmarks/run_all.py            # on two cores of a larger machine
   python benchmarks/run_all.py --device cuda --output benchmarks/RESULTS_GPU.md
   python benchmarks/run_all.py --only svm leaderboard --output some.md
-  # in parts: what has been measured into the folder is not measured again
+  # in parts: what the folder already holds is not measured again
   python benchmarks/run_all.py --only transfer_overhead --rows output/bench
   python benchmarks/run_all.py --rows output/bench
 """
@@ -32,13 +31,13 @@ from importlib import metadata
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.report import Row, number, usable_cores
+from benchmarks.measure import Row, number, usable_cores
 
 HERE = Path(__file__).resolve().parent
 LIMIT = 900  # seconds of one benchmark
-FAILED = "failed"  # how the note of a row begins that has no numbers for that
+FAILED = "failed"  # prefix of the note of a row without numbers
 WHOLE_COCO = (
-    "--protocol 2x --checkpoint random:resnet50?seed=0 --pictures 200 --iterations 30 "
+    "--protocol 2x --checkpoint random:resnet50?seed=0 --images 200 --iterations 30 "
     "SOLVER.IMS_PER_BATCH 16 DATALOADER.NUM_WORKERS {cores}"
 )
 # device -> what runs there; {cores} is as many as the process may use
@@ -50,9 +49,7 @@ COMMANDS = {
         "leaderboard.py 10000",
         "transfer_overhead.py --num-gpus 0",
         "feature_extraction.py --device cpu",
-        "pretraining_speed.py --device cpu --head L1_H512_A8_F2048 L1_H1024_A16_F4096",
         "pretraining_throughput.py --device cpu --repeat 3 --iterations 2",
-        "toy_captions.py output/demo/captions --data-root output/demo/data",
     ),
     "cuda": (
         f"transfer_overhead.py {WHOLE_COCO}",
@@ -61,7 +58,6 @@ COMMANDS = {
         "feature_extraction.py --device cuda",
         "svm.py --device cuda",
         "linear_probe.py --device cuda",
-        "pretraining_speed.py --device cuda --batch 256",
     ),
 }
 
@@ -71,13 +67,13 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     names = sorted({command.split(".py")[0] for found in COMMANDS.values() for command in found})
-    parser.add_argument("--device", choices=tuple(COMMANDS), help="default: all there are")
+    parser.add_argument("--device", choices=tuple(COMMANDS), help="default: all available")
     parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that all run")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes")
     parser.add_argument(
         "--output", type=Path, default=HERE / "RESULTS.md", help="default: benchmarks/RESULTS.md"
     )
-    parser.add_argument("--rows", type=Path, metavar="DIR", help="keep what was measured there")
+    parser.add_argument("--rows", type=Path, metavar="DIR", help="keep the measured rows there")
     return parser
 
 
@@ -102,7 +98,7 @@ def main() -> int:
 
 
 def measure(command: str, folder: Path, quick: bool) -> None:
-    """Run a benchmark, unless its rows are there; what it prints goes to the terminal."""
+    """Run a benchmark unless its rows exist; its output goes to the terminal."""
     if is_measured(command, folder):
         return
     file = rows_file(command, folder)
@@ -126,17 +122,17 @@ def measure(command: str, folder: Path, quick: bool) -> None:
             failed = True
             print(f"took more than {LIMIT} s", file=errors, flush=True)
         errors.seek(0)
-        said = errors.read()
+        messages = errors.read()
     print(f"({time.perf_counter() - start:.0f} s)", flush=True)
     if failed or not file.is_file():
-        print(said, file=sys.stderr)
-        last = (said.strip().splitlines() or ["without a word"])[-1]
+        print(messages, file=sys.stderr)
+        last = (messages.strip().splitlines() or ["no message"])[-1]
         row = Row(command.split(".py")[0], "", note=f"{FAILED}: {last[:200]}")
         file.write_text(json.dumps([asdict(row)]))
 
 
 def typed(command: str) -> str:
-    """A command as it is typed in the repository's folder."""
+    """Return a command as typed in the repository's folder."""
     words = command.format(cores=usable_cores()).split()
     return shlex.join(["python", f"benchmarks/{words[0]}", *words[1:]])
 
@@ -155,7 +151,7 @@ def has_failed(rows: list[Row]) -> bool:
 
 
 def rows_of(command: str, folder: Path) -> list[Row]:
-    """A benchmark's rows; none if it has not run."""
+    """Return a benchmark's rows; none if it has not run."""
     file = rows_file(command, folder)
     return [Row(**fields) for fields in json.loads(file.read_text())] if file.is_file() else []
 
@@ -164,7 +160,7 @@ def rows_of(command: str, folder: Path) -> list[Row]:
 
 
 def page(found: dict[str, list[Row]], head: dict[str, str], quick: bool) -> str:
-    """The Markdown of all rows."""
+    """Return the Markdown of all rows."""
     lines = [
         "# Results of the benchmarks",
         "",
@@ -173,9 +169,8 @@ def page(found: dict[str, list[Row]], head: dict[str, str], quick: bool) -> str:
         "",
         *(f"- {name}: {value}" for name, value in head.items()),
         "",
-        "Ours and the reference take turns in one process; the medians of both are told. The ratio",
-        "is the median of the pairs' ratios: how many times as fast (as good) ours is, above 1",
-        "ours is better.",
+        "Ours and the reference take turns in one process; the table shows their medians. The",
+        "ratio is the median of the pairs' ratios; above 1 ours is faster.",
         "",
         "| benchmark | what is measured | ours | reference | ratio | unit | command |",
         "|---|---|---|---|---|---|---|",
@@ -197,7 +192,7 @@ def page(found: dict[str, list[Row]], head: dict[str, str], quick: bool) -> str:
 
 
 def machine(started: str) -> dict[str, str]:
-    """What the numbers depend on."""
+    """Describe the machine and software."""
     packages = ("torch", "torchvision", "numpy", "scikit-learn", "pillow", "opencv-python")
     return {
         "processor": f"{processor()}, {usable_cores()} of {os.cpu_count()} cores used",
@@ -213,10 +208,10 @@ def machine(started: str) -> dict[str, str]:
 
 
 def processor() -> str:
-    """The CPU's model, where Linux says it."""
+    """Return the CPU's model name on Linux."""
     file = Path("/proc/cpuinfo")
-    said = re.search(r"^model name\s*:\s*(.+)$", file.read_text() if file.is_file() else "", re.M)
-    return said[1] if said else platform.machine()
+    match = re.search(r"^model name\s*:\s*(.+)$", file.read_text() if file.is_file() else "", re.M)
+    return match[1] if match else platform.machine()
 
 
 def gpus() -> list[str]:
@@ -226,7 +221,7 @@ def gpus() -> list[str]:
 
 
 def version(*names: str) -> str:
-    """Of the first of these distributions that is installed."""
+    """Return the version of the first of these distributions that is installed."""
     for name in names:
         try:
             return f"{metadata.version(name)}" + (f" ({name})" if len(names) > 1 else "")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Seconds of SVMs on frozen features, ours and liblinear's, and how far their results differ.
+"""Measure the VOC07 SVMs, in seconds, beside liblinear, and compare their results.
 
 Both do a whole VOC07 evaluation: cross-validation over the costs for each class, and
 with the cost of the best mean average precision (AP) a last fit on all training images, which is
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks import report
+from benchmarks import measure
 from virtex.probes.average_precision import AVERAGE_PRECISIONS
 from virtex.probes.svm import choose_costs, cross_validate
 from virtex.probes.svm_liblinear import fit_svms_liblinear
@@ -70,8 +70,8 @@ class Evaluation:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = report.benchmark_parser(__doc__)
-    report.add_device(parser)
+    parser = measure.benchmark_parser(__doc__)
+    measure.add_device(parser)
     parser.add_argument("--images", type=int, default=5011, help="for training (default: 5011)")
     parser.add_argument("--test-images", type=int, default=4952, help="default: 4952")
     parser.add_argument("--dimensions", type=int, default=2048, help="of features (default: 2048)")
@@ -151,7 +151,7 @@ def evaluate(
     return Evaluation(fold_ap, chosen, test_ap)
 
 
-def tell_difference(ours: Evaluation, theirs: Evaluation, costs: list[float]) -> None:
+def print_difference(ours: Evaluation, theirs: Evaluation, costs: list[float]) -> None:
     """Print by how much results differ, and every class for which the chosen cost does."""
     test = ours.test_ap - theirs.test_ap
     print(f"mAP {theirs.test_ap.mean():.3f} by liblinear, {ours.test_ap.mean():.3f} by ours")
@@ -175,7 +175,7 @@ def tell_difference(ours: Evaluation, theirs: Evaluation, costs: list[float]) ->
 
 def main(argv: Sequence[str] | None = None) -> None:
     sizes = {"images": 90, "test_images": 90, "dimensions": 16, "classes": 2}
-    args = report.parse(build_parser(), argv, **sizes, costs=[0.1, 1.0])
+    args = measure.parse(build_parser(), argv, **sizes, costs=[0.1, 1.0])
     train, test = load_images(args.features) if args.features else draw_images(args)
     costs = " ".join(f"{cost:g}" for cost in args.costs)
     data = (
@@ -191,13 +191,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         def work() -> None:
             found[name] = evaluate(fit, train, test, args, device)
 
-        return report.seconds_of(work, device)
+        return measure.timed(work, device)
 
     references = {"liblinear": (liblinear, "cpu")}
     if args.device == "cuda":
         references["ours on the CPU"] = (fit_svms, "cpu")
     rows = [
-        report.compare(
+        measure.compare(
             f"VOC07 SVM, {data}, {args.device}",
             seconds("ours", fit_svms, args.device),
             seconds(name, *reference),
@@ -207,8 +207,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         for name, reference in references.items()
     ]
-    tell_difference(found["ours"], found["liblinear"], args.costs)
-    report.release_pages(rows, args)
+    print_difference(found["ours"], found["liblinear"], args.costs)
+    measure.write_rows(rows, args)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Iterations a second of the transfer tool against Detectron2's own training.
+"""Measure detection training, in iterations per second, beside Detectron2's own trainer.
 
 Both train the same detector on the same config and data in one process, and take turns. The
 reference is what Detectron2's ``DefaultTrainer`` runs: its loader, ``SimpleTrainer`` (or
 ``AMPTrainer``), and its hooks for time, schedule and log. Checkpoints and PreciseBN are left out
-of both. ``--pictures N`` draws a COCO of N pictures of real size first.
+of both. ``--images N`` draws a COCO of N images of real size first.
 
 examples:
   # a toy COCO on the CPU
   python benchmarks/transfer_overhead.py --num-gpus 0
   # the whole protocol's sizes on one GPU
-  python benchmarks/transfer_overhead.py --protocol 2x --pictures 200 \\
+  python benchmarks/transfer_overhead.py --protocol 2x --images 200 \\
       --checkpoint 'random:resnet50?seed=0' SOLVER.IMS_PER_BATCH 16 DATALOADER.NUM_WORKERS 16
   # data that is there already
   python benchmarks/transfer_overhead.py --task voc --data-root datasets/toy
@@ -26,37 +26,37 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks import report
+from benchmarks import measure
 
 BESIDE = "Detectron2's own trainer and loader"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = report.benchmark_parser(__doc__)
+    parser = measure.benchmark_parser(__doc__)
     parser.add_argument("--checkpoint", default="random:resnet18?seed=0")
     parser.add_argument("--task", choices=("coco", "lvis", "voc"), default="coco")
     parser.add_argument("--protocol", default="toy")
     data = parser.add_mutually_exclusive_group()
     data.add_argument("--data-root", help="default: a toy COCO that is drawn for this")
-    data.add_argument("--pictures", type=int, metavar="N", help="draw a COCO of real size")
+    data.add_argument("--images", type=int, metavar="N", help="draw a COCO of real size")
     parser.add_argument("--iterations", type=int, default=40, help="timed each time (default: 40)")
     parser.add_argument("--warm-up", type=int, default=10, help="iterations before (default: 10)")
-    parser.add_argument("--num-gpus", type=int, choices=(0, 1), help="default: 1 if there is one")
+    parser.add_argument("--num-gpus", type=int, choices=(0, 1), help="default: 1 if available")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = report.parse(build_parser(), argv, iterations=2, warm_up=1)
-    if lack := report.not_installed("detectron2"):
-        rows = [report.say(report.Row("detection", "iterations/s", beside=BESIDE, note=lack))]
+    args = measure.parse(build_parser(), argv, iterations=2, warm_up=1)
+    if lack := measure.not_installed("detectron2"):
+        rows = [measure.show(measure.Row("detection", "iterations/s", beside=BESIDE, note=lack))]
     else:
         with tempfile.TemporaryDirectory() as name:
             rows = [compare(args, Path(name))]
-    report.release_pages(rows, args)
+    measure.write_rows(rows, args)
 
 
-def compare(args: argparse.Namespace, folder: Path) -> report.Row:
+def compare(args: argparse.Namespace, folder: Path) -> measure.Row:
     """The row of this config."""
     run = prepare_run(args, folder)
     start = {key: value.clone() for key, value in run.detector.state_dict().items()}
@@ -77,7 +77,7 @@ def compare(args: argparse.Namespace, folder: Path) -> report.Row:
         f"images a step, short side {min(sizes)}-{max(sizes)}, {run.cfg.DATALOADER.NUM_WORKERS} "
         f"workers, {'AMP' if solver.AMP.ENABLED else 'float32'}, {run.cfg.MODEL.DEVICE}"
     )
-    return report.compare(
+    return measure.compare(
         name,
         lambda: rate(our_trainer),
         lambda: rate(plain_trainer),
@@ -93,10 +93,10 @@ def prepare_run(args: argparse.Namespace, folder: Path) -> Any:
     """What the tool would train, with as many iterations as are timed."""
     from virtex.detectron.run import prepare
 
-    if args.pictures:
-        from benchmarks.pictures import write_coco
+    if args.images:
+        from benchmarks.images import write_coco
 
-        write_coco(folder / "data", args.pictures)
+        write_coco(folder / "data", args.images)
     elif not args.data_root:
         from virtex.data.toy import write_toy_data
 
@@ -165,7 +165,7 @@ class Laps:
             self.note()
 
     def note(self) -> None:
-        report.wait_for(self.device)
+        measure.synchronize(self.device)
         self.times.append(time.perf_counter())
 
     def seconds(self) -> float:

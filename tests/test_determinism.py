@@ -1,87 +1,60 @@
-"""The same seed on the same machine: the same record, whichever tool; and so in two processes.
+"""The same seed on the same machine gives the same result, for every tool.
 
-That two processes have the gradients of one, tests/engine/test_loop.py shows; that the probes,
-captions and pretraining come to the same in both, the tests of those tools.
+That two processes have the gradients of one is tested in tests/engine; that the probes, captioning
+and pretraining have the same results in both, in the tests of those tools.
 """
-
-import shutil
 
 import pytest
 
-from tests.faults.left_behind import as_lines, said_by
-from tests.faults.small_runs import (
-    ALL,
-    FEATURES,
-    RUNS,
-    Run,
-    detection,
-    probe,
-    result_of,
-    two_processes,
-    undisturbed,
-)
-from tests.faults.started_tools import INATURALIST, SVM, TRANSFER
+from tests.faults.files import read, read_lines
+from tests.faults.runs import OTHERS, RUNS, result_of, two_processes, undisturbed
 
-RECORDED = {
-    **RUNS,
-    **{name: ALL[name] for name in ("VOC detection", "cached probe", "kNN")},
-    "LVIS": Run(TRANSFER, detection("lvis"), workers="DATALOADER.NUM_WORKERS"),
-    **{kind: Run(SVM, probe(kind), caches=FEATURES) for kind in ("svm by liblinear", "low-shot")},
-    "fractions": Run(INATURALIST, probe("fractions"), record="fraction_0.1/result.json"),
-}
-ALONE = {"LOKY_MAX_CPU_COUNT": "1"}  # joblib's processes would outlive one that was forked off
 QUICK = ("pretraining", "transfer", "linear")
+ALONE = {"LOKY_MAX_CPU_COUNT": "1"}  # joblib's processes would outlive a forked one
+whole = pytest.mark.whole
 
 
-def pytest_generate_tests(metafunc):
-    if "kind" in metafunc.fixturenames:
-        metafunc.parametrize("kind", RECORDED if metafunc.config.getoption("--whole") else QUICK)
-
-
-@pytest.fixture
-def out(tmp_path_factory):
-    path = tmp_path_factory.mktemp("runs") / "out"
-    yield path
-    shutil.rmtree(path.parent)
-
-
-def test_the_same_again_is_the_same(kind, out):
-    """Bit by bit, and in another number of workers that load images."""
-    run, other = RECORDED[kind], out.with_name("other")
-    run.start(other, workers=2, environment=ALONE).ended_well()
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[whole] * (k not in QUICK)) for k in (*RUNS, *OTHERS)]
+)
+def test_same_seed_gives_the_same_result(kind, out, started):
+    """Bit by bit, also with another number of DataLoader workers."""
+    run, other = {**RUNS, **OTHERS}[kind], out.with_name("other")
+    started(run.start(other, workers=2, environment=ALONE)).succeeds()
     if kind in RUNS:
-        assert result_of(run, other) == undisturbed(kind)[0]
+        assert result_of(run, other) == undisturbed(kind)
     else:
-        run.start(out, environment=ALONE).ended_well()
-        assert said_by(other / run.record) == said_by(out / run.record)
+        started(run.start(out, environment=ALONE)).succeeds()
+        assert result_of(run, other) == result_of(run, out)
 
 
-def losses_in(out):
-    """Which ``result_of`` leaves out, as a resumed run has other medians."""
-    lines = as_lines(out / "metrics.json")
-    return [line["total_loss"] for line in lines if "total_loss" in line]
+@whole
+def test_detector_trains_with_the_same_losses(out, started):
+    """``result_of`` leaves out the losses of detectors, as a resumed run has other medians."""
+    folders = out, out.with_name("other")
+    for workers, folder in enumerate(folders):
+        started(RUNS["transfer"].start(folder, workers=2 * workers)).succeeds()
+    losses = [
+        [line["total_loss"] for line in read_lines(folder / "metrics.json") if "total_loss" in line]
+        for folder in folders
+    ]
+    assert losses[0] == losses[1] != []
 
 
-def test_a_detector_trains_with_the_same_losses(out):
-    other = out.with_name("other")
-    RUNS["transfer"].start(out).ended_well()
-    RUNS["transfer"].start(other, workers=2).ended_well()
-    assert losses_in(other) == losses_in(out) != []
+def test_another_seed_gives_another_result(out, started):
+    run = RUNS["linear"]
+    started(run.start(out, "--seed", "1")).succeeds()
+    first = undisturbed("linear")["model_final.pth"]["model"]
+    assert result_of(run, out)["model_final.pth"]["model"] != first
 
 
-def test_another_seed_is_another_result(out):
-    RUNS["linear"].start(out, "--seed", "1").ended_well()
-    first = undisturbed("linear")[0]["model_final.pth"]["model"]
-    assert result_of(RUNS["linear"], out)["model_final.pth"]["model"] != first
-
-
-def test_two_processes_score_a_detector_as_one_does(out):
-    run = RUNS["transfer"]
-    run.start(out).ended_well()
+@whole
+def test_two_processes_score_a_detector_as_one(out, started):
+    run, together = RUNS["transfer"], out.with_name("together")
+    started(run.start(out)).succeeds()
     weights = ("--eval-only", "--weights", out / "model_final.pth")
-    together = out.with_name("together")
-    for process in two_processes(run, together, *weights):
-        process.ended_well()
-    one, two = said_by(out / run.record), said_by(together / run.record)
+    for process in [started(one) for one in two_processes(run, together, *weights)]:
+        process.succeeds()
+    one, two = (read(folder / run.record) for folder in (out, together))
     assert two["environment"]["processes"] == 2
     assert two["metrics"] == pytest.approx(one["metrics"], abs=1e-9)

@@ -34,6 +34,7 @@ COMMANDS = {
     "svm": Command("virtex.eval_tools.voc07_svm", "VOC07 classification with linear SVMs"),
     "linear": Command("virtex.eval_tools.imagenet_linear", "linear probe or k-nearest neighbors"),
     "finetune": Command("virtex.eval_tools.inaturalist_finetune", "fine-tune end to end"),
+    "probe": Command("virtex.eval_tools.probe", "a task that a file of your own registers"),
     "captioning": Command("virtex.eval_tools.coco_captioning", "caption images, score captions"),
     "evaluate-all": Command("virtex.eval_tools.evaluate_all", "many checkpoints on many tasks"),
     "leaderboard": Command("virtex.eval_tools.leaderboard", "gather results into a leaderboard"),

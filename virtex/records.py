@@ -19,18 +19,6 @@ from virtex.files import replace_file
 
 SCHEMA_VERSION = 2
 RECORD_NAME = "result.json"
-# Fields of every record.
-PARTS: Mapping[tuple[str, ...], type] = {
-    ("task",): str,
-    ("protocol", "name"): str,
-    ("protocol", "version"): str,
-    ("protocol", "overrides"): list,
-    ("metrics",): dict,
-    ("primary_metric",): str,
-    ("model", "name"): str,
-    ("model", "sha256"): str,
-    ("seed",): int,
-}
 
 
 @dataclass(frozen=True)
@@ -130,37 +118,25 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it is not a valid record, or of an earlier version.
     """
+    from pydantic import ValidationError
+
+    from virtex.schemas import ResultRecord, describe_error
+
     try:
-        record = json.loads(read_file(path).decode())
-        problem = find_problem(record)
-    except (OSError, ValueError, RecursionError) as error:
-        problem = f"{type(error).__name__}: {error}"
-    if problem:
-        raise UserError(
-            f"{path} is not a valid record ({problem}); move {path.parent} away, or give another "
-            "--output-dir",
-            "records.invalid",
-        )
-    return record
-
-
-def find_problem(record: Any) -> str:
-    """Return the first problem of a record, or "" if it is valid."""
-    for place, kind in PARTS.items():
-        part = record
-        for key in place:
-            part = part.get(key) if isinstance(part, dict) else None
-        if type(part) is not kind:
-            return f"{'.'.join(place)} is missing or not of type {kind.__name__}"
-    metrics = record["metrics"]
-    if any(value is not None and type(value) not in (int, float) for value in metrics.values()):
-        return "metrics are not numbers"
-    if record["primary_metric"] not in metrics:
-        return "metrics do not include the primary_metric"
-    for override in record["protocol"]["overrides"]:
-        if not isinstance(override, dict) or not {"key", "run", "reason"} <= override.keys():
-            return "protocol.overrides do not have key, run and reason"
-    return ""
+        content = read_file(path)
+        version = ResultRecord.model_validate_json(content).schema_version
+        if version == SCHEMA_VERSION:
+            return json.loads(content)
+        problem = f"schema_version {version} is that of an earlier release"
+    except OSError as error:
+        problem = error.strerror or str(error)
+    except ValidationError as error:
+        problem = describe_error(error)
+    raise UserError(
+        f"{path} is not a valid record ({problem}); move {path.parent} away, or give another "
+        "--output-dir",
+        "records.invalid",
+    )
 
 
 def environment() -> dict[str, Any]:

@@ -23,6 +23,7 @@ from virtex import run_folder
 from virtex.checkpoints.backbone import Backbone
 from virtex.checkpoints.loading import load_backbone
 from virtex.config import save_config
+from virtex.data.layouts import Layout, require_layout
 from virtex.engine.distributed import device_of, is_main, launch, rank, synchronize, world_size
 from virtex.engine.progress import METRICS, MetricsWriter, log_to
 from virtex.errors import UserError
@@ -234,19 +235,21 @@ class Evaluation(Job):
         protocol: Protocol,
         settings: CfgNode,
         deviations: Sequence[Deviation],
-        build_evaluator: Callable[[], Evaluator],
+        build_evaluator: Callable[["Evaluation"], Evaluator],
+        layout: Layout | None = None,
         options: Mapping[str, Any] | None = None,
         model_identity: Callable[[Backbone], dict[str, Any]] | None = None,
     ):
         """
         Args:
-            build_evaluator: reads and checks the data; writes nothing.
+            build_evaluator: reads and checks the data of this job; writes nothing.
+            layout: files that must be below ``--data-root``.
             model_identity: identity keys of what belongs to the model besides the backbone.
         """
         super().__init__(args, folder)
         self.protocol, self.settings = protocol, settings
         self.deviations = list(deviations)
-        self.build_evaluator = build_evaluator
+        self.build_evaluator, self.layout = build_evaluator, layout
         self.options = dict(options or {})
         self.model_identity = model_identity
         self.data: dict[str, Any] = {}
@@ -254,7 +257,9 @@ class Evaluation(Job):
     def prepare(self, backbone: Backbone | None) -> None:
         assert backbone is not None  # every evaluation has --checkpoint
         self.backbone = backbone
-        self.evaluator = self.build_evaluator()
+        if self.layout is not None:
+            require_layout(self.args.data_root, self.layout, self.protocol.task)
+        self.evaluator = self.build_evaluator(self)
         self.data = {name: images.describe() for name, images in self.evaluator.images.items()}
         self.deviations += data_deviations(self.protocol, self.data)
         self.deviations += self.evaluator.report.deviations

@@ -23,7 +23,7 @@ from virtex.records import read_record, write_json
 from virtex.runner import print_summary
 
 FORMULA = re.compile(r"[=+@\t\r]|-(?![\d.]+$)")
-WHOLE = record(deviations=[("SOLVER.MAX_ITER", 100, 10, "override")])
+WHOLE = record(overrides=[("SOLVER.MAX_ITER", 100, 10, "override")])
 PAGE = re.compile(r"<script[^>]*>|</script>|<[a-z]+[^>]* on[a-z]+=", re.IGNORECASE)
 NAMES = ("moco_v2.pth", "MoCo", "<b>x</b>", "=1+1", "a=b=c", "\x1b[31m", "{'a': 1}")
 

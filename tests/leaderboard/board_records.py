@@ -1,14 +1,12 @@
-"""Records as the tools write them, of runs that nobody had to wait for."""
+"""Result records of runs that never took place."""
 
 import copy
-import functools
 import hashlib
 import json
 from pathlib import Path
 
-from virtex.records import Deviation, Result
-
 COCO = "coco_mask_rcnn_R_50_FPN_2x"
+LR = ("SOLVER.BASE_LR", 0.02, 0.01, "scaled")
 ARCH = {"name": "resnet50", "family": "resnet", "depth": 50, "block": "bottleneck"}
 INPUT = {"channel_order": "RGB", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 DATA = {
@@ -33,28 +31,14 @@ METRICS = {
 PRIMARY = {"coco": "bbox/AP", "voc07_svm": "mAP", "imagenet_linear": "top1"}
 PROTOCOL = {"coco": COCO, "voc07_svm": "paper", "imagenet_linear": "paper"}
 MOVED = ("bbox/AP", "segm/AP", "mAP", "top1", "top5")  # by ``value``
+ENVIRONMENT = {
+    "virtex": "2.0", "python": "3.11.7", "torch": "2.6.0", "device": "cuda", "processes": 8,
+    "gpus": ["H100"], "scorer": "hotcoco", "detectron2": {"version": "0.6", "distribution": "own"},
+}  # fmt: skip
 
 
 def sha256_of(name):
     return hashlib.sha256(name.encode()).hexdigest()
-
-
-@functools.cache
-def whole_record():
-    """As ``Result`` makes it, with this machine's environment."""
-    setup = {"device": "cuda", "processes": 8, "scorer": "hotcoco"}
-    setup["detectron2"] = {"version": "0.6", "distribution": "source"}
-    return Result(
-        task="coco",
-        protocol={"name": COCO, "version": "1"},
-        deviations=[],
-        metrics={"bbox/AP": 1.0},
-        primary_metric="bbox/AP",
-        model={},
-        seed=0,
-        timing={"train_seconds": 1.0},
-        setup=setup,
-    ).record()
 
 
 def record(
@@ -65,29 +49,37 @@ def record(
     seed=0,
     protocol=None,
     version="1",
-    deviations=(),
+    overrides=(),
     created="2026-01-02T03:04:05+00:00",
     sha256=None,
     format="moco",
     **changes,
 ):
-    """A record; ``value`` is its primary metric, ``deviations`` are (key, protocol, run, why)."""
-    made = copy.deepcopy(whole_record())
+    """Return a record of schema 2.
+
+    Args:
+        value: of the primary metric.
+        overrides: (key, protocol, run, reason) each.
+        changes: top-level keys to replace.
+    """
     metrics = dict(METRICS.get(task, {"score": 50.0}))
     primary = PRIMARY.get(task, "score")
     if value is not None:
         moved = value - metrics[primary]
         metrics |= {key: metrics[key] + moved for key in metrics if key in MOVED}
         metrics[primary] = value
-    made |= {
+    keys = ("key", "protocol", "run", "reason")
+    made = {
+        "schema_version": 2,
         "task": task,
         "protocol": {
             "name": protocol or PROTOCOL.get(task, "own"),
             "version": version,
-            "deviations": [vars(Deviation(*deviation)) for deviation in deviations],
+            "overrides": [dict(zip(keys, override, strict=True)) for override in overrides],
         },
         "metrics": metrics,
         "primary_metric": primary,
+        "higher_is_better": True,
         "model": {
             "name": name,
             "source": f"/models/{name}",
@@ -98,15 +90,20 @@ def record(
             "coverage": {"complete": True},
             "notes": [],
         },
-        "data": copy.deepcopy(DATA.get(task, {})),
+        "data": DATA.get(task, {}),
+        "verification": {},
+        "details": {},
         "seed": seed,
+        "environment": ENVIRONMENT,
+        "timing": {"train_seconds": 1.0},
+        "notes": [],
         "created": created,
     }
-    return made | changes
+    return copy.deepcopy(made | changes)
 
 
 def write(folder: Path, *records) -> Path:
-    """One ``result.json`` a record, in folders 000, 001, …; those that are there are kept."""
+    """Write one ``result.json`` per record in folders 000, 001, …; existing ones are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, content in enumerate(records, len(list(folder.iterdir()))):
         path = folder / f"{number:03}" / "result.json"

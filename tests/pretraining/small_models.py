@@ -2,7 +2,7 @@
 
 import torch
 
-from benchmarks.plain_virtex import PlainBicaptioning, PlainHead
+from benchmarks.plain_captioning import PlainBicaptioning, PlainHead
 from virtex.pretraining.models.captioning import CaptioningModel
 from virtex.pretraining.models.textual import TransformerTextualHead
 from virtex.pretraining.models.transformer import TransformerDecoder

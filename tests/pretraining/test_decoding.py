@@ -7,7 +7,7 @@ import torch
 from small_models import EOS, SOS, plain_twin, small_model, some_features
 from torch.nn import functional as F
 
-from benchmarks.plain_virtex import plain_beam_search
+from benchmarks.plain_captioning import plain_beam_search
 from virtex.pretraining.models.decoding import (
     BeamSearch,
     NucleusSampling,

@@ -12,7 +12,7 @@ from small_models import (
 )
 from torch.nn import functional as F
 
-from benchmarks.plain_virtex import PlainHead
+from benchmarks.plain_captioning import PlainHead
 from virtex.pretraining.models.masked_lm import MaskedLMModel
 from virtex.pretraining.models.visual import build_visual
 

@@ -10,7 +10,7 @@ from fvcore.common.config import CfgNode
 
 from virtex.captioning.captioner import Captioner, Naming, identity_of, load_captioner
 from virtex.captioning.generation import RESULTS, Captions, PictureSet, write_captions
-from virtex.captioning.page import Picture, thumbnail, write_page
+from virtex.captioning.page import CaptionedImage, thumbnail, write_page
 from virtex.captioning.pictures import Pictures
 from virtex.captioning.scoring import CaptionScores, choose_scorer, score
 from virtex.checkpoints.backbone import Backbone
@@ -209,14 +209,14 @@ class Captioning:
             ) from error
         self.report.timing["page_seconds"] = time.perf_counter() - start
 
-    def cards(self, captions: Captions, per_image: Mapping) -> Iterator[Picture]:
+    def cards(self, captions: Captions, per_image: Mapping) -> Iterator[CaptionedImage]:
         """The pictures one after the other, so that they are not all in memory."""
         longest = SMALL_THUMBNAIL if len(captions.written) > MANY else THUMBNAIL
         references = self.pictures.references
         with progress_bar(len(captions.written), "picture", "page") as bar:
             for place, (index, caption) in enumerate(captions.written.items()):
                 jpeg, size = thumbnail(decode_image(self.pictures.path(index)), longest)
-                yield Picture(
+                yield CaptionedImage(
                     self.pictures.files[index],
                     caption,
                     references[index] if references else (),

@@ -16,19 +16,20 @@
     const [place, ...scores] = data.cards[index];
     const find = (selector) => element.querySelector(selector);
     const texts = (selector) => [...element.querySelectorAll(selector)].map((e) => e.textContent);
-    const said = { caption: find(".caption").textContent, name: find(".name").textContent };
+    const caption = find(".caption").textContent;
+    const name = find(".name").textContent;
     const more = find("details");
     return {
-      element, index, place, scores, ...said, more,
+      element, index, place, scores, caption, name, more,
       button: find("button"), image: find("img"), score: find(".score"),
       references: texts(".references li"),
       hidden: texts("details li").join("\n").toLowerCase(), // until its details are opened
-      words: said.caption.split(/\s+/).filter(Boolean).length,
-      text: [said.caption, said.name, ...texts(".references li")].join("\n").toLowerCase(),
+      words: caption.split(/\s+/).filter(Boolean).length,
+      text: [caption, name, ...texts(".references li")].join("\n").toLowerCase(),
     };
   });
 
-  // What sorts: the value of a card, null where it has none, and what its two ends are called.
+  // Sort keys: the value of a card, null where it has none, and the names of the two directions.
   const orders = new Map(data.metrics.map((metric, column) => [metric, {
     value: (card) => card.scores[column], first: "descending",
     ends: { descending: "Best first", ascending: "Worst first" }, ...rangeOf(column), metric,
@@ -78,14 +79,14 @@
       if (x === null || y === null) return (x === null) - (y === null) || a.place - b.place;
       return sign * (x - y) || a.place - b.place;
     });
-    // emptied at once: one by one, thousands of cards take a browser seconds to take out
+    // emptied at once: removing thousands of cards one by one takes seconds
     list.replaceChildren();
     const fragment = document.createDocumentFragment();
     for (const card of order) fragment.append(card.element);
     list.append(fragment);
     showScores();
     sort.value = state.sort;
-    const first = directions[orders.get(state.sort).first]; // is at the left
+    const first = directions[orders.get(state.sort).first]; // on the left
     if (first.previousElementSibling) first.parentElement.prepend(first);
     for (const [direction, button] of Object.entries(directions)) {
       button.textContent = orders.get(state.sort).ends[direction];
@@ -93,7 +94,7 @@
     }
   }
 
-  // Of the metric that sorts or, where none does, of the first.
+  // Scores of the metric that sorts or, where none does, of the first.
   function showScores() {
     const shown = orders.get(state.sort).metric ? state.sort : usual;
     const { value, worst, best, metric } = orders.get(shown);
@@ -103,7 +104,7 @@
     for (const card of cards) if (card.score) fillScore(card.score, metric, value(card));
   }
 
-  // As page.py writes them.
+  // As in card.html.j2.
   function fillScore(element, metric, score) {
     element.replaceChildren(
       make("span", metric), " ", make("b", score === null ? UNDEFINED : score.toFixed(2)),
@@ -121,11 +122,11 @@
       card.element.hidden = !matches;
       shown += matches;
       if (!matches || !card.more) continue;
-      // what was found is to be seen
+      // matches in hidden references are made visible
       card.more.open = references.checked || words.some((word) => card.hidden.includes(word));
     }
     byId("none").hidden = shown > 0;
-    const all = cards.length === 1 ? "1 picture" : `${cards.length} pictures`;
+    const all = cards.length === 1 ? "1 image" : `${cards.length} images`;
     byId("status").textContent = shown === cards.length ? all : `${shown} of ${all}`;
   }
 
@@ -144,7 +145,7 @@
     toTop();
   }
 
-  // Whoever is far down and sorts or filters wants to see what comes first then.
+  // After sorting or filtering far down the page, the first card is shown.
   function toTop() {
     if (byId("main").getBoundingClientRect().top < 0) byId("main").scrollIntoView();
   }
@@ -175,7 +176,7 @@
     remember();
   }
 
-  // ---- one picture, large
+  // ---- one image, large
 
   let current = null;
 
@@ -211,8 +212,8 @@
   }
 
   function describe(card) {
-    const said = make("div", "", { class: "said" });
-    said.append(make("p", card.caption, { class: "caption", dir: "auto" }));
+    const box = make("div", "", { class: "description" });
+    box.append(make("p", card.caption, { class: "caption", dir: "auto" }));
     if (card.score) {
       const scores = make("div", "", { class: "scores" });
       for (const { metric, value, worst, best } of orders.values()) {
@@ -222,18 +223,18 @@
         if (value(card) !== null) setStyle(element, { "--worst": worst, "--best": best });
         scores.append(element);
       }
-      said.append(scores);
+      box.append(scores);
     }
     if (card.references.length) {
-      const [box, items] = [make("div", "", { class: "references" }), make("ul")];
+      const [references, items] = [make("div", "", { class: "references" }), make("ul")];
       items.append(...card.references.map((text) => make("li", text, { dir: "auto" })));
-      box.append(items);
-      said.append(box);
+      references.append(items);
+      box.append(references);
     }
     const name = make("p", "", { class: "name" });
     name.append(make("bdi", card.name));
-    said.append(name);
-    return said;
+    box.append(name);
+    return box;
   }
 
   const cardOf = new Map(cards.map((card) => [card.button, card]));

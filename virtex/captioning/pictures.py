@@ -14,7 +14,6 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from virtex.data.captions import read_captions
 from virtex.data.image_sets import file_hashes
-from virtex.data.layouts import require_layout
 from virtex.data.listing import contents
 from virtex.errors import UserError
 
@@ -74,7 +73,6 @@ def coco_pictures(data_root: str | Path) -> Pictures:
     Raises:
         UserError: something of it is missing or broken.
     """
-    require_layout(data_root, "captioning")
     root = Path(data_root, "coco")
     images = read_captions(root, "val")
     folder = root / "val2017"

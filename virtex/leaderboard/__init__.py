@@ -1,4 +1,4 @@
-"""Result records as a leaderboard: found, checked, grouped, averaged, and written.
+"""Result records as a leaderboard: CSV, Markdown, one HTML page, a chart.
 
 >>> from virtex import leaderboard
 >>> board = leaderboard.make(["output"])
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from virtex.errors import UserError
-from virtex.leaderboard.finding import Duplicate, Skipped, read_records
-from virtex.leaderboard.outputs import check_outputs, write
-from virtex.leaderboard.records import printable
-from virtex.leaderboard.table import Table, build_table, read_labels
+from virtex.files import replace_file
+from virtex.leaderboard.records import Duplicate, Skipped, printable, read_records
+from virtex.leaderboard.table import Table, build_table, parse_labels
 from virtex.leaderboard.text import csv_text, long_csv_text, markdown_text
+from virtex.records import RECORD_NAME
 
 __all__ = [
     "Duplicate",
@@ -42,36 +42,32 @@ AnyPath = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """A table, and what did not get into it.
-
-    Attributes:
-        records: how many did.
-    """
+    """A table of ``records`` records, and the files that are not in it."""
 
     table: Table
     records: int
-    skipped: tuple[Skipped, ...]
-    duplicates: tuple[Duplicate, ...]
+    skipped: Sequence[Skipped]
+    duplicates: Sequence[Duplicate]
 
     def problems(self) -> list[str]:
-        """A line for each file that was skipped or replaced."""
+        """Return a line for each file that was skipped or replaced."""
         return [str(problem) for problem in (*self.skipped, *self.duplicates)]
 
     def summary(self) -> str:
-        """One line of counts."""
-        measured = [row for row in self.table.rows if row.model]
-        published = len(self.table.rows) - len(measured)
+        """Return one line of counts."""
+        measured = sum(row.model is not None for row in self.table.rows)
+        published = len(self.table.rows) - measured
         counts = [
-            counted(len(measured), "model"),
-            counted(self.records, "record"),
+            count(measured, "model"),
+            count(self.records, "record"),
             f"{len(self.skipped)} skipped",
-            counted(len(self.duplicates), "duplicate"),
+            count(len(self.duplicates), "duplicate"),
         ]
         return ", ".join(counts + [f"{published} published"] * bool(published))
 
 
-def counted(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def make(
@@ -81,21 +77,29 @@ def make(
     tasks: Sequence[str] = (),
     labels: Sequence[str] = (),
 ) -> Leaderboard:
-    """The leaderboard of every ``result.json`` below ``results``.
+    """Build the leaderboard of every ``result.json`` below ``results``.
 
     Args:
         results: folders, or records.
         published: add rows of published numbers.
-        tasks: only these; all where it is empty.
+        tasks: only these; empty for all.
         labels: ``NAME=LABEL``: a model's recorded name, or 8 digits of its hash, and the name
             to show.
 
     Raises:
-        UserError: a path does not exist, no record is usable, or a task or model is unknown.
+        UserError: a path does not exist, no record is valid, or a task or model is unknown.
     """
     found = read_records(results)
     if not found.records:
-        raise nothing_usable(results, found.skipped)
+        first = ""
+        if found.skipped:
+            skipped = count(len(found.skipped), "file")
+            first = f" ({skipped} skipped; {found.skipped[0].path}: {found.skipped[0].reason})"
+        where = ", ".join(map(str, results))
+        raise UserError(
+            printable(f"no valid {RECORD_NAME} found in {where}{first}; name a folder of results"),
+            "leaderboard.no_results",
+        )
     numbers = []
     if published:
         from virtex.zoo import published_results
@@ -103,60 +107,86 @@ def make(
         numbers = published_results()
     records = found.records
     if tasks:
-        there = {r.conditions.task for r in records} | {number.task for number in numbers}
-        unknown = sorted(set(tasks) - there)
+        known = {r.conditions.task for r in records} | {number.task for number in numbers}
+        unknown = sorted(set(tasks) - known)
         if unknown:
             raise UserError(
-                f"--tasks: there is no result of {', '.join(unknown)}; "
-                f"there are results of {', '.join(sorted(there))}"
+                f"--tasks: no results of {', '.join(unknown)}; "
+                f"there are results of {', '.join(sorted(known))}",
+                "leaderboard.unknown_task",
             )
         records = [record for record in records if record.conditions.task in tasks]
         numbers = [number for number in numbers if number.task in tasks]
-    table = build_table(records, numbers, read_labels(labels, found.records))
-    return Leaderboard(table, len(records), tuple(found.skipped), tuple(found.duplicates))
-
-
-def nothing_usable(results: Sequence[AnyPath], skipped: Sequence[Skipped]) -> UserError:
-    where = printable(", ".join(map(str, results)))
-    first = ""
-    if skipped:
-        first = f" ({counted(len(skipped), 'file')} skipped; the first, {skipped[0].reason()})"
-    return UserError(
-        f"there is no usable result in {where}{first}; "
-        "name a folder with result.json files of these tools"
-    )
+    table = build_table(records, numbers, parse_labels(labels, found.records))
+    return Leaderboard(table, len(records), found.skipped, found.duplicates)
 
 
 def write_csv(table: Table, path: AnyPath) -> None:
-    """The table of all metrics: a row a model. Each ``write_`` raises UserError if it cannot."""
-    write_checked(path, csv_text(table).encode())
+    """Write all metrics, a line per model. Each ``write_`` raises UserError if it cannot."""
+    write_file(path, csv_text(table).encode())
 
 
 def write_long_csv(table: Table, path: AnyPath) -> None:
-    """A row for each model, task, protocol and metric."""
-    write_checked(path, long_csv_text(table).encode())
+    """Write a line for each model, task, protocol and metric."""
+    write_file(path, long_csv_text(table).encode())
 
 
 def write_markdown(table: Table, path: AnyPath) -> None:
-    """A GitHub table of the metrics that rank (``markdown_text(table)`` has all)."""
-    write_checked(path, markdown_text(table.primary()).encode())
+    """Write a GitHub table of the primary metrics (``markdown_text(table)`` has all)."""
+    write_file(path, markdown_text(table.primary()).encode())
 
 
 def write_html(table: Table, path: AnyPath, title: str = "Leaderboard") -> None:
-    """One self-contained page; it shows the metrics that rank, and the others on demand."""
+    """Write one self-contained page; it shows primary metrics, and the others on demand."""
     from virtex.leaderboard.page import page_text
 
-    write_checked(path, page_text(table, title).encode())
+    write_file(path, page_text(table, title).encode())
 
 
 def write_plot(table: Table, path: AnyPath, title: str = "Leaderboard") -> None:
-    """A chart of the metrics that rank, as ``.png``, ``.svg`` or ``.pdf``."""
+    """Write a chart of the primary metrics as ``.png``, ``.svg`` or ``.pdf``."""
     from virtex.leaderboard.plot import check_plot_path, plot_bytes
 
     check_plot_path(Path(path))
-    write_checked(path, plot_bytes(table.primary(), Path(path).suffix, title))
+    write_file(path, plot_bytes(table.primary(), Path(path).suffix, title))
 
 
-def write_checked(path: AnyPath, content: bytes) -> None:
+def check_outputs(paths: Sequence[Path]) -> None:
+    """Make the folders of files that are to be written.
+
+    Raises:
+        UserError: a path cannot be written, is named twice, or would replace a record.
+    """
+
+    def reject(path: Path, reason: str) -> UserError:
+        return UserError(f"{path} {reason}; name another file", "leaderboard.output")
+
+    for number, path in enumerate(paths):
+        if os.path.realpath(path) in map(os.path.realpath, paths[:number]):
+            raise reject(path, "is named for two outputs")
+        if path.name == RECORD_NAME:
+            raise reject(path, "is reserved for results")
+        if path.is_dir() or (path.exists() and not path.is_file()):
+            raise reject(path, "is a folder or a device, not a file")
+    for path in paths:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise reject(path, f"cannot be written ({error.strerror})") from error
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise reject(path, "cannot be written (no permission for its folder)")
+
+
+def write_file(path: AnyPath, content: bytes) -> None:
+    """Replace ``path`` atomically.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     check_outputs([Path(path)])
-    write(Path(path), content)
+    try:
+        replace_file(Path(path), lambda file: file.write(content))
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}); name another file", "leaderboard.output"
+        ) from error

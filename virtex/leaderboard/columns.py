@@ -1,8 +1,8 @@
-"""Columns are comparability: a number stands under another only if both mean the same.
+"""Columns of comparable numbers.
 
-A column is a metric under one task, protocol, version, set of deviations and data. A task's
-default protocol, followed to the letter, needs no more than ``task/metric``; every other column
-says in brackets what is different.
+A column is a metric under one task, protocol, version, set of overrides and data. The default
+protocol of a task, followed exactly, is labeled ``task/metric``; the label of every other column
+says in brackets what differs.
 """
 
 from __future__ import annotations
@@ -12,23 +12,13 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from virtex.leaderboard.records import Conditions, short_hash, single_spaced
+from virtex.leaderboard.records import Conditions, short_hash
+from virtex.protocols import Protocol
+from virtex.tasks import TASKS
+from virtex.text import one_line, truncate
 
-# task -> its default protocol and the metric that ranks, in the order of columns. Importing
-# virtex.detectron.protocols would import torch, which takes longer than all that is done here.
-TASKS = {
-    "coco": ("coco_mask_rcnn_R_50_FPN_2x", "bbox/AP"),
-    "lvis": ("lvis_mask_rcnn_R_50_FPN_2x", "bbox/AP"),
-    "voc": ("voc_faster_rcnn_R_50_C4_24k", "bbox/AP"),
-    "voc07_svm": ("paper", "mAP"),
-    "imagenet_linear": ("paper", "top1"),
-    "imagenet_knn": ("k20", "top1"),
-    "imagenet_semi_supervised": ("20-epochs", "top1"),
-    "inaturalist": ("paper", "top1"),
-    "coco_captioning": ("paper", "CIDEr"),
-}
-SPELLED = 2  # deviations in a label; of more, the first
-LONGEST = 24  # characters of a setting's value in a label
+MAX_OVERRIDES = 2  # spelled out in a label; of more, the first
+MAX_VALUE = 24  # characters of a setting's value in a label
 
 Item = TypeVar("Item", bound=Hashable)
 
@@ -38,9 +28,9 @@ class Column:
     """A metric under conditions.
 
     Attributes:
-        setting: what is different from the task's default protocol; "" if nothing is.
-        label: ``task/metric`` or ``task[setting]/metric``; no two columns have the same.
-        primary: the metric ranks.
+        setting: what differs from the task's default protocol; may be empty.
+        label: ``task/metric`` or ``task[setting]/metric``; unique.
+        primary: whether the metric ranks.
     """
 
     conditions: Conditions
@@ -51,37 +41,52 @@ class Column:
     higher_is_better: bool
 
 
-def ordered_columns(
+def default_protocol(task: str) -> Protocol | None:
+    found = TASKS[task].protocols.values() if task in TASKS else ()
+    return next(iter(found), None)
+
+
+def is_default(conditions: Conditions) -> bool:
+    """Whether the protocol is the default of its task."""
+    default = default_protocol(conditions.task)
+    return default is not None and default.name == conditions.protocol
+
+
+def is_primary(task: str, metric: str) -> bool:
+    default = default_protocol(task)
+    return default is not None and default.primary_metric == metric
+
+
+def make_columns(
     metrics: Iterable[tuple[Conditions, str]],
     primary: set[tuple[Conditions, str]],
     lower_is_better: set[tuple[Conditions, str]],
 ) -> list[Column]:
-    """Labeled columns by task; first the default protocol, as packaged, the primary metric."""
+    """Return columns by task; of a task, its packaged default and the primary metric first."""
     tasks = list(TASKS)
 
-    def place(key: tuple[Conditions, str]) -> tuple[Any, ...]:
+    def order(key: tuple[Conditions, str]) -> tuple[Any, ...]:
         conditions, metric = key
-        task, protocol = conditions.task, conditions.protocol
-        known = tasks.index(task) if task in TASKS else len(tasks)
-        default = task in TASKS and protocol == TASKS[task][0]
-        deviates = conditions.deviations != "[]"
-        run = conditions.version, deviates, conditions.deviations, conditions.data
-        return known, task, not default, protocol, *run, key not in primary, metric
+        task = conditions.task
+        known = tasks.index(task) if task in tasks else len(tasks)
+        run = conditions.version, conditions.overrides != "[]", conditions.overrides
+        protocols = not is_default(conditions), conditions.protocol
+        return known, task, *protocols, *run, conditions.data, key not in primary, metric
 
-    keys = sorted(metrics, key=place)
-    settings = {conditions: setting(conditions) for conditions, _ in keys}
+    keys = sorted(metrics, key=order)
+    settings = {conditions: describe(conditions) for conditions, _ in keys}
 
-    def label(key: tuple[Conditions, str], more: Sequence[str] = ()) -> str:
+    def label(key: tuple[Conditions, str], suffixes: Sequence[str] = ()) -> str:
         conditions, metric = key
-        text = ", ".join([*settings[conditions], *more])
+        text = ", ".join([*settings[conditions], *suffixes])
         return f"{conditions.task}[{text}]/{metric}" if text else f"{conditions.task}/{metric}"
 
-    more = tell_apart(keys, label, (data_hash, whole_hash))
+    suffixes = disambiguate(keys, label, (data_suffix, lambda key: f"#{short_hash(repr(key))}"))
     return [
         Column(
             *key,
-            setting=", ".join([*settings[key[0]], *more[key]]),
-            label=label(key, more[key]),
+            setting=", ".join([*settings[key[0]], *suffixes[key]]),
+            label=label(key, suffixes[key]),
             primary=key in primary,
             higher_is_better=key not in lower_is_better,
         )
@@ -89,55 +94,48 @@ def ordered_columns(
     ]
 
 
-def setting(conditions: Conditions) -> list[str]:
-    """Protocol, version and deviations, as far as they are not the task's default."""
-    protocol = conditions.protocol
-    default = conditions.task in TASKS and protocol == TASKS[conditions.task][0]
+def describe(conditions: Conditions) -> list[str]:
+    """Return protocol, version and overrides, as far as they differ from the task's default."""
     parts = []
     if conditions.version != "1":
-        parts = [f"{protocol}@{conditions.version}"]
-    elif not default:
-        parts = [protocol]
-    deviations = conditions.listed_departures()
-    spelled = [f"{d['key']}={short_value(d['run'])}" for d in deviations]
-    if len(spelled) > SPELLED:
-        rest = f"+{len(spelled) - 1} more #{short_hash(conditions.deviations)}"
-        spelled = [f"{spelled[0]} {rest}"]
-    return [single_spaced(text) for text in (*parts, *spelled)]
+        parts = [f"{conditions.protocol}@{conditions.version}"]
+    elif not is_default(conditions):
+        parts = [conditions.protocol]
+    overrides = [f"{o['key']}={short(o['run'])}" for o in json.loads(conditions.overrides)]
+    if len(overrides) > MAX_OVERRIDES:
+        rest = f"+{len(overrides) - 1} more #{short_hash(conditions.overrides)}"
+        overrides = [f"{overrides[0]} {rest}"]
+    return [one_line(text) for text in (*parts, *overrides)]
 
 
-def short_value(value: Any) -> str:
+def short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    return truncate(text, MAX_VALUE)
 
 
-def data_hash(key: tuple[Conditions, str]) -> str:
+def data_suffix(key: tuple[Conditions, str]) -> str:
     data = key[0].data
-    return "data not told" if data == "{}" else f"data {short_hash(data)}"
+    return "unknown data" if data == "{}" else f"data {short_hash(data)}"
 
 
-def whole_hash(key: tuple[Conditions, str]) -> str:
-    return f"#{short_hash(repr(key))}"
-
-
-def tell_apart(
+def disambiguate(
     items: Sequence[Item],
     name: Callable[..., str],
     qualifiers: Sequence[Callable[[Item], str]],
 ) -> dict[Item, tuple[str, ...]]:
-    """What to add to items of the same name so that each has a name of its own.
+    """Return the suffixes that give every item a unique name.
 
     Args:
-        name: ``name(item, additions)``.
+        name: ``name(item, suffixes)``.
         qualifiers: tried in turn; one is added where items that share a name differ in it.
     """
-    more: dict[Item, tuple[str, ...]] = dict.fromkeys(items, ())
+    suffixes: dict[Item, tuple[str, ...]] = dict.fromkeys(items, ())
     for qualifier in qualifiers:
         groups: dict[str, list[Item]] = {}
         for item in items:
-            groups.setdefault(name(item, more[item]), []).append(item)
+            groups.setdefault(name(item, suffixes[item]), []).append(item)
         for group in groups.values():
-            additions = {item: qualifier(item) for item in group} if len(group) > 1 else {}
-            if len(set(additions.values())) > 1:
-                more |= {item: (*more[item], addition) for item, addition in additions.items()}
-    return more
+            added = {item: qualifier(item) for item in group} if len(group) > 1 else {}
+            if len(set(added.values())) > 1:
+                suffixes |= {item: (*suffixes[item], text) for item, text in added.items()}
+    return suffixes

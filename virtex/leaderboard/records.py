@@ -1,21 +1,23 @@
-"""The part of a result record that a leaderboard needs, checked and kept small."""
+"""Find result records, read what a leaderboard needs of them, keep the newest of each run."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from virtex.records import SCHEMA_VERSION
+from virtex.errors import UserError
+from virtex.files import read_file
+from virtex.records import RECORD_NAME
+from virtex.text import one_line
+from virtex.text import printable as without_control
 
-MAX_SIZE = 1e15  # of a metric: beyond it four digits after the point mean nothing
-MAX_SEED = 2**64
-MAX_METRICS = 10_000  # of a record; each is a column
-DATA = ("images", "annotations_sha256", "files_sha256")  # what tells data sets apart
-DRAWN = "_semi_supervised"  # the end of tasks whose training images the seed draws
+DATA = ("images", "annotations_sha256", "files_sha256")  # what identifies a data set
+DRAWN = "_semi_supervised"  # suffix of tasks whose training images depend on the seed
 ENVIRONMENT = (
     "virtex", "git_revision", "python", "torch", "torchvision", "detectron2", "scorer",
     "svm_solver", "device", "processes", "gpus", "platform",
@@ -24,10 +26,10 @@ ENVIRONMENT = (
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What was evaluated: a file's content, and how it was read. The same under any name.
+    """What was evaluated: a file's content and how it was read, whatever the file was called.
 
     Attributes:
-        arch: torchvision's name of the architecture.
+        arch: name of the architecture.
         read_as: canonical JSON of the whole architecture and of the input (color order, mean, …).
     """
 
@@ -42,22 +44,15 @@ class Conditions:
     """What two numbers must share to be comparable.
 
     Attributes:
-        task: ``coco``, ``voc07_svm``, …
-        protocol: its name.
-        version: of the protocol.
-        deviations: canonical JSON of the sorted deviations; ``"[]"`` for a run as packaged.
+        overrides: canonical JSON of the sorted overrides; ``"[]"`` for the packaged protocol.
         data: canonical JSON of data set -> images, and hashes of annotations and files.
     """
 
     task: str
     protocol: str
     version: str
-    deviations: str = "[]"
+    overrides: str = "[]"
     data: str = "{}"
-
-    def listed_departures(self) -> list[dict[str, Any]]:
-        """Each with ``key``, ``protocol``, ``run`` and ``why``."""
-        return json.loads(self.deviations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +60,12 @@ class Record:
     """One evaluation.
 
     Attributes:
-        path: of the file, as it was found.
-        shown: the same from the name of the given folder on, wherever that lies, as UTF-8 text.
+        path: of the file.
+        shown: the path from the name of the given folder on, as UTF-8 text, wherever that lies.
         name: what the user called the model.
         metrics: name -> value; None where it is not defined.
         when: ``created`` in seconds since 1970.
-        environment: JSON of versions and hardware.
+        environment: canonical JSON of versions and hardware.
     """
 
     path: str
@@ -87,178 +82,175 @@ class Record:
     environment: str
 
 
-class Unusable(Exception):
-    """Why a file is no usable record: kind, reason."""
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A file that is not a valid record."""
+
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return printable(f"skipped {self.path}: {self.reason}")
 
 
-@dataclass(slots=True)
-class Pool:
-    """One object for equal ones: of a thousand runs most share protocol and environment."""
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """A record with the model, task, protocol and seed of a newer one, which is kept."""
 
-    kept: dict[Any, Any] = field(default_factory=dict)
+    path: str
+    newer: str
 
-    def one(self, value: Any) -> Any:
-        return self.kept.setdefault(value, value)
+    def __str__(self) -> str:
+        return printable(
+            f"duplicate {self.path}: same model, task, protocol and seed as the newer {self.newer}"
+        )
 
 
-def as_record(content: Any, path: str, shown: str, pool: Pool) -> Record:
-    """The part of a record that a leaderboard needs, checked.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The records below some folders, without duplicates."""
+
+    records: list[Record]
+    skipped: list[Skipped]
+    duplicates: list[Duplicate]
+
+
+def read_records(roots: Sequence[str | os.PathLike[str]]) -> Found:
+    """Read every ``result.json`` below ``roots``, which are folders or single files.
 
     Raises:
-        Unusable: it is another program's file, or of a newer version of this one.
+        UserError: one of ``roots`` does not exist.
     """
-    version = part(content, "schema_version", kind=int)
-    if version > SCHEMA_VERSION:
-        raise Unusable(
-            "future", f"schema_version {version} is newer than {SCHEMA_VERSION}; update virtex"
-        )
-    if version < 1:
-        raise Unusable("foreign", f"there is no schema_version {version}")
-    metrics = metrics_of(content)
-    primary = part(content, "primary_metric", kind=str)
-    if primary not in metrics:
-        raise Unusable("foreign", f"metrics has no {primary!r}, the primary_metric")
-    seed = part(content, "seed", kind=int)
-    if not -MAX_SEED < seed < MAX_SEED:
-        raise Unusable("foreign", "seed has more than 64 bits")
-    model, created = part(content, "model", kind=dict), part(content, "created", kind=str)
-    try:
-        return Record(
-            path=path,
-            shown=shown,
-            model=pool.one(
-                Model(
-                    part(content, "model", "sha256", kind=str),
-                    part(content, "model", "format", kind=str),
-                    part(content, "model", "arch", "name", kind=str),
-                    canonical([model["arch"], model.get("input")]),
-                )
-            ),
-            name=pool.one(part(content, "model", "name", kind=str)),
-            conditions=pool.one(conditions_of(content)),
-            metrics=metrics,
-            primary_metric=sys.intern(primary),
-            higher_is_better=part(content, "higher_is_better", kind=bool, default=True),
-            seed=seed,
-            created=created,
-            when=seconds_since_1970(created),
-            environment=pool.one(environment_of(content)),
-        )
-    except RecursionError as error:
-        raise Unusable("foreign", "it is nested too deeply") from error
-    except ValueError as error:
-        raise Unusable("foreign", "it holds a number beyond all measure") from error
-
-
-REQUIRED = object()
-KINDS = {
-    str: "text",
-    int: "a whole number",
-    bool: "true or false",
-    dict: "an object",
-    list: "a list",
-}
-
-
-def part(content: Any, *keys: str, kind: type, default: Any = REQUIRED) -> Any:
-    """``content[keys[0]][keys[1]]…`` of the type that it must have; texts are not empty.
-
-    Raises:
-        Unusable: it is missing or of another type.
-    """
-    name = ".".join(keys)
-    for depth, key in enumerate(keys):
-        if not isinstance(content, dict):
-            above = ".".join(keys[:depth]) or "the file"
-            raise Unusable("foreign", f"{above} holds no JSON object")
-        if key not in content:
-            if default is not REQUIRED:
-                return default
-            raise Unusable("foreign", f"it has no {name}")
-        content = content[key]
-    if type(content) is not kind or content == "":
-        raise Unusable("foreign", f"{name} is not {KINDS[kind]}")
-    return content
-
-
-def metrics_of(content: Any) -> dict[str, float | None]:
-    found = part(content, "metrics", kind=dict)
-    if len(found) > MAX_METRICS:
-        raise Unusable("foreign", f"metrics has {len(found)} names, more than {MAX_METRICS}")
-    for name, value in found.items():
-        if value is None:
-            continue
-        if type(value) not in (int, float) or not name:
-            raise Unusable("foreign", f"metrics.{name} is not a number")
-        if not -MAX_SIZE < value < MAX_SIZE:  # an int may have thousands of digits
-            raise Unusable("foreign", f"metrics.{name} is beyond all measure")
-    return {
-        sys.intern(name): value if value is None else float(value) for name, value in found.items()
+    errors: list[OSError] = []
+    # A file's name may be any bytes.
+    found = {
+        (os.fsencode(shown).decode(errors="replace"), path) for path, shown in _find(roots, errors)
     }
+    skipped = {Skipped(error.filename, error.strerror or "") for error in errors}
+    records: list[Record] = []
+    pool: dict[Any, Any] = {}
+    seen = set()
+    for shown, path in sorted(found):
+        try:
+            status = os.stat(path)
+            if (status.st_dev, status.st_ino) in seen:  # overlapping folders, links
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            records.append(_read_record(path, shown, pool))
+        except OSError as error:
+            skipped.add(Skipped(path, error.strerror or str(error)))
+        except ValueError as error:
+            skipped.add(Skipped(path, str(error)))
+    kept, duplicates = _keep_newest(records)
+    return Found(kept, sorted(skipped, key=lambda file: file.path), duplicates)
 
 
-def conditions_of(content: Any) -> Conditions:
-    """What a record's numbers are comparable under."""
-    protocol = part(content, "protocol", kind=dict)
-    key_of_reason = "reason" if "overrides" in protocol else "why"  # schema 1
-    deviations = part(
-        content, "protocol", "overrides" if "overrides" in protocol else "departures", kind=list
-    )
-    deviations = [
-        {**d, "why": d[key_of_reason]} if isinstance(d, dict) and key_of_reason in d else d
-        for d in deviations
-    ]
-    for number, deviation in enumerate(deviations):
-        where = f"protocol.deviations[{number}]"
-        if not isinstance(deviation, dict) or not {"protocol", "run"} <= deviation.keys():
-            raise Unusable("foreign", f"{where} has no key, protocol, run and why")
-        for key in ("key", "why"):
-            part({where: deviation}, where, key, kind=str)
-    listed = sorted(
-        {canonical({key: d[key] for key in ("key", "protocol", "run", "why")}) for d in deviations}
-    )
-    return Conditions(
-        task=part(content, "task", kind=str),
-        protocol=part(content, "protocol", "name", kind=str),
-        version=part(content, "protocol", "version", kind=str),
-        deviations=f"[{','.join(listed)}]",
-        data=canonical(data_of(content)),
-    )
+def _find(
+    roots: Sequence[str | os.PathLike[str]], errors: list[OSError]
+) -> Iterator[tuple[str, str]]:
+    """Yield the path of each record, and that path from the name of its root on.
 
-
-def data_of(content: Any) -> dict[str, dict[str, Any]]:
-    """Each data set's number of images and the hashes of its files and annotations.
-
-    The seed draws the training images of a run on a fraction of the labels, so the hashes of what
-    was trained on differ between seeds that belong together.
+    Args:
+        errors: folders that cannot be read are appended.
     """
-    drawn = part(content, "task", kind=str).endswith(DRAWN)
-    described = {}
-    for name, about in part(content, "data", kind=dict, default={}).items():
-        if not isinstance(about, dict):
-            raise Unusable("foreign", f"data.{name} holds no JSON object")
-        keys = DATA[:1] if drawn and name.endswith("_train") else DATA
-        described[name] = {key: about[key] for key in keys if key in about}
-    return described
+    visited = set()
+    for root in map(os.path.expanduser, roots):
+        if not os.path.exists(root):
+            raise UserError(
+                f"{printable(root)} does not exist; name a folder with results",
+                "leaderboard.not_found",
+            )
+        top = os.path.abspath(root)
+        if not os.path.isdir(root):
+            yield root, os.path.join(os.path.basename(os.path.dirname(top)), os.path.basename(top))
+            continue
+        for folder, subfolders, files in os.walk(root, onerror=errors.append, followlinks=True):
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in visited:  # a link to a parent folder
+                subfolders.clear()
+            elif RECORD_NAME in files:
+                path = os.path.join(folder, RECORD_NAME)
+                yield path, os.path.join(os.path.basename(top), os.path.relpath(path, root))
+            visited.add((status.st_dev, status.st_ino))
 
 
-def environment_of(content: Any) -> str:
-    environment = part(content, "environment", kind=dict, default={})
-    return canonical({key: environment[key] for key in ENVIRONMENT if key in environment})
+def _read_record(path: str, shown: str, pool: dict[Any, Any]) -> Record:
+    """Read one record.
 
+    Args:
+        pool: one object for all equal ones: most records share protocol and environment.
 
-def seconds_since_1970(created: str) -> float:
-    """An ISO time; one without a zone is UTC."""
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not a valid record, with a message for the user.
+    """
+    from pydantic import ValidationError
+
+    from virtex.schemas import ResultRecord, describe_error, parse_time
+
     try:
-        time = datetime.fromisoformat(created.replace("Z", "+00:00"))
-    except ValueError:
-        raise Unusable("foreign", f"created is {created[:40]!r}, which is no time") from None
-    epoch = datetime(1970, 1, 1, tzinfo=timezone.utc)
-    return ((time if time.tzinfo else time.replace(tzinfo=timezone.utc)) - epoch).total_seconds()
+        record = ResultRecord.model_validate_json(read_file(path))
+    except ValidationError as error:
+        raise ValueError(describe_error(error)) from error
+    model, protocol = record.model, record.protocol
+    overrides = sorted({canonical(override.model_dump()) for override in protocol.overrides})
+    conditions = Conditions(
+        record.task,
+        protocol.name,
+        protocol.version,
+        f"[{','.join(overrides)}]",
+        canonical(_data_identity(record.task, record.data)),
+    )
+    environment = {key: record.environment[key] for key in ENVIRONMENT if key in record.environment}
+    read_as = canonical([model.arch.model_dump(), model.input])
+    return Record(
+        path=path,
+        shown=shown,
+        model=_shared(pool, Model(model.sha256, model.format, model.arch.name, read_as)),
+        name=_shared(pool, model.name),
+        conditions=_shared(pool, conditions),
+        metrics={sys.intern(name): value for name, value in record.metrics.items()},
+        primary_metric=sys.intern(record.primary_metric),
+        higher_is_better=record.higher_is_better,
+        seed=record.seed,
+        created=record.created,
+        when=parse_time(record.created),
+        environment=_shared(pool, canonical(environment)),
+    )
+
+
+def _shared(pool: dict[Any, Any], value: Any) -> Any:
+    return pool.setdefault(value, value)
+
+
+def _data_identity(task: str, data: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return each data set's number of images and the hashes of its files and annotations.
+
+    With a fraction of the labels, the seed draws the training images: their hashes differ between
+    seeds that belong together.
+    """
+    identity = {}
+    for name, about in data.items():
+        drawn = task.endswith(DRAWN) and name.endswith("_train")
+        identity[name] = {key: about[key] for key in DATA[: 1 if drawn else None] if key in about}
+    return identity
+
+
+def _keep_newest(records: Iterable[Record]) -> tuple[list[Record], list[Duplicate]]:
+    """Keep one record of each model, conditions and seed: the newest, or the last by path."""
+    kept: dict[tuple[Model, Conditions, int], Record] = {}
+    replaced = []
+    for record in sorted(records, key=lambda record: (record.when, record.shown, record.path)):
+        key = record.model, record.conditions, record.seed
+        if key in kept:
+            replaced.append((kept[key], key))
+        kept[key] = record
+    duplicates = [Duplicate(record.path, kept[key].path) for record, key in replaced]
+    return list(kept.values()), sorted(duplicates, key=lambda duplicate: duplicate.path)
 
 
 def canonical(content: Any) -> str:
-    """The same text for equal JSON.
+    """Return the same text for equal JSON.
 
     Raises:
         ValueError: a number is infinite, as ``1e999`` is when it is read.
@@ -273,11 +265,5 @@ def short_hash(text: str, digits: int = 6) -> str:
 
 
 def printable(text: str) -> str:
-    """Text for one line of a terminal or a table: no control characters, single spaces."""
-    return "".join(
-        c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in single_spaced(text)
-    )
-
-
-def single_spaced(text: str) -> str:
-    return " ".join(text.split())
+    """Return text for one line of a terminal or a table, without control characters."""
+    return without_control(one_line(text))

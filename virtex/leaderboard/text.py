@@ -2,129 +2,115 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections.abc import Iterable, Sequence
 
-from virtex.leaderboard.columns import Column
+import pandas as pd
+from tabulate import tabulate
+
 from virtex.leaderboard.records import printable
-from virtex.leaderboard.table import Cell, Row, Table, best_measured
+from virtex.leaderboard.table import Table
 
 # What makes a spreadsheet take text for a formula (OWASP, "CSV injection").
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001
-# what Markdown formats: underscores only at the ends of words, brackets only in links
+# What Markdown formats: underscores only at the ends of words, brackets only in links.
 MARKUP = re.compile(r"[\\`*<>|~&$]|(?<![^\W_])_|_(?![^\W_])|\](?=[(\[:])")
 LONG_COLUMNS = (
-    "model", "kind", "arch", "sha256", "task", "protocol", "version", "deviations", "data",
+    "model", "kind", "arch", "sha256", "task", "protocol", "version", "overrides", "data",
     "metric", "primary", "mean", "std", "n", "seeds", "created", "source",
 )  # fmt: skip
+STATISTICS = ("", "_std", "_n")
 
 
 def csv_text(table: Table) -> str:
-    """A row a model; for each column its mean, ``…_std`` and ``…_n``, empty where undefined."""
-    head = ["model", "kind", "arch", "sha256", "source"]
-    for column in table.columns:
-        head += [column.label, f"{column.label}_std", f"{column.label}_n"]
-    lines = [[plain_text(text) for text in head]]
-    for row in table.rows:
-        about = [row.name, row.kind, row.arch, row.model.sha256 if row.model else "", row.source]
-        line = [plain_text(text) for text in about]
-        for column in table.columns:
-            line += numbers(row.cells.get(column))
-        lines.append(line)
-    return as_csv(lines)
+    """Return a line per model; per column its mean, ``…_std`` and ``…_n``, where defined."""
+    cells, rows = format_statistics(table), range(len(table.rows))
+    wide = cells.pivot(index="row", columns="column", values=list(STATISTICS))
+    order = [(statistic, n) for n in range(len(table.columns)) for statistic in STATISTICS]
+    wide = wide.reindex(index=rows, columns=pd.MultiIndex.from_tuples(order)).fillna("")
+    wide.columns = [safe(table.columns[n].label + statistic) for statistic, n in order]
+    about = pd.DataFrame(
+        [
+            [safe(row.name), row.kind, safe(row.arch), safe(row.sha256), safe(row.source)]
+            for row in table.rows
+        ],
+        columns=["model", "kind", "arch", "sha256", "source"],
+    )
+    return as_csv(pd.concat([about, wide], axis=1))
 
 
 def long_csv_text(table: Table) -> str:
-    """A row for each model, task, protocol (with deviations and data) and metric."""
-    lines: list[Sequence[str]] = [LONG_COLUMNS]
-    place = {column: number for number, column in enumerate(table.columns)}
-    for row in table.rows:
-        # its own columns alone: of thousands of settings a row has a few
-        for column in sorted(row.cells.keys() & place.keys(), key=place.__getitem__):
-            lines.append(long_line(row, column, row.cells[column]))
-    return as_csv(lines)
+    """Return a line per number: model, task, protocol (with overrides and data), metric."""
+    lines = []
+    statistics = format_statistics(table)[list(STATISTICS)].itertuples(index=False, name=None)
+    for cell, numbers in zip(table.cells.itertuples(index=False), statistics, strict=True):
+        row, column = table.rows[cell.row], table.columns[cell.column]
+        conditions = column.conditions
+        runs = row.runs.get(conditions, ())
+        newest = max(runs, key=lambda run: (run.when, run.shown), default=None)
+        seeds = [str(run.seed) for run in runs if run.metrics.get(column.metric) is not None]
+        before = (
+            row.name, row.kind, row.arch, safe(row.sha256), conditions.task, conditions.protocol,
+            conditions.version, conditions.overrides, conditions.data, column.metric,
+            "yes" if column.primary else "",
+        )  # fmt: skip
+        after = " ".join(seeds), newest.created if newest else "", cell.source
+        lines.append((*map(safe, before), *numbers, *map(safe, after)))
+    return as_csv(pd.DataFrame(lines, columns=list(LONG_COLUMNS)))
 
 
-def long_line(row: Row, column: Column, cell: Cell) -> list[str]:
-    conditions, runs = column.conditions, cell.runs
-    defined = [run for run in runs if run.metrics.get(column.metric) is not None]
-    newest = max(runs, key=lambda run: (run.when, run.shown), default=None)
-    before = [
-        row.name, row.kind, row.arch, row.model.sha256 if row.model else "", conditions.task,
-        conditions.protocol, conditions.version, conditions.deviations, conditions.data,
-        column.metric, "yes" if column.primary else "",
-    ]  # fmt: skip
-    after = [
-        " ".join(str(run.seed) for run in defined),
-        newest.created if newest else "",
-        cell.source,
-    ]
-    return [*map(plain_text, before), *numbers(cell), *map(plain_text, after)]
+def format_statistics(table: Table) -> pd.DataFrame:
+    """Return the cells with mean, std and n as text, each empty where it is not defined."""
+    cells = table.cells
+    mean, std = cells["mean"].map("{:.4f}".format), cells["std"].map("{:.4f}".format)
+    n = cells["n"].astype(str)
+    return cells[["row", "column"]].assign(
+        **{"": mean, "_std": std.mask(cells["std"].isna(), ""), "_n": n.mask(cells["n"] == 0, "")}
+    )
 
 
-def numbers(cell: Cell | None) -> tuple[str, str, str]:
-    """Mean, std and n, each "" where it is not defined."""
-    if cell is None:
-        return "", "", ""
-    std = "" if cell.std is None else f"{cell.std:.4f}"
-    return f"{cell.mean:.4f}", std, str(cell.n or "")
-
-
-def plain_text(text: str) -> str:
-    """Text that a spreadsheet does not run: behind an apostrophe if it looks like a formula."""
+def safe(text: str) -> str:
+    """Put an apostrophe before text that a spreadsheet would run as a formula."""
     guarded = f"'{text}" if text.startswith(FORMULA_STARTS) else text
-    # the csv module quotes neither, and neither writes nor reads them reliably
+    # CSV readers do not agree on how to read either.
     return guarded.replace("\r", " ").replace("\0", " ")
 
 
-def as_csv(lines: Iterable[Sequence[str]]) -> str:
-    buffer = io.StringIO(newline="")
-    csv.writer(buffer, lineterminator="\n").writerows(lines)
-    return buffer.getvalue()
+def as_csv(frame: pd.DataFrame) -> str:
+    return frame.to_csv(index=False, lineterminator="\n")
 
 
 def markdown_text(table: Table) -> str:
-    """A GitHub table: mean ± std (n), without ± where all seeds gave the same number.
+    """Return a GitHub table: mean ± std (n), without ± where all seeds gave the same number.
 
     The best measured number of a column is bold.
     """
-    best = {column: best_measured(column, cells) for column, cells in table.by_column().items()}
     sources = any(row.source for row in table.rows)
-    head = ["model", *(in_markdown(column.label) for column in table.columns)]
-    lines = [head + ["source"] * sources]
-    for row in table.rows:
-        name = in_markdown(row.name) + (" (published)" if row.model is None else "")
-        numbers = [number_text(row, column, best[column]) for column in table.columns]
-        lines.append([name, *numbers] + [in_markdown(row.source)] * sources)
-    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
-    left = {0, len(head)}
-    rule = ["-" * w if i in left else f"{'-' * (w - 1)}:" for i, w in enumerate(widths)]
-    text = [table_line(lines[0], widths, left), f"| {' | '.join(rule)} |"]
-    text += [table_line(line, widths, left) for line in lines[1:]]
-    return "\n".join(text) + "\n"
+    lines = [[""] * (1 + len(table.columns) + sources) for _ in table.rows]
+    for line, row in zip(lines, table.rows, strict=True):
+        line[0] = escape_markdown(row.name) + (" (published)" if row.model is None else "")
+        if sources:
+            line[-1] = escape_markdown(row.source)
+    for cell in table.cells.itertuples(index=False):
+        mean = f"**{cell.mean:.2f}**" if cell.best else f"{cell.mean:.2f}"
+        lines[cell.row][1 + cell.column] = " ".join([mean, *format_spread(cell.std, cell.n)])
+    labels = [escape_markdown(column.label) for column in table.columns]
+    align = ["left", *["right"] * len(labels), *["left"] * sources]
+    heads = ["model", *labels, *["source"] * sources]
+    text = tabulate(lines, heads, tablefmt="pipe", colalign=align, disable_numparse=True)
+    return text + "\n"
 
 
-def number_text(row: Row, column: Column, best: float | None) -> str:
-    cell = row.cells.get(column)
-    if cell is None:
-        return ""
-    mean = f"{cell.mean:.2f}"
-    if row.model and cell.mean == best:
-        mean = f"**{mean}**"
-    spread = f" ± {cell.spread:.2f}" if cell.spread else ""
-    return f"{mean}{spread} ({cell.n})" if cell.n > 1 else mean
+def format_spread(std: float, n: int) -> list[str]:
+    """Return "± std" and "(n)" of several seeds.
+
+    Seeds that all gave the same number have no ±: the task does not depend on the seed (SVM,
+    nearest neighbors), and "± 0.00" would look like a measured variance.
+    """
+    if n < 2:
+        return []
+    return [f"± {std:.2f}", f"({n})"] if std > 0 else [f"({n})"]
 
 
-def table_line(texts: Sequence[str], widths: Sequence[int], left: set[int]) -> str:
-    padded = [
-        text.ljust(width) if number in left else text.rjust(width)
-        for number, (text, width) in enumerate(zip(texts, widths, strict=True))
-    ]
-    return f"| {' | '.join(padded)} |"
-
-
-def in_markdown(text: str) -> str:
-    """Text that neither ends a cell nor is formatted."""
+def escape_markdown(text: str) -> str:
+    """Escape what would end a cell or be formatted."""
     return MARKUP.sub(r"\\\g<0>", printable(text))

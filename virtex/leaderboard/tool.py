@@ -1,4 +1,4 @@
-"""What ``eval_tools/leaderboard.py`` does: read, refuse what --strict does, write, tell."""
+"""The command ``eval_tools/leaderboard.py``."""
 
 from __future__ import annotations
 
@@ -8,26 +8,25 @@ from pathlib import Path
 
 from virtex import leaderboard
 from virtex.errors import UserError
-from virtex.leaderboard.outputs import check_outputs, write
 from virtex.leaderboard.records import printable
 from virtex.leaderboard.table import Table
 
 STDOUT = Path("-")
-ENDINGS = {"output": ".csv", "markdown": ".md", "html": ".html"}
+SUFFIXES = {"output": ".csv", "markdown": ".md", "html": ".html"}
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the leaderboard that the arguments ask for.
+    """Write the outputs that the arguments ask for.
 
     Raises:
-        UserError: nothing usable was found, --strict found something, or a file cannot be
-            written; then none is.
+        UserError: no valid record was found, --strict found a problem, or a file cannot be
+            written. Then nothing is written.
     """
     outputs = [path for path in (args.output, args.markdown, args.html, args.plot) if path]
     if args.long and not args.output:
-        raise UserError("--long is a form of the CSV; name its file with --output")
+        raise UserError("--long needs --output FILE, the CSV to write", "leaderboard.arguments")
     if outputs.count(STDOUT) > 1:
-        raise UserError("- is named for two outputs; give one of them a file")
+        raise UserError("- is given for two outputs; name a file for one", "leaderboard.arguments")
     if args.plot:
         from virtex.leaderboard.plot import check_plot_path
 
@@ -38,13 +37,15 @@ def run(args: argparse.Namespace) -> int:
     for line in board.problems():
         print(line, file=sys.stderr)
     if args.strict and board.problems():
-        raise UserError(f"--strict: {board.summary()}; fix or remove what is named above")
-    check_endings(args)
-    check_outputs([path for path in outputs if path != STDOUT])
+        raise UserError(
+            f"--strict: {board.summary()}; fix or remove the files above", "leaderboard.strict"
+        )
+    check_suffixes(args)
+    leaderboard.check_outputs([path for path in outputs if path != STDOUT])
     contents = render(args, board.table)
     printed = contents.pop(STDOUT, None)
     for path, content in contents.items():
-        write(path, content)
+        leaderboard.write_file(path, content)
     if printed is not None:
         sys.stdout.flush()
         sys.stdout.buffer.write(printed)
@@ -53,33 +54,32 @@ def run(args: argparse.Namespace) -> int:
         ranking = board.table if args.metrics == "all" else board.table.primary()
         print(leaderboard.markdown_text(ranking))
     written = f"; wrote {', '.join(map(str, contents))}" if contents else ""
-    # what reads standard output is to get a table and nothing else
-    said_to = sys.stdout if printed is None else sys.stderr
-    print(printable(f"{board.summary()}{written}"), file=said_to)
+    # A program that reads standard output gets the table and nothing else.
+    stream = sys.stdout if printed is None else sys.stderr
+    print(printable(f"{board.summary()}{written}"), file=stream)
     return 0
 
 
-def check_endings(args: argparse.Namespace) -> None:
-    """An existing file is replaced by one of its own kind, so that README.md never holds a CSV.
+def check_suffixes(args: argparse.Namespace) -> None:
+    """Replace existing files only by the same kind, so that README.md never becomes a CSV.
 
     Raises:
-        UserError: a file that is there has an ending of another kind.
+        UserError: an existing file has another suffix.
     """
-    for flag, ending in ENDINGS.items():
+    for flag, suffix in SUFFIXES.items():
         path = getattr(args, flag)
-        if path and path != STDOUT and path.is_file() and path.suffix.lower() != ending:
+        if path and path != STDOUT and path.is_file() and path.suffix.lower() != suffix:
             raise UserError(
-                f"{path} is there already, and --{flag} would replace it; name a file in {ending}"
+                f"--{flag} would replace the existing {path}; name a file that ends in {suffix}",
+                "leaderboard.output",
             )
 
 
 def render(args: argparse.Namespace, table: Table) -> dict[Path, bytes]:
-    """The content of each file that is asked for, before any is written."""
+    """Return the content of each requested file, before any is written."""
     primary = table.primary()
-    every, ranking = (
-        primary if args.metrics == "primary" else table,
-        table if args.metrics == "all" else primary,
-    )
+    every = primary if args.metrics == "primary" else table
+    ranking = table if args.metrics == "all" else primary
     title, contents = printable(args.title), {}
     if args.output:
         text = leaderboard.long_csv_text if args.long else leaderboard.csv_text

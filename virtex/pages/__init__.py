@@ -1,56 +1,71 @@
-"""What the pages share that are one file each and need no network: looks, and safety.
+"""HTML pages that are one file each and need no network: shared look, escaping, content policy.
 
-``frame.html`` is what is around a page, with a policy that lets nothing but its own script run;
-``base.css`` holds colors, type and form controls, and a page's own style follows it.
+A page is ``page.html.j2`` of its package, which extends ``frame.html.j2``, with ``page.css`` and
+``page.js`` beside it. The frame's policy lets nothing but that script run.
 """
 
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
-from html import escape
+from collections.abc import Iterator
 from importlib.resources import files
 from typing import Any
 
-# in JSON inside of a script element: what could end it, and what JavaScript takes for line ends
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+# In JSON inside a script element: what could end it, and what JavaScript takes for line ends.
 UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
-def page_text(package: str) -> str:
-    """A page with placeholders ($title, …): ``page.html`` in ``package``, in the frame of all."""
-    return part(__name__, "frame.html").replace("$body", part(package, "page.html")) + "\n"
+UNDEFINED = "\N{EN DASH}"
 
 
-def page_values(package: str, title: str, data: Any) -> dict[str, str]:
-    """What the frame's placeholders stand for.
+@functools.cache
+def environment() -> Environment:
+    """Return the environment of all templates; ``number`` formats a score or None."""
+    made = Environment(
+        loader=PackageLoader("virtex", ""),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    made.filters["number"] = lambda value: UNDEFINED if value is None else f"{value:.2f}"
+    return made
+
+
+def generate(package: str, title: str, data: Any, **values: Any) -> Iterator[str]:
+    """Yield the page of ``virtex.PACKAGE`` piece by piece.
 
     Args:
-        package: holds ``page.css`` and ``page.js``.
-        data: what the script reads from the element ``data`` (JSON types).
+        data: JSON types; for the template, and for the script in the element ``data``.
     """
-    script = part(package, "page.js")
-    return {
-        "title": escape(title),
-        "style": f"{part(__name__, 'base.css')}\n{part(package, 'page.css')}",
-        "script": script,
-        "script_hash": content_hash(script),
-        "data": script_data(data),
-    }
+    script = read(package, "page.js")
+    digest = hashlib.sha256(script.encode()).digest()
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).translate(UNSAFE)
+    return (
+        environment()
+        .get_template(f"{package}/page.html.j2")
+        .generate(
+            title=title,
+            data=data,
+            json=Markup(text),
+            style=Markup(read("pages", "base.css") + read(package, "page.css")),
+            script=Markup(script),
+            script_hash=f"sha256-{base64.b64encode(digest).decode()}",
+            **values,
+        )
+    )
 
 
-def part(package: str, name: str) -> str:
-    return (files(package) / name).read_text(encoding="utf-8").rstrip("\n")
+def render(package: str, title: str, data: Any, **values: Any) -> str:
+    """Return the whole page of ``virtex.PACKAGE``; see ``generate``."""
+    return "".join(generate(package, title, data, **values))
 
 
-def content_hash(script: str) -> str:
-    """What a page's policy allows to run: this script and no other.
-
-    The script element holds the text between its tags, where HTML keeps line ends.
-    """
-    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
-
-
-def script_data(data: Any) -> str:
-    """JSON that can stand in a script element, whatever is in it."""
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).translate(UNSAFE)
+def read(package: str, name: str) -> str:
+    return (files("virtex") / package / name).read_text(encoding="utf-8")

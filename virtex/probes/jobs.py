@@ -10,6 +10,7 @@ from fvcore.common.config import CfgNode
 
 from virtex import runner
 from virtex.checkpoints.backbone import Backbone
+from virtex.data.layouts import Layout
 from virtex.engine.distributed import device_of, world_size
 from virtex.errors import UserError
 from virtex.evaluator import Evaluator
@@ -19,6 +20,7 @@ from virtex.probes.features import Extraction
 from virtex.probes.settings import load_settings
 from virtex.protocols import Protocol
 from virtex.runner import Evaluation, Planner
+from virtex.tasks.registry import Task
 
 
 def run_probe(args: argparse.Namespace, planner: Planner) -> int:
@@ -43,23 +45,30 @@ def run_probe(args: argparse.Namespace, planner: Planner) -> int:
 
 def plan_probe(
     args: argparse.Namespace,
-    protocol: Protocol,
-    build_evaluator: Callable[[], Evaluator],
+    task: Task,
+    build_evaluator: Callable[[Evaluation], Evaluator],
+    protocol: Protocol | None = None,
+    layout: Layout | None = None,
     folder: Path | None = None,
     overrides: Sequence[str] | None = None,
     options: Mapping[str, Any] | None = None,
     model_identity: Callable[[Backbone], dict[str, Any]] | None = None,
 ) -> Evaluation:
-    """Return the job of a protocol with the user's overrides.
+    """Return the job of a task with the user's overrides.
 
     Args:
         build_evaluator: see ``Evaluation``.
+        protocol: default: the task's, as ``--protocol`` says.
+        layout: default: the task's, unless a protocol for other data is given.
         folder: default: ``--output-dir``.
         overrides: ``KEY VALUE …``; default: those of the command line.
 
     Raises:
-        UserError: an override is invalid.
+        UserError: unknown protocol, or an invalid override.
     """
+    if protocol is None or protocol.task == task.name:
+        layout = layout or task.layout
+    protocol = protocol or task.protocol(args.protocol)
     overrides = args.overrides if overrides is None else overrides
     settings, deviations = load_settings(protocol, overrides)
     return Evaluation(
@@ -69,6 +78,7 @@ def plan_probe(
         settings,
         deviations,
         build_evaluator,
+        layout,
         options,
         model_identity,
     )

@@ -12,44 +12,54 @@ from virtex.errors import UserError
 from virtex.tasks.registry import Task, build_protocols, register_task
 
 if TYPE_CHECKING:
+    from virtex.captioning.captioner import Naming
     from virtex.evaluator import Evaluator
-    from virtex.runner import Job
+    from virtex.runner import Evaluation, Job
+
+
+def build_evaluator(job: Evaluation) -> Evaluator:
+    import torch
+
+    from virtex.captioning.evaluator import Captioning
+    from virtex.captioning.pictures import coco_pictures, own_pictures
+    from virtex.engine.distributed import device_of
+
+    args = job.args
+    return Captioning(
+        own_pictures(args.images) if args.images else coco_pictures(args.data_root),
+        job.settings,
+        naming_of(args),
+        args.scorer,
+        job.folder,
+        torch.device(device_of(args)),
+        args.seed,
+        args.batch_size,
+        args.num_workers,
+    )
+
+
+def naming_of(args: argparse.Namespace) -> Naming:
+    """Return the options that say which config and vocabulary belong to the checkpoint."""
+    from virtex.captioning.captioner import Naming
+
+    return Naming(args.config, args.tokenizer, args.data_root, args.trust_pickle)
 
 
 def plan(args: argparse.Namespace) -> list[Job]:
     """Plan the captions of COCO val2017, or of ``--images``, which are not scored."""
-    import torch
-
-    from virtex.captioning.captioner import Naming, captioner_identity
-    from virtex.captioning.evaluator import Captioning
-    from virtex.captioning.pictures import coco_pictures, own_pictures
-    from virtex.engine.distributed import device_of
+    from virtex.captioning.captioner import captioner_identity
     from virtex.probes.jobs import plan_probe
 
     protocol = COCO_CAPTIONING.protocol(args.protocol)
     if args.images:
         protocol = replace(protocol, task="captions", images={})
-    naming = Naming(args.config, args.tokenizer, args.data_root, args.trust_pickle)
-
-    def build_evaluator() -> Evaluator:
-        return Captioning(
-            own_pictures(args.images) if args.images else coco_pictures(args.data_root),
-            job.settings,
-            naming,
-            args.scorer,
-            job.folder,
-            torch.device(device_of(args)),
-            args.seed,
-            args.batch_size,
-            args.num_workers,
-        )
-
     job = plan_probe(
         args,
-        protocol,
+        COCO_CAPTIONING,
         build_evaluator,
+        protocol,
         overrides=[*decoding_overrides(args), *args.overrides],
-        model_identity=partial(captioner_identity, naming=naming),
+        model_identity=partial(captioner_identity, naming=naming_of(args)),
     )
     return [job]
 

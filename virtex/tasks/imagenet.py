@@ -15,33 +15,36 @@ if TYPE_CHECKING:
     from virtex.data.image_sets import ImageSet
     from virtex.evaluator import Evaluator
     from virtex.protocols import Protocol
-    from virtex.runner import Job
+    from virtex.runner import Evaluation, Job
 
 IMAGES = {"imagenet_train": 1281167, "imagenet_val": 50000}
 
 
-def plan(args: argparse.Namespace) -> list[Job]:
-    """Plan ``imagenet_linear``: a linear probe, on cached features or not, or k-NN."""
+def build_evaluator(job: Evaluation) -> Evaluator:
+    """Return the evaluator that the settings of the protocol are for."""
     from virtex.probes.cached_probe import CachedLinearProbe
     from virtex.probes.classifier_training import ClassifierTraining
-    from virtex.probes.jobs import build_extraction, build_training_options, plan_probe
+    from virtex.probes.jobs import build_extraction, build_training_options
     from virtex.probes.knn import NearestNeighbors
+
+    train, val = read_images(job.args)
+    if "KNN" in job.settings:
+        return NearestNeighbors(train, val, job.settings, build_extraction(job.args))
+    if "PROBE" in job.settings:
+        return CachedLinearProbe(
+            train, val, job.settings, build_extraction(job.args), job.folder, job.args.seed
+        )
+    options = build_training_options(job.args, job.folder)
+    return ClassifierTraining(train, val, job.settings, options)
+
+
+def plan(args: argparse.Namespace) -> list[Job]:
+    """Plan ``imagenet_linear``: a linear probe, on cached features or not, or k-NN."""
+    from virtex.probes.jobs import plan_probe
 
     task = IMAGENET_KNN if args.knn else IMAGENET_LINEAR
     protocol = for_data_set(task.protocol(args.protocol), args)
-
-    def build_evaluator() -> Evaluator:
-        train, val = read_images(args)
-        if "KNN" in job.settings:
-            return NearestNeighbors(train, val, job.settings, build_extraction(args))
-        if "PROBE" in job.settings:
-            return CachedLinearProbe(
-                train, val, job.settings, build_extraction(args), job.folder, args.seed
-            )
-        options = build_training_options(args, job.folder)
-        return ClassifierTraining(train, val, job.settings, options)
-
-    job = plan_probe(args, protocol, build_evaluator)
+    job = plan_probe(args, task, build_evaluator, protocol)
     if args.skip_bad_images and "OPTIM" not in job.settings:
         raise UserError(
             f"--skip-bad-images applies to training on images, but protocol {protocol.name} needs "
@@ -57,10 +60,7 @@ def plan_fractions(args: argparse.Namespace) -> list[Job]:
 
 
 def plan_fraction(args: argparse.Namespace, fraction: float) -> Job:
-    from virtex.data.image_sets import balanced_fraction
-    from virtex.probes.classifier_training import ClassifierTraining
-    from virtex.probes.jobs import build_training_options, count_processes, plan_probe
-    from virtex.records import Deviation
+    from virtex.probes.jobs import count_processes, plan_probe
 
     if fraction > 1:
         raise UserError(
@@ -68,34 +68,40 @@ def plan_fraction(args: argparse.Namespace, fraction: float) -> Job:
             "arguments.invalid",
         )
     protocol = for_data_set(IMAGENET_SEMI_SUPERVISED.protocol(args.protocol), args)
-    protocol = replace(protocol, name=f"{protocol.name}-fraction-{fraction:g}")
-
-    def build_evaluator() -> Evaluator:
-        full, val = read_images(args)
-        train = full.subset(balanced_fraction(full.labels, fraction, args.seed))
-        options = build_training_options(args, job.folder)
-        training = ClassifierTraining(train, val, job.settings, options)
-        used = len(train) / len(full)
-        if abs(used / fraction - 1) > 0.1:
-            training.report.notes.append(
-                f"at least one image per class is used: {len(train)} of {len(full)} images, "
-                f"{used:.4g} of them"
-            )
-        published = IMAGES.get(full.name) if protocol.images else None
-        if published not in (None, len(full)):
-            key = f"{full.name}: images before subsampling"
-            training.report.deviations.append(Deviation(key, published, len(full), "data"))
-        return training
-
     job = plan_probe(
         args,
-        protocol,
-        build_evaluator,
+        IMAGENET_SEMI_SUPERVISED,
+        build_fraction_evaluator,
+        replace(protocol, name=f"{protocol.name}-fraction-{fraction:g}"),
         folder=Path(args.output_dir, f"fraction_{fraction:g}"),
         options={"fraction": fraction},
     )
     job.options |= count_processes(job.settings)
     return job
+
+
+def build_fraction_evaluator(job: Evaluation) -> Evaluator:
+    from virtex.data.image_sets import balanced_fraction
+    from virtex.probes.classifier_training import ClassifierTraining
+    from virtex.probes.jobs import build_training_options
+    from virtex.records import Deviation
+
+    fraction = job.options["fraction"]
+    full, val = read_images(job.args)
+    train = full.subset(balanced_fraction(full.labels, fraction, job.args.seed))
+    options = build_training_options(job.args, job.folder)
+    training = ClassifierTraining(train, val, job.settings, options)
+    used = len(train) / len(full)
+    if abs(used / fraction - 1) > 0.1:
+        training.report.notes.append(
+            f"at least one image per class is used: {len(train)} of {len(full)} images, "
+            f"{used:.4g} of them"
+        )
+    published = IMAGES.get(full.name) if job.protocol.images else None
+    if published not in (None, len(full)):
+        key = f"{full.name}: images before subsampling"
+        training.report.deviations.append(Deviation(key, published, len(full), "data"))
+    return training
 
 
 def for_data_set(protocol: Protocol, args: argparse.Namespace) -> Protocol:
@@ -114,11 +120,9 @@ def data_set_name(args: argparse.Namespace) -> str:
 def read_images(args: argparse.Namespace) -> tuple[ImageSet, ImageSet]:
     """Read the training and validation sets of ImageNet or of ``--image-folder``."""
     from virtex.data.image_folders import read_image_folder
-    from virtex.data.layouts import require_layout
 
     if args.image_folder:
         return read_image_folder(Path(args.image_folder), data_set_name(args))
-    require_layout(args.data_root, IMAGENET, "imagenet_linear")
     return read_image_folder(Path(args.data_root, "imagenet"), "imagenet")
 
 

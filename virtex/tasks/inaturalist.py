@@ -13,15 +13,22 @@ from virtex.tasks.registry import Task, build_protocols, register_task
 
 if TYPE_CHECKING:
     from virtex.evaluator import Evaluator
-    from virtex.runner import Job
+    from virtex.runner import Evaluation, Job
+
+
+def build_evaluator(job: Evaluation) -> Evaluator:
+    from virtex.data.inaturalist import read_inaturalist
+    from virtex.probes.classifier_training import ClassifierTraining
+    from virtex.probes.jobs import build_training_options
+
+    train, val = read_inaturalist(Path(job.args.data_root))
+    options = build_training_options(job.args, job.folder)
+    return ClassifierTraining(train, val, job.settings, options)
 
 
 def plan(args: argparse.Namespace) -> list[Job]:
     """Plan ``inaturalist_finetune``; with ``--fraction``, ImageNet with few labels."""
-    from virtex.data.inaturalist import read_inaturalist
-    from virtex.data.layouts import require_layout
-    from virtex.probes.classifier_training import ClassifierTraining
-    from virtex.probes.jobs import build_training_options, count_processes, plan_probe
+    from virtex.probes.jobs import count_processes, plan_probe
 
     if args.fraction:
         return plan_fractions(args)
@@ -30,14 +37,7 @@ def plan(args: argparse.Namespace) -> list[Job]:
             "--image-folder requires --fraction; give --fraction 1.0 to fine-tune on all labels",
             "arguments.conflict",
         )
-
-    def build_evaluator() -> Evaluator:
-        require_layout(args.data_root, INATURALIST_2018, "inaturalist")
-        train, val = read_inaturalist(Path(args.data_root))
-        options = build_training_options(args, job.folder)
-        return ClassifierTraining(train, val, job.settings, options)
-
-    job = plan_probe(args, INATURALIST.protocol(args.protocol), build_evaluator)
+    job = plan_probe(args, INATURALIST, build_evaluator)
     job.options |= count_processes(job.settings)
     return [job]
 

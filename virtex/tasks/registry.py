@@ -20,7 +20,8 @@ from virtex.protocols import Protocol, choose_protocol
 from virtex.resources import resource_path
 
 if TYPE_CHECKING:
-    from virtex.runner import Job
+    from virtex.evaluator import Evaluator
+    from virtex.runner import Evaluation, Job
 
 PLUGINS = "VIRTEX_TASKS"  # environment variable: Python files that register tasks
 
@@ -34,10 +35,12 @@ class Task:
         title: the name for people, as in "COCO detection".
         layout: the files it needs below the data root, and where to get them.
         protocols: short name -> protocol; the first is the default.
-        plan: parsed arguments of ``command`` -> the jobs to run. Checks the arguments and opens
-            no data.
+        build_evaluator: reads and checks the data of a job and returns its evaluator; enough for
+            a task of one job without options of its own.
+        plan: parsed arguments of ``command`` -> the jobs to run; default: one job, evaluated by
+            ``build_evaluator``. Checks the arguments and opens no data.
         command: the module in ``virtex.eval_tools`` that runs it.
-        arguments: of the command, that select this task.
+        arguments: of the command, that select this task; default for ``probe``: ``--task NAME``.
         read_data: reads and checks all data below a data root, as the task does before it runs.
         is_default: whether ``evaluate_all`` runs it when no tasks are named.
         is_evaluation: False for pretraining, which the leaderboard does not show.
@@ -53,7 +56,8 @@ class Task:
     title: str
     layout: Layout
     protocols: Mapping[str, Protocol]
-    plan: Callable[[argparse.Namespace], Sequence[Job]]
+    build_evaluator: Callable[[Evaluation], Evaluator] | None = None
+    plan: Callable[[argparse.Namespace], Sequence[Job]] | None = None
     command: str = "probe"
     arguments: tuple[str, ...] = ()
     read_data: Callable[[Path], Any] | None = None
@@ -63,6 +67,10 @@ class Task:
     seeded_by: tuple[str, ...] = ("",)
     fixed_options: tuple[str, ...] = ()
     unsupported_reason: Callable[[argparse.Namespace, bool], str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.command == "probe" and not self.arguments:
+            object.__setattr__(self, "arguments", ("--task", self.name))
 
     @property
     def default_protocol(self) -> Protocol:
@@ -79,6 +87,19 @@ class Task:
             UserError: the task has no protocol of that name.
         """
         return choose_protocol(dict(self.protocols), self.name, name)
+
+    def jobs(self, args: argparse.Namespace) -> Sequence[Job]:
+        """Return the jobs that the parsed arguments of ``command`` ask for.
+
+        Raises:
+            UserError: the arguments are invalid.
+        """
+        if self.plan is not None:
+            return self.plan(args)
+        from virtex.probes.jobs import plan_probe
+
+        assert self.build_evaluator is not None  # a task has one or the other
+        return [plan_probe(args, self, self.build_evaluator)]
 
 
 TASKS: dict[str, Task] = {}
@@ -120,7 +141,7 @@ def packaged_protocol(task: str, name: str | None = None) -> Protocol:
 
 def plan_task(args: argparse.Namespace) -> Sequence[Job]:
     """Plan the task that ``args.task`` names."""
-    return get_task(args.task).plan(args)
+    return get_task(args.task).jobs(args)
 
 
 def build_protocols(

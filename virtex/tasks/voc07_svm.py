@@ -12,14 +12,28 @@ from virtex.tasks.registry import Task, build_protocols, register_task
 
 if TYPE_CHECKING:
     from virtex.evaluator import Evaluator
-    from virtex.runner import Job
+    from virtex.runner import Evaluation, Job
+
+
+def build_evaluator(job: Evaluation) -> Evaluator:
+    from virtex.probes.jobs import build_extraction
+    from virtex.probes.svm import Voc07Svm
+
+    args = job.args
+    return Voc07Svm(
+        Path(args.data_root),
+        job.settings,
+        build_extraction(args),
+        args.solver,
+        args.ap,
+        args.low_shot,
+        args.seed,
+    )
 
 
 def plan(args: argparse.Namespace) -> list[Job]:
-    """Plan one run; another average precision and low-shot are protocols of their own."""
-    from virtex.data.layouts import require_layout
-    from virtex.probes.jobs import build_extraction, plan_probe
-    from virtex.probes.svm import Voc07Svm
+    """Plan one job; another average precision and low-shot are protocols of their own."""
+    from virtex.probes.jobs import plan_probe
 
     protocol = VOC07_SVM.protocol(args.protocol)
     parts = [protocol.name]
@@ -31,23 +45,8 @@ def plan(args: argparse.Namespace) -> list[Job]:
     if args.ap != "sklearn":
         parts.append(args.ap)
     protocol = replace(protocol, name="-".join(parts))
-
-    def build_evaluator() -> Evaluator:
-        root = Path(args.data_root)
-        require_layout(root, VOC07_CLASSIFICATION, "voc07_svm")
-        return Voc07Svm(
-            root,
-            job.settings,
-            build_extraction(args),
-            args.solver,
-            args.ap,
-            args.low_shot,
-            args.seed,
-        )
-
     options = {"solver": args.solver, "low_shot": list(args.low_shot)}
-    job = plan_probe(args, protocol, build_evaluator, options=options)
-    return [job]
+    return [plan_probe(args, VOC07_SVM, build_evaluator, protocol, options=options)]
 
 
 def read_data(data_root: Path) -> None:
