@@ -10,10 +10,10 @@ import pytest
 
 from tests.errors import raises_code
 from tests.evaluate_all.evaluations import Evaluation, evaluate, exit_status, write_checkpoint
-from virtex.evaluate_all.plan import choose_tasks, parse
+from virtex.evaluate_all.plan import choose_tasks, evaluable_tasks, parse
 from virtex.tasks import TASKS
 
-EVALUATIONS = {name: task for name, task in TASKS.items() if task.is_evaluation}
+EVALUATIONS = {name: TASKS[name] for name in evaluable_tasks()}
 TOY = ("--protocol", "toy", "--num-gpus", "0", "--dry-run")
 
 
@@ -26,7 +26,7 @@ def test_protocols_plan_their_task_without_deviations(task):
     argv = ["--checkpoint", "a.pth", "--output-dir", "out", "--seed", "3", "--num-gpus", "0"]
     for protocol in task.protocols:
         args = parse(task, [*argv, *task.arguments, "--protocol", protocol, "--resume"])
-        (job,) = task.plan(args)
+        (job,) = task.jobs(args)
         assert (job.protocol.task, job.deviations) == (task.name, [])
     args = parse(task, [*argv, *task.arguments, task.workers_option, "7"])
     assert "7" in args.overrides or args.num_workers == 7

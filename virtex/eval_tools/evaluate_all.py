@@ -52,6 +52,7 @@ from virtex.cli import (
     run_tool,
     tool_parser,
 )
+from virtex.evaluate_all.plan import evaluable_tasks
 from virtex.tasks import TASKS
 
 
@@ -68,7 +69,7 @@ class Parser(ToolParser):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    tasks = [name for name, task in TASKS.items() if task.is_evaluation]
+    tasks = evaluable_tasks()
     default = [name for name in tasks if TASKS[name].is_default]
     parser = tool_parser(__doc__, Parser)
     parser.add_argument(

@@ -18,7 +18,7 @@ from virtex.errors import UserError
 from virtex.evaluate_all.naming import checkpoint_folders, is_uri, normalize_name
 from virtex.evaluate_all.records import comparable, find_record, plain
 from virtex.run_folder import RUN_FILE
-from virtex.tasks import TASKS, Task, get_task
+from virtex.tasks import TASKS, Task
 
 # Statuses of the plan
 COMPLETE, RESUMABLE, PENDING, INVALID = "complete", "resumable", "pending", "invalid"
@@ -105,7 +105,7 @@ class Run:
     @cached_property
     def expected(self) -> dict[str, Any]:
         """What the record of the complete run says, see ``comparable``."""
-        jobs: Sequence[Any] = self.task.plan(self.args)
+        jobs: Sequence[Any] = self.task.jobs(self.args)
         if len(jobs) > 1 or jobs[0].protocol.task != self.task.name:
             raise invalid_arguments(
                 self.task, f"they select another task; run {self.task.command} itself instead"
@@ -165,6 +165,12 @@ def make_plan(args: argparse.Namespace, gpus: int) -> list[Run]:
     return runs
 
 
+def evaluable_tasks() -> list[str]:
+    """Return the tasks that a run can evaluate with one record in its folder."""
+    # a task that needs a value for its option is several runs, in subfolders
+    return [n for n, t in TASKS.items() if t.is_evaluation and t.arguments != ("--fraction",)]
+
+
 def choose_tasks(names: Sequence[str], protocol: str | None) -> list[Choice]:
     """Parse ``TASK[:PROTOCOL] …``; each choice is returned once.
 
@@ -177,13 +183,12 @@ def choose_tasks(names: Sequence[str], protocol: str | None) -> list[Choice]:
     choices = []
     for text in names:
         name, _, own = text.partition(":")
-        task = get_task(name)
-        if not task.is_evaluation:
+        if name not in evaluable_tasks():
             raise UserError(
-                f"task {name!r} is not an evaluation; choose one of "
-                f"{', '.join(n for n, t in TASKS.items() if t.is_evaluation)}",
+                f"--tasks: unknown task {name!r}; choose from {', '.join(evaluable_tasks())}",
                 "arguments.unknown_task",
             )
+        task = TASKS[name]
         short = own or protocol or next(iter(task.protocols))
         task.protocol(short)  # raises if unknown
         choices.append(Choice(name, short))

@@ -32,12 +32,7 @@ def find_record(run: Run) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     record = read_record(path)
-    found = {f"checkpoint {key}": record["model"].get(key) for key in run.model}
-    protocol = record["protocol"]
-    overrides = {d["key"]: d["run"] for d in protocol["overrides"] if d["reason"] == "override"}
-    found |= comparable(
-        record["task"], protocol["name"], protocol["version"], overrides, record["seed"]
-    )
+    found = {f"checkpoint {key}": record["model"].get(key) for key in run.model} | recorded(record)
     expected = {f"checkpoint {key}": value for key, value in run.model.items()} | run.expected
     options = result_options(run)
     different = diff(found, expected) or diff(read_options(run) or options, options)
@@ -48,6 +43,15 @@ def find_record(run: Run) -> dict[str, Any] | None:
             "run.exists",
         )
     return record
+
+
+def recorded(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of ``comparable`` from a record."""
+    protocol = record["protocol"]
+    overrides = {d["key"]: d["run"] for d in protocol["overrides"] if d["reason"] == "override"}
+    return comparable(
+        record["task"], protocol["name"], protocol["version"], overrides, record["seed"]
+    )
 
 
 def comparable(

@@ -20,7 +20,16 @@ CONFIG_FOLDER = resource_path("detectron_configs")
 
 def plan_detection(args: argparse.Namespace) -> Sequence[Job]:
     """Plan ``detectron2_transfer`` for its parsed arguments."""
-    raise NotImplementedError
+    from types import SimpleNamespace
+
+    from virtex.detectron.settings import build_settings
+    from virtex.tasks.registry import packaged_protocol
+
+    protocol = packaged_protocol(args.task, args.protocol)
+    device = "cpu" if args.num_gpus == 0 else "cuda"
+    settings = build_settings(protocol, args.overrides, 1, device) if args.overrides else None
+    deviations = settings.deviations() if settings else []
+    return [SimpleNamespace(protocol=protocol, deviations=deviations)]  # type: ignore[list-item]
 
 
 def register_detection(
