@@ -22,15 +22,15 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import measure
 from benchmarks.images import sentences, vocabulary
-from virtex.captioning import java, ptb, scores, scoring
+from virtex.captioning import java, metrics, ptb, scoring
 
 REFERENCES = 5
 KEPT = 0.7  # of a reference's words in the caption
 SEED = 0
 PAIRS = {
-    "CIDEr": (scores.cider, scoring.pycocoevalcap_cider),
-    "BLEU": (scores.bleu, scoring.pycocoevalcap_bleu),
-    "ROUGE-L": (scores.rouge_l, scoring.pycocoevalcap_rouge),
+    "CIDEr": (metrics.cider, scoring.pycocoevalcap_cider),
+    "BLEU": (metrics.bleu, scoring.pycocoevalcap_bleu),
+    "ROUGE-L": (metrics.rouge_l, scoring.pycocoevalcap_rouge),
 }
 
 
@@ -74,7 +74,7 @@ def compare_scores(captions: list, references: list, args: argparse.Namespace) -
 def compare_tokenizers(captions: list[list[str]], args: argparse.Namespace) -> measure.Row:
     texts = [" ".join(words).capitalize() + "." for words in captions]
     name, beside = f"tokens of {len(texts)} captions", "Java's tokenizer"
-    if lack := java.java_missing():
+    if lack := java.missing_java():
         return measure.show(measure.Row(name, "s", beside=beside, note=lack))
     row, mine, theirs = compare(name, tokens, java.tokenize, beside, args, (texts,))
     print(f"  of which {sum(a != b for a, b in zip(mine, theirs, strict=True))} differ")

@@ -29,7 +29,7 @@ from benchmarks import measure
 from virtex.checkpoints.loading import load_backbone
 from virtex.data.image_sets import ImageSet
 from virtex.probes.feature_cache import FeatureCache
-from virtex.probes.features import Extraction, center_view
+from virtex.probes.features import FeatureExtractor, center_view
 
 RESIZE, CROP = 256, 224
 SIZES = {"cuda": 4000, "cpu": 64}  # images
@@ -71,11 +71,11 @@ def compare(args: argparse.Namespace, folder: Path) -> list[measure.Row]:
         with tempfile.TemporaryDirectory(dir=folder) as name:
             device = torch.device(args.device)
             cache = FeatureCache(Path(name))
-            extraction = Extraction(device, cache, args.batch, args.num_workers)
-            extraction.open(backbone)
+            extractor = FeatureExtractor(device, cache, args.batch, args.num_workers)
+            extractor.open(backbone)
             data = CfgNode({"IMAGE_RESIZE_SIZE": RESIZE, "IMAGE_CROP_SIZE": CROP})
-            found["ours"] = np.array(extraction.features(images, center_view(data)))
-            extraction.close()
+            found["ours"] = np.array(extractor.extract(images, center_view(data)))
+            extractor.close()
 
     def reference() -> None:
         found["torchvision"] = plain_features(network, folder / "images", args)

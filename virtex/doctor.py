@@ -91,7 +91,7 @@ def check_gpu() -> str:
 
 
 def check_java() -> str:
-    from virtex.captioning.java_process import find_java, java_version
+    from virtex.captioning.java import find_java, java_version
 
     java = find_java()
     if java is None:

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import virtex
-from virtex.data.listing import read_file
 from virtex.errors import UserError
-from virtex.files import replace_file
+from virtex.files import read_file, replace_file
 
 SCHEMA_VERSION = 2
 RECORD_NAME = "result.json"

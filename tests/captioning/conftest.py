@@ -1,4 +1,4 @@
-"""Toy data and a captioning checkpoint for all tests here."""
+"""Toy data and a captioning checkpoint for the tests of this folder."""
 
 import shutil
 
@@ -20,13 +20,13 @@ def vocabulary(data):
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory, vocabulary):
-    """A captioning model; to look at and never to change."""
+    """A captioning model; do not modify."""
     return write_checkpoint(tmp_path_factory.mktemp("captioner") / "run", vocabulary)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_cache_of_the_users(tmp_path_factory):
-    """Random backbones are kept here."""
+def isolated_cache(tmp_path_factory):
+    """Cache random backbones in a temporary folder."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("FVCORE_CACHE", str(folder))

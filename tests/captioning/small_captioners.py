@@ -1,4 +1,4 @@
-"""Small captioning checkpoints that were never trained, and runs of the tool with them."""
+"""Small untrained captioning checkpoints, and runs of the tool with them."""
 
 import json
 import sys
@@ -16,12 +16,12 @@ from virtex.pretraining.models.build import build_model
 TOOL = Path(coco_captioning.__file__)
 MODEL = "toy/bicaptioning_R_18_L1_H256"
 STEPS = 8
-# settings of the protocol, for pictures and captions as small as the model
+# settings for images as small as the model
 QUICK = {"DATA.IMAGE_CROP_SIZE": 32, "DATA.IMAGE_RESIZE_SIZE": 32}
 
 
 def write_checkpoint(folder, tokenizer, seed=0, **settings):
-    """``model_final.pth`` with config and vocabulary beside it, as virtex.pretrain leaves them."""
+    """Write ``model_final.pth``, its config and its vocabulary as virtex.pretrain does."""
     settings = SMALL | {key.replace("__", "."): value for key, value in settings.items()}
     overrides = [word for pair in settings.items() for word in pair]
     config = load_config(MODEL, overrides)
@@ -32,13 +32,13 @@ def write_checkpoint(folder, tokenizer, seed=0, **settings):
         torch.manual_seed(seed)
         model = build_model(config)
         if hasattr(model, "backward_textual"):
-            make_talkative(model, Tokenizer(tokenizer))
+            diversify(model, Tokenizer(tokenizer))
     torch.save({"model": model.state_dict(), "iteration": 1}, folder / "model_final.pth")
     return folder / "model_final.pth"
 
 
-def make_talkative(model, tokenizer):
-    """Let a new model see enough to say whole words, others of another picture."""
+def diversify(model, tokenizer):
+    """Scale weights so that an untrained model writes words that depend on the image."""
     torch.nn.init.normal_(model.textual.visual_projection.weight, std=30.0)
     torch.nn.init.normal_(model.textual.embedding.words.weight, std=0.2)
     whole = [
@@ -55,7 +55,7 @@ def arguments(checkpoint, out, *flags, **settings):
         *("--num-gpus", "0", "--num-workers", "0", "--batch-size", "4", "--scorer", "python"),
         *("--max-length", str(STEPS)),
         *(str(word) for pair in settings.items() for word in pair),
-        *map(str, flags),  # --images would take settings for pictures
+        *map(str, flags),  # settings must come before --images
     ]
 
 
@@ -63,20 +63,20 @@ def command(*args, **settings):
     return [sys.executable, str(TOOL), *arguments(*args, **settings)]
 
 
-def status_of(argv):
+def exit_status(argv):
     try:
         run_tool(coco_captioning.main, coco_captioning.build_parser(), argv)
-    except SystemExit as left:
-        return left.code
+    except SystemExit as error:
+        return error.code
 
 
-def ended_well(checkpoint, out, *flags, **settings):
-    assert status_of(arguments(checkpoint, out, *flags, **settings)) == 0
+def run_to_end(checkpoint, out, *flags, **settings):
+    assert exit_status(arguments(checkpoint, out, *flags, **settings)) == 0
     return out
 
 
-def captions_in(folder):
-    """Image id -> caption of a run's ``captions.json``."""
+def read_captions(folder):
+    """Return image id -> caption of a run's ``captions.json``."""
     rows = json.loads((folder / "captions.json").read_text())
     assert all(row.keys() == {"image_id", "caption"} for row in rows)
     found = {row["image_id"]: row["caption"] for row in rows}
@@ -84,5 +84,5 @@ def captions_in(folder):
     return found
 
 
-def record_in(folder):
+def read_record(folder):
     return json.loads((folder / "result.json").read_text())

@@ -1,16 +1,17 @@
-"""From captions as they are written to scores in percent, with Java and without."""
+"""Scoring captions in percent, with and without Java."""
 
 import math
 
 import numpy as np
 import pytest
 
-from tests.captioning.stand_ins_for_java import (
+from tests.captioning.java_stubs import (
     hide_pycocoevalcap,
+    install_java,
+    install_pycocoevalcap,
     needs_java,
-    put_java,
-    put_pycocoevalcap,
 )
+from tests.errors import raises_code
 from virtex.captioning import java
 from virtex.captioning.scoring import (
     choose_scorer,
@@ -19,7 +20,6 @@ from virtex.captioning.scoring import (
     pycocoevalcap_rouge,
     score,
 )
-from virtex.errors import UserError
 
 CAPTIONS = {"b": "A man rides a horse.", "a": "Two cats, on a café's sofa!", 7: ""}
 REFERENCES = {
@@ -46,59 +46,59 @@ def no_java(monkeypatch):
     monkeypatch.delenv("JAVA_HOME", raising=False)
 
 
-# ---- what scores
+# ---- Choice of the scorer
 
 
-def test_without_java_auto_is_python(tmp_path, monkeypatch, no_java, caplog):
-    put_pycocoevalcap(tmp_path, monkeypatch)
+def test_auto_without_java(tmp_path, monkeypatch, no_java, caplog):
+    install_pycocoevalcap(tmp_path, monkeypatch)
     assert choose_scorer("auto") == "python"
-    assert "install a Java runtime" in caplog.text
+    assert caplog.records
 
 
-def test_without_pycocoevalcap_auto_is_python(tmp_path, monkeypatch):
-    put_java(tmp_path, monkeypatch, "pass")
+def test_auto_without_pycocoevalcap(tmp_path, monkeypatch):
+    install_java(tmp_path, monkeypatch, "pass")
     hide_pycocoevalcap(monkeypatch)
     assert choose_scorer("auto") == "python"
 
 
-def test_with_both_auto_is_java(tmp_path, monkeypatch):
-    put_java(tmp_path, monkeypatch, "pass")
-    put_pycocoevalcap(tmp_path, monkeypatch)
+def test_auto_with_java(tmp_path, monkeypatch):
+    install_java(tmp_path, monkeypatch, "pass")
+    install_pycocoevalcap(tmp_path, monkeypatch)
     assert choose_scorer("auto") == "java"
 
 
-def test_java_that_is_asked_for_and_lacks_is_refused(tmp_path, monkeypatch, no_java):
-    put_pycocoevalcap(tmp_path, monkeypatch)
-    with pytest.raises(UserError, match="install a Java runtime"):
+def test_java_required_but_missing(tmp_path, monkeypatch, no_java):
+    install_pycocoevalcap(tmp_path, monkeypatch)
+    with raises_code("captioning.no_java"):
         choose_scorer("java")
-    with pytest.raises(UserError, match="install a Java runtime"):
+    with raises_code("captioning.no_java"):
         score(CAPTIONS, REFERENCES, "java")
 
 
-def test_python_needs_nothing(monkeypatch, no_java):
+def test_python_scorer_needs_nothing(monkeypatch, no_java):
     hide_pycocoevalcap(monkeypatch)
     assert choose_scorer("python") == "python"
 
 
-def test_another_scorer_is_refused():
+def test_unknown_scorer_is_rejected():
     with pytest.raises(ValueError, match="auto, java, python"):
         choose_scorer("rust")
 
 
-# ---- scores
+# ---- Scores
 
 
-def test_python_scores_what_needs_no_java(in_python):
+def test_python_metrics(in_python):
     assert list(in_python.metrics) == IN_PYTHON == list(in_python.per_image)
     assert all(map(math.isfinite, in_python.metrics.values()))
     (note,) = in_python.notes
-    assert note.startswith("METEOR and SPICE are left out")
+    assert "METEOR" in note and "SPICE" in note
 
 
-def test_the_note_tells_why_java_cannot_run(monkeypatch, no_java, tmp_path):
-    put_pycocoevalcap(tmp_path, monkeypatch)
+def test_note_explains_missing_java(monkeypatch, no_java, tmp_path):
+    install_pycocoevalcap(tmp_path, monkeypatch)
     (note,) = score(CAPTIONS, REFERENCES, "auto").notes
-    assert "install a Java runtime" in note
+    assert "JAVA_HOME" in note
 
 
 def test_scores_are_percent(in_python):
@@ -111,7 +111,7 @@ def test_scores_are_percent(in_python):
     ] == pytest.approx(1000 / 2)
 
 
-def test_images_are_in_the_order_of_the_captions(in_python):
+def test_images_follow_the_order_of_captions(in_python):
     for name, values in in_python.per_image.items():
         assert values.shape == (3,) and values.dtype == np.float64
         for place, image in enumerate(CAPTIONS):
@@ -120,37 +120,37 @@ def test_images_are_in_the_order_of_the_captions(in_python):
                 assert one.per_image[name][0] == pytest.approx(values[place])
 
 
-def test_metrics_that_are_means_are_those_of_the_images(in_python):
+def test_cider_and_rouge_are_means_over_images(in_python):
     for name in ("CIDEr", "ROUGE-L"):
         assert in_python.metrics[name] == pytest.approx(in_python.per_image[name].mean())
 
 
-def test_every_part_is_timed(in_python):
+def test_parts_are_timed(in_python):
     parts = ["tokenize", "cider", "bleu", "rouge_l"]
     assert list(in_python.timing) == [f"{part}_seconds" for part in parts]
     assert all(seconds >= 0 for seconds in in_python.timing.values())
 
 
-def test_the_tokenizer_and_the_scorer_are_told(in_python):
+def test_setup_names_scorer_and_tokenizer(in_python):
     assert set(in_python.setup) == {"scorer", "tokenizer"}
 
 
 @pytest.mark.parametrize(
     ("captions", "references"),
     [({}, {}), ({1: "a"}, {2: ["a"]}), ({1: "a"}, {1: []})],
-    ids=["no image", "other images", "no reference"],
+    ids=["no_image", "other_images", "no_reference"],
 )
-def test_what_cannot_be_scored_is_refused(captions, references):
+def test_invalid_input_is_rejected(captions, references):
     with pytest.raises(ValueError, match="reference"):
         score(captions, references, "python")
 
 
-def test_references_without_a_word_are_refused():
-    with pytest.raises(UserError, match="no reference has a word"):
+def test_references_without_words_are_rejected():
+    with raises_code("captioning.empty_references"):
         score({1: "a cat", 2: "a dog"}, {1: ["."], 2: ["", "!"]}, "python")
 
 
-# ---- with Java
+# ---- Java
 
 
 @needs_java
@@ -166,18 +166,18 @@ def test_java_gives_the_same_scores_and_meteor(with_java, in_python):
 
 
 @needs_java
-def test_java_is_told_with_its_version(with_java):
+def test_java_version_is_reported(with_java):
     assert set(with_java.setup) == {"scorer", "tokenizer", "java"}
     assert with_java.setup["java"] == java.java_version(java.find_java())
 
 
 @needs_java
-def test_without_its_models_spice_is_left_out_and_not_0(with_java):
-    if java.spice_missing() is None:
-        pytest.skip("SPICE's models are there")
+def test_spice_without_models_is_omitted(with_java):
+    if java.missing_spice() is None:
+        pytest.skip("SPICE's models are installed")
     assert "SPICE" not in with_java.metrics and "SPICE" not in with_java.per_image
     (note,) = with_java.notes
-    assert "python -m pycocoevalcap.spice.get_stanford_models" in note
+    assert java.GET_SPICE_MODELS in note
 
 
 @needs_java
@@ -187,7 +187,7 @@ def test_pycocoevalcap_prints_nothing(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-# a stand-in for all three programs
+# a stub of all three programs
 THREE_PROGRAMS = """
 if "edu.stanford.nlp.process.PTBTokenizer" in arguments:
     sys.stdout.write(sys.stdin.read().lower())
@@ -204,11 +204,11 @@ else:
 
 @pytest.fixture
 def with_spice(tmp_path, monkeypatch):
-    """Scores with stand-ins for the three programs, of which SPICE returns what is given."""
+    """Score with stubs of the three programs; SPICE returns the given scores."""
 
     def scored(spice):
-        put_pycocoevalcap(tmp_path, monkeypatch, *java.SPICE_MODELS)
-        put_java(tmp_path, monkeypatch, THREE_PROGRAMS.format(spice=spice))
+        install_pycocoevalcap(tmp_path, monkeypatch, *java.SPICE_MODELS)
+        install_java(tmp_path, monkeypatch, THREE_PROGRAMS.format(spice=spice))
         return score(CAPTIONS, REFERENCES, "java")
 
     return scored
@@ -224,7 +224,7 @@ def test_spice_is_the_last_metric(with_spice):
 
 
 @needs_java
-def test_spice_that_has_no_mean_is_noted(with_spice):
+def test_undefined_spice_is_noted(with_spice):
     found = with_spice([0.25, None, 0])
     assert math.isnan(found.metrics["SPICE"])
     np.testing.assert_array_equal(found.per_image["SPICE"], [25, np.nan, 0])
@@ -233,7 +233,7 @@ def test_spice_that_has_no_mean_is_noted(with_spice):
 
 
 @needs_java
-def test_a_program_that_fails_ends_it_and_nothing_takes_its_place(tmp_path, monkeypatch):
-    put_java(tmp_path, monkeypatch, 'sys.exit("no memory")')
-    with pytest.raises(UserError, match="no memory"):
+def test_failing_java_is_not_replaced(tmp_path, monkeypatch):
+    install_java(tmp_path, monkeypatch, 'sys.exit("no memory")')
+    with raises_code("captioning.java_failed", "no memory"):
         score(CAPTIONS, REFERENCES, "auto")

@@ -1,4 +1,4 @@
-"""From a checkpoint's name to a whole captioning model, or to a sentence that says why not."""
+"""Loading captioning models: config, vocabulary, weights, and errors."""
 
 import functools
 import json
@@ -11,14 +11,16 @@ import torch
 import torchvision
 
 from tests.captioning.small_captioners import write_checkpoint
+from tests.errors import raises_code
 from virtex import zoo
-from virtex.captioning.captioner import Naming, load_captioner
-from virtex.checkpoints.hashing import sha256_of
+from virtex.captioning.captioner import CaptionerOptions, load_captioner
 from virtex.checkpoints.loading import load_backbone
 from virtex.data.tokenizer import train_tokenizer
 from virtex.errors import UserError
+from virtex.files import sha256_of
 from virtex.pretraining.models.decoding import BeamSearch, NucleusSampling
 from virtex.probes.settings import load_settings
+from virtex.run_folder import RUN_VERSION
 from virtex.tasks import packaged_protocol
 
 SHORT = ("MODEL.DECODER.MAX_DECODING_STEPS", 8)
@@ -29,24 +31,19 @@ def decoding(*overrides):
     return load_settings(protocol, [*SHORT, *overrides])[0].MODEL.DECODER
 
 
-def load(checkpoint, *overrides, **named):
-    return load_captioner(load_backbone(str(checkpoint)), decoding(*overrides), Naming(**named))
-
-
-def refusal(checkpoint, *overrides, **named):
-    with pytest.raises(UserError) as error:
-        load(checkpoint, *overrides, **named)
-    assert "\n" not in str(error.value)
-    return str(error.value)
+def load(checkpoint, *overrides, **options):
+    return load_captioner(
+        load_backbone(str(checkpoint)), decoding(*overrides), CaptionerOptions(**options)
+    )
 
 
 @pytest.fixture
 def alone(checkpoint, tmp_path):
-    """The file without what lies beside it."""
+    """The checkpoint without the files beside it."""
     return shutil.copy(checkpoint, tmp_path / "alone.pth")
 
 
-def test_config_and_vocabulary_lie_beside_the_checkpoint(checkpoint):
+def test_config_and_vocabulary_beside_checkpoint(checkpoint):
     captioner = load(checkpoint)
     assert not captioner.model.training
     assert captioner.model.backward_textual is not None
@@ -56,30 +53,30 @@ def test_config_and_vocabulary_lie_beside_the_checkpoint(checkpoint):
         assert torch.equal(tensor, saved[name])
 
 
-def test_captions_are_those_of_the_model_itself(checkpoint):
+def test_captions_match_the_model(checkpoint):
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     model = zoo.load(checkpoint)
     model.decoder = BeamSearch(5, 8)
     captioner = load(checkpoint)
     expected = [captioner.tokenizer.decode(ids) for ids in model.caption(images)]
     assert captioner(images) == expected
-    assert len(set(expected)) > 1  # else any picture would do
+    assert len(set(expected)) > 1  # captions depend on the image
 
 
-def test_the_protocol_says_how_words_are_found_not_the_config(checkpoint):
+def test_decoder_comes_from_the_protocol(checkpoint):
     assert load(checkpoint).model.decoder == BeamSearch(5, 8, 2)
-    name = ("MODEL.DECODER.NAME", "nucleus_sampling")
-    assert load(checkpoint, *name).model.decoder == NucleusSampling(0.9, 8)
+    nucleus = ("MODEL.DECODER.NAME", "nucleus_sampling")
+    assert load(checkpoint, *nucleus).model.decoder == NucleusSampling(0.9, 8)
 
 
-def test_config_and_vocabulary_can_be_named(checkpoint, alone):
+def test_config_and_tokenizer_options(checkpoint, alone):
     files = {"config": "pretrain_config.yaml", "tokenizer": "tokenizer.model"}
-    named = {key: str(checkpoint.with_name(file)) for key, file in files.items()}
-    found = load(alone, **named).model.state_dict()
+    options = {key: str(checkpoint.with_name(file)) for key, file in files.items()}
+    found = load(alone, **options).model.state_dict()
     assert all(torch.equal(found[k], v) for k, v in load(checkpoint).model.state_dict().items())
 
 
-def test_the_configs_own_vocabulary_is_found_below_the_data_root(checkpoint, alone, data):
+def test_vocabulary_of_config_below_data_root(checkpoint, alone, data):
     config = alone.with_name("pretrain_config.yaml")
     shutil.copy(checkpoint.with_name(config.name), config)
     captioner = load(alone, data_root=str(data))
@@ -88,7 +85,7 @@ def test_the_configs_own_vocabulary_is_found_below_the_data_root(checkpoint, alo
 
 @pytest.fixture
 def address(checkpoint):
-    """Of the folder that holds the checkpoint, on a server of this machine."""
+    """Serve the folder of the checkpoint over HTTP."""
     handler = functools.partial(SimpleHTTPRequestHandler, directory=checkpoint.parent)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -96,7 +93,7 @@ def address(checkpoint):
         server.shutdown()
 
 
-def test_a_zoo_entry_tells_its_config_and_vocabulary(checkpoint, address, tmp_path, monkeypatch):
+def test_config_and_vocabulary_of_zoo_entry(checkpoint, address, tmp_path, monkeypatch):
     for name in ("pretrain_config.yaml", "tokenizer.model"):
         shutil.copy(checkpoint.with_name(name), tmp_path / name)
     (tmp_path / "zoo.yaml").write_text(
@@ -111,71 +108,71 @@ def test_a_zoo_entry_tells_its_config_and_vocabulary(checkpoint, address, tmp_pa
     assert all(torch.equal(found[k], v) for k, v in torch.load(checkpoint)["model"].items())
 
 
-def test_a_missing_config_is_told_and_how_to_name_it(alone):
-    said = refusal(alone)
-    assert "has no pretrain_config.yaml beside it" in said and "--config" in said
+def test_missing_config(alone):
+    with pytest.raises(UserError, match=r"pretrain_config\.yaml.*--config"):
+        load(alone)
 
 
-def test_a_missing_vocabulary_is_told_and_how_to_train_it(checkpoint, alone, tmp_path):
+def test_missing_vocabulary(checkpoint, alone, tmp_path):
     shutil.copy(checkpoint.with_name("pretrain_config.yaml"), tmp_path)
-    said = refusal(alone, data_root=str(tmp_path / "data"))
-    assert "python -m virtex.data.tokenizer --captions" in said
-    assert "--vocab-size 120" in said and f"--output {tmp_path}/data/vocab/toy.model" in said
-    assert "--tokenizer" in said
+    train = f"--vocab-size 120 --output {tmp_path}/data/vocab/toy.model"
+    with raises_code("captioning.no_vocabulary", "--tokenizer", *train.split(" --")):
+        load(alone, data_root=str(tmp_path / "data"))
 
 
-def test_a_backbone_alone_writes_no_captions(tmp_path):
+def test_backbone_is_rejected(tmp_path):
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "backbone.pth")
-    said = refusal(tmp_path / "backbone.pth")
-    assert "is a backbone alone, without a textual head" in said
-    assert "is a backbone alone" in refusal("random:resnet18?seed=0")
+    for checkpoint in (tmp_path / "backbone.pth", "random:resnet18?seed=0"):
+        with raises_code("captioning.not_a_captioning_model", checkpoint):
+            load(checkpoint)
 
 
 @pytest.mark.parametrize(
-    ("task", "settings", "reason"),
+    ("task", "settings"),
     [
-        ("masked_lm", {}, "was trained by masked_lm, which learns to write no captions"),
-        ("token_classification", {"MODEL__TEXTUAL__NAME": "none"}, "names classes"),
-        ("multilabel_classification", {"MODEL__TEXTUAL__NAME": "none"}, "names classes"),
+        ("masked_lm", {}),
+        ("token_classification", {"MODEL__TEXTUAL__NAME": "none"}),
+        ("multilabel_classification", {"MODEL__TEXTUAL__NAME": "none"}),
     ],
 )
-def test_other_pretraining_tasks_write_no_captions(tmp_path, vocabulary, task, settings, reason):
+def test_other_pretraining_tasks_are_rejected(tmp_path, vocabulary, task, settings):
     checkpoint = write_checkpoint(tmp_path, vocabulary, MODEL__NAME=task, **settings)
-    assert reason in refusal(checkpoint)
+    with raises_code("captioning.not_a_captioning_model", checkpoint):
+        load(checkpoint)
 
 
-def test_a_model_of_another_config_is_refused(checkpoint):
-    said = refusal(checkpoint, config="bicaptioning_R_50_L1_H512")
-    assert "does not hold this model: " in said and " more" in said
+def test_other_config_is_rejected(checkpoint):
+    with pytest.raises(UserError):
+        load(checkpoint, config="bicaptioning_R_50_L1_H512")
 
 
-def test_a_vocabulary_of_more_tokens_is_refused(checkpoint, tmp_path):
+def test_larger_vocabulary_is_rejected(checkpoint, tmp_path):
     lines = ["the quick brown fox jumps over a lazy dog and a sphinx of black quartz judges vows"]
     large = train_tokenizer(lines * 3, 130, tmp_path / "large.model")
     assert len(large) == 130
-    assert "130 tokens, more than DATA.VOCAB_SIZE, 120" in refusal(
-        checkpoint, tokenizer=str(large.path)
-    )
+    with pytest.raises(UserError, match=r"130.*DATA\.VOCAB_SIZE"):
+        load(checkpoint, tokenizer=str(large.path))
 
 
-def test_the_vocabulary_of_another_model_is_refused(checkpoint, vocabulary, tmp_path):
-    """As far as the run that trained the model tells which one is its own."""
+def test_other_vocabulary_is_rejected(checkpoint, vocabulary, tmp_path):
+    """The run folder of the pretraining records the hash of its vocabulary."""
     shutil.copytree(checkpoint.parent, tmp_path / "run")
     model, other = tmp_path / "run/model_final.pth", tmp_path / "other.model"
-    said = {"tokenizer sha256": sha256_of(vocabulary)}
-    (tmp_path / "run/run.json").write_text(json.dumps(said))
+    identity = {"tokenizer_sha256": sha256_of(vocabulary)}
+    run = {"version": RUN_VERSION, "identity": identity}
+    (tmp_path / "run/run.json").write_text(json.dumps(run))
     assert load(model).tokenizer.path == model.with_name("tokenizer.model")
     train_tokenizer(["a red circle and a blue square on a green background"] * 3, 40, other)
-    said = refusal(model, tokenizer=str(other))
-    assert f"{other} is not the vocabulary that {model} was trained with" in said
+    with raises_code("captioning.wrong_vocabulary", other, model):
+        load(model, tokenizer=str(other))
 
 
-def test_more_steps_than_the_model_has_positions_are_refused(checkpoint):
-    said = refusal(checkpoint, "MODEL.DECODER.MAX_DECODING_STEPS", 31)
-    assert "MODEL.DECODER.MAX_DECODING_STEPS is 31" in said and "30" in said
+def test_more_steps_than_positions_are_rejected(checkpoint):
+    with pytest.raises(UserError, match=r"MODEL\.DECODER\.MAX_DECODING_STEPS.* 31.*30|30.*31"):
+        load(checkpoint, "MODEL.DECODER.MAX_DECODING_STEPS", 31)
 
 
-def test_a_checkpoint_that_lacks_a_tensor_of_the_head_is_refused(checkpoint, tmp_path):
+def test_missing_tensor_of_the_head_is_rejected(checkpoint, tmp_path):
     shutil.copytree(checkpoint.parent, tmp_path / "run")
     content = torch.load(tmp_path / "run/model_final.pth")
     del content["model"]["textual.output.bias"]
@@ -184,7 +181,7 @@ def test_a_checkpoint_that_lacks_a_tensor_of_the_head_is_refused(checkpoint, tmp
         load(tmp_path / "run/model_final.pth")
 
 
-def test_what_wrappers_put_before_names_is_no_part_of_them(checkpoint, tmp_path):
+def test_wrapper_prefixes_are_ignored(checkpoint, tmp_path):
     shutil.copytree(checkpoint.parent, tmp_path / "run")
     content = torch.load(checkpoint)
     content["model"] = {f"module.{name}": tensor for name, tensor in content["model"].items()}

@@ -1,20 +1,21 @@
-"""Captions beside their tokens, each row as CoreNLP's tokenizer and COCO's list make it.
+"""PTB tokens of captions, as CoreNLP's tokenizer and COCO's list of punctuation make them.
 
-Where Java and pycocoevalcap are, they are asked again, of these and of hundreds of others.
+With Java and pycocoevalcap, the expected tokens of these and hundreds of other captions are
+computed again.
 """
 
-# ruff: noqa: RUF001 - quotation marks that look alike are what this is about
+# ruff: noqa: RUF001 - tests of look-alike quotation marks
 
 import random
 import re
 
 import pytest
 
-from tests.captioning.stand_ins_for_java import needs_java
+from tests.captioning.java_stubs import needs_java
 from virtex.captioning import java
 from virtex.captioning.ptb import tokenize
 
-# by what they show: caption -> its tokens
+# subject -> caption -> tokens
 ROWS = {
     "plain words": {
         "A man rides a horse on the beach.": "a man rides a horse on the beach",
@@ -135,7 +136,7 @@ ROWS = {
 }
 ALL_ROWS = {caption: tokens for rows in ROWS.values() for caption, tokens in rows.items()}
 
-# as people write them, in a hurry
+# written in a hurry
 WRITTEN = """
 A woman in a red coat waits at a bus stop.
 Two kids sharing an ice cream cone on a park bench
@@ -177,8 +178,8 @@ JOINTS = [
 ]  # fmt: skip
 
 
-def drawn_captions(count, seed=0):
-    """Sentences of ordinary and odd words, some of them run together."""
+def random_captions(count, seed=0):
+    """Generate sentences of ordinary and odd words, some of them joined."""
     draw = random.Random(seed)
     words, odd_words = WORDS.split(), ODD_WORDS.split()
     captions = []
@@ -189,61 +190,61 @@ def drawn_captions(count, seed=0):
     return captions
 
 
-def drawn_marks(count, seed=0):
-    """What nobody writes: marks, letters and digits in any order."""
+def random_characters(count, seed=0):
+    """Generate random punctuation, letters and digits."""
     draw = random.Random(seed)
     marks = "aAbé19 ..,,'’‘\"“-–/:;!?&@#$%()[]{}<>*_~`^|\\½°€\t\n\u00ad\u200b😀"
     return ["".join(draw.choices(marks, k=draw.randrange(12))) for _ in range(count)]
 
 
-@pytest.mark.parametrize("shown", ROWS)
-def test_tokens(shown):
-    found = {caption: " ".join(tokenize(caption)) for caption in ROWS[shown]}
-    assert found == ROWS[shown]
+@pytest.mark.parametrize("subject", ROWS)
+def test_tokens(subject):
+    found = {caption: " ".join(tokenize(caption)) for caption in ROWS[subject]}
+    assert found == ROWS[subject]
 
 
-def test_a_single_letter_keeps_its_stop_at_the_end_of_a_caption():
+def test_final_single_letter_keeps_period():
     assert tokenize("the letter b.") == ["the", "letter", "b."]
 
 
 @pytest.mark.parametrize("caption", WRITTEN)
-def test_space_around_and_line_ends_do_not_matter(caption):
+def test_white_space_does_not_matter(caption):
     assert tokenize(f"\n {caption.replace(' ', chr(10))}  ") == tokenize(caption)
 
 
 @pytest.mark.parametrize("caption", WRITTEN)
-def test_tokens_of_words_are_their_own_tokens(caption):
+def test_tokenization_is_idempotent_for_words(caption):
     words = [token for token in tokenize(caption) if token.isalpha()]
     assert tokenize(" ".join(words)) == words
 
 
 # the evaluation's own list, by https://github.com/tylin/coco-caption
-LEFT_OUT = ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-"]
-LEFT_OUT += [".", "?", "!", ",", ":", "-", "--", "...", ";"]
+PUNCTUATION = ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-"]
+PUNCTUATION += [".", "?", "!", ",", ":", "-", "--", "...", ";"]
 
 
-@pytest.mark.parametrize("draw", [drawn_captions, drawn_marks])
-def test_no_token_is_empty_or_has_space_or_is_punctuation(draw):
+@pytest.mark.parametrize("draw", [random_captions, random_characters])
+def test_tokens_are_valid(draw):
     for caption in draw(2000):
         for token in tokenize(caption):
             assert token and not re.search("[ \t\n]", token), caption
-            assert token not in LEFT_OUT, caption
+            assert token not in PUNCTUATION, caption
             assert token == token.lower(), caption
 
 
-def asked(captions):
-    """What CoreNLP makes of captions, none of which the next one is to influence."""
+def tokenize_with_java(captions):
+    """Tokenize with CoreNLP, separating captions so that the next one has no influence."""
     return java.tokenize([line for caption in captions for line in (caption, "and so on")])[::2]
 
 
 @needs_java
 @pytest.mark.parametrize(
     "captions",
-    [list(ALL_ROWS), WRITTEN, drawn_captions(600), drawn_captions(600, seed=1)],
-    ids=["rows", "written", "drawn", "drawn again"],
+    [list(ALL_ROWS), WRITTEN, random_captions(600), random_captions(600, seed=1)],
+    ids=["rows", "written", "random", "random_2"],
 )
-def test_agrees_with_corenlp(captions):
-    expected = asked(captions)
+def test_matches_corenlp(captions):
+    expected = tokenize_with_java(captions)
     different = {
         caption: (tokens, tokenize(caption))
         for caption, tokens in zip(captions, expected, strict=True)

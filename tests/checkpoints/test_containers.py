@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import save_file
 
 from tests.errors import raises_code
-from virtex.checkpoints import load_backbone, open_checkpoint, sha256_of
+from virtex.checkpoints import load_backbone, open_checkpoint
+from virtex.files import sha256_of
 
 WEIGHTS = {"a.weight": torch.arange(3000.0), "b.bias": torch.zeros(3)}
 

@@ -29,7 +29,7 @@ def losses_of(folder):
 
 
 def assert_resumed(folder, undisturbed):
-    assert "going on after iteration" in (folder / "log.txt").read_text()
+    assert "after iteration" in (folder / "log.txt").read_text()
     assert_equal(content_of(folder), content_of(undisturbed))
     assert record_of(folder)["metrics"] == record_of(undisturbed)["metrics"]
     assert losses_of(folder) == losses_of(undisturbed)
@@ -43,7 +43,7 @@ def test_a_probe_goes_on_from_its_newest_checkpoint_to_the_same_bits(finished, d
     (out / "last_checkpoint").write_text("model_0000006.pth")
     ended_well("linear", data, out, *flags, "--resume")
     assert_resumed(out, finished("linear"))
-    assert "going on after iteration 6" in (out / "log.txt").read_text()
+    assert "after iteration 6" in (out / "log.txt").read_text()
     per_class = [(run / "per_class.csv").read_text() for run in (out, finished("linear"))]
     assert per_class[0] == per_class[1]
 

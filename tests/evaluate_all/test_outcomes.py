@@ -176,7 +176,7 @@ def test_killed_evaluation_resumes(data, checkpoints, tmp_path):
 
     assert evaluate(training).status == 0
     (log,) = logs.glob("*.log")
-    (resumed,) = re.findall(r"after iteration (\d+)", log.read_text())
+    (resumed,) = re.findall(r"(?:going on|resuming) after iteration (\d+)", log.read_text())
     assert 3 <= int(resumed) < 80
     assert f"after iteration {resumed}" in training.printed  # a single run streams
     (record,) = read_records(training.out).values()

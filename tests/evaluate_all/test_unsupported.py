@@ -9,7 +9,7 @@ from tests.evaluate_all.evaluations import Evaluation, evaluate, read_records
 from tests.pretraining_runs import write_data
 
 SMALL = " ".join(f"{key} {value}" for key, value in QUICK.items())
-ALONE = "is a backbone alone, without a textual head"
+ALONE = "is a backbone without a textual head"
 
 
 @pytest.fixture(scope="module")

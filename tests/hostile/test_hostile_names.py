@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.hostile.data_runs import outcome, require_plain, run
 from tests.hostile.toy_root import smallest
-from virtex.captioning.pictures import own_pictures
+from virtex.captioning.images import find_images
 from virtex.data.image_folders import read_image_folder
 from virtex.data.transforms import decode_image
 from virtex.eval_tools import check_data
@@ -42,7 +42,7 @@ def test_whatever_folders_and_pictures_are_called(tmp_path_factory, folder, labe
     (root / "imagenet/val/empty").rmdir()
     train, val = read_image_folder(root / "imagenet", "imagenet")
     assert decode_image(val.path(0)).shape[0] == 3
-    pictures = own_pictures([str(root)])
+    pictures = find_images([str(root)])
     write_json(top / "record.json", [train.describe(), val.class_names, list(pictures.ids)])
     json.loads((top / "record.json").read_text(encoding="utf-8"))
     shutil.rmtree(top)

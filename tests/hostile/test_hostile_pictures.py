@@ -14,8 +14,8 @@ from PIL import Image
 
 from tests.hostile.data_runs import guarded, outcome
 from tests.hostile.toy_root import copied, smallest
-from virtex.captioning.generation import PictureSet
-from virtex.captioning.pictures import own_pictures
+from virtex.captioning.generation import CaptioningSet
+from virtex.captioning.images import find_images
 from virtex.data.classification import ClassificationSet, evaluation_transform
 from virtex.data.image_folders import read_image_folder
 from virtex.data.transforms import build_transform, decode_image
@@ -118,9 +118,9 @@ def test_whatever_a_picture_holds(root, mapper, content):
 
 def as_captions_take_it(path):
     """The pictures of one's own are told, not raised."""
-    own = own_pictures([str(path)])
+    own = find_images([str(path)])
     transform = build_transform(["smallest_resize", "center_crop", "normalize"], 32)
-    sample = PictureSet(own, transform, 0, 1).sample(0)
+    sample = CaptioningSet(own, transform, 0, 1).sample(0)
     assert ("problem" in sample) != ("image" in sample)
     assert str(path) in sample.get("problem", str(path))
 

@@ -12,7 +12,7 @@ from virtex.backbones.registry import detect_arch
 from virtex.checkpoints.backbone import Backbone, Coverage, InputSpec, Source
 from virtex.data.image_sets import ImageSet
 from virtex.probes.feature_cache import FeatureCache
-from virtex.probes.features import Extraction
+from virtex.probes.features import FeatureExtractor
 from virtex.probes.settings import load_settings
 from virtex.tasks import packaged_protocol
 
@@ -64,9 +64,9 @@ def make_clusters(labels, spread=1.0, size=8, seed=0):
     return (centers[labels] + spread * noise).astype(np.float32)
 
 
-def small_extraction(folder: Path, **options):
+def small_extractor(folder: Path, **options):
     options = {"batch_size": 4, **options}
-    return Extraction(torch.device("cpu"), FeatureCache(folder / "cache"), **options)
+    return FeatureExtractor(torch.device("cpu"), FeatureCache(folder / "cache"), **options)
 
 
 def settings_of(task, protocol, *overrides):

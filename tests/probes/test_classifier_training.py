@@ -108,7 +108,7 @@ def test_float32_on_cpu_is_a_deviation(tmp_path, splits):
 
 def test_changed_frozen_backbone_fails(tmp_path, splits, monkeypatch):
     train = nn.Module.train  # no longer keeps frozen backbones in eval mode
-    monkeypatch.setattr("virtex.pretraining.models.pooled.PooledBackbone.train", train)
+    monkeypatch.setattr("virtex.probes.pooled.PooledBackbone.train", train)
     with raises_code("probe.backbone_changed"):
         training_of(tmp_path, *splits)(small_backbone())
 

@@ -59,10 +59,10 @@ def set_last_used(cache, key, hour):
     os.utime(cache.entry_folder(key) / ENTRY, (3600 * hour, 3600 * hour))
 
 
-def run_python(code, *arguments, before=()):
+def run_python(code, *arguments):
     """Run code with this module's names in another process; return its output."""
     code = "from tests.probes.test_feature_cache import *\n" + textwrap.dedent(code)
-    command = [*before, sys.executable, "-c", code, *map(str, arguments)]
+    command = [sys.executable, "-c", code, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -71,15 +71,10 @@ def run_python(code, *arguments, before=()):
 # Keys --------------------------------------------------------------------------------------------
 
 CHANGES = {
-    "version": {"version": 2},
     "backbone": {"backbone": "77aa"},
     "images": {"images": {"images": 3, "sha256": "cd56"}},
-    "number_of_images": {"images": {"images": 4, "sha256": "ab34"}},
     "crop": {"transform": {"resize": 256, "center_crop": 256}},
-    "kind_of_transform": {"transform": {"random_resized_crop": 224, "scale": [0.08, 1.0]}},
     "seed": {"seed": 1},
-    "pooling": {"pooling": "none"},
-    "more": {"layer": "res4"},
 }
 
 
@@ -89,11 +84,6 @@ def test_entry_is_found_by_key(cache):
     found = cache.find(deepcopy(KEY))
     assert found.dtype == np.float32 and found.shape == SHAPE
     assert (found == 3).all()
-
-
-def test_order_of_key_does_not_matter(cache):
-    put(cache)
-    assert cache.find(dict(reversed(KEY.items()))) is not None
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
@@ -146,30 +136,22 @@ def truncate(folder):
     (folder / FEATURES).write_bytes(content[:-1])
 
 
-def change_shape(folder):
-    np.save(folder / FEATURES, np.zeros((3, 2), np.float32))
-
-
 def change_key(folder):
     entry = json.loads((folder / ENTRY).read_text())
     (folder / ENTRY).write_text(json.dumps({**entry, "key": key_of(9)}))
 
 
 DAMAGES = {
-    "features cut off": truncate,
-    "features cut off in the header": lambda f: (f / FEATURES).write_bytes(b"\x93NUMPY\x01\x00v"),
-    "empty features": lambda f: (f / FEATURES).write_bytes(b""),
-    "no features": lambda f: (f / FEATURES).unlink(),
-    "features that are no array": lambda f: (f / FEATURES).write_text("something else"),
-    "features that are an archive": lambda f: (f / FEATURES).write_bytes(b"PK\x03\x04 and so on"),
-    "features of another shape": change_shape,
-    "no description": lambda f: (f / ENTRY).unlink(),
-    "empty description": lambda f: (f / ENTRY).write_bytes(b""),
-    "description of another kind": lambda f: (f / ENTRY).write_text("[1, 2]"),
-    "description without a key": lambda f: (f / ENTRY).write_text('{"shape": [300, 20]}'),
-    "description of another key": change_key,
-    "description that is no text": lambda f: (f / ENTRY).write_bytes(b"\xff\xfe\x00"),
-    "nothing": lambda f: (shutil.rmtree(f), f.mkdir()),
+    "truncated": truncate,
+    "truncated_header": lambda f: (f / FEATURES).write_bytes(b"\x93NUMPY\x01\x00v"),
+    "no_features": lambda f: (f / FEATURES).unlink(),
+    "archive": lambda f: (f / FEATURES).write_bytes(b"PK\x03\x04 and so on"),
+    "other_shape": lambda f: np.save(f / FEATURES, np.zeros((3, 2), np.float32)),
+    "no_description": lambda f: (f / ENTRY).unlink(),
+    "list_as_description": lambda f: (f / ENTRY).write_text("[1, 2]"),
+    "other_key": change_key,
+    "binary_description": lambda f: (f / ENTRY).write_bytes(b"\xff\xfe\x00"),
+    "empty_folder": lambda f: (shutil.rmtree(f), f.mkdir()),
 }
 
 
@@ -233,13 +215,6 @@ def test_evicts_as_many_as_needed(cache):
     put_three_entries(cache)
     put(cache, key_of(3), shape=(550, 20))
     assert remaining(cache) == [1, 3]
-
-
-def test_no_eviction_below_limit(cache):
-    put_three_entries(cache)
-    cache.limit = 5 * 24000
-    put(cache, key_of(3))
-    assert remaining(cache) == [0, 1, 2, 3]
 
 
 def test_entry_above_limit_is_rejected(cache):
@@ -330,20 +305,6 @@ def assert_not_writable(output, cache, reason):
     assert found == "True"
 
 
-def test_full_disk(cache):
-    cache.folder.mkdir()
-    mount = ["unshare", "-rm", "sh", "-c", f"mount -t tmpfs -o size=1m none {cache.folder}"]
-    try:
-        tried = subprocess.run(mount, capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("there is no unshare here")
-    if tried.returncode:
-        pytest.skip(f"no file system can be mounted here: {tried.stderr.strip()}")
-    before = [*mount[:-1], f'{mount[-1]} && exec "$0" "$@"']
-    output = run_python(FULL_DISK, cache.folder, before=before)
-    assert_not_writable(output, cache, "No space left on device")
-
-
 def test_file_size_limit(cache):
     limited = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))\n"
     output = run_python(limited + FULL_DISK, cache.folder)
@@ -373,14 +334,3 @@ def test_table_lists_most_recently_used_first(cache):
         assert all(word in row for word in words)
         assert "300 x 20" in row and cache.entry_folder(key_of(seed)).name in row
     assert "1970-01-01" in rows[1] or "1970-01-02" in rows[1]
-
-
-def test_table_sums_sizes(cache):
-    put(cache, shape=(2000, 1000))
-    head, row = cache.table().splitlines()
-    assert ": 0.008 of 100 GB, 1 entries" in head
-    assert row.split()[:2] == ["8.0", "MB"]
-
-
-def test_table_of_empty_cache(cache):
-    assert cache.table() == f"{cache.folder}: 0.000 of 100 GB, 0 entries"

@@ -1,4 +1,4 @@
-"""From a checkpoint's name to a model that writes captions: config, vocabulary and all weights."""
+"""Load a captioning model from a checkpoint: its config, its vocabulary and all weights."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fvcore.common.config import CfgNode
 from torch import Tensor
 
 from virtex.checkpoints.backbone import Backbone
-from virtex.checkpoints.hashing import sha256_of
 from virtex.config import find_config, load_config, with_settings
 from virtex.config.validation import CAPTIONING_MODELS
 from virtex.data.tokenizer import Tokenizer
 from virtex.errors import UserError
+from virtex.files import sha256_of
 from virtex.pretraining.data import check_vocabulary
 from virtex.pretraining.models.build import build_decoder, build_model
 from virtex.pretraining.models.captioning import CaptioningModel
@@ -30,23 +30,24 @@ from virtex.zoo.models import beside_zoo_file, config_beside, config_of, fill, w
 
 logger = logging.getLogger("virtex.captioning")
 
-TEXTUAL = "textual."  # what a captioning model's tensors are called beside those of its backbone
-WORDS = "textual.embedding."  # of a model that reads or writes words, not only names classes
-NETWORKS_ALONE = ("random:", "torchvision://")  # names of networks of torchvision
-REMEDY = (
-    "give a model that virtex.pretrain trained by bicaptioning or captioning, or one that "
-    "eval_tools/model_zoo.py list shows as such"
+TEXTUAL = "textual."  # prefix of the tensors of a textual head
+WORDS = "textual.embedding."  # prefix of its word embeddings, which a classifier lacks
+BACKBONE_SOURCES = ("random:", "torchvision://")  # URIs of backbones without a textual head
+FIX = (
+    "use a model pretrained with bicaptioning or captioning by virtex.pretrain, or one from "
+    "eval_tools/model_zoo.py list"
 )
 
 
 @dataclass(frozen=True)
-class Naming:
-    """What the user names beside the checkpoint; None: it is found.
+class CaptionerOptions:
+    """Files of the model, where they are not found beside the checkpoint.
 
     Attributes:
-        config: a YAML file or a packaged pretraining config.
+        config: pretraining config, a YAML file or the name of a packaged one.
         tokenizer: a sentencepiece model.
-        data_root: stands for the leading ``datasets/`` of the config's path to one.
+        data_root: replaces the leading ``datasets/`` of the tokenizer's path in the config.
+        trust_pickle: allow a checkpoint to run arbitrary code.
     """
 
     config: str | None = None
@@ -57,7 +58,7 @@ class Naming:
 
 @dataclass
 class Captioner:
-    """Writes captions of pictures.
+    """A captioning model with its vocabulary.
 
     Attributes:
         config: of its pretraining.
@@ -74,182 +75,194 @@ class Captioner:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, draws: Tensor | None = None) -> list[str]:
-        """A caption of each normalized image (batch, 3, height, width).
+        """Caption normalized images (batch, 3, height, width).
 
         Args:
-            draws: of nucleus sampling, see ``virtex.pretraining.models.decoding.NucleusSampling``.
+            draws: random numbers, see ``virtex.pretraining.models.decoding.NucleusSampling``.
         """
         return [self.tokenizer.decode(ids) for ids in self.model.caption(images, draws)]
 
 
-def captioner_identity(backbone: Backbone, naming: Naming) -> dict[str, str]:
-    """What captions depend on beside the weights: settings of the pretraining, the vocabulary.
+def captioner_identity(backbone: Backbone, options: CaptionerOptions) -> dict[str, str]:
+    """Return what captions depend on besides the weights, for a run's identity.
 
     Raises:
-        UserError: as ``load_captioner``.
+        UserError: see ``load_captioner``.
     """
     checkpoint = backbone.source.requested
-    if reason := why_no_captions(checkpoint, weights_in(checkpoint, naming.trust_pickle), naming):
-        raise UserError(reason)
-    config = find_captioning_config(checkpoint, naming)
-    return identity_of(config, find_tokenizer(backbone, config, naming))
+    require_captioning(checkpoint, weights_in(checkpoint, options.trust_pickle), options)
+    config = find_captioning_config(checkpoint, options)
+    return identity_of(config, find_tokenizer(backbone, config, options))
 
 
 def identity_of(config: CfgNode, tokenizer: Tokenizer) -> dict[str, str]:
-    """Hashes of a vocabulary, and of what of a config changes captions but is not decoding."""
+    """Hash the vocabulary, and the settings that affect captions other than the decoder's."""
     model, data = config.MODEL, config.DATA
-    said = [model.NAME, model.VISUAL.NAME, model.TEXTUAL, data.IMAGE_TRANSFORM_VAL]
-    said += [data[key] for key in ("UNK_INDEX", "SOS_INDEX", "EOS_INDEX", "MAX_CAPTION_LENGTH")]
+    settings = [model.NAME, model.VISUAL.NAME, model.TEXTUAL, data.IMAGE_TRANSFORM_VAL]
+    settings += [data[key] for key in ("UNK_INDEX", "SOS_INDEX", "EOS_INDEX", "MAX_CAPTION_LENGTH")]
     return {
-        "vocabulary sha256": sha256_of(tokenizer.path),
-        "pretraining config sha256": hashlib.sha256(json.dumps(said).encode()).hexdigest(),
+        "vocabulary_sha256": sha256_of(tokenizer.path),
+        "pretraining_config_sha256": hashlib.sha256(json.dumps(settings).encode()).hexdigest(),
     }
 
 
-def load_captioner(backbone: Backbone, decoding: CfgNode, naming: Naming) -> Captioner:
-    """The whole captioning model in the checkpoint that ``backbone`` came from.
+def load_captioner(backbone: Backbone, decoding: CfgNode, options: CaptionerOptions) -> Captioner:
+    """Load the captioning model in the checkpoint that ``backbone`` came from.
 
-    Its backbone is proven to be ``backbone``, its textual head to be complete.
+    Verifies that its backbone is ``backbone`` and that its textual head is complete.
 
     Args:
-        decoding: ``MODEL.DECODER``: how it is to look for words.
+        decoding: the ``MODEL.DECODER`` section to use instead of the config's.
 
     Raises:
-        UserError: the checkpoint writes no captions; it lacks a config or a vocabulary, or they
-            do not fit it or the decoding.
+        UserError: the checkpoint is not a captioning model, its config or vocabulary is missing,
+            or they do not match.
     """
     checkpoint = backbone.source.requested
-    weights = weights_in(checkpoint, naming.trust_pickle)
-    if reason := why_no_captions(checkpoint, weights, naming):
-        raise UserError(reason)
+    weights = weights_in(checkpoint, options.trust_pickle)
+    require_captioning(checkpoint, weights, options)
     settings = {f"MODEL.DECODER.{key}": value for key, value in decoding.items()}
     settings["MODEL.VISUAL.PRETRAINED"] = False  # all weights are in the file
-    config = with_settings(find_captioning_config(checkpoint, naming), settings)
-    tokenizer = find_tokenizer(backbone, config, naming)
-    require_own_vocabulary(tokenizer, config, backbone)
+    config = with_settings(find_captioning_config(checkpoint, options), settings)
+    tokenizer = find_tokenizer(backbone, config, options)
+    check_tokenizer(tokenizer, config, backbone)
     model = build_model(config)
-    assert isinstance(model, CaptioningModel)  # why_no_captions lets no other pass
+    assert isinstance(model, CaptioningModel)  # see require_captioning
     fill(model, weights, checkpoint)
-    require_backbone(model, backbone)
+    check_backbone(model, backbone)
     model.decoder = build_decoder(config)
     return Captioner(config, model.eval(), tokenizer)
 
 
-def require_backbone(model: CaptioningModel, backbone: Backbone) -> None:
-    """The captioning model sees through the backbone that the record tells of.
+def check_backbone(model: CaptioningModel, backbone: Backbone) -> None:
+    """Verify that the captioning model contains the backbone that the record describes.
 
     Raises:
-        UserError: a tensor is another.
+        UserError: a tensor differs.
     """
     own = model.visual.cnn.state_dict()
     for name, tensor in backbone.state_dict.items():
         if not torch.equal(own[name].to(tensor), tensor):
             raise UserError(
-                f"{backbone.source.requested}: {name} is another tensor in the captioning model "
-                f"than format {backbone.source.format} reads; leave --format out"
+                f"{backbone.source.requested}: {name} of the captioning model differs from the "
+                f"tensor that format {backbone.source.format} loads; omit --format",
+                code="captioning.backbone_mismatch",
             )
 
 
-def require_own_vocabulary(tokenizer: Tokenizer, config: CfgNode, backbone: Backbone) -> None:
-    """The vocabulary is the one the model learnt: of another its words would be nonsense.
+def check_tokenizer(tokenizer: Tokenizer, config: CfgNode, backbone: Backbone) -> None:
+    """Verify that the vocabulary is the one of the model's pretraining.
 
-    Where the run that trained it lies beside the checkpoint, that tells its hash.
+    Its hash is known if the pretraining's run folder holds the checkpoint.
 
     Raises:
-        UserError: it is another.
+        UserError: it is another vocabulary.
     """
     check_vocabulary(tokenizer, config.DATA)
     folder = Path(backbone.source.path).parent
-    trained = folder / RUN_FILE
-    run = (read_run_file(folder) if trained.is_file() else None) or {}
-    wanted = run.get("identity", {}).get("tokenizer_sha256")
-    if wanted not in (None, sha256_of(tokenizer.path)):
+    path = folder / RUN_FILE
+    run = (read_run_file(folder) if path.is_file() else None) or {}
+    expected = run.get("identity", {}).get("tokenizer_sha256")
+    if expected not in (None, sha256_of(tokenizer.path)):
         raise UserError(
-            f"{tokenizer.path} is not the vocabulary that {backbone.source.requested} was trained "
-            f"with (sha256 {wanted[:12]}…, by {trained}); name that one with --tokenizer"
+            f"{backbone.source.requested} was trained with the vocabulary of sha256 "
+            f"{expected[:12]}… (see {path}), but {tokenizer.path} is another; select the right one "
+            "with --tokenizer",
+            code="captioning.wrong_vocabulary",
         )
-    if len(tokenizer) < config.DATA.VOCAB_SIZE and wanted is None:
+    if len(tokenizer) < config.DATA.VOCAB_SIZE and expected is None:
         logger.warning(
-            "the vocabulary %s has %d tokens, the model %d: captions are nonsense if it is another "
-            "than the one that the model was trained with",
+            "the vocabulary %s has %d tokens, the model %d: the captions are meaningless unless it "
+            "is the vocabulary the model was trained with",
             tokenizer.path,
             len(tokenizer),
             config.DATA.VOCAB_SIZE,
         )
 
 
-def why_no_captions(checkpoint: str, weights: dict[str, Any], naming: Naming) -> str:
-    """Why the weights in a checkpoint write no captions, in a sentence; "" if they do.
+def require_captioning(checkpoint: str, weights: dict[str, Any], options: CaptionerOptions) -> None:
+    """Raise UserError unless the weights are those of a captioning model."""
+    if reason := not_captioning_reason(checkpoint, weights, options):
+        raise UserError(reason, code="captioning.not_a_captioning_model")
+
+
+def not_captioning_reason(
+    checkpoint: str, weights: dict[str, Any], options: CaptionerOptions
+) -> str:
+    """Return why the weights in a checkpoint cannot caption; "" if they can.
 
     Raises:
-        UserError: they are of a model that may write captions, but there is no config of it.
+        UserError: they may be a captioning model's, but its config is missing.
     """
     names = [str(name) for name in weights]
     if not any(name.startswith(TEXTUAL) for name in names):
-        return f"{checkpoint} is a backbone alone, without a textual head; {REMEDY}"
+        return f"{checkpoint} is a backbone without a textual head; {FIX}"
     if not any(name.startswith(WORDS) for name in names):
-        return f"{checkpoint} names classes and writes no captions; {REMEDY}"
-    task = find_captioning_config(checkpoint, naming).MODEL.NAME
+        return f"{checkpoint} was trained for classification, not captioning; {FIX}"
+    task = find_captioning_config(checkpoint, options).MODEL.NAME
     if task not in CAPTIONING_MODELS:
-        return f"{checkpoint} was trained by {task}, which learns to write no captions; {REMEDY}"
+        return f"{checkpoint} was trained for {task}, not captioning; {FIX}"
     return ""
 
 
-def why_unsuited(args: argparse.Namespace, at_hand: bool) -> str:
-    """Why ``coco_captioning.py`` is not for the checkpoint of its arguments; "" if it may be.
+def unsupported_reason(args: argparse.Namespace, may_open: bool) -> str:
+    """Return why ``coco_captioning.py`` cannot evaluate the checkpoint of its arguments, or "".
 
     Args:
-        at_hand: the checkpoint is on this machine and may be opened.
+        may_open: the checkpoint is on this machine.
 
     Raises:
-        UserError: it cannot be opened, or its config cannot be found.
+        UserError: it cannot be opened, or its config is missing.
     """
     entry = entry_named(args.checkpoint)
-    made = args.checkpoint.startswith(NETWORKS_ALONE)
-    if made or (entry is not None and entry.holds == "backbone"):
-        return f"{args.checkpoint} is a backbone alone, without a textual head; {REMEDY}"
-    if not at_hand:
+    is_backbone = args.checkpoint.startswith(BACKBONE_SOURCES)
+    if is_backbone or (entry is not None and entry.holds == "backbone"):
+        return f"{args.checkpoint} is a backbone without a textual head; {FIX}"
+    if not may_open:
         return ""
-    naming = Naming(args.config, args.tokenizer, args.data_root, args.trust_pickle)
-    return why_no_captions(args.checkpoint, weights_in(args.checkpoint, args.trust_pickle), naming)
+    options = CaptionerOptions(args.config, args.tokenizer, args.data_root, args.trust_pickle)
+    weights = weights_in(args.checkpoint, args.trust_pickle)
+    return not_captioning_reason(args.checkpoint, weights, options)
 
 
-def find_captioning_config(checkpoint: str, naming: Naming) -> CfgNode:
-    """The config that is named, of the zoo's entry, or beside the file.
+def find_captioning_config(checkpoint: str, options: CaptionerOptions) -> CfgNode:
+    """Load the config of ``--config``, of the zoo entry, or beside the checkpoint.
 
     Raises:
         UserError: there is none.
     """
-    if naming.config is not None:
-        return load_config(find_config(naming.config))
+    if options.config is not None:
+        return load_config(find_config(options.config))
     entry = entry_named(checkpoint)
     if entry is not None and entry.config:
         return load_config(config_of(entry))
     try:
         return load_config(config_beside(checkpoint))
     except UserError as error:
-        raise UserError(f"{error}, or name it with --config") from error
+        raise UserError(f"{error}, or use --config", error.code) from error
 
 
-def find_tokenizer(backbone: Backbone, config: CfgNode, naming: Naming) -> Tokenizer:
-    """The vocabulary that is named, of the zoo's entry, beside the file, or of the config.
+def find_tokenizer(backbone: Backbone, config: CfgNode, options: CaptionerOptions) -> Tokenizer:
+    """Load the vocabulary of ``--tokenizer``, of the zoo entry, beside the checkpoint, or of the
+    config.
 
     Raises:
-        UserError: there is none; how to train it is told.
+        UserError: there is none.
     """
-    if naming.tokenizer is not None:
-        return Tokenizer(naming.tokenizer)
+    if options.tokenizer is not None:
+        return Tokenizer(options.tokenizer)
     entry = entry_named(backbone.source.requested)
     if entry is not None and entry.tokenizer:
         return Tokenizer(beside_zoo_file(entry, entry.tokenizer))
     beside = Path(backbone.source.path).with_name(TOKENIZER)
     if beside.is_file():
         return Tokenizer(beside)
-    data = place_data(config, naming.data_root).DATA
+    data = place_data(config, options.data_root).DATA
     if Path(data.TOKENIZER_MODEL).is_file():
         return Tokenizer(data.TOKENIZER_MODEL)
     raise UserError(
-        f"there is no vocabulary of {backbone.source.requested}, neither {beside} nor "
-        f"{data.TOKENIZER_MODEL}; name it with --tokenizer FILE, or train it again, which the same "
-        f"captions make the same: {tokenizer_command(data)}"
+        f"the vocabulary of {backbone.source.requested} was found neither at {beside} nor at "
+        f"{data.TOKENIZER_MODEL}; select it with --tokenizer, or train it again from the same "
+        f"captions: {tokenizer_command(data)}",
+        code="captioning.no_vocabulary",
     )

@@ -1,4 +1,4 @@
-"""Captioning as an evaluation: captions, their scores, the page that shows them."""
+"""The captioning evaluation: write captions, score them, and show them on a page."""
 
 import logging
 import time
@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from fvcore.common.config import CfgNode
 
-from virtex.captioning.captioner import Captioner, Naming, identity_of, load_captioner
-from virtex.captioning.generation import RESULTS, Captions, PictureSet, write_captions
+from virtex.captioning.captioner import Captioner, CaptionerOptions, identity_of, load_captioner
+from virtex.captioning.generation import RESULTS, CaptioningSet, Captions, write_captions
+from virtex.captioning.images import CaptioningImages
 from virtex.captioning.page import CaptionedImage, thumbnail, write_page
-from virtex.captioning.pictures import Pictures
 from virtex.captioning.scoring import CaptionScores, choose_scorer, score
 from virtex.checkpoints.backbone import Backbone
 from virtex.data.transforms import build_transform, decode_image
@@ -24,25 +24,24 @@ from virtex.records import Deviation
 logger = logging.getLogger("virtex.captioning")
 
 PAGE = "captions.html"
-JAVA = "java"
-MOST_NAMED = 5  # unreadable pictures, in a note; the record names all
-MANY = 1000  # pictures, from which on the page's are smaller
+MAX_NAMED = 5  # unreadable images in a note; the record names all
+MANY_IMAGES = 1000  # above which thumbnails are smaller
 THUMBNAIL, SMALL_THUMBNAIL = 320, 224  # pixels of the longer side
 
 
 class Captioning:
-    """Captions pictures, and scores the captions where there are references.
+    """Caption images, and score the captions if there are references.
 
     Attributes:
-        images: the pictures, by the name of their set.
+        images: data set name -> images.
         report: see ``virtex.evaluator``.
     """
 
     def __init__(
         self,
-        pictures: Pictures,
+        data: CaptioningImages,
         settings: CfgNode,
-        naming: Naming,
+        options: CaptionerOptions,
         scorer: str,
         folder: Path,
         device: torch.device,
@@ -52,52 +51,52 @@ class Captioning:
     ):
         """
         Args:
-            settings: of a packaged protocol of ``coco_captioning``.
+            settings: of a ``coco_captioning`` protocol.
             scorer: "auto", "java" or "python", see ``virtex.captioning.scoring``.
 
         Raises:
-            UserError: the scorer cannot be had, or the settings' transform cannot be.
+            UserError: the scorer is not available, or the transform of the settings is invalid.
         """
-        self.pictures, self.settings, self.naming = pictures, settings, naming
+        self.data, self.settings, self.options = data, settings, options
         self.folder, self.device, self.seed = folder, device, seed
         self.batch_size, self.num_workers = batch_size, num_workers
-        self.images = {pictures.name: pictures}
+        self.images = {data.name: data}
         self.report = Report()
-        self.loaded: Captioner | None = None
-        build_transform(*self.transform_settings())
-        if pictures.references:
+        self._captioner: Captioner | None = None
+        build_transform(*self._transform_settings())
+        if data.references:
             self.scorer = choose_scorer(scorer)
 
-    def transform_settings(self) -> tuple[list[str], int, int]:
+    def _transform_settings(self) -> tuple[list[str], int, int]:
         data = self.settings.DATA
         return list(data.IMAGE_TRANSFORM), data.IMAGE_CROP_SIZE, data.IMAGE_RESIZE_SIZE
 
     def check(self, backbone: Backbone) -> None:
-        """Load the model, of which ``backbone`` is a part.
+        """Load the captioning model that ``backbone`` is part of.
 
         Raises:
-            UserError: as ``load_captioner``.
+            UserError: see ``load_captioner``.
         """
-        self.loaded = load_captioner(backbone, self.settings.MODEL.DECODER, self.naming)
+        self._captioner = load_captioner(backbone, self.settings.MODEL.DECODER, self.options)
 
     @property
     def captioner(self) -> Captioner:
-        """The model, once ``check`` has loaded it."""
-        assert self.loaded is not None
-        return self.loaded
+        """The model that ``check`` has loaded."""
+        assert self._captioner is not None
+        return self._captioner
 
     def __call__(self, backbone: Backbone) -> dict[str, float] | None:
-        """Scores in percent; None where there are no references.
+        """Return the scores in percent; None without references.
 
         Raises:
-            UserError: no picture can be read, nothing can be written, or a scorer fails.
+            UserError: no image can be read, a file cannot be written, or a scorer fails.
         """
-        if self.loaded is None:
+        if self._captioner is None:
             self.check(backbone)
         start = time.perf_counter()
         captions = write_captions(
             self.captioner,
-            self.picture_set(),
+            self._build_set(),
             self.folder,
             self.device,
             self.batch_size,
@@ -107,117 +106,120 @@ class Captioning:
             seconds = time.perf_counter() - start
             self.report.timing["caption_seconds"] = seconds
             self.report.timing["caption_images_per_second"] = captions.fresh / seconds
-        self.tell_unreadable(captions)
-        self.report.verification["textual head"] = "all tensors loaded, none left over"
+        self._report_unreadable(captions)
+        self.report.verification["textual_head"] = "complete"
         self.report.details |= {"captions": RESULTS, "page": PAGE}
         self.report.details |= identity_of(self.captioner.config, self.captioner.tokenizer)
-        metrics = broadcast_object(self.conclude(backbone, captions) if rank() == 0 else None)
-        return metrics
+        return broadcast_object(self._conclude(backbone, captions) if rank() == 0 else None)
 
-    def picture_set(self) -> PictureSet:
-        """The pictures as the model takes them: normalized as in its pretraining."""
-        names, crop, resize = self.transform_settings()
+    def _build_set(self) -> CaptioningSet:
+        """Build the data set, with the normalization of the model's pretraining."""
+        names, crop, resize = self._transform_settings()
         pretraining = self.captioner.config.DATA.IMAGE_TRANSFORM_VAL
         names += [name for name in pretraining if name.partition("::")[0] == "normalize"]
         steps = self.settings.MODEL.DECODER.MAX_DECODING_STEPS
-        return PictureSet(self.pictures, build_transform(names, crop, resize), self.seed, steps)
+        return CaptioningSet(self.data, build_transform(names, crop, resize), self.seed, steps)
 
-    def tell_unreadable(self, captions: Captions) -> None:
-        """Name the pictures that are left out.
+    def _report_unreadable(self, captions: Captions) -> None:
+        """Report the images that are left out.
 
         Raises:
-            UserError: those are all of them.
+            UserError: no image can be read.
         """
         if not captions.written:
             reason = next(iter(captions.unreadable.values()))
-            raise UserError(f"not one of the {len(self.pictures)} pictures can be read: {reason}")
+            raise UserError(
+                f"none of the {len(self.data)} images can be read: {reason}",
+                code="captioning.no_readable_image",
+            )
         if not captions.unreadable:
             return
-        names = [self.pictures.files[index] for index in captions.unreadable]
-        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+        names = [self.data.files[index] for index in captions.unreadable]
+        more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
         self.report.notes.append(
-            f"{len(names)} of {len(self.pictures)} pictures cannot be read and are left out: "
-            f"{', '.join(names[:MOST_NAMED])}{more}; restore them and start anew (--overwrite)"
+            f"{len(names)} of {len(self.data)} images cannot be read and are left out: "
+            f"{', '.join(names[:MAX_NAMED])}{more}; restore them and restart with --overwrite"
         )
         for reason in captions.unreadable.values():
             logger.warning("left out: %s", reason)
         self.report.details["unreadable"] = names
         self.report.late_deviations.append(
-            Deviation(f"{self.pictures.name}: unreadable images", 0, len(names), "data")
+            Deviation(f"{self.data.name}: unreadable images", 0, len(names), "data")
         )
 
-    def conclude(self, backbone: Backbone, captions: Captions) -> dict[str, float] | None:
-        """Score the captions and write the page; of the main process alone."""
-        scores = self.score(captions) if self.pictures.references else None
-        self.write_page(backbone, captions, scores)
+    def _conclude(self, backbone: Backbone, captions: Captions) -> dict[str, float] | None:
+        """Score the captions and write the page, in the main process."""
+        scores = self._score(captions) if self.data.references else None
+        self._write_page(backbone, captions, scores)
         logger.info(
-            "%d pictures captioned, %d left out", len(captions.written), len(captions.unreadable)
+            "%d images captioned, %d left out", len(captions.written), len(captions.unreadable)
         )
         logger.info("captions: %s", self.folder / RESULTS)
         logger.info("page:     %s", self.folder / PAGE)
         return None if scores is None else scores.metrics
 
-    def score(self, captions: Captions) -> CaptionScores:
-        references = {index: self.pictures.references[index] for index in captions.written}
+    def _score(self, captions: Captions) -> CaptionScores:
+        references = {index: self.data.references[index] for index in captions.written}
         scores = score(captions.written, references, self.scorer)
-        if self.scorer != JAVA:  # not known before: another may score what this run has written
+        if self.scorer != "java":  # a resumed run may use another scorer, so it is added late
             self.report.late_deviations.append(
-                Deviation("caption scorer", JAVA, self.scorer, "software")
+                Deviation("caption scorer", "java", self.scorer, "software")
             )
         self.report.notes += scores.notes
         self.report.setup |= scores.setup
         self.report.timing |= scores.timing
         return scores
 
-    def write_page(
+    def _write_page(
         self, backbone: Backbone, captions: Captions, scores: CaptionScores | None
     ) -> None:
         start = time.perf_counter()
         decoder = self.settings.MODEL.DECODER
-        how = (
+        decoding = (
             f"beam search, {decoder.BEAM_SIZE} beams"
             if decoder.NAME == "beam_search"
             else f"nucleus sampling, {decoder.NUCLEUS_SIZE}, seed {self.seed}"
         )
         about = [
             ("Checkpoint", backbone.source.requested),
-            ("sha256", backbone.source.sha256),
+            ("Checkpoint sha256", backbone.source.sha256),
             ("Vocabulary", str(self.captioner.tokenizer.path)),
-            ("Its sha256", self.report.details["vocabulary sha256"]),
-            ("Pictures", f"{self.pictures.name}, {len(captions.written)} captioned"),
-            ("Decoding", f"{how}, at most {decoder.MAX_DECODING_STEPS} tokens"),
+            ("Vocabulary sha256", self.report.details["vocabulary_sha256"]),
+            ("Images", f"{self.data.name}, {len(captions.written)} captioned"),
+            ("Decoding", f"{decoding}, at most {decoder.MAX_DECODING_STEPS} tokens"),
         ]
         about += [
-            (name.capitalize(), said) for name, said in (scores.setup if scores else {}).items()
+            (name.capitalize(), value) for name, value in (scores.setup if scores else {}).items()
         ]
         skipped = [
-            (self.pictures.files[index], reason) for index, reason in captions.unreadable.items()
+            (self.data.files[index], reason) for index, reason in captions.unreadable.items()
         ]
         try:
             write_page(
                 self.folder / PAGE,
-                self.cards(captions, scores.per_image if scores else {}),
+                self._cards(captions, scores.per_image if scores else {}),
                 scores.metrics if scores else {},
                 about,
                 skipped,
-                f"Captions of {self.pictures.name}",
+                f"Captions of {self.data.name}",
             )
         except OSError as error:
             raise UserError(
-                f"{self.folder / PAGE} cannot be written: {error.strerror or error}; make room "
-                "there, then go on with --resume"
+                f"{self.folder / PAGE} cannot be written ({error.strerror or error}); free space "
+                "there, then rerun with --resume",
+                code="captioning.page_not_writable",
             ) from error
         self.report.timing["page_seconds"] = time.perf_counter() - start
 
-    def cards(self, captions: Captions, per_image: Mapping) -> Iterator[CaptionedImage]:
-        """The pictures one after the other, so that they are not all in memory."""
-        longest = SMALL_THUMBNAIL if len(captions.written) > MANY else THUMBNAIL
-        references = self.pictures.references
-        with progress_bar(len(captions.written), "picture", "page") as bar:
+    def _cards(self, captions: Captions, per_image: Mapping) -> Iterator[CaptionedImage]:
+        """Yield one image after another, so that they are not all in memory."""
+        longest = SMALL_THUMBNAIL if len(captions.written) > MANY_IMAGES else THUMBNAIL
+        references = self.data.references
+        with progress_bar(len(captions.written), "image", "page") as bar:
             for place, (index, caption) in enumerate(captions.written.items()):
-                jpeg, size = thumbnail(decode_image(self.pictures.path(index)), longest)
+                jpeg, size = thumbnail(decode_image(self.data.path(index)), longest)
                 yield CaptionedImage(
-                    self.pictures.files[index],
+                    self.data.files[index],
                     caption,
                     references[index] if references else (),
                     {name: float(values[place]) for name, values in per_image.items()},

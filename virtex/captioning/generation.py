@@ -1,15 +1,15 @@
-"""Captions of many pictures: each once over all processes, kept as they come, resumed.
+"""Caption many images: each once over all processes, saved as they are written, resumable.
 
-What is done lies in ``captions.partial*.jsonl``, a line a picture, until ``captions.json`` is
-whole. A caption depends on its picture (where words are drawn, on its id) and the seed, neither on
-the other pictures nor on batches and processes.
+Finished captions are lines of ``captions.partial*.jsonl`` until ``captions.json`` is complete. A
+caption depends on its image, for sampling also on the image's id and the seed, but not on the
+other images, the batch or the number of processes.
 """
 
-import contextlib
 import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from virtex.captioning.captioner import Captioner
-from virtex.captioning.pictures import Pictures
+from virtex.captioning.images import CaptioningImages
 from virtex.data.loading import Batch, SeededSet, listed_loader
 from virtex.data.transforms import decode_image
 from virtex.engine.distributed import all_gather_object, rank, synchronize, world_size
@@ -30,20 +30,20 @@ from virtex.pretraining.models.decoding import NucleusSampling
 logger = logging.getLogger(__name__)
 
 RESULTS = "captions.json"
-DONE = "captions.partial.jsonl"  # by runs before this one, all processes together
-DONE_BY = "captions.partial.rank{}.jsonl"
-PARTIAL = "captions.partial*.jsonl"
-LONGEST = 100  # times the shorter side
+PARTIAL = "captions.partial.jsonl"  # of earlier runs, all processes together
+PARTIAL_OF_RANK = "captions.partial.rank{}.jsonl"
+PARTIAL_PATTERN = "captions.partial*.jsonl"
+MAX_ASPECT_RATIO = 100
 
 
 @dataclass
 class Captions:
-    """What came of the pictures.
+    """The outcome for each image.
 
     Attributes:
-        written: index of a picture -> its caption, ascending.
-        unreadable: index of a picture -> why it cannot be read.
-        fresh: how many were captioned now.
+        written: index of an image -> its caption, ascending.
+        unreadable: index of an image -> why it cannot be read.
+        fresh: number of images captioned by this run.
     """
 
     written: dict[int, str] = field(default_factory=dict)
@@ -51,41 +51,41 @@ class Captions:
     fresh: int = 0
 
 
-class PictureSet(SeededSet):
-    """Pictures as a captioner takes them; those that do not decode are told, not raised.
+class CaptioningSet(SeededSet):
+    """Transformed images for a captioner; images that cannot be read become ``problem`` samples.
 
-    A sample holds ``image_id``, the index of the picture, and either ``image`` (3, size, size)
-    float32 with ``draws`` (steps,), or ``problem``.
+    A sample has ``image_id``, the index of the image, and either ``image`` (3, size, size)
+    float32 and ``draws`` (steps,), or ``problem``.
     """
 
     def __init__(
         self,
-        pictures: Pictures,
+        images: CaptioningImages,
         transform: Callable[[Tensor], tuple[Tensor, str]],
         seed: int,
         steps: int,
     ):
         """
         Args:
-            transform: maps (3, height, width) uint8 to (3, size, size) float32.
-            steps: random numbers that each picture gets.
+            transform: (3, height, width) uint8 to (3, size, size) float32.
+            steps: random numbers per image, one for each decoding step.
         """
         super().__init__(seed, training=False)
-        self.pictures, self.transform, self.steps = pictures, transform, steps
+        self.images, self.transform, self.steps = images, transform, steps
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def position(self, index: int) -> int:
-        """What stands for a picture where its random numbers are drawn: the same in any company."""
-        digest = hashlib.sha256(ascii(self.pictures.ids[index]).encode())
+        """Return the position that seeds an image, a hash of its id."""
+        digest = hashlib.sha256(ascii(self.images.ids[index]).encode())
         return int.from_bytes(digest.digest()[:6], "little")
 
     def sample(self, index: int) -> dict[str, Any]:
-        draws = torch.rand(self.steps)  # of the generator that the seed and the position have set
+        draws = torch.rand(self.steps)  # from the generator seeded by (seed, position)
         try:
-            image = decode_image(self.pictures.path(index))
-            require_shape(image, self.pictures.path(index))
+            image = decode_image(self.images.path(index))
+            check_aspect_ratio(image, self.images.path(index))
             image, _ = self.transform(image)
         except UserError as error:
             return {"image_id": index, "problem": str(error)}
@@ -94,204 +94,186 @@ class PictureSet(SeededSet):
     def batch(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """
         Returns:
-            ``problems``, index -> reason; of the other samples, if there are any, ``image``
-            (batch, 3, size, size), ``draws`` (batch, steps), ``image_id`` (batch,).
+            ``problems``, index -> reason; and of the other samples, if any, ``image``
+            (batch, 3, size, size), ``draws`` (batch, steps) and ``image_id`` (batch,).
         """
         problems = {s["image_id"]: s["problem"] for s in samples if "problem" in s}
-        sound = [sample for sample in samples if "image" in sample]
+        readable = [sample for sample in samples if "image" in sample]
         batch: dict[str, Any] = {"problems": problems}
-        if sound:
-            batch |= {key: torch.stack([s[key] for s in sound]) for key in ("image", "draws")}
-            batch["image_id"] = torch.tensor([s["image_id"] for s in sound])
+        if readable:
+            batch |= {key: torch.stack([s[key] for s in readable]) for key in ("image", "draws")}
+            batch["image_id"] = torch.tensor([s["image_id"] for s in readable])
         return batch
 
 
-def require_shape(image: Tensor, path: Path) -> None:
-    """A line is no picture: its longer side would have millions of pixels once it is resized.
+def check_aspect_ratio(image: Tensor, path: Path) -> None:
+    """Reject images so elongated that resizing the short side needs millions of pixels.
 
     Raises:
-        UserError: it is one.
+        UserError: the image is one.
     """
     height, width = image.shape[-2:]
-    if max(height, width) > LONGEST * min(height, width):
+    if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
         raise UserError(
-            f"the image {path} is {width} x {height} pixels, a line that cannot be resized; leave "
-            "it out"
+            f"the aspect ratio of an image must be at most {MAX_ASPECT_RATIO}, but {path} has "
+            f"{width} x {height} pixels; leave it out",
+            code="data.image_aspect_ratio",
         )
 
 
 def write_captions(
     captioner: Captioner,
-    data: PictureSet,
+    data: CaptioningSet,
     folder: Path,
     device: torch.device,
     batch_size: int,
     num_workers: int,
 ) -> Captions:
-    """Caption the pictures that ``folder`` holds no captions of yet.
+    """Caption the images without captions in ``folder``, and write ``captions.json``.
 
     Args:
-        folder: is there; ``captions.json`` in it is whole in the end, if any picture can be read.
-        batch_size: pictures at once in each process.
+        folder: existing output folder.
+        batch_size: images per process.
 
     Returns:
-        those of before and of now, the same in all processes.
+        the captions of this and earlier runs, the same in all processes.
 
     Raises:
-        UserError: what is in ``folder`` is broken, or nothing can be written there.
+        UserError: the files in ``folder`` are invalid, or it is not writable.
     """
-    pictures = data.pictures
-    done = gather_done(folder, pictures)
-    todo = [index for index in range(len(pictures)) if index not in done]
+    done = load_captions(folder, data.images)
+    todo = [index for index in range(len(data)) if index not in done]
     if done and todo:
-        logger.info("going on after %d captions of %d", len(done), len(pictures))
-    mine = todo[rank() :: world_size()]
+        logger.info("resuming after %d of %d captions", len(done), len(data))
+    own = todo[rank() :: world_size()]
     batches = [
-        [(data.position(index), index) for index in mine[first : first + batch_size]]
-        for first in range(0, len(mine), batch_size)
+        [(data.position(index), index) for index in own[first : first + batch_size]]
+        for first in range(0, len(own), batch_size)
     ]
-    captions = Captions(done)
+    captions, partial = Captions(done), folder / PARTIAL_OF_RANK.format(rank())
     captioner.to(device)
-    with (
-        progress_bar(len(mine), "picture", "captions") as bar,
-        Keeping(folder / DONE_BY.format(rank())) as keeping,
-    ):
+    with progress_bar(len(own), "image", "captions") as bar:
         for batch in listed_loader(data, batches, num_workers):
             captions.unreadable |= batch["problems"]
-            found = caption_batch(captioner, batch, device)
-            keeping.add(found)
-            captions.written |= found
-            captions.fresh += len(found)
-            bar.update(len(found) + len(batch["problems"]))
-    captions = together(all_gather_object(captions))
+            written = caption_batch(captioner, batch, device)
+            with _report_os_errors(partial), open(partial, "a", encoding="utf-8") as file:
+                file.writelines(_to_lines(written))
+            captions.written |= written
+            captions.fresh += len(written)
+            bar.update(len(written) + len(batch["problems"]))
+    captions = _merge(all_gather_object(captions))
     if rank() == 0 and captions.written:
-        write_results(folder, pictures, captions)
+        write_results(folder, data.images, captions)
     synchronize()
     return captions
 
 
 def caption_batch(captioner: Captioner, batch: Batch, device: torch.device) -> dict[int, str]:
-    """Index -> caption of the readable pictures of a batch."""
+    """Return index -> caption of the readable images of a batch."""
     if "image" not in batch:
         return {}
     images = batch["image"].to(device, non_blocking=True)
-    sampled = isinstance(captioner.model.decoder, NucleusSampling)
-    captions = captioner(images, batch["draws"].to(device) if sampled else None)
+    is_sampled = isinstance(captioner.model.decoder, NucleusSampling)
+    captions = captioner(images, batch["draws"].to(device) if is_sampled else None)
     return dict(zip(batch["image_id"].tolist(), captions, strict=True))
 
 
-def together(parts: Iterable[Captions]) -> Captions:
-    """What all processes have done."""
-    whole = Captions()
+def _merge(parts: Iterable[Captions]) -> Captions:
+    """Merge the captions of all processes."""
+    merged = Captions()
     for part in parts:
-        whole.written |= part.written
-        whole.unreadable |= part.unreadable
-        whole.fresh += part.fresh
-    whole.written = dict(sorted(whole.written.items()))
-    whole.unreadable = dict(sorted(whole.unreadable.items()))
-    return whole
+        merged.written |= part.written
+        merged.unreadable |= part.unreadable
+        merged.fresh += part.fresh
+    merged.written = dict(sorted(merged.written.items()))
+    merged.unreadable = dict(sorted(merged.unreadable.items()))
+    return merged
 
 
-# What is kept ------------------------------------------------------------------------------------
+# Files -------------------------------------------------------------------------------------------
 
 
-class Keeping:
-    """Puts captions to the end of a file at once, so that a killed run goes on after them."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __enter__(self) -> "Keeping":
-        with told(self.path):
-            self.file = open(self.path, "a", encoding="utf-8")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-
-    def add(self, captions: dict[int, str]) -> None:
-        with told(self.path):
-            self.file.writelines(lines_of(captions))
-            self.file.flush()
-
-
-@contextlib.contextmanager
-def told(path: Path) -> Iterator[None]:
-    """What keeps ``path`` from being read or written becomes a sentence."""
+@contextmanager
+def _report_os_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read or written: {error.strerror or error}; fix that and --resume"
+            f"{path} cannot be read or written ({error.strerror or error}); fix that and rerun "
+            "with --resume",
+            code="captioning.file_error",
         ) from error
 
 
-def gather_done(folder: Path, pictures: Pictures) -> dict[int, str]:
-    """What runs before this one have written, in every process; one file of it is left.
+def load_captions(folder: Path, images: CaptioningImages) -> dict[int, str]:
+    """Load the captions of earlier runs, in every process, and merge their partial files.
 
     Raises:
-        UserError: ``captions.json`` is broken.
+        UserError: ``captions.json`` is invalid.
     """
     done: dict[int, str] = {}
     if rank() == 0:
-        with told(folder / PARTIAL):
+        with _report_os_errors(folder / PARTIAL_PATTERN):
             if (folder / RESULTS).is_file():
-                done |= read_results(folder / RESULTS, pictures)
-            parts = sorted(folder.glob(PARTIAL))
+                done |= read_results(folder / RESULTS, images)
+            parts = sorted(folder.glob(PARTIAL_PATTERN))
             for path in parts:
-                done |= dict(read_lines(path))
+                done |= _read_lines(path)
             if parts:
-                text = "".join(lines_of(done))
-                replace_file(folder / DONE, lambda file: file.write(text.encode()))
+                text = "".join(_to_lines(done))
+                replace_file(folder / PARTIAL, lambda file: file.write(text.encode()))
             for path in parts:
-                if path.name != DONE:
+                if path.name != PARTIAL:
                     path.unlink()
     return all_gather_object(done)[0]
 
 
-def lines_of(captions: dict[int, str]) -> Iterator[str]:
-    for index, caption in captions.items():
-        yield json.dumps([index, caption]) + "\n"
+def _to_lines(captions: dict[int, str]) -> list[str]:
+    return [json.dumps([index, caption]) + "\n" for index, caption in captions.items()]
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """What a file of lines holds, up to one that a killed process left unfinished."""
+def _read_lines(path: Path) -> dict[int, str]:
+    """Read lines up to one that a killed process left incomplete."""
+    captions = {}
     for line in path.read_bytes().splitlines():
         try:
             index, caption = json.loads(line)
         except ValueError:
-            return
-        yield index, caption
+            break
+        captions[index] = caption
+    return captions
 
 
-def write_results(folder: Path, pictures: Pictures, captions: Captions) -> None:
-    """``captions.json``, in COCO's result format; what was kept until then is dropped.
+def write_results(folder: Path, images: CaptioningImages, captions: Captions) -> None:
+    """Write ``captions.json`` in COCO's result format, and delete the partial files.
 
     Raises:
         UserError: it cannot be written.
     """
     rows = [
-        {"image_id": pictures.ids[index], "caption": caption}
+        {"image_id": images.ids[index], "caption": caption}
         for index, caption in captions.written.items()
     ]
-    text = json.dumps(rows, indent=0) + "\n"  # ASCII: a file name may hold what is no character
-    with told(folder / RESULTS):
+    text = json.dumps(rows, indent=0) + "\n"  # ASCII: file names may not be valid Unicode
+    with _report_os_errors(folder / RESULTS):
         replace_file(folder / RESULTS, lambda file: file.write(text.encode()))
-        for path in folder.glob(PARTIAL):
+        for path in folder.glob(PARTIAL_PATTERN):
             path.unlink()
 
 
-def read_results(path: Path, pictures: Pictures) -> dict[int, str]:
-    """Index -> caption of a ``captions.json`` of these pictures.
+def read_results(path: Path, images: CaptioningImages) -> dict[int, str]:
+    """Read a ``captions.json`` of these images as index -> caption.
 
     Raises:
-        UserError: it is broken, or of other pictures.
+        UserError: it is invalid, or of other images.
     """
-    places = {name: index for index, name in enumerate(pictures.ids)}
+    indices = {image_id: index for index, image_id in enumerate(images.ids)}
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-        return {places[row["image_id"]]: row["caption"] for row in rows}
+        return {indices[row["image_id"]]: row["caption"] for row in rows}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} is broken, or of other pictures ({error!r}); start anew with --overwrite"
+            f"{path} is not a list of captions of these images ({error!r}); restart with "
+            "--overwrite",
+            code="captioning.invalid_results",
         ) from error

@@ -1,21 +1,21 @@
-"""Penn Treebank tokens of captions as COCO's caption evaluation makes them, without Java.
+"""Penn Treebank tokenizer of COCO's caption evaluation, without Java.
 
-The reference is Stanford CoreNLP 3.4.1's ``PTBTokenizer -preserveLines -lowerCase``, behind which
-COCO drops tokens of punctuation (Chen et al. 2015, "Microsoft COCO Captions: Data Collection and
-Evaluation Server"). The rules below were inferred from what it makes of text: the Treebank's own
-(Marcus et al. 1993, "Building a Large Annotated Corpus of English"), and its oddities as far as
-captions can meet them. Spelling stays as it is written, British or not.
+The reference is Stanford CoreNLP 3.4.1's ``PTBTokenizer -preserveLines -lowerCase``, after which
+COCO drops punctuation tokens (Chen et al. 2015, "Microsoft COCO Captions: Data Collection and
+Evaluation Server"). The rules below were inferred from its output: those of the Treebank (Marcus et
+al. 1993, "Building a Large Annotated Corpus of English"), and its peculiarities as far as captions
+contain them. Spelling is kept: British words stay British.
 """
 
-# ruff: noqa: RUF001 - quotation marks and hyphens that look alike are what this is about
+# ruff: noqa: RUF001 - tokenization depends on look-alike quotation marks and hyphens
 
 from __future__ import annotations
 
 import re
 
-# ---- words that are not cut as others are
+# ---- Words with special rules
 
-# The full stop belongs to these wherever they stand,
+# The period belongs to these anywhere,
 ABBREVIATIONS = """
     adj adm adv ala al alex apr ariz assn assoc asst atty aug ave bhd bldg blvd brig bros calif
     capt cf cie cmdr co col colo comdr conn corp cos cpl ct dak dec dept det dr drs ens esq est etc
@@ -25,10 +25,10 @@ ABBREVIATIONS = """
     sgt spc sq sr st ste supt sys tel tenn thu thurs treas tue tues univ va vs vt wed wis wisc wm
     wyo
 """
-# to these with a capital, and to these before a number.
+# to these if capitalized, and to these before a number.
 CAPITALIZED = "ark az del ill la mass miss ore pa tex wash"
 BEFORE_NUMBERS = "art ca figs fig nos no op pp prop"
-# A single letter has it too, but not before these: "plan b. The".
+# A single letter also keeps its period, except before these: "plan b. The".
 SENTENCE_STARTS = """
     a about according additionally after an as at but earlier he her here however if in it last many
     more now once one other our she since so some such that the their then there these they this we
@@ -43,7 +43,7 @@ FILE_ENDINGS = """
     png ppt ps py sql tar txt wav xml x zip
 """
 
-# ---- patterns
+# ---- Patterns
 
 
 def any_case(pattern: str) -> str:
@@ -55,39 +55,39 @@ def any_of(words: str) -> str:
 
 
 def capitalized(words: str) -> str:
-    """Any of the words with a capital first, whatever the case of the rest."""
+    """Match any of the words if capitalized, ignoring the case of the rest."""
     rest = [(word[0].upper(), any_case(re.escape(word[1:]))) for word in words.split()]
     return f"(?:{'|'.join(map(''.join, rest))})"
 
 
-LETTERS = "A-Za-zªµºÀ-ÖØ-öø-\u1fff\u2c00-\u2fff\u3041-\ud7ff\uf900-\ufdff"  # and their accents
-# a letter; a letter or a digit; the same of ASCII
+LETTERS = "A-Za-zªµºÀ-ÖØ-öø-\u1fff\u2c00-\u2fff\u3041-\ud7ff\uf900-\ufdff"  # with combining accents
+# a letter; a letter or digit; the latter in ASCII
 L, W, A = f"[{LETTERS}]", f"[{LETTERS}0-9]", "[A-Za-z0-9]"
 CLITIC = any_case(f"(?:[dms]|ll|re|ve)(?!{L})")  # of I'm, we've
-INNER = f"(?:['’](?!{CLITIC})|[‘`])"  # an apostrophe that stays within a word
+INNER = f"(?:['’](?!{CLITIC})|[‘`])"  # an apostrophe within a word
 WORD = f"(?:[dlnoDLNO]{INNER}(?={L}{{2}}))?{W}+"  # clock, o'clock
 INITIALS = rf"(?:{L}\.){{2,}}"  # u.s., a.k.a.
 PART = f"-(?:{INITIALS}|{A}+)"  # of a word with hyphens
 CHOICE = f"{A}+(?:-[A-Za-z]+){{0,2}}"  # of a word with slashes
-STOP = r"(?:\.(?=[,:;]))?"  # belongs to whatever word is before it
+STOP = r"(?:\.(?=[,:;]))?"  # belongs to the preceding word
 GAP = r"[- \xa0]"  # within numbers
 # of addresses
 LABEL, LINK, LINK_END = r"[^\s\"<>|.!?(){},]", r"[^\s\"<>|()]", r"[^\s\"<>|.!?(){},-]"
 MAILBOX, HOST = r"[^\s\"<>|(){}]{0,63}", r"[^\s\"<>|().{}]+"
-# what makes more of one of these words than the two
+# what makes a longer token of one of these words
 LONGER = rf"[-_/@!?.]?{L}|[-_/@]?[0-9]|\.[,:;]|['’]{CLITIC}|,[A-Za-z0-9.,]*-[A-Za-z0-9]"
 FIRST_OF_TWO = "|".join(
     f"{first}(?={second}(?!{LONGER}))"
     for first, second in (word.split("_") for word in IN_TWO.split())
 )
 
-# What COCO drops needs no pattern, unless another token could begin inside of it.
+# Tokens that COCO drops need a pattern only if another token could start inside of them.
 DROPPED = r"-{2,4}(?!-)|\.{3,}|''|’’|[‘`]{2}"
 
-# What a token can be. The first that fits is taken, so that longer ones stand first.
+# Alternatives for a token, tried in order, so longer ones come first.
 TOKENS = [
-    f"(?=[CGLWcglw]){any_case(FIRST_OF_TWO)}",  # looking ahead for speed
-    r"[A-Za-z]+(?=,?(?:\s|$))",  # most words: nothing follows that could make them longer
+    f"(?=[CGLWcglw]){any_case(FIRST_OF_TWO)}",  # the lookahead is for speed
+    r"[A-Za-z]+(?=,?(?:\s|$))",  # most words, with nothing behind them that could extend them
     # http://a.org/b, www.a.org, a.com/b, a@b.org, @somebody
     any_case(rf"https?://{LINK}+\.{LINK}*{LINK_END}"),
     any_case(rf"www\.(?:{LABEL}+\.)+[a-z]{{2,4}}(?:/{LINK}+{LINK_END}|(?![-.]?{W}){STOP})"),
@@ -132,7 +132,7 @@ TOKENS = [
     rf"[A-Za-z]\.(?!\s+{capitalized(SENTENCE_STARTS)}(?:\s|$))",
     rf"{any_of(ABBREVIATIONS)}\.|{capitalized(CAPITALIZED)}\.",
     rf"{any_of(BEFORE_NUMBERS)}\.(?=\s?[0-9])",
-    # the other words; signs
+    # other words; symbols
     f"{WORD}{STOP}",
     "#[A-Za-z]+",
     r"[“”‘’`]{2}|[!?]{2,}|-{5,}|\*+|_+|#+|@+|<<|>>|[$%&()+/<=>\[\\\]^{|}~]",
@@ -140,16 +140,16 @@ TOKENS = [
 ]
 FIND = re.compile(f"{DROPPED}|({'|'.join(TOKENS)})").findall
 
-# ---- what is written otherwise
+# ---- Rewriting
 
-# Tabs part as spaces do, but no token holds one.
+# A tab separates like a space, and no token contains one.
 ENTITIES = {
     "amp": "&", "apos": "'", "gt": "\t>\t", "lt": "\t<\t", "quot": '"',
     "mdash": "\t", "nbsp": "\t", "ndash": "\t",
 }  # fmt: skip
 ENTITY = re.compile(f"&({'|'.join(ENTITIES)});", re.IGNORECASE)
-# soft hyphens; three signs by their places in Windows-1252
-UNSEEN = str.maketrans({"\xad": "", "\x80": "€", "\x91": "‘", "\x92": "’"})
+# soft hyphens; three characters by their codes in Windows-1252
+REPLACED = str.maketrans({"\xad": "", "\x80": "€", "\x91": "‘", "\x92": "’"})
 SIGNS = {
     "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-",
     "¢": "cents", "£": "#", "€": "$", "¤": "$",
@@ -161,24 +161,24 @@ STRAIGHT = str.maketrans({"“": "``", "”": "''", "‘": "`", "’": "'"})
 
 
 def tokenize(caption: str) -> list[str]:
-    """The tokens of a caption, in lower case and without punctuation.
+    """Tokenize a caption: lower case, without punctuation.
 
-    Brackets become ``-lrb-`` and the like and stay, as they do in COCO's evaluation, for the list
-    of what it drops has them in capitals. No token has a space: in 1 1/2 it is a no-break space.
+    Brackets become ``-lrb-`` etc. and are kept as in COCO's evaluation, whose list of punctuation
+    has them in upper case. No token contains a space: 1 1/2 has a no-break space.
 
-    CoreNLP reads a file of captions, one a line, and tells by the first word of the next caption
-    whether a single letter and a full stop, at the end of one, are one token or two. Here a caption
-    stands alone, and they are one.
+    CoreNLP tokenizes a file with one caption per line. For a single letter with a period at the end
+    of a caption, it looks at the first word of the next one to decide between one token and two.
+    Here captions are independent, and it is one token.
     """
     caption = caption.replace("\n", " ")
     if not caption.isascii():
-        caption = caption.translate(UNSEEN)
+        caption = caption.translate(REPLACED)
     if "&" in caption:
         caption = ENTITY.sub(lambda entity: ENTITIES[entity[1].lower()], caption)
     found = filter(None, FIND(caption))
-    return [token.lower() if token.isalpha() else rewritten(token) for token in found]
+    return [token.lower() if token.isalpha() else rewrite(token) for token in found]
 
 
-def rewritten(token: str) -> str:
+def rewrite(token: str) -> str:
     token = SIGNS.get(token, token.lower().translate(WITHIN))
     return token.translate(STRAIGHT) if CURLY.fullmatch(token) else token

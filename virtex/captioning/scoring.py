@@ -1,7 +1,7 @@
-"""Scores of captions: by pycocoevalcap and Java, as papers have them, or by Python alone.
+"""Score captions with pycocoevalcap and Java, as in published results, or in Python alone.
 
-Without Java the tokens are those of ``ptb.py``; CIDEr, BLEU and ROUGE-L are those of
-``scores.py``; METEOR and SPICE are left out.
+Without Java, captions are tokenized by ``ptb.py``, CIDEr, BLEU and ROUGE-L are computed by
+``metrics.py``, and METEOR and SPICE are omitted.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from typing import Literal, NamedTuple, TypeVar
 import numpy as np
 
 import virtex
-from virtex.captioning import java, scores
-from virtex.captioning.java_process import java_version
-from virtex.captioning.scores import Captions, References
+from virtex.captioning import java, metrics, ptb
+from virtex.captioning.metrics import Captions, References
 from virtex.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -31,14 +30,14 @@ SCORERS = ("auto", "java", "python")
 
 @dataclass(frozen=True)
 class CaptionScores:
-    """What captions are worth.
+    """The scores of a set of captions.
 
     Attributes:
-        metrics: name -> percent, of all captions: CIDEr, BLEU-1 to BLEU-4, ROUGE-L and, where they
-            can be had, METEOR and SPICE, in this order. SPICE may be NaN.
-        per_image: the same -> percent, (images,) in the order of the captions.
-        notes: what is left out, and why.
-        setup: the scorer, the tokenizer and Java, with their versions.
+        metrics: in percent, of the whole set: CIDEr, BLEU-1 to BLEU-4, ROUGE-L and, if available,
+            METEOR and SPICE, in this order. SPICE may be NaN.
+        per_image: metric -> percent, (images,) in the order of the captions.
+        notes: which metrics are omitted, and why.
+        setup: versions of the scorer, the tokenizer and Java.
         timing: seconds of each part.
     """
 
@@ -50,95 +49,102 @@ class CaptionScores:
 
 
 def choose_scorer(scorer: str) -> Literal["java", "python"]:
-    """What ``score`` will score with, to be known before anything is captioned.
+    """Resolve the scorer, before anything is captioned.
 
     Args:
-        scorer: one of ``SCORERS``; "auto" is "java" where that can run.
+        scorer: one of ``SCORERS``; "auto" selects "java" if it can run.
 
     Raises:
-        UserError: "java" is asked for and cannot run.
+        UserError: "java" is requested and cannot run.
     """
     if scorer not in SCORERS:
-        raise ValueError(f"scorer {scorer!r} is none of {', '.join(SCORERS)}")
+        raise ValueError(f"expected a scorer of {', '.join(SCORERS)}, but got {scorer!r}")
     if scorer == "python":
         return "python"
-    reason = java.java_missing()
+    reason = java.missing_java()
     if reason is None:
         return "java"
     if scorer == "java":
-        raise UserError(f"captions cannot be scored with Java: {reason}")
-    logger.warning("captions will be scored without Java: %s", reason)
+        raise UserError(
+            f"--scorer java needs Java and pycocoevalcap, but {reason}; or use --scorer python",
+            code="captioning.no_java",
+        )
+    logger.warning("scoring captions without Java: %s", reason)
     return "python"
 
 
 def score(
     captions: Mapping[Id, str], references: Mapping[Id, Sequence[str]], scorer: str = "auto"
 ) -> CaptionScores:
-    """Score one caption an image against the image's references.
+    """Score one caption per image against the references of the image.
 
     Args:
-        captions, references: by image, as they were written.
-        scorer: as for ``choose_scorer``.
+        captions, references: by image, not tokenized.
+        scorer: see ``choose_scorer``.
 
     Raises:
-        UserError: as ``choose_scorer``, or a Java program fails, or no reference has a word.
-        ValueError: there is no image, or the two are of different ones, or one has no reference.
+        UserError: as ``choose_scorer``, a Java program fails, or no reference contains a word.
+        ValueError: the images differ, there are none, or one has no reference.
     """
     if captions.keys() != references.keys():
-        raise ValueError("captions and references are of different images")
-    texts, own = list(captions.values()), [references[image] for image in captions]
-    scores.check(texts, own)
-    chosen = choose_scorer(scorer)
-    tokenize, measures, setup, notes = (with_java if chosen == "java" else in_python)()
-    metrics: dict[str, float] = {}
+        raise ValueError("expected captions and references of the same images")
+    texts, expected_texts = list(captions.values()), [references[image] for image in captions]
+    metrics.validate(texts, expected_texts)
+    build = build_java_scorer if choose_scorer(scorer) == "java" else build_python_scorer
+    tokenize, measures, setup, notes = build()
+    values: dict[str, float] = {}
     per_image: dict[str, np.ndarray] = {}
     timing: dict[str, float] = {}
     start = time.perf_counter()
-    found, expected = tokenized(tokenize, texts, own)
-    timing["tokenize_seconds"] = seconds_since(start, "tokens")
+    found, expected = _tokenize(tokenize, texts, expected_texts)
+    timing["tokenize_seconds"] = _log_seconds(start, "tokens")
     for measure in measures:
         start = time.perf_counter()
-        of_all, of_images = measure.compute(found, expected)
-        columns = 100 * np.reshape(of_images, (len(texts), len(measure.names))).T
-        metrics |= zip(measure.names, (100 * np.atleast_1d(of_all)).tolist(), strict=True)
+        corpus, images = measure.compute(found, expected)
+        columns = 100 * np.reshape(images, (len(texts), len(measure.names))).T
+        values |= zip(measure.names, (100 * np.atleast_1d(corpus)).tolist(), strict=True)
         per_image |= zip(measure.names, columns, strict=True)
-        timing[f"{measure.part}_seconds"] = seconds_since(start, " ".join(measure.names))
+        timing[f"{measure.part}_seconds"] = _log_seconds(start, " ".join(measure.names))
     undefined = int(np.isnan(per_image.get("SPICE", 0.0)).sum())
     if undefined:
-        notes.append(f"SPICE has no mean, as {undefined} of {len(texts)} images have no SPICE")
-    return CaptionScores(metrics, per_image, notes, setup, timing)
+        notes.append(f"SPICE is NaN because it is undefined for {undefined} of {len(texts)} images")
+    return CaptionScores(values, per_image, notes, setup, timing)
 
 
-def tokenized(
+def _tokenize(
     tokenize: Callable[[Sequence[str]], list[list[str]]],
     captions: Sequence[str],
     references: Sequence[Sequence[str]],
 ) -> tuple[Captions, References]:
-    """Tokens of both, all made at once, as a tokenizer may take long to start."""
+    """Tokenize both in one call, because a tokenizer may be slow to start."""
     tokens = iter(tokenize([*captions, *chain(*references)]))
     found = list(islice(tokens, len(captions)))
     expected = [list(islice(tokens, len(own))) for own in references]
     if not any(map(any, expected)):
-        raise UserError("no reference has a word to score captions against; see the annotations")
+        raise UserError(
+            "the references must contain words to score captions against, but none does; check the "
+            "annotations",
+            code="captioning.empty_references",
+        )
     return found, expected
 
 
-def seconds_since(start: float, part: str) -> float:
+def _log_seconds(start: float, part: str) -> float:
     seconds = time.perf_counter() - start
     logger.info("%-28s %7.2f s", part, seconds)
     return seconds
 
 
-# ---- what scores
+# ---- Scorers
 
 
 class Measure(NamedTuple):
     """Metrics that are computed together.
 
     Attributes:
-        part: their name in timings.
-        compute: (tokenized captions, tokenized references of each) -> fractions of all captions
-            and of each image: a number and (images,), or (names,) and (images, names).
+        part: name in the timings.
+        compute: (tokenized captions, tokenized references) -> fractions of the corpus and of each
+            image: a number and (images,), or (names,) and (images, names).
     """
 
     names: tuple[str, ...]
@@ -156,30 +162,28 @@ class Scorer(NamedTuple):
 
 
 CIDER, ROUGE_L, METEOR, SPICE = ("CIDEr",), ("ROUGE-L",), ("METEOR",), ("SPICE",)
-BLEU = tuple(f"BLEU-{words}" for words in range(1, scores.LONGEST + 1))
+BLEU = tuple(f"BLEU-{words}" for words in range(1, metrics.MAX_N + 1))
 
 
-def in_python() -> Scorer:
-    from virtex.captioning.ptb import tokenize
-
-    reason = java.java_missing()
-    lack = f", which cannot run here: {reason}" if reason else ""
+def build_python_scorer() -> Scorer:
+    reason = java.missing_java()
+    because = f": {reason}" if reason else ""
     return Scorer(
-        lambda captions: list(map(tokenize, captions)),
+        lambda captions: list(map(ptb.tokenize, captions)),
         [
-            Measure(CIDER, "cider", scores.cider),
-            Measure(BLEU, "bleu", scores.bleu),
-            Measure(ROUGE_L, "rouge_l", scores.rouge_l),
+            Measure(CIDER, "cider", metrics.cider),
+            Measure(BLEU, "bleu", metrics.bleu),
+            Measure(ROUGE_L, "rouge_l", metrics.rouge_l),
         ],
         {
-            "scorer": f"virtex.captioning.scores {virtex.__version__}",
+            "scorer": f"virtex.captioning.metrics {virtex.__version__}",
             "tokenizer": f"virtex.captioning.ptb {virtex.__version__}",
         },
-        [f"METEOR and SPICE are left out: they need Java{lack}"],
+        [f"METEOR and SPICE are omitted because they need Java{because}"],
     )
 
 
-def with_java() -> Scorer:
+def build_java_scorer() -> Scorer:
     measures = [
         Measure(CIDER, "cider", pycocoevalcap_cider),
         Measure(BLEU, "bleu", pycocoevalcap_bleu),
@@ -187,15 +191,15 @@ def with_java() -> Scorer:
         Measure(METEOR, "meteor", java.meteor),
     ]
     notes = []
-    lack = java.spice_missing()
-    if lack:
-        notes.append(f"SPICE is left out: {lack}")
+    reason = java.missing_spice()
+    if reason:
+        notes.append(f"SPICE is omitted: {reason}")
     else:
         measures.append(Measure(SPICE, "spice", java.spice))
     setup = {
         "scorer": f"pycocoevalcap {metadata.version('pycocoevalcap')}",
         "tokenizer": "PTBTokenizer of Stanford CoreNLP 3.4.1",
-        "java": java_version(java.java_command(java.TOKENIZER)[0]),
+        "java": java.java_version(java.java_command(java.TOKENIZER_JAR)[0]),
     }
     return Scorer(java.tokenize, measures, setup, notes)
 
@@ -203,26 +207,26 @@ def with_java() -> Scorer:
 def pycocoevalcap_cider(captions: Captions, references: References) -> tuple[float, np.ndarray]:
     from pycocoevalcap.cider.cider import Cider
 
-    return Cider().compute_score(*as_pycocoevalcap_takes(captions, references))
+    return Cider().compute_score(*_to_pycocoevalcap(captions, references))
 
 
 def pycocoevalcap_bleu(captions: Captions, references: References) -> tuple[np.ndarray, np.ndarray]:
     from pycocoevalcap.bleu.bleu import Bleu
 
-    known = as_pycocoevalcap_takes(captions, references)
-    of_all, of_images = Bleu(scores.LONGEST).compute_score(*known, verbose=0)  # prints nothing
-    return np.array(of_all), np.array(of_images).T
+    given = _to_pycocoevalcap(captions, references)
+    corpus, images = Bleu(metrics.MAX_N).compute_score(*given, verbose=0)
+    return np.array(corpus), np.array(images).T
 
 
 def pycocoevalcap_rouge(captions: Captions, references: References) -> tuple[float, np.ndarray]:
     from pycocoevalcap.rouge.rouge import Rouge
 
-    return Rouge().compute_score(*as_pycocoevalcap_takes(captions, references))
+    return Rouge().compute_score(*_to_pycocoevalcap(captions, references))
 
 
-def as_pycocoevalcap_takes(
+def _to_pycocoevalcap(
     captions: Captions, references: References
 ) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
-    """References, then captions, by the image's number."""
+    """Return references and captions by the index of the image."""
     expected = {n: [" ".join(tokens) for tokens in own] for n, own in enumerate(references)}
     return expected, {n: [" ".join(tokens)] for n, tokens in enumerate(captions)}

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from virtex.checkpoints.formats import Format as Format
     from virtex.checkpoints.formats import format_table as format_table
     from virtex.checkpoints.formats import register_format as register_format
-    from virtex.checkpoints.hashing import sha256_of as sha256_of
     from virtex.checkpoints.loading import Inspection as Inspection
     from virtex.checkpoints.loading import inspect_checkpoint as inspect_checkpoint
     from virtex.checkpoints.loading import load_backbone as load_backbone
@@ -41,7 +40,6 @@ _MODULES = {
     "Format": "formats",
     "format_table": "formats",
     "register_format": "formats",
-    "sha256_of": "hashing",
     "Inspection": "loading",
     "inspect_checkpoint": "loading",
     "load_backbone": "loading",

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch.serialization import safe_globals
 
 from virtex.checkpoints.backbone import CheckpointError
-from virtex.quoting import quoted
+from virtex.text import escape
 
 # torch.save before 1.6 begins with this number, pickled (torch/serialization.py, MAGIC_NUMBER).
 _LEGACY_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
@@ -114,7 +114,7 @@ def _check_entries(path: pathlib.Path, archive: zipfile.ZipFile) -> bool:
     """Read every entry to verify its checksum; return whether no entry is compressed."""
     entries = archive.infolist()
     names = [entry.filename for entry in entries]
-    shown = ", ".join(map(quoted, names[:3]))
+    shown = ", ".join(map(escape, names[:3]))
     root = names[0].partition("/")[0] if names else ""
     if "constants.pkl" in {name.partition("/")[2] for name in names}:
         raise _unreadable(
@@ -248,7 +248,7 @@ def _unpickling_error(path: pathlib.Path, error: Exception, trust_pickle: bool) 
     is_jax = blocked[1].startswith(("jax", "haiku", "byol", "optax"))
     note = "; JAX checkpoints are not supported, convert it first" if is_jax else ""
     return CheckpointError(
-        f"{path} should hold weights only, but its pickle asks for {quoted(blocked[1])}; if you "
+        f"{path} should hold weights only, but its pickle asks for {escape(blocked[1])}; if you "
         f"trust its origin, --trust-pickle allows it to run code{note}",
         code="checkpoint.unsafe_pickle",
     )
@@ -267,4 +267,4 @@ def _unreadable(path: pathlib.Path, description: str) -> CheckpointError:
 
 
 def _first_line(error: Exception) -> str:
-    return quoted(str(error).strip().partition("\n")[0], 300)
+    return escape(str(error).strip().partition("\n")[0], 300)

@@ -27,7 +27,7 @@ from virtex.backbones.registry import (
 from virtex.checkpoints.backbone import CheckpointError
 from virtex.checkpoints.formats import FORMATS, Format, get_format
 from virtex.errors import UserError
-from virtex.quoting import quoted
+from virtex.text import escape
 
 # Prefixes added by DistributedDataParallel, torch.compile and FSDP.
 WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
@@ -289,7 +289,7 @@ def _printable(name: str) -> str:
     if not _is_printable(name):
         raise CheckpointError(
             f"tensor names should be printable and at most {MAX_NAME_LENGTH} characters, found "
-            f"'{quoted(name[:80])}' of {len(name)} characters; rename it",
+            f"'{escape(name[:80])}' of {len(name)} characters; rename it",
             code="checkpoint.unreadable",
         )
     return name
@@ -328,7 +328,7 @@ def _unused_groups(keys: Iterable[str], used: set[str], wrapper: str) -> dict[st
 def _describe(content: Any) -> str:
     if isinstance(content, Mapping):
         keys = ", ".join(
-            f"'{quoted(key)}'" if isinstance(key, str) else f"of type {type(key).__name__}"
+            f"'{escape(key)}'" if isinstance(key, str) else f"of type {type(key).__name__}"
             for key in list(content)[:6]
         )
         return f"a mapping with the keys {keys}" if keys else "an empty mapping"
@@ -350,7 +350,7 @@ def _no_format_error(found: StateDicts, name: str) -> UserError:
     closest = _closest(found, name)
     if name != "auto":
         return CheckpointError(
-            f"expected a checkpoint of format {quoted(name)}, but {closest}; {keys}",
+            f"expected a checkpoint of format {escape(name)}, but {closest}; {keys}",
             code="checkpoint.unknown_format",
         )
     copies = [

@@ -33,8 +33,7 @@ from tqdm import tqdm
 
 import virtex
 from virtex.checkpoints.backbone import CheckpointError
-from virtex.checkpoints.hashing import sha256_of
-from virtex.files import replace_file
+from virtex.files import replace_file, sha256_of
 
 logger = logging.getLogger("virtex.download")
 

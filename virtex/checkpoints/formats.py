@@ -21,7 +21,7 @@ from virtex.checkpoints.inputs import (
     IMAGENET_RGB,
     UNNORMALIZED_RGB,
 )
-from virtex.quoting import quoted
+from virtex.text import escape
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,14 @@ def get_format(name: str) -> Format:
     """
     if name.startswith("prefix:"):
         prefix = name.removeprefix("prefix:")
-        return Format(quoted(name), "canonical names under a given prefix", strip=(prefix,))
+        return Format(escape(name), "canonical names under a given prefix", strip=(prefix,))
     by_name = {alias: row for row in FORMATS.values() for alias in (row.name, *row.aliases)}
     if name in by_name:
         return by_name[name]
     near = difflib.get_close_matches(name[:100], by_name, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise CheckpointError(
-        f"unknown checkpoint format '{quoted(name)}': {hint}"
+        f"unknown checkpoint format '{escape(name)}': {hint}"
         "eval_tools/inspect_checkpoint.py --list-formats prints all of them",
         code="checkpoint.unknown_format",
     )

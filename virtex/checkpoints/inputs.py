@@ -16,7 +16,7 @@ from virtex.backbones.registry import Arch, family_of
 from virtex.checkpoints.backbone import Backbone, CheckpointError, InputSpec
 from virtex.config.yaml_files import read_yaml
 from virtex.errors import UserError
-from virtex.quoting import quoted
+from virtex.text import escape
 
 IMAGENET_RGB = InputSpec("RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 1.0)
 UNNORMALIZED_RGB = InputSpec("RGB", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1.0)
@@ -86,7 +86,7 @@ def _from_entry(entry: Any, arch: Arch) -> tuple[InputSpec, Arch]:
         fields = ", ".join(["{channel_order, mean, std, scale}", *names])
         raise CheckpointError(
             f'the entry "{ENTRY}" of the checkpoint should hold input = {fields}, but is invalid: '
-            f"{quoted(_one_line(error), 300)}",
+            f"{escape(_one_line(error), 300)}",
             code="checkpoint.invalid_input_spec",
         ) from error
 

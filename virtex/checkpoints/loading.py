@@ -23,10 +23,10 @@ from virtex.checkpoints.coverage import (
 )
 from virtex.checkpoints.detect import ParsedCheckpoint, detect_format
 from virtex.checkpoints.formats import get_format
-from virtex.checkpoints.hashing import sha256_of
 from virtex.checkpoints.inputs import read_input
 from virtex.checkpoints.sources import resolve_source
 from virtex.errors import UserError
+from virtex.files import sha256_of
 
 # Memory that a backbone may take: for any file, and for each byte of a large one.
 _MIN_MEMORY, _MEMORY_PER_BYTE = 600 << 20, 16

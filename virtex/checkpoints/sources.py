@@ -27,7 +27,7 @@ from virtex.checkpoints.backbone import CheckpointError, InputSpec
 from virtex.checkpoints.download import cached_path, download
 from virtex.config.yaml_files import expanduser
 from virtex.files import replace_file
-from virtex.quoting import quoted
+from virtex.text import escape
 
 _EXAMPLES = "a local path, https://…, virtex://NAME, torchvision://resnet50 or random:resnet50"
 
@@ -88,13 +88,13 @@ def resolve_source(name: str | os.PathLike[str]) -> Resolved:
         found = resolver(name) if resolver else Resolved(expanduser(name))
     except OSError as error:
         raise CheckpointError(
-            f"{quoted(name, 300)} could not be stored: {quoted(str(error), 500)}; free space, or "
+            f"{escape(name, 300)} could not be stored: {escape(str(error), 500)}; free space, or "
             "set FVCORE_CACHE to another folder",
             code="checkpoint.download_failed",
         ) from error
     if not os.path.exists(found.path):
         raise CheckpointError(
-            f"checkpoint not found: {quoted(name, 300)}; give {_EXAMPLES}",
+            f"checkpoint not found: {escape(name, 300)}; give {_EXAMPLES}",
             code="checkpoint.not_found",
         )
     return found

@@ -14,8 +14,8 @@ from virtex.config.validation import validate_downstream, validate_pretraining
 from virtex.config.yaml_files import expanduser, find_relative, read_layers
 from virtex.errors import UserError
 from virtex.files import replace_file
-from virtex.quoting import quoted
 from virtex.resources import resource_path
+from virtex.text import escape
 
 PRETRAIN_FOLDER = resource_path("configs/pretrain")
 
@@ -50,7 +50,7 @@ def find_config(name: str, folder: str | os.PathLike[str] = "") -> Path:
         return Path(path)
     if os.path.isdir(path):
         raise UserError(
-            f"{quoted(path, 300)} is a folder; give a YAML file, or the name of a packaged config",
+            f"{escape(path, 300)} is a folder; give a YAML file, or the name of a packaged config",
             code="config.not_found",
         )
     packaged = packaged_configs()
@@ -63,7 +63,7 @@ def find_config(name: str, folder: str | os.PathLike[str] = "") -> Path:
     last_part = wanted.rpartition("/")[2]
     similar = difflib.get_close_matches(last_part[:100], by_last_part, n=3, cutoff=0.0)
     raise UserError(
-        f"'{quoted(path, 300)}' is neither a file nor a packaged config; the most similar packaged "
+        f"'{escape(path, 300)}' is neither a file nor a packaged config; the most similar packaged "
         f"configs are {', '.join(similar)}",
         code="config.not_found",
     )

@@ -11,7 +11,7 @@ from fvcore.common.config import CfgNode
 from virtex.config.older import OLD_KEYS, OLD_NAMES
 from virtex.config.yaml_files import brief
 from virtex.errors import UserError
-from virtex.quoting import quoted
+from virtex.text import escape
 
 logger = logging.getLogger(__name__)
 
@@ -108,13 +108,13 @@ def split_pairs(overrides: Sequence[Any]) -> list[tuple[str, Any]]:
         key, equals, value = text.partition("=")
         if equals:
             raise UserError(
-                f"overrides are written KEY VALUE; use '{quoted(key)} {quoted(value)}' instead of "
-                f"'{quoted(text)}'",
+                f"overrides are written KEY VALUE; use '{escape(key)} {escape(value)}' instead of "
+                f"'{escape(text)}'",
                 code="config.unpaired_override",
             )
     if len(overrides) % 2:
         raise UserError(
-            f"overrides are written KEY VALUE; '{quoted(str(overrides[-1]))}' has no value",
+            f"overrides are written KEY VALUE; '{escape(str(overrides[-1]))}' has no value",
             code="config.unpaired_override",
         )
     return [(str(key), value) for key, value in zip(overrides[0::2], overrides[1::2], strict=True)]
@@ -129,7 +129,7 @@ def merge_setting(config: CfgNode, key: str, value: Any, source: str, nested: bo
     Raises:
         UserError: there is no such key, or the value has the wrong type.
     """
-    name = f"{source}: {quoted(key)}" if source else quoted(key)
+    name = f"{source}: {escape(key)}" if source else escape(key)
     if key in OLD_KEYS:
         old = OLD_KEYS[key]
         logger.info("%s is a key of an earlier VirTex; %s", name, old.note)

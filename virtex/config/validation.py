@@ -13,7 +13,7 @@ from fvcore.common.config import CfgNode
 
 from virtex.config.overrides import flatten, invalid_value, nearest
 from virtex.config.yaml_files import brief
-from virtex.quoting import quoted
+from virtex.text import escape
 
 # Values of MODEL.NAME: models that generate captions, that read them, and classifiers.
 CAPTIONING_MODELS = ("virtex", "bicaptioning", "captioning")
@@ -134,7 +134,7 @@ def parse_textual_name(name: str) -> TransformerSize | None:
     if match is None:
         raise invalid_value(
             "MODEL.TEXTUAL.NAME must be none, or transdec_postnorm or transdec_prenorm with sizes "
-            f"(transdec_postnorm::L1_H2048_A32_F8192), not '{quoted(name)}'"
+            f"(transdec_postnorm::L1_H2048_A32_F8192), not '{escape(name)}'"
         )
     layers, hidden, heads, feedforward = map(int, match.groups()[1:])
     if hidden % heads:
@@ -183,7 +183,7 @@ def validate_values(
     for key, value in flatten(config).items():
         if key in choices and value not in choices[key]:
             raise invalid_value(
-                f"{key} must be one of {', '.join(choices[key])}, not '{quoted(value)}'; did you "
+                f"{key} must be one of {', '.join(choices[key])}, not '{escape(value)}'; did you "
                 f"mean {nearest(value, choices[key])}?"
             )
         items = value if isinstance(value, list) else [value]
@@ -266,8 +266,8 @@ def validate_no_decay(config: CfgNode) -> None:
         re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
         raise invalid_value(
-            f"OPTIM.NO_DECAY must be a regular expression, not '{quoted(pattern)}': "
-            f"{quoted(str(error))}"
+            f"OPTIM.NO_DECAY must be a regular expression, not '{escape(pattern)}': "
+            f"{escape(str(error))}"
         ) from error
 
 

@@ -14,7 +14,7 @@ import yaml
 from fvcore.common.config import BASE_KEY
 
 from virtex.errors import UserError
-from virtex.quoting import quoted
+from virtex.text import escape
 
 MAX_BYTES = 256 * 1024  # a complete config has about 20 kB
 MAX_VALUES = 20_000
@@ -132,7 +132,7 @@ def find_relative(name: str, folder: Path) -> Path:
     """
     path = Path(os.path.join(folder, expanduser(name)))
     if "://" in name or not os.path.isfile(path):
-        raise UserError(f"no such file: '{quoted(str(path), 300)}'", code="config.not_found")
+        raise UserError(f"no such file: '{escape(str(path), 300)}'", code="config.not_found")
     return path
 
 

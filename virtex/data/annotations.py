@@ -1,100 +1,100 @@
-"""Annotation files, whose contents are checked before anything is computed.
+"""Annotation files in JSON, validated before anything is computed.
 
-The checks name the first offence, because a broken annotation file otherwise shows as a KeyError
-deep inside a library, or as a score that is silently wrong.
+An invalid file would otherwise show as a KeyError deep inside a library, or as a wrong score.
+Errors name the file, the first invalid item, its id and the field.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from virtex.data.layouts import TOY_HINT
-from virtex.data.masks import LARGEST_SIDE, is_mask, whats_wrong_in_mask
+from virtex.data.masks import MAX_SIDE, find_mask_problem, is_mask
 from virtex.errors import UserError
 from virtex.files import CONTROL, is_path_below, read_file
-from virtex.text import is_encodable
+from virtex.text import is_encodable, truncate
 
 
 def read_json(
     path: str | Path, what: str, keep: Callable[[dict[str, Any]], Any] | None = None
 ) -> Any:
-    """The content of a JSON file; ``what`` says in words what it should be.
+    """Return the content of a JSON file.
 
-    ``keep`` is called with every object, innermost first, and what it returns takes the object's
-    place: of a large file no more need be held in memory than is asked for.
+    Args:
+        what: the expected content, for error messages.
+        keep: is called with every object, innermost first, and returns its replacement, so that
+            only the needed part of a large file is kept in memory.
 
-    Raises UserError with file, line and column if it is not there or not JSON.
+    Raises:
+        UserError: the file is missing (``data.missing``), unreadable (``data.unreadable``) or not
+            valid JSON (``data.annotations``).
     """
     try:
         return json.loads(read_file(path).decode(), object_hook=keep)
     except FileNotFoundError as error:
-        raise UserError(f"{path} is missing; it should be {what}. {TOY_HINT}") from error
+        raise UserError(f"{path} ({what}) was not found. {TOY_HINT}", "data.missing") from error
     except OSError as error:
-        raise UserError(f"cannot read {path} ({what}): {error.strerror or error}") from error
+        reason = error.strerror or error
+        raise UserError(f"cannot read {path} ({what}): {reason}", "data.unreadable") from error
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path} is not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}; "
-            f"it should be {what}: download or write it again"
-        ) from error
+        reason = f"{error.msg} at line {error.lineno}, column {error.colno}"
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not text (byte {error.start} is not UTF-8); "
-            f"it should be {what} in JSON: unpack, download or write it again"
-        ) from error
-    except ValueError as error:  # of thousands of digits
-        raise UserError(f"{path} holds a number beyond all measure; it should be {what}") from error
-    except RecursionError as error:
-        raise UserError(f"{path} is nested too deeply to be {what}") from error
+        reason = f"byte {error.start} is not UTF-8"
+    except ValueError:
+        reason = "a number has thousands of digits"
+    except RecursionError:
+        reason = "nested too deeply"
+    raise UserError(
+        f"{path} must be {what} in JSON, but is not valid: {reason}; download or write it again",
+        "data.annotations",
+    )
 
 
-# Contents ----------------------------------------------------------------------------------------
+# Fields ----
 
-FARTHEST = 1_000_000  # pixels from the corner of an image, of a box
-
-Check = tuple[str, Callable[[Any], bool], str]  # a field, what holds for it, in words
+MAX_COORDINATE = 1_000_000  # pixels
+Check = tuple[str, Callable[[Any], bool], str]  # field, predicate of its value, description
 
 
 def is_id(value: Any) -> bool:
-    """Whether it is a whole number that a tensor can hold."""
+    """Return whether ``value`` is an integer that a tensor can hold."""
     return type(value) is int and -(2**63) <= value < 2**63
 
 
 def _is_index(value: Any) -> bool:
-    """An id that scorers take as well."""
-    return is_id(value) and value >= 0
+    return is_id(value) and value >= 0  # evaluators accept no negative ids
 
 
 def _is_name(value: Any) -> bool:
-    return (
-        isinstance(value, str) and value != "" and not CONTROL.search(value) and is_encodable(value)
-    )
+    is_string = isinstance(value, str) and value != ""
+    return is_string and not CONTROL.search(value) and is_encodable(value)
 
 
-def _is_length(value: Any) -> bool:
-    return type(value) is int and 0 < value <= LARGEST_SIDE
+def _is_side(value: Any) -> bool:
+    return type(value) is int and 0 < value <= MAX_SIDE
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) <= FARTHEST**2  # NaN is not
+    return type(value) in (int, float) and abs(value) <= MAX_COORDINATE**2  # False for NaN
 
 
 def _is_box(value: Any) -> bool:
     return (
         type(value) is list
         and len(value) == 4
-        and all(type(n) in (int, float) and -FARTHEST <= n <= FARTHEST for n in value)
+        and all(type(n) in (int, float) and -MAX_COORDINATE <= n <= MAX_COORDINATE for n in value)
         and value[2] >= 0
         and value[3] >= 0
     )
 
 
-def _is_id_list(value: Any) -> bool:
+def _is_integer_list(value: Any) -> bool:
     return type(value) is list and all(type(number) is int for number in value)
 
 
 def lvis_file(image: dict[str, Any]) -> str:
-    """Folder and file below ``coco/``, which LVIS tells by the address alone."""
+    """Return folder and file below ``coco/``, which LVIS v1 gives only in ``coco_url``."""
     return "/".join(image["coco_url"].split("/")[-2:])
 
 
@@ -102,172 +102,161 @@ def _is_lvis_url(value: Any) -> bool:
     return isinstance(value, str) and "/" in value and is_path_below(lvis_file({"coco_url": value}))
 
 
-ID: Check = ("id", _is_index, "a whole number from 0 on")
-SIZE: tuple[Check, ...] = (
-    ("height", _is_length, f"a whole number of pixels above 0 and not above {LARGEST_SIDE}"),
-    ("width", _is_length, f"a whole number of pixels above 0 and not above {LARGEST_SIDE}"),
+ID: Check = ("id", _is_index, "an integer >= 0")
+SIZE: tuple[Check, ...] = tuple(
+    (side, _is_side, f"an integer from 1 to {MAX_SIDE}") for side in ("height", "width")
 )
 AREA: Check = ("area", _is_number, "a number")
-NAME: Check = ("name", _is_name, "a name")
-FILE: Check = ("file_name", is_path_below, "a path below the folder (a file name, without ..)")
-ANNOTATION: tuple[Check, ...] = (
+NAME: Check = ("name", _is_name, "a non-empty string")
+FILE: Check = ("file_name", is_path_below, "a relative path without ..")
+LABEL: tuple[Check, ...] = (
     ID,
-    ("image_id", is_id, "a whole number"),
-    ("category_id", is_id, "a whole number"),
-    (
-        "bbox",
-        _is_box,
-        f"4 finite numbers x, y, width, height below {FARTHEST}, the last two not negative",
-    ),
+    ("image_id", is_id, "an integer"),
+    ("category_id", is_id, "an integer"),
 )
-COCO_FIELDS: dict[str, tuple[Check, ...]] = {
-    "categories": (ID, NAME),
-    "images": (ID, FILE, *SIZE),
-    "annotations": (
-        *ANNOTATION,
-        AREA,
-        ("iscrowd", lambda value: value in (0, 1), "0 or 1"),  # or False or True
-    ),
-}
-LVIS_FIELDS: dict[str, tuple[Check, ...]] = {
-    "categories": (
-        ID,
-        NAME,
-        ("frequency", lambda value: value in ("r", "c", "f"), '"r", "c" or "f"'),
-    ),
-    "images": (
-        ID,
-        *SIZE,
-        ("coco_url", _is_lvis_url, "an address that ends in <folder>/<file>.jpg"),
-        ("neg_category_ids", _is_id_list, "a list of category ids"),
-        ("not_exhaustive_category_ids", _is_id_list, "a list of category ids"),
-    ),
-    "annotations": (*ANNOTATION, AREA),
-}
-INATURALIST_FIELDS: dict[str, tuple[Check, ...]] = {
-    "categories": (ID,),  # their names were secret at first, and matter to none
-    "images": (ID, FILE),
-    "annotations": (
-        ID,
-        ("image_id", is_id, "a whole number"),
-        ("category_id", is_id, "a whole number"),
-    ),
+BOX: Check = (
+    "bbox",
+    _is_box,
+    f"[x, y, width, height] of numbers up to {MAX_COORDINATE}, with width and height >= 0",
+)
+FIELDS: dict[str, dict[str, tuple[Check, ...]]] = {
+    "COCO instances": {
+        "categories": (ID, NAME),
+        "images": (ID, FILE, *SIZE),
+        "annotations": (*LABEL, BOX, AREA, ("iscrowd", lambda value: value in (0, 1), "0 or 1")),
+    },
+    "LVIS v1 annotations": {
+        "categories": (
+            ID,
+            NAME,
+            ("frequency", lambda value: value in ("r", "c", "f"), '"r", "c" or "f"'),
+        ),
+        "images": (
+            ID,
+            *SIZE,
+            ("coco_url", _is_lvis_url, "a URL that ends in FOLDER/FILE"),
+            ("neg_category_ids", _is_integer_list, "a list of category ids"),
+            ("not_exhaustive_category_ids", _is_integer_list, "a list of category ids"),
+        ),
+        "annotations": (*LABEL, BOX, AREA),
+    },
+    "iNaturalist 2018 annotations": {
+        "categories": (ID,),  # names were published later
+        "images": (ID, FILE),
+        "annotations": LABEL,
+    },
 }
 
 
 def check_coco_json(content: Any, path: str | Path) -> None:
-    """Raise UserError for the first thing that keeps ``content`` from being COCO instances.
+    """Raise UserError (``data.annotations``) unless ``content`` is valid COCO instances.
 
-    ``content`` is what ``read_json`` returned for ``path``. It must be an object with the lists
-    images (id, file_name, height, width), annotations (id, image_id, category_id, bbox, area,
-    iscrowd, perhaps segmentation) and categories (id, name); ids are unique, and an annotation's
-    image and category exist.
+    ``content`` is what ``read_json`` returned for ``path``: an object with the lists images (id,
+    file_name, height, width), annotations (id, image_id, category_id, bbox, area, iscrowd, and
+    optionally segmentation) and categories (id, name). Ids are unique, and the image and category
+    of every annotation exist.
     """
-    _check_fields(content, path, COCO_FIELDS, "COCO instances")
-    _check_references(content, path)
+    _check(content, path, "COCO instances")
 
 
 def check_lvis_json(content: Any, path: str | Path) -> None:
-    """Raise UserError for the first thing that keeps ``content`` from being LVIS v1.
+    """Raise UserError (``data.annotations``) unless ``content`` is valid LVIS v1.
 
-    As ``check_coco_json``, but an image has coco_url (whose last two parts are its folder and
-    file), neg_category_ids and not_exhaustive_category_ids, and a category has a frequency.
+    As ``check_coco_json``, but images have coco_url (whose last two parts are folder and file),
+    neg_category_ids and not_exhaustive_category_ids, and categories have a frequency.
     """
-    _check_fields(content, path, LVIS_FIELDS, "LVIS v1 annotations")
-    _check_references(content, path)
-    categories = {category["id"] for category in content["categories"]}
-    for index, image in enumerate(content["images"]):
-        for field in ("neg_category_ids", "not_exhaustive_category_ids"):
-            for number in image[field]:
-                if number not in categories:
-                    raise UserError(
-                        f"{path}: {_where('images', index, image)}: {field} names category "
-                        f"{number}, which is not in categories"
-                    )
+    _check(content, path, "LVIS v1 annotations")
+    for field in ("neg_category_ids", "not_exhaustive_category_ids"):
+        pairs = ((i, n) for i, image in enumerate(content["images"]) for n in image[field])
+        _check_references(content, path, "images", pairs, field, "categories")
 
 
 def check_inaturalist_json(content: Any, path: str | Path) -> None:
-    """Raise UserError for the first thing that keeps ``content`` from being iNaturalist 2018.
+    """Raise UserError (``data.annotations``) unless ``content`` is valid iNaturalist 2018.
 
-    As ``check_coco_json``, but an image has no size, its file_name is a path that stays below the
-    folder, an annotation has image_id and category_id alone, and a category needs no name.
+    As ``check_coco_json``, but images have only id and file_name, annotations have only image_id
+    and category_id, and categories need no name.
     """
-    _check_fields(content, path, INATURALIST_FIELDS, "iNaturalist 2018 annotations")
-    _check_references(content, path)
+    _check(content, path, "iNaturalist 2018 annotations")
 
 
-def _check_fields(
-    content: Any, path: str | Path, fields: dict[str, tuple[Check, ...]], what: str
-) -> None:
-    """Every item of every list has its fields, of the right kind, and an id of its own."""
+def _check(content: Any, path: str | Path, what: str) -> None:
     if not isinstance(content, dict):
-        raise UserError(
-            f"{path} holds {_describe(content)} at its top, but {what} are a JSON object "
-            "with the lists images, annotations and categories"
-        )
-    for key, checks in fields.items():
-        items = content.get(key)
-        if not isinstance(items, list):
-            found = f"holds {_describe(items)}" if key in content else "is not there"
-            raise UserError(f"{path}: {key} {found}, but {what} need a list there")
-        seen: set[int] = set()
+        raise _error(path, what, f"expected an object, found {_describe(content)}")
+    for key, checks in FIELDS[what].items():
+        if not isinstance(content.get(key), list):
+            raise _error(path, key, f"expected a list, found {_describe(content.get(key))}")
+        _check_items(content[key], path, key, checks)
+    for field, key in (("image_id", "images"), ("category_id", "categories")):
+        pairs = enumerate(annotation[field] for annotation in content["annotations"])
+        _check_references(content, path, "annotations", pairs, field, key)
+    _check_masks(content, path)
+
+
+def _check_items(items: list[Any], path: str | Path, key: str, checks: tuple[Check, ...]) -> None:
+    """Check one field of all items after the other."""
+    for index, item in enumerate(items):
+        if not isinstance(item, dict):
+            raise _error(path, f"{key}[{index}]", f"expected an object, found {_describe(item)}")
+    for field, is_valid, expected in checks:
         for index, item in enumerate(items):
-            if not isinstance(item, dict):
-                raise UserError(f"{path}: {key}[{index}] must be an object, not {_describe(item)}")
-            for field, holds, expected in checks:
-                if field not in item:
-                    raise UserError(f"{path}: {_where(key, index, item)} has no {field}")
-                if not holds(item[field]):
-                    raise UserError(
-                        f"{path}: {_where(key, index, item)}: {field} must be {expected}, "
-                        f"not {_describe(item[field])}"
-                    )
-            if item["id"] in seen:
-                raise UserError(f"{path}: {_where(key, index, item)} has an id that is used twice")
-            seen.add(item["id"])
+            if field not in item or not is_valid(item[field]):
+                found = _describe(item[field]) if field in item else "nothing"
+                place = f"{_place(key, index, item)}: {field}"
+                raise _error(path, place, f"expected {expected}, found {found}")
+    ids = [item["id"] for item in items]
+    if len(set(ids)) < len(ids):
+        first: dict[int, int] = {}
+        index = next(i for i, number in enumerate(ids) if first.setdefault(number, i) != i)
+        raise _error(path, _place(key, index, items[index]), "its id is used twice")
 
 
-def _check_references(content: dict, path: str | Path) -> None:
-    """Every annotation is of an image and of a category that exist; its mask, if any, is one."""
+def _check_references(
+    content: dict[str, Any],
+    path: str | Path,
+    key: str,
+    pairs: Iterable[tuple[int, int]],
+    field: str,
+    target: str,
+) -> None:
+    """Check that each id in ``pairs`` (index in ``key``, id) is one of ``target``."""
+    known = {item["id"] for item in content[target]}
+    for index, number in pairs:
+        if number not in known:
+            place = f"{_place(key, index, content[key][index])}: {field}"
+            raise _error(path, place, f"{number} is not in {target}")
+
+
+def _check_masks(content: dict[str, Any], path: str | Path) -> None:
     images = {image["id"]: image for image in content["images"]}
-    categories = {category["id"] for category in content["categories"]}
     for index, annotation in enumerate(content["annotations"]):
-        for field, known, key in (
-            ("image_id", images, "images"),
-            ("category_id", categories, "categories"),
-        ):
-            if annotation[field] not in known:
-                raise UserError(
-                    f"{path}: {_where('annotations', index, annotation)}: {field} "
-                    f"{annotation[field]} is not in {key}"
-                )
-        if "segmentation" in annotation:
-            image, mask = images[annotation["image_id"]], annotation["segmentation"]
-            if expected := _whats_expected_of_mask(mask, image):
-                raise UserError(
-                    f"{path}: {_where('annotations', index, annotation)}: segmentation must be "
-                    f"{expected}, not {_describe(mask)}"
-                )
+        if "segmentation" not in annotation:
+            continue
+        image, mask = images[annotation["image_id"]], annotation["segmentation"]
+        if not is_mask(mask):
+            problem = "expected polygons [[x, y, x, y, …], …], or an object with size and counts"
+        elif "height" in image:
+            problem = find_mask_problem(mask, image["height"], image["width"])
+        else:  # iNaturalist's masks are not read
+            problem = ""
+        if problem:
+            place = f"{_place('annotations', index, annotation)}: segmentation"
+            raise _error(path, place, f"{problem}, found {_describe(mask)}")
 
 
-def _whats_expected_of_mask(mask: Any, image: dict[str, Any]) -> str:
-    """What a mask must be, in words, where it is not; "" where it is."""
-    if not is_mask(mask):
-        return "a list of polygons [x, y, x, y, …], or an object with size and counts"
-    if "height" not in image:  # of iNaturalist, whose masks nobody reads
-        return ""
-    wrong = whats_wrong_in_mask(mask, image["height"], image["width"])
-    return f"such that {wrong}" if wrong else ""
+def _error(path: str | Path, place: str, problem: str) -> UserError:
+    return UserError(
+        f"{path}: {place}: {problem}; download or write the file again", "data.annotations"
+    )
 
 
-def _where(key: str, index: int, item: dict) -> str:
+def _place(key: str, index: int, item: dict[str, Any]) -> str:
     return f"{key}[{index}] (id {item['id']})" if is_id(item.get("id")) else f"{key}[{index}]"
 
 
 def _describe(value: Any) -> str:
-    """A value as JSON, cut short."""
+    """Return a value as JSON, cut to 60 characters."""
     try:
-        text = json.dumps(value, default=repr)
-    except RecursionError:
-        text = "something nested deeply"
-    return text if len(text) <= 60 else f"{text[:57]}..."
+        return truncate(json.dumps(value, default=repr), 60)
+    except (RecursionError, ValueError):
+        return "a value that is nested too deeply or too large"

@@ -20,11 +20,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from virtex.config.overrides import nearest
-from virtex.config.yaml_files import brief
 from virtex.data.color import ColorJitter
 from virtex.errors import UserError
 from virtex.files import require_file
+from virtex.text import nearest, short_repr
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in 0 … 1
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -236,7 +235,7 @@ def parse_transform(text: str) -> tuple[str, dict[str, Any]]:
     name, separator, literal = text.partition("::")
     if name not in TRANSFORMS:
         raise UserError(
-            f"there is no image transform {brief(name)}; the nearest is {nearest(name, TRANSFORMS)}"
+            f"there is no image transform {short_repr(name)}; {nearest(name, TRANSFORMS)}"
         )
     arguments: Any = {}
     if separator:
@@ -246,18 +245,18 @@ def parse_transform(text: str) -> tuple[str, dict[str, Any]]:
             arguments = None
     if not isinstance(arguments, dict):
         raise UserError(
-            f"the arguments of the image transform {name} cannot be {brief(literal)}; "
+            f"the arguments of the image transform {name} cannot be {short_repr(literal)}; "
             f"write {name} alone or {name}::{{'argument': value}} with numbers as values"
         )
     known = TRANSFORMS[name].arguments
     for argument, value in arguments.items():
         if argument not in known:
-            hint = f"the nearest is {nearest(str(argument), known)}" if known else "it takes none"
+            hint = nearest(str(argument), known) if known else "it takes none"
             raise UserError(f"the image transform {name} has no argument {argument!r}; {hint}")
         holds, words = VALUES[argument]
         if not holds(value):
             raise UserError(
-                f"the image transform {name}: {argument} must be {words}, not {brief(value)}"
+                f"the image transform {name}: {argument} must be {words}, not {short_repr(value)}"
             )
     return name, {**known, **arguments}
 

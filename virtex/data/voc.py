@@ -60,17 +60,17 @@ def is_stem(word: str) -> bool:
     return "/" not in word and is_path_below(word) and word.isprintable()
 
 
-def read_stems(path: Path, without_empty_lines: bool = False) -> list[str]:
+def read_stems(path: Path, forbid_empty_lines: bool = False) -> list[str]:
     """The images of a split, one a line, each once; names of files without folder and suffix.
 
     Args:
-        without_empty_lines: refuse these too.
+        forbid_empty_lines: refuse these too.
 
     Raises:
         UserError: the list cannot be read, or a line is none.
     """
     stems: dict[str, int] = {}
-    for number, words in _lines(path, without_empty_lines):
+    for number, words in _lines(path, forbid_empty_lines):
         if len(words) != 1 or not is_stem(words[0]):
             raise UserError(
                 f"{path}, line {number}: {' '.join(words)!r:.60} is not the name of one image; "

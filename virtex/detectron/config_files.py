@@ -9,7 +9,7 @@ from detectron2.config import CfgNode, get_cfg
 from virtex.config.overrides import merge_overrides
 from virtex.config.yaml_files import brief, find_relative, read_layers
 from virtex.errors import UserError
-from virtex.quoting import quoted
+from virtex.text import escape
 
 # What Detectron2 raises for settings that it does not have or of another type.
 CONFIG_ERRORS = (KeyError, ValueError, TypeError, AttributeError, AssertionError, RecursionError)
@@ -41,7 +41,7 @@ def read_config_file(path: Path) -> CfgNode:
     except CONFIG_ERRORS as error:
         reason = (str(error).strip("'\"").splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{path} is not a Detectron2 config: {quoted(reason, 300)}", code="config.unreadable"
+            f"{path} is not a Detectron2 config: {escape(reason, 300)}", code="config.unreadable"
         ) from error
     return cfg
 
@@ -61,7 +61,7 @@ def _merge(tree: dict[Any, Any], into: dict[Any, Any], path: Path) -> None:
             raise UserError(f"{path}: {brief(key)} is not a setting", code="config.unknown_key")
         if key in into and isinstance(value, dict) != isinstance(into[key], dict):
             raise UserError(
-                f"{path}: {quoted(key)} must be a section of settings both here and in the files "
+                f"{path}: {escape(key)} must be a section of settings both here and in the files "
                 "this one is based on, or in neither",
                 code="config.invalid_value",
             )

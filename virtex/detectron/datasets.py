@@ -21,19 +21,18 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.structures import BoxMode
 
-from virtex.checkpoints.hashing import sha256_of
 from virtex.data.annotations import (
-    FARTHEST,
+    MAX_COORDINATE,
     check_coco_json,
     check_lvis_json,
     lvis_file,
     read_json,
 )
 from virtex.data.layouts import require_layout
-from virtex.data.listing import read_file
-from virtex.data.masks import LARGEST_SIDE
+from virtex.data.masks import MAX_SIDE
 from virtex.data.voc import VOC_CLASSES, read_stems
 from virtex.errors import UserError
+from virtex.files import read_file, sha256_of
 
 Samples = list[dict[str, Any]]  # Detectron2's standard dicts, one per image
 
@@ -169,12 +168,20 @@ def load_voc(entry: DetectionSet, data_root: Path) -> Samples:
         evaluator_type="voc",
     )
     scored = split_file.stem == "test"
-    stems = read_stems(split_file, without_empty_lines=scored)
+    stems = read_stems(split_file, forbid_empty_lines=scored)
     if not stems:
         raise UserError(
             f"{split_file} lists no images; restore it from VOCdevkit", code="data.empty"
         )
     return [voc_sample(folder, stem, scored) for stem in stems]
+
+
+def read_voc(data_root: Path) -> None:
+    """Read and check the annotations of all PASCAL VOC splits."""
+    register_detection_sets(data_root)
+    for entry in DETECTION_SETS.values():
+        if entry.task == "voc":
+            DatasetCatalog.get(entry.name)
 
 
 def voc_sample(folder: Path, stem: str, scored: bool = False) -> dict[str, Any]:
@@ -211,8 +218,8 @@ def voc_sample(folder: Path, stem: str, scored: bool = False) -> dict[str, Any]:
 def voc_length(tree: ElementTree.Element, side: str) -> int:
     """Return a side of the image in pixels; ``ValueError`` if it is out of range."""
     length = int(tree.findtext(f"./size/{side}", ""))
-    if not 0 < length <= LARGEST_SIDE:
-        raise ValueError(f"{side} must be in [1, {LARGEST_SIDE}], not {length}")
+    if not 0 < length <= MAX_SIDE:
+        raise ValueError(f"{side} must be in [1, {MAX_SIDE}], not {length}")
     return length
 
 
@@ -224,7 +231,8 @@ def voc_instance(element: ElementTree.Element, scored: bool) -> dict[str, Any]:
     sides = [f"bndbox/{side}" for side in ("xmin", "ymin", "xmax", "ymax")]
     corners = [float(element.findtext(side, "")) for side in sides]
     left, top, right, bottom = corners
-    if not (-FARTHEST < left <= right < FARTHEST and -FARTHEST < top <= bottom < FARTHEST):
+    limit = MAX_COORDINATE
+    if not (-limit < left <= right < limit and -limit < top <= bottom < limit):
         raise ValueError(f"invalid box {corners} of the object {name}")
     if scored:
         for field in ("truncated", "difficult", *sides):

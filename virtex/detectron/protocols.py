@@ -10,8 +10,8 @@ from pathlib import Path
 
 from virtex.errors import UserError
 from virtex.protocols import Protocol, choose_protocol
-from virtex.quoting import quoted
 from virtex.tasks import TASKS
+from virtex.text import escape
 
 PROTOCOLS: dict[str, dict[str, Protocol]] = {
     name: dict(TASKS[name].protocols) for name in ("coco", "lvis", "voc")
@@ -56,4 +56,4 @@ def find_in_detectron2_zoo(name: str) -> Path:
     names = [str(path.relative_to(folder)) for path in folder.glob("**/*.yaml")]
     near = difflib.get_close_matches(name[:100], names, n=1)
     hint = f"; did you mean {near[0]} of Detectron2's model zoo?" if near else ""
-    raise UserError(f"config file {quoted(name, 300)} not found{hint}", code="config.not_found")
+    raise UserError(f"config file {escape(name, 300)} not found{hint}", code="config.not_found")

@@ -13,7 +13,6 @@ from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
 from virtex import run_folder
-from virtex.checkpoints.hashing import sha256_of
 from virtex.checkpoints.inputs import saved_input
 from virtex.detectron.checkpointing import load_detector
 from virtex.detectron.compat import local_process_group
@@ -28,7 +27,7 @@ from virtex.engine.checkpoints import last_checkpoint
 from virtex.engine.distributed import is_main, launch
 from virtex.engine.progress import LogFile
 from virtex.errors import UserError
-from virtex.files import replace_file
+from virtex.files import replace_file, sha256_of
 from virtex.records import RECORD_NAME, Deviation, Result, environment, read_record
 
 logger = logging.getLogger("virtex.transfer")

@@ -1,19 +1,17 @@
-"""Check what a data root holds: what is missing, how much there is, and what fixes it.
+"""Check what a data root holds: missing paths, counts beside the published ones, missing images.
 
     python eval_tools/check_data.py --data-root datasets
     python eval_tools/check_data.py --data-root datasets --task coco imagenet_linear
     python eval_tools/check_data.py --data-root datasets --task voc --deep
     python eval_tools/check_data.py --data-root datasets --json
 
-For each task: every path it needs, the number of images and of what is said of them beside the
-published numbers (a toy or a subset is no error), and images that annotations name and that are not
-on disk: how many and the first of them, with --json all. Data that lie elsewhere, under another
-name or still packed are recognized, and the command is printed that brings them into place. Nothing
-is changed.
+For each task: every path it needs, the numbers of images and annotations beside the published ones
+(a toy version or a subset is not an error), and the images that annotations name and that are not
+on disk: how many and the first of them, with --json all. Nothing is changed.
 
-It is quick: folders are listed, annotation files are read, no image is opened. --deep decodes every
-image and reads the annotations as the tools do. Exit status 0: all tasks that are asked for are
-complete; 2: something is missing or broken, a sentence a task on stderr.
+Folders are listed and annotation files read, but no image is opened. --deep decodes every image
+and reads the annotations as the tasks do. Exit status 0: the data of all chosen tasks are
+complete; 2: something is missing or malformed, one line per task on stderr.
 """
 
 import argparse
@@ -35,7 +33,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="TASK",
         help="names as in evaluate_all.py, or pretraining, multilabel_pretraining (default: all)",
     )
-    parser.add_argument("--deep", action="store_true", help="open every image and annotation")
+    parser.add_argument(
+        "--deep", action="store_true", help="decode every image and read all annotations"
+    )
     parser.add_argument(
         "--num-workers",
         type=positive_int,
@@ -43,17 +43,19 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="processes that decode images with --deep (default: the number of cores)",
     )
-    parser.add_argument("--json", action="store_true", help="print all of it as JSON")
+    parser.add_argument("--json", action="store_true", help="print the whole report as JSON")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
-    from virtex.data.check import check_data
+    from virtex.check_data import check_data
 
     report = check_data(args.data_root, args.task, args.deep, args.num_workers)
     print(json.dumps(report.as_json(), indent=2) if args.json else report.as_text())
     if report.incomplete:
-        raise UserError("\n".join(task.summary() for task in report.incomplete))
+        raise UserError(
+            "\n".join(task.summary() for task in report.incomplete), code="data.incomplete"
+        )
 
 
 if __name__ == "__main__":

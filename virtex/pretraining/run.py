@@ -11,7 +11,6 @@ import torch
 from fvcore.common.config import CfgNode
 
 from virtex import run_folder
-from virtex.checkpoints.hashing import sha256_of
 from virtex.config import (
     flatten,
     get_setting,
@@ -21,11 +20,15 @@ from virtex.config import (
     with_settings,
 )
 from virtex.data.annotations import read_json
-from virtex.data.layouts import require_layout
+from virtex.data.layouts import (
+    COCO_CAPTION_PRETRAINING,
+    COCO_MULTILABEL_PRETRAINING,
+    require_layout,
+)
 from virtex.data.tokenizer import Tokenizer
 from virtex.engine.distributed import device_of, world_size
 from virtex.errors import UserError
-from virtex.files import replace_file
+from virtex.files import replace_file, sha256_of
 from virtex.pretraining.data import PretrainingSet, build_pretraining_set
 from virtex.records import Deviation, environment, write_json
 
@@ -96,7 +99,10 @@ def prepare(args: argparse.Namespace) -> Run:
     if root.name != "coco":
         raise UserError(f"DATA.ROOT {root} must be a folder named coco; rename it, or link to it")
     from_boxes = config.MODEL.NAME == "multilabel_classification"
-    require_layout(root.parent, "multilabel_pretraining" if from_boxes else "pretraining")
+    if from_boxes:
+        require_layout(root.parent, COCO_MULTILABEL_PRETRAINING, "multilabel_pretraining")
+    else:
+        require_layout(root.parent, COCO_CAPTION_PRETRAINING, "pretraining")
     tokenizer = None if from_boxes else open_tokenizer(config)
     seed = config.RANDOM_SEED if args.seed is None else args.seed
     train, val = (

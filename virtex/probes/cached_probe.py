@@ -21,7 +21,7 @@ from virtex.errors import UserError
 from virtex.files import replace_file
 from virtex.probes.accuracy import Accuracy
 from virtex.probes.feature_probe import FeatureProbe
-from virtex.probes.features import Extraction, View, random_view
+from virtex.probes.features import FeatureExtractor, View, random_view
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class CachedLinearProbe(FeatureProbe):
         train: ImageSet,
         val: ImageSet,
         settings: CfgNode,
-        extraction: Extraction,
+        extractor: FeatureExtractor,
         folder: Path,
         seed: int = 0,
     ):
@@ -58,7 +58,7 @@ class CachedLinearProbe(FeatureProbe):
         Raises:
             UserError: no image can be held out.
         """
-        super().__init__(train, val, settings, extraction)
+        super().__init__(train, val, settings, extractor)
         self.folder, self.seed = folder, seed
         self.held_out = hold_out(train.labels, settings.PROBE.HELD_OUT, seed)
 
@@ -103,7 +103,7 @@ class CachedLinearProbe(FeatureProbe):
             kept: indices of the images to train on.
             moments: mean and standard deviation of each feature.
         """
-        probe, device = self.settings.PROBE, self.extraction.device
+        probe, device = self.settings.PROBE, self.extractor.device
         rows = len(kept) * len(train)
         steps = math.ceil(rows / probe.BATCH_SIZE) * probe.NUM_EPOCHS
         heads = LinearHeads(
@@ -130,7 +130,7 @@ class CachedLinearProbe(FeatureProbe):
         settings: slice = slice(None),
     ) -> list[Accuracy]:
         """Compute the accuracy of each of these settings on these rows, in this process."""
-        device, classes = self.extraction.device, len(self.train.class_names)
+        device, classes = self.extractor.device, len(self.train.class_names)
         accuracies = [Accuracy(classes, device) for _ in heads.lrs[settings]]
         size = min(max(MAX_LOGITS // (len(accuracies) * classes), 1), CHUNK)
         for first in range(0, len(rows), size):

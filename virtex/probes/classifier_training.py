@@ -9,7 +9,10 @@ from pathlib import Path
 
 import torch
 from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from virtex.backbones.registry import check_input_size
 from virtex.checkpoints.backbone import Backbone
 from virtex.checkpoints.inputs import saved_input
 from virtex.data.classification import ClassificationSet, evaluation_transform, training_transform
@@ -22,12 +25,42 @@ from virtex.engine.randomness import seed_everything
 from virtex.errors import UserError
 from virtex.evaluator import Report
 from virtex.optim import build_optimizer, build_schedule
-from virtex.pretraining.models.pooled import Classifier, PooledBackbone
+from virtex.pretraining.models.losses import Losses, LossSum
 from virtex.probes.accuracy import Accuracy
 from virtex.probes.frozen import tensors_sha256, verify_unchanged
+from virtex.probes.pooled import PooledBackbone
 from virtex.records import Deviation
 
 logger = logging.getLogger(__name__)
+
+HEAD_STD = 0.01  # of the head's initial weights; its bias starts at 0, as in VirTex and MoCo
+
+
+class Classifier(nn.Module):
+    """A backbone and a linear layer.
+
+    Its checkpoint has the names of a pretraining's, so that it is read by the same format.
+    """
+
+    def __init__(self, visual: PooledBackbone, classes: int):
+        super().__init__()
+        self.visual, self.head = visual, nn.Linear(visual.feature_size, classes)
+        nn.init.normal_(self.head.weight, std=HEAD_STD)
+        nn.init.zeros_(self.head.bias)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return logits (batch, classes) of images (batch, 3, height, width), uint8."""
+        return self.head(self.visual(images))
+
+    def forward(self, batch: Batch) -> Losses:
+        """Return the cross entropy summed over the images.
+
+        Args:
+            batch: ``image`` (batch, 3, height, width) uint8, ``label`` (batch,) int64.
+        """
+        labels = batch["label"]
+        total = F.cross_entropy(self.logits(batch["image"]), labels, reduction="sum")
+        return {"cross_entropy": LossSum(total, torch.tensor(len(labels), device=labels.device))}
 
 
 @dataclass(frozen=True)
@@ -66,7 +99,7 @@ class ClassifierTraining:
         """
         Args:
             settings: of an ``imagenet_linear``, ``inaturalist_finetune`` or ``semi_supervised``
-                protocol, see ``virtex.probes.protocols.load_settings``.
+                protocol, see ``virtex.probes.settings.load_settings``.
         """
         self.images = {train.name: train, val.name: val}
         self.train, self.val, self.options = train, val, options
@@ -88,7 +121,9 @@ class ClassifierTraining:
             self.report.deviations.append(Deviation("AMP", True, False, "device"))
 
     def check(self, backbone: Backbone) -> None:
-        """Do nothing: no features are cached."""
+        """See ``virtex.evaluator.Evaluator``."""
+        size = self.settings.DATA.IMAGE_CROP_SIZE
+        check_input_size(backbone.arch, size, size)
 
     def __call__(self, backbone: Backbone) -> dict[str, float]:
         """Return ``top1``, ``top5`` and ``mean_per_class`` of the validation images in percent.
@@ -170,7 +205,7 @@ class ClassifierTraining:
                 samples, batch_size, rank(), world_size(), options.num_workers
             ):
                 batch = to_device(batch, options.device)
-                accuracy.update(model.scores(batch["image"]), batch["label"])
+                accuracy.update(model.logits(batch["image"]), batch["label"])
         metrics = accuracy.compute()
         if rank() == 0:
             accuracy.write_per_class(options.folder, self.val.class_names)
@@ -207,7 +242,7 @@ def with_iterations(settings: CfgNode, images: int) -> CfgNode:
         raise UserError(
             f"OPTIM.WARMUP_EPOCHS must not exceed OPTIM.NUM_EPOCHS ({optim.NUM_EPOCHS}), but is "
             f"{optim.WARMUP_EPOCHS}; lower it",
-            code="config.out_of_range",
+            code="config.invalid_value",
         )
     settings.freeze()
     return settings

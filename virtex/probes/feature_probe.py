@@ -8,10 +8,11 @@ from typing import ClassVar
 import numpy as np
 from fvcore.common.config import CfgNode
 
+from virtex.backbones.registry import check_input_size
 from virtex.checkpoints.backbone import Backbone
 from virtex.data.image_sets import ImageSet
 from virtex.evaluator import Report
-from virtex.probes.features import Extraction, View, center_view
+from virtex.probes.features import FeatureExtractor, View, center_view
 
 
 class FeatureProbe(ABC):
@@ -26,7 +27,9 @@ class FeatureProbe(ABC):
 
     timing_key: ClassVar[str] = "probe_seconds"
 
-    def __init__(self, train: ImageSet, val: ImageSet, settings: CfgNode, extraction: Extraction):
+    def __init__(
+        self, train: ImageSet, val: ImageSet, settings: CfgNode, extractor: FeatureExtractor
+    ):
         """
         Args:
             val: the images to evaluate on.
@@ -34,7 +37,7 @@ class FeatureProbe(ABC):
         """
         self.images = {train.name: train, val.name: val}
         self.train, self.val, self.settings = train, val, settings
-        self.extraction, self.report = extraction, Report()
+        self.extractor, self.report = extractor, Report()
 
     def train_views(self) -> list[View]:
         """Return the views of the training images to extract features of."""
@@ -42,8 +45,10 @@ class FeatureProbe(ABC):
 
     def check(self, backbone: Backbone) -> None:
         """See ``virtex.evaluator.Evaluator``."""
+        size = self.settings.DATA.IMAGE_CROP_SIZE
+        check_input_size(backbone.arch, size, size)
         images = len(self.train) * len(self.train_views()) + len(self.val)
-        self.extraction.check(backbone, images)
+        self.extractor.check(backbone, images)
 
     def __call__(self, backbone: Backbone) -> dict[str, float]:
         """Return the metrics of ``score`` in every process.
@@ -51,15 +56,15 @@ class FeatureProbe(ABC):
         Raises:
             UserError: an image cannot be read, or the backbone changed.
         """
-        extraction = self.extraction
-        extraction.open(backbone)
-        train = [extraction.features(self.train, view) for view in self.train_views()]
-        val = extraction.features(self.val, center_view(self.settings.DATA))
+        extractor = self.extractor
+        extractor.open(backbone)
+        train = [extractor.extract(self.train, view) for view in self.train_views()]
+        val = extractor.extract(self.val, center_view(self.settings.DATA))
         start = time.perf_counter()
         metrics = self.score(train, val)
-        self.report.verification["backbone"] = extraction.close()
+        self.report.verification["backbone"] = extractor.close()
         seconds = time.perf_counter() - start
-        self.report.timing |= {**extraction.timing(), self.timing_key: seconds}
+        self.report.timing |= {**extractor.timing(), self.timing_key: seconds}
         return metrics
 
     @abstractmethod

@@ -29,9 +29,9 @@ from virtex.engine.distributed import (
 )
 from virtex.engine.progress import progress_bar
 from virtex.errors import UserError
-from virtex.pretraining.models.pooled import PooledBackbone
 from virtex.probes.feature_cache import FeatureCache, release_pages
 from virtex.probes.frozen import tensors_sha256, verify_unchanged
+from virtex.probes.pooled import PooledBackbone, feature_size
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def random_view(data: CfgNode, seed: int) -> View:
 
 
 @dataclass
-class Extraction:
+class FeatureExtractor:
     """Extracts features of image sets, through the cache.
 
     Attributes:
@@ -91,8 +91,7 @@ class Extraction:
         Raises:
             UserError: it is not writable, or its limit is too small.
         """
-        features = PooledBackbone(backbone, frozen=True).feature_size
-        self.cache.check(images * features * 4)
+        self.cache.check(images * feature_size(backbone) * 4)
 
     def open(self, backbone: Backbone) -> None:
         """Set the backbone to extract features of."""
@@ -137,7 +136,7 @@ class Extraction:
             "pooling": POOLING,
         }
 
-    def features(self, images: ImageSet, view: View) -> np.ndarray:
+    def extract(self, images: ImageSet, view: View) -> np.ndarray:
         """Return the features of every image, float32 (images, features), memory-mapped.
 
         The images are split over the processes; all get the same read-only array.

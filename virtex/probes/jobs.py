@@ -16,7 +16,7 @@ from virtex.errors import UserError
 from virtex.evaluator import Evaluator
 from virtex.probes.classifier_training import TrainingOptions
 from virtex.probes.feature_cache import GB, FeatureCache
-from virtex.probes.features import Extraction
+from virtex.probes.features import FeatureExtractor
 from virtex.probes.settings import load_settings
 from virtex.protocols import Protocol
 from virtex.runner import Evaluation, Planner
@@ -84,9 +84,9 @@ def plan_probe(
     )
 
 
-def build_extraction(args: argparse.Namespace) -> Extraction:
+def build_extractor(args: argparse.Namespace) -> FeatureExtractor:
     """Return how the command line asks for features to be computed and cached."""
-    return Extraction(
+    return FeatureExtractor(
         torch.device(device_of(args)),
         build_feature_cache(args),
         batch_size=args.batch_size,

@@ -31,7 +31,7 @@ class NearestNeighbors(FeatureProbe):
     def score(self, train: Sequence[np.ndarray], val: np.ndarray) -> dict[str, float]:
         """Return the accuracy of the first k as ``top1``, ..., and of each as ``k<k>/top1``, ..."""
         (train_features,) = train
-        knn, device = self.settings.KNN, self.extraction.device
+        knn, device = self.settings.KNN, self.extractor.device
         ks = [min(k, len(train_features)) for k in knn.NEIGHBORS]
         self.report.notes += [
             f"k{k}: only {len(train_features)} training images, all of them vote"

@@ -19,7 +19,7 @@ from virtex.engine.distributed import broadcast_object, rank
 from virtex.errors import UserError
 from virtex.probes.average_precision import AVERAGE_PRECISIONS
 from virtex.probes.feature_probe import FeatureProbe
-from virtex.probes.features import Extraction
+from virtex.probes.features import FeatureExtractor
 from virtex.probes.low_shot import sample_low_shot
 from virtex.probes.svm_liblinear import fit_svms_liblinear
 from virtex.probes.svm_solver import decision_function, fit_svms
@@ -44,7 +44,7 @@ class Voc07Svm(FeatureProbe):
         self,
         data_root: Path,
         settings: CfgNode,
-        extraction: Extraction,
+        extractor: FeatureExtractor,
         solver: str = "fast",
         average_precision: str = "sklearn",
         low_shot: Sequence[int] = (),
@@ -61,7 +61,7 @@ class Voc07Svm(FeatureProbe):
             UserError: data are missing or invalid.
         """
         train, test = (read_voc07(data_root, split) for split in ("trainval", "test"))
-        super().__init__(train, test, settings, extraction)
+        super().__init__(train, test, settings, extractor)
         self.seed, self.low_shot, self.solver = seed, tuple(low_shot), SOLVERS[solver]
         self.average_precision = AVERAGE_PRECISIONS[average_precision]
         self.report.setup["svm_solver"] = solver
@@ -106,7 +106,7 @@ class Voc07Svm(FeatureProbe):
 
     def _score(self, train: np.ndarray, test: np.ndarray) -> dict[str, float]:
         normalized = [
-            F.normalize(torch.from_numpy(np.array(features)), dim=1).to(self.extraction.device)
+            F.normalize(torch.from_numpy(np.array(features)), dim=1).to(self.extractor.device)
             for features in (train, test)
         ]
         with warnings.catch_warnings(record=True) as caught:
@@ -167,7 +167,7 @@ class Voc07Svm(FeatureProbe):
     def targets(self) -> Tensor:
         """Return the training targets, (trainval images, usable classes) of -1 and 1."""
         labels = torch.from_numpy(self.train.labels[:, self.classes])
-        return torch.where(labels == 1, 1, -1).to(self.extraction.device)
+        return torch.where(labels == 1, 1, -1).to(self.extractor.device)
 
     def _fit(
         self, features: Tensor, targets: Tensor, costs: Tensor, used: Tensor | None = None

@@ -1,7 +1,19 @@
 """COCO instance segmentation: Mask R-CNN, as in VirTex (arXiv 2006.06666, appendix A) and MoCo."""
 
+from pathlib import Path
+
 from virtex.data.layouts import COCO_DETECTION
 from virtex.tasks.detection import register_detection
+
+
+def read_data(data_root: Path) -> None:
+    """Read and check the annotations of both splits."""
+    from virtex.data.annotations import check_coco_json, read_json
+
+    for split in ("train", "val"):
+        path = data_root / f"coco/annotations/instances_{split}2017.json"
+        check_coco_json(read_json(path, "COCO instances"), path)
+
 
 COCO = register_detection(
     "coco",
@@ -14,4 +26,5 @@ COCO = register_detection(
         "scratch": "coco_mask_rcnn_R_50_FPN_scratch",
         "toy": "toy/coco",
     },
+    read_data=read_data,
 )

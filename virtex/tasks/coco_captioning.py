@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from virtex.data.layouts import COCO_CAPTIONING as LAYOUT
@@ -12,7 +13,7 @@ from virtex.errors import UserError
 from virtex.tasks.registry import Task, build_protocols, register_task
 
 if TYPE_CHECKING:
-    from virtex.captioning.captioner import Naming
+    from virtex.captioning.captioner import CaptionerOptions
     from virtex.evaluator import Evaluator
     from virtex.runner import Evaluation, Job
 
@@ -21,14 +22,14 @@ def build_evaluator(job: Evaluation) -> Evaluator:
     import torch
 
     from virtex.captioning.evaluator import Captioning
-    from virtex.captioning.pictures import coco_pictures, own_pictures
+    from virtex.captioning.images import find_images, read_coco_images
     from virtex.engine.distributed import device_of
 
     args = job.args
     return Captioning(
-        own_pictures(args.images) if args.images else coco_pictures(args.data_root),
+        find_images(args.images) if args.images else read_coco_images(args.data_root),
         job.settings,
-        naming_of(args),
+        captioner_options(args),
         args.scorer,
         job.folder,
         torch.device(device_of(args)),
@@ -38,11 +39,11 @@ def build_evaluator(job: Evaluation) -> Evaluator:
     )
 
 
-def naming_of(args: argparse.Namespace) -> Naming:
+def captioner_options(args: argparse.Namespace) -> CaptionerOptions:
     """Return the options that say which config and vocabulary belong to the checkpoint."""
-    from virtex.captioning.captioner import Naming
+    from virtex.captioning.captioner import CaptionerOptions
 
-    return Naming(args.config, args.tokenizer, args.data_root, args.trust_pickle)
+    return CaptionerOptions(args.config, args.tokenizer, args.data_root, args.trust_pickle)
 
 
 def plan(args: argparse.Namespace) -> list[Job]:
@@ -59,7 +60,7 @@ def plan(args: argparse.Namespace) -> list[Job]:
         build_evaluator,
         protocol,
         overrides=[*decoding_overrides(args), *args.overrides],
-        model_identity=partial(captioner_identity, naming=naming_of(args)),
+        model_identity=partial(captioner_identity, options=captioner_options(args)),
     )
     return [job]
 
@@ -87,9 +88,16 @@ def decoding_overrides(args: argparse.Namespace) -> list[str]:
 
 def unsupported_reason(args: argparse.Namespace, may_open: bool) -> str:
     """See ``Task.unsupported_reason``: a backbone alone cannot caption."""
-    from virtex.captioning.captioner import why_unsuited
+    from virtex.captioning.captioner import unsupported_reason as reason
 
-    return why_unsuited(args, may_open)
+    return reason(args, may_open)
+
+
+def read_data(data_root: Path) -> None:
+    """Read and check the reference captions."""
+    from virtex.data.captions import read_captions
+
+    read_captions(data_root / "coco", "val")
 
 
 COCO_CAPTIONING = register_task(
@@ -107,6 +115,7 @@ COCO_CAPTIONING = register_task(
         command="coco_captioning",
         is_default=True,
         seeded_by=("--nucleus", "nucleus_sampling"),
+        read_data=read_data,
         unsupported_reason=unsupported_reason,
     )
 )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from virtex.data.layouts import Layout
 from virtex.protocols import Protocol
@@ -38,6 +38,7 @@ def register_detection(
     layout: Layout,
     images: Mapping[str, int],
     configs: Mapping[str, str],
+    read_data: Callable[[Path], Any],
 ) -> Task:
     """Register a detection task.
 
@@ -64,6 +65,7 @@ def register_detection(
                 for short, config in configs.items()
             },
             plan=plan_detection,
+            read_data=read_data,
             command="detectron2_transfer",
             arguments=("--task", name),
             is_default=True,

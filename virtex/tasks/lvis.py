@@ -1,7 +1,19 @@
 """LVIS v1 instance segmentation: Mask R-CNN, as in VirTex (arXiv 2006.06666, appendix A)."""
 
+from pathlib import Path
+
 from virtex.data.layouts import LVIS_DETECTION
 from virtex.tasks.detection import register_detection
+
+
+def read_data(data_root: Path) -> None:
+    """Read and check the annotations of both splits."""
+    from virtex.data.annotations import check_lvis_json, read_json
+
+    for split in ("train", "val"):
+        path = data_root / f"lvis/lvis_v1_{split}.json"
+        check_lvis_json(read_json(path, "LVIS v1 annotations"), path)
+
 
 LVIS = register_detection(
     "lvis",
@@ -13,4 +25,5 @@ LVIS = register_detection(
         "imagenet-init": "lvis_mask_rcnn_R_50_FPN_2x_imagenet_init",
         "toy": "toy/lvis",
     },
+    read_data=read_data,
 )

@@ -1,7 +1,29 @@
 """PASCAL VOC detection: Faster R-CNN R50-C4, as in MoCo and VirTex (arXiv 2006.06666)."""
 
+from pathlib import Path
+
 from virtex.data.layouts import VOC_DETECTION
+from virtex.errors import UserError
 from virtex.tasks.detection import register_detection
+
+
+def read_data(data_root: Path) -> None:
+    """Read and check the annotations of all splits, as Detectron2 sees them.
+
+    Raises:
+        UserError: an annotation is invalid, or Detectron2 cannot be imported.
+    """
+    try:
+        from virtex.detectron.datasets import read_voc
+    except Exception as error:  # a broken installation raises ImportError, OSError, …
+        raise UserError(
+            f"VOC's annotations cannot be read because Detectron2 cannot be imported ({error}); "
+            "install it: python -m virtex.detectron.install",
+            "environment.detectron2",
+        ) from error
+
+    read_voc(data_root)
+
 
 VOC = register_detection(
     "voc",
@@ -9,4 +31,5 @@ VOC = register_detection(
     layout=VOC_DETECTION,
     images={"voc_2007_trainval": 5011, "voc_2012_trainval": 11540, "voc_2007_test": 4952},
     configs={"24k": "voc_faster_rcnn_R_50_C4_24k", "toy": "toy/voc"},
+    read_data=read_data,
 )

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def build_evaluator(job: Evaluation) -> Evaluator:
-    from virtex.probes.jobs import build_extraction
+    from virtex.probes.jobs import build_extractor
     from virtex.probes.svm import Voc07Svm
 
     args = job.args
     return Voc07Svm(
         Path(args.data_root),
         job.settings,
-        build_extraction(args),
+        build_extractor(args),
         args.solver,
         args.ap,
         args.low_shot,

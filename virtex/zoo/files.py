@@ -7,9 +7,8 @@ import shutil
 from pathlib import Path
 
 from virtex.checkpoints.download import cached_path, download
-from virtex.checkpoints.hashing import sha256_of
 from virtex.errors import UserError
-from virtex.files import replace_file
+from virtex.files import replace_file, sha256_of
 from virtex.zoo.entries import Entry
 
 

@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 import yaml
 
 from virtex.config.yaml_files import YAML_ERRORS
-from virtex.data.listing import is_path_below, is_text, read_file
 from virtex.errors import UserError
+from virtex.files import is_path_below, read_file
+from virtex.text import is_encodable
 
 MERGE = "tag:yaml.org,2002:merge"
 NAME = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
@@ -28,7 +29,7 @@ HASH = re.compile(r"[0-9a-fA-F]{8,64}")
 
 def is_plain(value: Any) -> bool:
     """Characters that can be written, in lines."""
-    return isinstance(value, str) and not CONTROL.search(value) and is_text(value)
+    return isinstance(value, str) and not CONTROL.search(value) and is_encodable(value)
 
 
 def is_number(value: Any) -> bool:

@@ -7,7 +7,8 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import normalize
 
 from tests.detectron.backbones import IMAGENET_BGR, make_backbone
-from virtex.pretraining.models.pooled import HEAD_STD, Classifier, PooledBackbone
+from virtex.probes.classifier_training import HEAD_STD, Classifier
+from virtex.probes.pooled import PooledBackbone
 
 
 def some_pictures(number=2, size=64, seed=0):
@@ -151,7 +152,7 @@ def test_the_loss_is_the_sum_of_the_images_cross_entropies():
     model = Classifier(PooledBackbone(backbone, frozen=True), 5)
     images, labels = some_pictures(4, 32), torch.tensor([0, 4, 2, 2])
     loss = model({"image": images, "label": labels})["cross_entropy"]
-    alone = [F.cross_entropy(model.scores(images[i : i + 1])[0], labels[i]) for i in range(4)]
+    alone = [F.cross_entropy(model.logits(images[i : i + 1])[0], labels[i]) for i in range(4)]
     assert loss.total.item() == pytest.approx(sum(alone).item(), rel=1e-5)
     assert loss.count.item() == 4
 

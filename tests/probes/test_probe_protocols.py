@@ -1,4 +1,4 @@
-"""The probes' protocols: the published numbers, and nothing changed without being told."""
+"""The protocols of the probes: published numbers, and every override is reported."""
 
 import inspect
 
@@ -50,20 +50,20 @@ def at_real_size(task):
 
 
 @pytest.mark.parametrize(("task", "name"), ALL)
-def test_every_protocol_loads_without_departures(task, name):
+def test_protocols_load_without_deviations(task, name):
     settings, deviations = load_settings(packaged_protocol(task, name))
     assert deviations == []
     assert settings.is_frozen()
 
 
 @pytest.mark.parametrize("task", DEFAULTS)
-def test_the_published_protocol_is_the_default(task):
+def test_default_protocol(task):
     assert packaged_protocol(task).name == DEFAULTS[task]
     assert packaged_protocol(task) == packaged_protocol(task, DEFAULTS[task])
 
 
 @pytest.mark.parametrize(("task", "name"), TOYS)
-def test_a_toy_protocol_has_the_same_settings_for_smaller_pictures(task, name):
+def test_toy_protocols_have_the_same_keys(task, name):
     toy, full = (
         settings_of(task, n) for n in (name, "cached" if name == "toy-cached" else DEFAULTS[task])
     )
@@ -72,8 +72,8 @@ def test_a_toy_protocol_has_the_same_settings_for_smaller_pictures(task, name):
     assert packaged_protocol(task, name).images == {}
 
 
-def test_an_unknown_protocol_names_those_there_are():
-    with pytest.raises(UserError, match="no protocol 'fast'; it has paper, cached, toy"):
+def test_unknown_protocol():
+    with pytest.raises(UserError, match=r"fast.*cached"):
         packaged_protocol("imagenet_linear", "fast")
 
 
@@ -81,13 +81,13 @@ def test_an_unknown_protocol_names_those_there_are():
 
 
 @pytest.mark.parametrize("task", DEFAULTS)
-def test_pictures_are_the_center_224_of_a_short_side_of_256(task):
+def test_image_sizes(task):
     data = settings_of(task).DATA
     assert (data.IMAGE_RESIZE_SIZE, data.IMAGE_CROP_SIZE) == (256, 224)
     assert list(data.get("CROP_SCALE", [0.08, 1.0])) == [0.08, 1.0]
 
 
-def test_voc07_is_that_of_the_paper():
+def test_voc07_protocol():
     svm = settings_of("voc07_svm").SVM
     assert svm.COSTS == [0.01, 0.1, 1, 10]
     assert (svm.FOLDS, svm.POSITIVE_WEIGHT) == (3, 2)
@@ -96,7 +96,7 @@ def test_voc07_is_that_of_the_paper():
     assert VOC07_IMAGES == {"voc_2007_trainval": 5011, "voc_2007_test": 4952}
 
 
-def test_imagenets_linear_layer_is_that_of_the_paper():
+def test_imagenet_linear_protocol():
     settings, optim = settings_of("imagenet_linear"), at_real_size("imagenet_linear")
     assert settings.MODEL.FROZEN is True
     assert optim.NUM_ITERATIONS == 500_500
@@ -107,7 +107,7 @@ def test_imagenets_linear_layer_is_that_of_the_paper():
     assert halves == pytest.approx([1, 0.5, 0])
 
 
-def test_inaturalist_is_that_of_the_paper():
+def test_inaturalist_protocol():
     settings, optim = settings_of("inaturalist"), at_real_size("inaturalist")
     assert (settings.MODEL.FROZEN, settings.AMP) == (False, True)
     assert optim.NUM_ITERATIONS == 171_000
@@ -118,7 +118,7 @@ def test_inaturalist_is_that_of_the_paper():
     assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
-def test_semi_supervised_fine_tuning_has_the_rates_of_barlow_twins():
+def test_semi_supervised_protocol():
     settings = settings_of("imagenet_semi_supervised")
     optim = settings.OPTIM
     assert settings.MODEL.FROZEN is False
@@ -126,12 +126,12 @@ def test_semi_supervised_fine_tuning_has_the_rates_of_barlow_twins():
     assert (optim.CNN_LR, optim.LR, optim.LR_DECAY_NAME) == (0.005, 0.5, "cosine")
 
 
-def test_nearest_neighbors_rank_by_20_at_temperature_0_07():
+def test_knn_protocol():
     knn = settings_of("imagenet_knn").KNN
     assert (knn.NEIGHBORS[0], knn.TEMPERATURE) == (20, 0.07)
 
 
-def test_the_cached_probe_holds_images_out_and_trains_a_grid():
+def test_cached_protocol():
     probe = settings_of("imagenet_linear", "cached").PROBE
     assert 0 < probe.HELD_OUT < 0.1
     assert len(probe.LRS) * len(probe.WEIGHT_DECAYS) >= 12
@@ -142,13 +142,13 @@ def test_the_cached_probe_holds_images_out_and_trains_a_grid():
     ("images", "iterations", "steps"),
     [(256, 100, [70, 90]), (257, 200, [140, 180]), (1, 100, [70, 90])],
 )
-def test_a_started_batch_belongs_to_the_epoch(images, iterations, steps):
+def test_epochs_are_rounded_up_to_batches(images, iterations, steps):
     optim = with_iterations(settings_of("inaturalist"), images).OPTIM
     assert iterations == optim.NUM_ITERATIONS
     assert steps == optim.LR_STEPS
 
 
-def test_parts_of_an_epoch_are_rounded_and_one_iteration_is_the_least():
+def test_fractions_of_an_epoch():
     short = settings_of(
         "imagenet_linear", None, "OPTIM.NUM_EPOCHS", "0.3", "OPTIM.BATCH_SIZE", "10"
     )
@@ -156,23 +156,23 @@ def test_parts_of_an_epoch_are_rounded_and_one_iteration_is_the_least():
     assert with_iterations(short, 3).OPTIM.NUM_ITERATIONS == 1
 
 
-def test_iterations_leave_the_settings_as_they_are():
+def test_with_iterations_copies_the_settings():
     settings = settings_of("inaturalist")
     before = str(settings)
     assert with_iterations(settings, 1000).is_frozen()
     assert str(settings) == before
 
 
-def test_a_warm_up_longer_than_the_training_is_refused():
+def test_warmup_longer_than_training_is_rejected():
     settings = settings_of("inaturalist", None, "OPTIM.WARMUP_EPOCHS", "101")
-    with pytest.raises(UserError, match=r"WARMUP_EPOCHS is 101.0; it cannot be more than .*100.0"):
+    with raises_code("config.invalid_value", "OPTIM.WARMUP_EPOCHS"):
         with_iterations(settings, 1000)
 
 
 # Overrides ---------------------------------------------------------------------------------------
 
 
-def test_an_override_is_a_departure():
+def test_override_is_a_deviation():
     settings, deviations = load_settings(
         packaged_protocol("voc07_svm"), ["SVM.COSTS", "[0.5, 2]", "SVM.FOLDS", "5"]
     )
@@ -183,7 +183,7 @@ def test_an_override_is_a_departure():
     ]
 
 
-def test_an_override_of_a_toy_departs_from_the_toys_value():
+def test_override_of_a_toy_protocol():
     _, deviations = load_settings(
         packaged_protocol("imagenet_linear", "toy"), ["OPTIM.BATCH_SIZE", "16"]
     )
@@ -191,11 +191,11 @@ def test_an_override_of_a_toy_departs_from_the_toys_value():
 
 
 @pytest.mark.parametrize("value", ["0.3", 0.3])
-def test_an_override_that_changes_nothing_is_none(value):
+def test_override_without_change_is_no_deviation(value):
     assert load_settings(packaged_protocol("imagenet_linear"), ["OPTIM.LR", value])[1] == []
 
 
-def test_whole_numbers_are_numbers():
+def test_integers_become_floats():
     settings, deviations = load_settings(
         packaged_protocol("imagenet_linear"), ["OPTIM.LR", "1", "OPTIM.NUM_EPOCHS", "100"]
     )
@@ -249,7 +249,7 @@ def test_key_without_value():
         load_settings(packaged_protocol("voc07_svm"), ["SVM.FOLDS"])
 
 
-def test_settings_that_were_checked_cannot_be_changed():
+def test_settings_are_frozen():
     settings = settings_of("voc07_svm")
     with pytest.raises(AttributeError, match="is immutable"):
         settings.SVM.FOLDS = 2

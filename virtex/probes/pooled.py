@@ -1,15 +1,15 @@
-"""A pretrained backbone for classification: images to pooled features or logits."""
+"""A pretrained backbone with its input normalization: images to pooled features."""
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from virtex.backbones.registry import check_input_size, family_of
 from virtex.checkpoints.backbone import Backbone, build_network
-from virtex.pretraining.models.losses import Losses, LossSum
 
-Batch = dict[str, Tensor]
-HEAD_STD = 0.01  # of a new classifier's weights; its bias starts at 0 (protocols of VirTex, MoCo)
+
+def feature_size(backbone: Backbone) -> int:
+    """Return the number of pooled features of an image."""
+    return list(family_of(backbone.arch).channels(backbone.arch).values())[-1]
 
 
 class PooledBackbone(nn.Module):
@@ -17,8 +17,8 @@ class PooledBackbone(nn.Module):
 
     Attributes:
         cnn: the network, under its family's canonical tensor names.
-        feature_size: features of one image.
-        frozen: whether parameters and BatchNorm statistics do not change.
+        feature_size: number of features of an image.
+        frozen: whether parameters and BatchNorm statistics stay fixed.
     """
 
     mean: Tensor
@@ -27,7 +27,7 @@ class PooledBackbone(nn.Module):
     def __init__(self, backbone: Backbone, frozen: bool):
         super().__init__()
         self.arch, self.family = backbone.arch, family_of(backbone.arch)
-        self.feature_size = list(self.family.channels(backbone.arch).values())[-1]
+        self.feature_size = feature_size(backbone)
         self.cnn = build_network(backbone).requires_grad_(not frozen)
         self.frozen, self.bgr = frozen, backbone.input.channel_order == "BGR"
         # of pixels in 0 … 255; not saved, since the checkpoint's entry holds them
@@ -55,30 +55,3 @@ class PooledBackbone(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             maps = self.family.features(self.cnn, (images.float() - self.mean) / self.std)
         return self.family.pool(maps)["avg"]
-
-
-class Classifier(nn.Module):
-    """A backbone and a linear layer.
-
-    Its checkpoint has the names of a pretraining's, so that it is read by the same format.
-    """
-
-    def __init__(self, visual: PooledBackbone, classes: int):
-        super().__init__()
-        self.visual, self.head = visual, nn.Linear(visual.feature_size, classes)
-        nn.init.normal_(self.head.weight, std=HEAD_STD)
-        nn.init.zeros_(self.head.bias)
-
-    def scores(self, images: Tensor) -> Tensor:
-        """Return logits (batch, classes) of images (batch, 3, height, width), uint8."""
-        return self.head(self.visual(images))
-
-    def forward(self, batch: Batch) -> Losses:
-        """Return the cross entropy summed over the images.
-
-        Args:
-            batch: ``image`` (batch, 3, height, width) uint8, ``label`` (batch,) int64.
-        """
-        labels = batch["label"]
-        total = F.cross_entropy(self.scores(batch["image"]), labels, reduction="sum")
-        return {"cross_entropy": LossSum(total, torch.tensor(len(labels), device=labels.device))}

@@ -1,4 +1,4 @@
-"""Real processes that stand in for Java, and folders that stand in for pycocoevalcap."""
+"""Stubs of Java, as real processes, and of pycocoevalcap, as folders."""
 
 import importlib
 import os
@@ -10,10 +10,10 @@ import pytest
 from virtex.captioning import java
 
 needs_java = pytest.mark.skipif(
-    java.java_missing() is not None, reason="Java or pycocoevalcap is not there"
+    java.missing_java() is not None, reason="needs Java and pycocoevalcap"
 )
 
-# answers what is asked for: -version, --list-modules, METEOR's lines, and else what it is told
+# answers -version and --list-modules, and otherwise runs the body
 FRAME = """#!{python}
 import json, os, signal, sys, time
 arguments = sys.argv[1:]
@@ -26,13 +26,13 @@ else:
 """
 
 
-def put_java(folder, monkeypatch, body, version="17.0.1", compiler="jdk.compiler"):
-    """A ``java`` first on PATH that runs lines of Python.
+def install_java(folder, monkeypatch, body, version="17.0.1", compiler="jdk.compiler"):
+    """Put a ``java`` first on PATH that runs lines of Python.
 
     Args:
-        compiler: a module that it has.
+        compiler: a module it lists.
     """
-    binaries = Path(folder) / "stand-in" / "bin"
+    binaries = Path(folder) / "stub" / "bin"
     binaries.mkdir(parents=True, exist_ok=True)
     lines = "\n    ".join(body.strip().splitlines())
     text = FRAME.format(python=sys.executable, version=version, compiler=compiler, body=lines)
@@ -43,27 +43,27 @@ def put_java(folder, monkeypatch, body, version="17.0.1", compiler="jdk.compiler
     return binaries / "java"
 
 
-def put_pycocoevalcap(folder, monkeypatch, *jars):
-    """A pycocoevalcap that is found first, of empty jars."""
+def install_pycocoevalcap(folder, monkeypatch, *jars):
+    """Put a pycocoevalcap with empty jars first on the import path."""
     root = Path(folder) / "site-packages" / "pycocoevalcap"
-    for jar in (java.TOKENIZER, java.METEOR, java.SPICE, *jars):
+    for jar in (java.TOKENIZER_JAR, java.METEOR_JAR, java.SPICE_JAR, *jars):
         (root / jar).parent.mkdir(parents=True, exist_ok=True)
         (root / jar).touch()
-    find_first(root.parent, monkeypatch)
+    prepend_path(root.parent, monkeypatch)
     return root
 
 
-def find_first(folder, monkeypatch):
-    """Let imports look here before anywhere else.
+def prepend_path(folder, monkeypatch):
+    """Prepend a folder to the import path.
 
-    pytest's own way of it asks pkg_resources, which where Detectron2 is used may be a stand-in.
+    ``monkeypatch.syspath_prepend`` imports pkg_resources, which may be a stub for Detectron2.
     """
     monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
     importlib.invalidate_caches()
 
 
 def hide_pycocoevalcap(monkeypatch):
-    """As if it were not installed."""
+    """Make pycocoevalcap impossible to import."""
     own = Path(java.__file__).parents[2]
     monkeypatch.setattr(sys, "path", [str(own)])
     for name in [name for name in sys.modules if name.partition(".")[0] == "pycocoevalcap"]:

@@ -1,4 +1,4 @@
-"""The pictures that are captioned: COCO's val2017 with its references, or any others."""
+"""The images to caption: COCO val2017 with its references, or the user's own images."""
 
 import functools
 import hashlib
@@ -14,23 +14,23 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from virtex.data.captions import read_captions
 from virtex.data.image_sets import file_hashes
-from virtex.data.listing import contents
 from virtex.errors import UserError
+from virtex.files import describe_folder
 
 COCO_VAL = "coco_captions_val2017"
-OWN = "pictures"
+CUSTOM = "images"
 SETTING = re.compile(r"[A-Z]+(\.[A-Z_]+)+")
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures:
-    """Pictures in an order that never changes.
+class CaptioningImages:
+    """Images in a fixed order.
 
     Attributes:
-        name: as a record says it.
-        root: what ``files`` are relative to.
-        ids: what results call them: COCO's numbers, or the files' names.
-        references: captions by people of each, or of none.
+        name: of the data set, in records.
+        root: the folder that ``files`` are relative to.
+        ids: in ``captions.json``: COCO's ids, or file names.
+        references: the reference captions of each image; empty if there are none.
     """
 
     name: str
@@ -46,37 +46,37 @@ class Pictures:
         return self.root / self.files[index]
 
     def describe(self) -> dict[str, Any]:
-        """Numbers and hashes for a record, the same for every copy of the data.
+        """Return counts and hashes for a record, the same for every copy of the data.
 
-        ``files_sha256`` covers the pictures' names and sizes, ``annotations_sha256`` their ids
+        ``files_sha256`` covers the names and sizes of the files, ``annotations_sha256`` the ids
         and references.
 
         Raises:
-            UserError: a picture is not there any more.
+            UserError: an image is missing.
         """
         return self._described
 
     @functools.cached_property
     def _described(self) -> dict[str, Any]:
-        said = json.dumps([list(self.ids), [list(captions) for captions in self.references]])
+        content = json.dumps([list(self.ids), [list(captions) for captions in self.references]])
         return {
             "images": len(self),
             "captions": sum(map(len, self.references)),
             "files_sha256": file_hashes(self.root, self.files)["without"],
-            "annotations_sha256": hashlib.sha256(said.encode()).hexdigest(),
+            "annotations_sha256": hashlib.sha256(content.encode()).hexdigest(),
         }
 
 
-def coco_pictures(data_root: str | Path) -> Pictures:
-    """COCO's val2017 with its captions.
+def read_coco_images(data_root: str | Path) -> CaptioningImages:
+    """Read COCO val2017 with its captions.
 
     Raises:
-        UserError: something of it is missing or broken.
+        UserError: files are missing or invalid.
     """
     root = Path(data_root, "coco")
     images = read_captions(root, "val")
     folder = root / "val2017"
-    return Pictures(
+    return CaptioningImages(
         COCO_VAL,
         folder,
         [image.file.relative_to(folder).as_posix() for image in images],
@@ -85,41 +85,43 @@ def coco_pictures(data_root: str | Path) -> Pictures:
     )
 
 
-def own_pictures(named: Sequence[str]) -> Pictures:
-    """The pictures that are named, and those in folders and in folders of these.
+def find_images(names: Sequence[str]) -> CaptioningImages:
+    """Find the images of ``--images``: files, and folders that are searched recursively.
 
-    In a folder, files are pictures by their suffix; a file that is named always is one. Where
-    every name is a number and no two are the same, as COCO's are, ids are these numbers.
+    In folders, images are recognized by their suffix. If all file names are distinct numbers, as
+    in COCO, these are the ids, otherwise the relative paths.
 
     Raises:
-        UserError: a path is not there, or a folder without pictures.
+        UserError: a path does not exist, or a folder contains no image.
     """
     paths: dict[Path, None] = {}
-    for name in named:
+    for name in names:
         path = Path(name)
-        found = [path] if path.is_file() else pictures_below(path)
+        found = [path] if path.is_file() else _find_below(path)
         if not found and SETTING.fullmatch(name):
             raise UserError(
-                f"--images takes the setting {name} for a picture; let it come before --images"
+                f"--images expects images and folders, but got the setting {name}; put settings "
+                "before --images",
+                code="arguments.misplaced_setting",
             )
         if not found:
             raise UserError(
-                f"--images: {path} {contents(path)}; name pictures, or a folder that holds some "
-                f"({', '.join(IMG_EXTENSIONS)})"
+                f"--images: {path} {describe_folder(path)}; expected images, or a folder of images "
+                f"({', '.join(IMG_EXTENSIONS)})",
+                code="data.no_images",
             )
         paths.update(dict.fromkeys(Path(os.path.abspath(file)) for file in found))
-    # one picture's own name is told, of several what tells them apart
     folders = [str(path.parent) for path in paths]
     root = Path(os.path.commonpath(folders))
     files = [path.relative_to(root).as_posix() for path in paths]
     stems = [path.stem for path in paths]
     numbers = [int(stem) for stem in stems if stem.isdecimal() and stem.isascii()]
-    plain = len(set(numbers)) == len(paths)
-    return Pictures(OWN, root, files, numbers if plain else files)
+    numbered = len(set(numbers)) == len(paths)
+    return CaptioningImages(CUSTOM, root, files, numbers if numbered else files)
 
 
-def pictures_below(folder: Path) -> list[Path]:
-    """The files in a folder and its folders that a suffix says are pictures, sorted."""
+def _find_below(folder: Path) -> list[Path]:
+    """Return the files with an image suffix below a folder, sorted."""
     return [
         path
         for path in sorted(folder.rglob("*"))
