@@ -1,4 +1,4 @@
-"""Short pretraining runs on toy data, and what they leave behind."""
+"""Short pretraining runs on toy data, and readers of their outputs."""
 
 import json
 import sys
@@ -12,11 +12,11 @@ from virtex.cli import run_tool
 from virtex.data.tokenizer import read_caption_files, train_tokenizer
 from virtex.data.toy import write_toy_data
 
-TRAIN_IMAGES, VAL_IMAGES = 24, 9  # odd, so that two processes have different shares
+TRAIN_IMAGES, VAL_IMAGES = 24, 9  # odd, so that two processes have unequal shares
 VOCABULARY, ITERATIONS = 120, 12
 CAPTIONS = "coco/annotations/captions_{}2017.json"
 
-# The packaged toy config, made smaller still.
+# Overrides that make the packaged toy config even smaller.
 SMALL = {
     "DATA.IMAGE_CROP_SIZE": 32,
     "DATA.IMAGE_TRANSFORM_TRAIN": ["random_resized_crop", "horizontal_flip", "normalize"],
@@ -34,7 +34,7 @@ SMALL = {
 
 
 def write_data(root: Path) -> Path:
-    """A data root with toy images, captions and a vocabulary of them."""
+    """Write toy images, captions and a vocabulary."""
     write_toy_data(root, seed=0, train_images=TRAIN_IMAGES, val_images=VAL_IMAGES)
     captions = read_caption_files([root / CAPTIONS.format("train")])
     train_tokenizer(captions, VOCABULARY, root / "vocab/toy.model")
@@ -53,19 +53,19 @@ def arguments(data, out, *flags, config="toy/bicaptioning_R_18_L1_H256", **setti
 
 
 def command(data, out, *flags, **settings):
-    """The same as a command of its own."""
+    """The same as a command line."""
     return [sys.executable, "-m", "virtex.pretrain", *arguments(data, out, *flags, **settings)]
 
 
 def status_of(argv):
-    """Exit status of the tool, in this process."""
+    """Run the tool in this process; return its exit status."""
     with pytest.raises(SystemExit) as left:
         run_tool(pretrain.main, pretrain.build_parser(), argv)
     return left.value.code
 
 
 def trained(data, out, *flags, **settings):
-    """The folder of a run that ended well."""
+    """Run successfully; return the output folder."""
     assert status_of(arguments(data, out, *flags, **settings)) == 0
     return out
 
@@ -79,7 +79,7 @@ def lines_of(folder):
 
 
 def training_lines(folder):
-    """What metrics.json says of training: iteration, losses, learning rates."""
+    """Iterations, losses and learning rates of training in metrics.json."""
     return [
         {key: value for key, value in line.items() if key.startswith(("iter", "train/", "lr/"))}
         for line in lines_of(folder)
@@ -96,9 +96,9 @@ def weights_of(folder):
 
 
 def files_in(folder):
-    """Every path below a folder, a file with its size and the time it was changed; None: no folder.
+    """Every path below a folder, files with size and modification time; None if it is missing.
 
-    A folder's time changes where a run has held its lock.
+    The modification time of a folder changes when a run locks it.
     """
     if not folder.exists():
         return None

@@ -9,7 +9,7 @@ import pytest
 
 from virtex import cli
 from virtex.cli import COMMANDS, run_tool, tool_parser
-from virtex.engine.signals import Stopped
+from virtex.engine.signals import SigtermReceived
 from virtex.errors import UserError
 
 SLOW_IMPORTS = ("torch", "numpy", "detectron2", "sklearn", "PIL")
@@ -90,7 +90,7 @@ def test_unknown_option_suggests_one(capsys):
     "error, status, code",
     [
         (UserError("message", "area.reason"), 2, "[area.reason]"),
-        (Stopped("saved at 3"), 75, "saved at 3"),
+        (SigtermReceived("saved at 3"), 75, "saved at 3"),
         (KeyboardInterrupt(), 130, "--resume"),
         (MemoryError(), 2, "[device.out_of_memory]"),
         (OSError(28, "No space left", "file"), 2, "[environment.os_error]"),

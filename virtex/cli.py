@@ -19,7 +19,7 @@ from contextlib import nullcontext
 from typing import NamedTuple, NoReturn
 
 import virtex
-from virtex.engine.signals import RESUME, Stopped, end_workers, raise_on_sigterm
+from virtex.engine.signals import RESUME, SigtermReceived, end_workers, raise_on_sigterm
 from virtex.errors import UserError, describe_os_error, ignore_reported_errors, named
 from virtex.text import printable
 
@@ -297,7 +297,7 @@ def run_tool(
     except UserError as error:
         print(f"{parser.prog}: error: {printable(str(error))} [{error.code}]", file=sys.stderr)
         status = 2
-    except Stopped as stopped:
+    except SigtermReceived as stopped:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # scheduler and launcher may both send it
         print(f"{parser.prog}: {stopped}", file=sys.stderr)
         status = RESUME

@@ -150,7 +150,7 @@ def describe_error(error: ValidationError) -> str:
         return message
     if first["type"] not in ("missing", "extra_forbidden"):
         message = f"{message}, found {short_repr(first['input'])}"
-    path = ".".join(map(str, first["loc"]))
+    path = ".".join(str(step) for step in first["loc"] if step != "[key]")
     if not path.isprintable() or len(path) > MAX_PATH:
         path = short_repr(path)
     return f"{path}: {message}" if path else message

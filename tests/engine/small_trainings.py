@@ -1,4 +1,4 @@
-"""Trainings of a second, alone and in two processes that share them."""
+"""Tiny trainings, in one process and in two."""
 
 import os
 import socket
@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from tests.pretraining.small_models import VOCABULARY, some_captions
 from virtex.config import default_config
 from virtex.data.streams import TrainingStream
-from virtex.engine.distributed import distribute, join, rank, world_size
+from virtex.engine.distributed import distribute, init_process_group, rank, world_size
 from virtex.engine.loop import LoopSettings, RunningSums, TrainingLoop, objective
+from virtex.engine.losses import LossSum, total_loss
 from virtex.optim import Lookahead, build_optimizer, build_schedule
 from virtex.pretraining.models.captioning import CaptioningModel
 from virtex.pretraining.models.classification import ClassificationModel
-from virtex.pretraining.models.losses import LossSum, total_loss
 from virtex.pretraining.models.masked_lm import MaskedLMModel
 from virtex.pretraining.models.textual import LinearTextualHead, TransformerTextualHead
 from virtex.pretraining.models.transformer import TransformerDecoder
@@ -59,7 +59,7 @@ def textual_half(task):
 
 
 def images_of(indices, channels, size, dtype=torch.float32):
-    """The same image for an index, whoever asks."""
+    """Random images determined by their indices."""
     return torch.stack(
         [
             torch.randn(channels, size, size, generator=torch.Generator().manual_seed(i)).to(dtype)
@@ -75,7 +75,7 @@ def captions_of(indices):
 
 
 def share_of(task):
-    """This process's images of a batch of four whose losses count very different numbers."""
+    """This process's share of four images whose losses have very different counts."""
     indices = list(range(4))[rank() :: world_size()]
     batch = {"image": images_of(indices, FEATURES, 2, torch.float64)}
     batch["image_id"] = torch.tensor(indices)
@@ -86,7 +86,7 @@ def share_of(task):
             row[1 + (1, 28, 2, 7)[index] :] = 0
             row[0] = 0
     if task == "classification":
-        # the second image has no label, so the second of two processes counts one image alone
+        # the second image has no label, so the second process counts one image only
         batch["labels"] = torch.tensor([[5, 6, 7], [0, 0, 0], [8, 0, 0], [9, 10, 0]])[indices]
     return batch
 
@@ -99,7 +99,7 @@ def gradients(task, loss_of):
 
 
 def stream(start=0, channels=3, size=16, dtype=torch.float32):
-    """Endless batches of this process, from an iteration on."""
+    """Endless batches of this process, starting at an iteration."""
     for keys in TrainingStream(IMAGES, BATCH, 0, rank(), world_size(), start):
         indices = [index for _, index in keys]
         yield {
@@ -114,7 +114,7 @@ def features(start=0):
 
 
 def interrupted(batches, iterations):
-    """``batches``, and Ctrl-C after so many of them."""
+    """Raise KeyboardInterrupt after some batches."""
     yield from islice(batches, iterations)
     raise KeyboardInterrupt
 
@@ -144,7 +144,7 @@ def small_loop(folder, model=None, evaluate=None, **settings):
 
 
 def plain_loop(folder, model, **settings):
-    """Nothing between gradient and weights but clipping: SGD with a learning rate of 1."""
+    """SGD with learning rate 1: a step is the clipped gradient."""
     folder.mkdir(parents=True, exist_ok=True)
     optimizer = torch.optim.SGD([{"name": "all", "params": list(model.parameters())}], lr=1.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
@@ -154,7 +154,7 @@ def plain_loop(folder, model, **settings):
 
 
 def clipped_change(folder):
-    """How far one clipped step of length 1 moves each weight."""
+    """The change of each weight in one clipped step."""
     model = textual_half("bicaptioning")
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     plain_loop(folder, model, iterations=1, clip_norm=CLIP).run(features())
@@ -162,7 +162,7 @@ def clipped_change(folder):
 
 
 class Dropped(nn.Module):
-    """Remembers what dropout drew."""
+    """Records dropout masks."""
 
     def __init__(self):
         super().__init__()
@@ -176,14 +176,14 @@ class Dropped(nn.Module):
 
 
 def dropout_draws(folder, iterations=6):
-    """Draws of a whole run, and those of one that is resumed after iteration 3."""
+    """Masks of an uninterrupted run, and of one resumed after iteration 3."""
     whole = Dropped()
     plain_loop(folder / "whole", whole, iterations=iterations).run(stream())
     first = plain_loop(folder / "parts", Dropped(), iterations=iterations, checkpoint_every=3)
     try:
         first.run(interrupted(stream(), 4))
     except KeyboardInterrupt:
-        torch.rand(7)  # whatever the process does before it goes on
+        torch.rand(7)  # advances the random state
     resumed = Dropped()
     loop = plain_loop(folder / "parts", resumed, iterations=iterations)
     loop.run(stream(loop.resume()))
@@ -191,7 +191,7 @@ def dropout_draws(folder, iterations=6):
 
 
 def statistics_at_validation(folder):
-    """BatchNorm's statistics in this process when it is asked to validate."""
+    """BatchNorm statistics of this process during validation."""
     seen = []
 
     def evaluate(iteration, writer):
@@ -204,7 +204,7 @@ def statistics_at_validation(folder):
 
 
 def means_of_the_first_process():
-    """Means where only the first process has counted anything."""
+    """Means where only the first process has losses."""
     sums = RunningSums()
     if rank() == 0:
         sums.add({"one": LossSum(torch.tensor(6.0), torch.tensor(4))})
@@ -212,7 +212,7 @@ def means_of_the_first_process():
 
 
 def everything(folder: Path):
-    """All that the tests want to know of two processes, in one go: starting them takes longer."""
+    """All results of two processes at once, as starting processes is slow."""
     tasks = ("bicaptioning", "masked_lm", "classification")
     result = {
         "objective": {task: gradients(task, objective) for task in tasks},
@@ -227,7 +227,7 @@ def everything(folder: Path):
 
 
 def in_two_processes(folder):
-    """``everything`` of process 0 and of process 1."""
+    """``everything`` of both processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -244,6 +244,6 @@ def _one_of_two(number, folder, port):
         "LOCAL_RANK": str(number),
     }
     torch.set_num_threads(1)
-    join("cpu")
+    init_process_group("cpu")
     torch.save(everything(folder), folder / f"{number}.pt")
     dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""The training loop: several processes train as one, and a resumed run is the same run."""
+"""The training loop: processes, checkpoints, bit-exact resuming, mixed precision."""
 
 import pytest
 import torch
@@ -18,11 +18,11 @@ from tests.engine.small_trainings import (
     stream,
     textual_half,
 )
+from tests.errors import raises_code
 from tests.pretraining_runs import lines_of, training_lines
 from tests.run_states import assert_equal, content_of
 from virtex.engine.loop import objective
-from virtex.errors import UserError
-from virtex.pretraining.models.losses import LossSum, total_loss
+from virtex.engine.losses import LossSum, total_loss
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +32,13 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def both(folder):
-    """What process 0 and process 1 computed together."""
+    """The results of process 0 and process 1."""
     return in_two_processes(folder)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The folder of a run that nothing interrupted."""
+    """The folder of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
     small_loop(folder).run(stream())
     return folder
@@ -68,23 +68,23 @@ def test_two_processes_have_the_gradients_of_one(both, task):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_mean_over_each_process_would_have_other_gradients(both, task):
-    """So the batches above do tell the two apart."""
+def test_per_process_means_give_other_gradients(both, task):
+    """The batches distinguish the two."""
     alone = gradients(task, total_loss)
     assert distance(alone, gradients(task, objective)) < 1e-9
     assert distance(both[0]["own mean"][task], alone) > 0.01
 
 
-def test_the_loss_in_the_log_is_the_mean_over_the_tokens_of_all_processes(both, folder, tmp_path):
+def test_logged_loss_is_the_mean_over_all_tokens(both, folder, tmp_path):
     small_loop(tmp_path, textual_half("bicaptioning"), clip_norm=1.0).run(features())
     alone, together = training_lines(tmp_path), training_lines(folder / "run")
     assert len(alone) == ITERATIONS
     for one, two in zip(alone, together, strict=True):
         assert two == pytest.approx(one, rel=1e-9)
-    assert alone[-1]["train/loss"] < 0.99 * alone[0]["train/loss"]  # something was learnt
+    assert alone[-1]["train/loss"] < 0.99 * alone[0]["train/loss"]
 
 
-def test_the_gradient_is_clipped_after_the_processes_have_averaged_it(both, tmp_path):
+def test_gradient_is_clipped_after_averaging(both, tmp_path):
     alone = clipped_change(tmp_path)
     assert norm(alone) == pytest.approx(CLIP, rel=1e-4)
     for process in both:
@@ -106,7 +106,7 @@ def test_dropout_draws_are_the_same_after_a_resume(both, tmp_path):
         assert torch.equal(resumed, whole[3:])
 
 
-def test_all_processes_validate_with_the_statistics_that_the_checkpoint_holds(both, folder):
+def test_validation_uses_the_checkpoint_statistics(both, folder):
     saved = torch.load(folder / "statistics/model_final.pth", weights_only=True)["model"]
     for process in both:
         assert process["statistics"]
@@ -114,14 +114,14 @@ def test_all_processes_validate_with_the_statistics_that_the_checkpoint_holds(bo
             assert torch.equal(value, saved[name]), name
 
 
-def test_a_process_without_images_to_validate_shares_the_means_of_the_others(both):
+def test_process_without_validation_images(both):
     assert [process["means"] for process in both] == [{"one": 1.5}, {"one": 1.5}]
 
 
 # --- checkpoints ---------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_holds_what_the_published_ones_hold_and_what_a_resume_needs(whole):
+def test_checkpoint_keys(whole):
     content = torch.load(whole / "model_final.pth", weights_only=True)
     published = ["model", "optimizer", "scheduler", "scaler"]
     assert list(content)[:4] == published
@@ -130,14 +130,14 @@ def test_a_checkpoint_holds_what_the_published_ones_hold_and_what_a_resume_needs
 
 
 @pytest.mark.parametrize(("keep", "kept"), [(1, [6]), (2, [4, 6]), (5, [2, 4, 6])])
-def test_the_newest_checkpoints_are_kept_beside_the_final_one(tmp_path, keep, kept):
+def test_newest_checkpoints_are_kept(tmp_path, keep, kept):
     small_loop(tmp_path, checkpoint_every=2, keep=keep).run(stream())
     names = [f"model_{iteration:07d}.pth" for iteration in kept]
     assert sorted(path.name for path in tmp_path.glob("model_*")) == [*names, "model_final.pth"]
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
 
 
-def test_the_last_iteration_is_saved_and_validated_wherever_it_falls(tmp_path):
+def test_last_iteration_is_validated(tmp_path):
     seen = []
 
     def evaluate(iteration, writer):
@@ -150,7 +150,7 @@ def test_the_last_iteration_is_saved_and_validated_wherever_it_falls(tmp_path):
     assert [line["iteration"] for line in lines_of(tmp_path) if "val/loss" in line] == seen
 
 
-def test_the_model_is_in_evaluation_mode_while_it_is_validated_and_only_then(tmp_path):
+def test_eval_mode_during_validation_only(tmp_path):
     modes = []
 
     def evaluate(iteration, writer):
@@ -166,8 +166,8 @@ def test_the_model_is_in_evaluation_mode_while_it_is_validated_and_only_then(tmp
 # --- resuming ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stopped", range(ITERATIONS))
-def test_a_run_that_stops_at_any_iteration_goes_on_as_if_it_had_not(tmp_path, whole, stopped):
+@pytest.mark.parametrize("stopped", [0, 3, 4, 7])
+def test_resume_is_bit_exact(tmp_path, whole, stopped):
     with pytest.raises(KeyboardInterrupt):
         small_loop(tmp_path).run(interrupted(stream(), stopped))
     loop = small_loop(tmp_path)
@@ -177,8 +177,8 @@ def test_a_run_that_stops_at_any_iteration_goes_on_as_if_it_had_not(tmp_path, wh
     assert training_lines(tmp_path) == training_lines(whole)
 
 
-def test_losses_in_the_log_are_the_same_after_a_resume_however_seldom_they_are_logged(tmp_path):
-    """A checkpoint between two lines of the log: no line is a mean over both runs."""
+def test_resume_logs_the_same_losses(tmp_path):
+    """With a checkpoint between two log lines."""
     rarely = {"log_every": 5, "checkpoint_every": 3}
     small_loop(tmp_path / "whole", **rarely).run(stream())
     with pytest.raises(KeyboardInterrupt):
@@ -188,7 +188,7 @@ def test_losses_in_the_log_are_the_same_after_a_resume_however_seldom_they_are_l
     assert training_lines(tmp_path / "parts") == training_lines(tmp_path / "whole")
 
 
-def test_a_longer_run_goes_on_with_the_schedule_of_its_own_length(tmp_path):
+def test_extended_run_follows_the_new_schedule(tmp_path):
     small_loop(tmp_path, iterations=4).run(stream())
     loop = small_loop(tmp_path, iterations=8)
     assert loop.resume() == 4
@@ -199,7 +199,7 @@ def test_a_longer_run_goes_on_with_the_schedule_of_its_own_length(tmp_path):
     assert rates[8] == 0.0
 
 
-def test_a_run_killed_after_its_last_checkpoint_only_validates(tmp_path):
+def test_resume_after_the_last_checkpoint_validates(tmp_path):
     small_loop(tmp_path).run(stream())
     before = content_of(tmp_path)
     loop = small_loop(tmp_path, evaluate=lambda iteration, writer: {"val/loss": 0.5})
@@ -209,7 +209,7 @@ def test_a_run_killed_after_its_last_checkpoint_only_validates(tmp_path):
     assert_equal(content_of(tmp_path), before)
 
 
-def test_a_length_that_a_checkpoint_has_reached_already_gets_its_final_checkpoint(tmp_path):
+def test_shortened_run_saves_the_final_checkpoint(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         small_loop(tmp_path).run(interrupted(stream(), 7))
     loop = small_loop(tmp_path, iterations=6)
@@ -218,18 +218,18 @@ def test_a_length_that_a_checkpoint_has_reached_already_gets_its_final_checkpoin
     assert_equal(content_of(tmp_path)["model"], content_of(tmp_path, "model_0000006.pth")["model"])
 
 
-def test_a_length_that_the_run_is_beyond_is_refused(tmp_path):
+def test_resume_beyond_the_end(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         small_loop(tmp_path).run(interrupted(stream(), 7))
-    with pytest.raises(UserError, match=r"iteration 6 already, more than the 5 asked for"):
+    with raises_code("resume.beyond_end", tmp_path, "iteration 6"):
         small_loop(tmp_path, iterations=5).resume()
 
 
-# --- a loss that is not finite -------------------------------------------------------------------
+# --- non-finite losses ---------------------------------------------------------------------------
 
 
 def broken_at(iteration):
-    """``stream``, with an image that is not finite in the batch of an iteration."""
+    """``stream``, with a non-finite image at an iteration."""
     for number, batch in enumerate(stream(), 1):
         if number == iteration:
             batch["image"][1] = torch.inf
@@ -240,16 +240,13 @@ def ids_of(iteration):
     return [batch["image_id"].tolist() for batch, _ in zip(stream(), range(iteration))][-1]  # noqa: B905
 
 
-def test_a_loss_that_is_not_finite_names_iteration_and_images(tmp_path):
-    with pytest.raises(UserError) as error:
+def test_non_finite_loss_names_iteration_and_images(tmp_path):
+    with raises_code("run.not_finite", "iteration 5 ", f"images {', '.join(map(str, ids_of(5)))}"):
         small_loop(tmp_path).run(broken_at(5))
-    assert "at iteration 5 " in str(error.value)
-    assert f"images {', '.join(map(str, ids_of(5)))}" in str(error.value)
-    assert "--resume" in str(error.value)
 
 
-def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint_whole(tmp_path, whole):
-    with pytest.raises(UserError):
+def test_non_finite_loss_keeps_the_checkpoint(tmp_path, whole):
+    with raises_code("run.not_finite"):
         small_loop(tmp_path).run(broken_at(5))
     assert [path.name for path in tmp_path.glob("*model_*")] == ["model_0000003.pth"]
     assert_equal(content_of(tmp_path, "model_0000003.pth"), content_of(whole, "model_0000003.pth"))
@@ -269,9 +266,9 @@ class Root(nn.Module):
         return {"root": LossSum(self.weight.sqrt(), torch.tensor(1))}
 
 
-def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tmp_path):
+def test_non_finite_gradient_is_not_applied(tmp_path):
     model = Root()
-    with pytest.raises(UserError, match="the gradient is inf at iteration 1 "):
+    with raises_code("run.not_finite", "gradient", "iteration 1 "):
         plain_loop(tmp_path, model, iterations=3, clip_norm=10.0).run(stream())
     assert model.weight == 0
 
@@ -280,7 +277,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
-def test_the_forward_pass_computes_in_the_number_type_that_is_asked_for(tmp_path, dtype):
+def test_autocast_dtype(tmp_path, dtype):
     loop, seen = small_loop(tmp_path, iterations=2, amp_dtype=dtype), []
     loop.model.visual.cnn[0].register_forward_hook(lambda *call: seen.append(call[-1].dtype))
     loop.run(stream())
@@ -294,8 +291,8 @@ def test_only_float16_scales_its_loss(tmp_path):
     assert [loop.scaler.is_enabled() for loop in loops] == [False, False, True]
 
 
-def test_a_float16_gradient_is_clipped_at_its_true_length(tmp_path):
-    """A step of length 1 moves the weights by the clipped gradient, whatever the loss's scale."""
+def test_float16_gradient_is_unscaled_before_clipping(tmp_path):
+    """A step of length 1 moves the weights by the clipped gradient, whatever the loss scale."""
     model = small_loop(tmp_path / "model").model
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     settings = {"iterations": 1, "clip_norm": CLIP, "amp_dtype": torch.float16}
@@ -304,7 +301,7 @@ def test_a_float16_gradient_is_clipped_at_its_true_length(tmp_path):
     assert torch.cat([m.flatten() for m in moved]).norm().item() == pytest.approx(CLIP, rel=0.01)
 
 
-def test_steps_that_overflow_are_left_out_and_not_counted(tmp_path):
+def test_overflowing_steps_are_skipped(tmp_path):
     loop = small_loop(tmp_path, iterations=4, amp_dtype=torch.float16, clip_norm=10.0)
     loop.scaler.load_state_dict({**loop.scaler.state_dict(), "scale": 2.0**120})
     before = {name: weight.detach().clone() for name, weight in loop.model.named_parameters()}
@@ -314,7 +311,7 @@ def test_steps_that_overflow_are_left_out_and_not_counted(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_run_in_mixed_precision_goes_on_as_if_it_had_not_stopped(tmp_path, dtype):
+def test_mixed_precision_resume_is_bit_exact(tmp_path, dtype):
     small_loop(tmp_path / "whole", amp_dtype=dtype).run(stream())
     with pytest.raises(KeyboardInterrupt):
         small_loop(tmp_path / "parts", amp_dtype=dtype).run(interrupted(stream(), 5))
@@ -323,29 +320,29 @@ def test_a_run_in_mixed_precision_goes_on_as_if_it_had_not_stopped(tmp_path, dty
     assert_equal(content_of(tmp_path / "parts"), content_of(tmp_path / "whole"))
 
 
-def test_a_run_may_be_resumed_in_another_number_type(tmp_path):
+def test_resume_with_another_dtype(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         small_loop(tmp_path).run(interrupted(stream(), 5))
     loop = small_loop(tmp_path, amp_dtype=torch.float16)
     assert loop.resume() == 3
 
 
-# --- what else may be wrong ----------------------------------------------------------------------
+# --- other errors --------------------------------------------------------------------------------
 
 
-def test_a_lost_pointer_does_not_make_a_run_begin_anew(tmp_path):
+def test_resume_without_last_checkpoint_file(tmp_path):
     small_loop(tmp_path).run(stream())
     (tmp_path / "last_checkpoint").unlink()
     assert small_loop(tmp_path).resume() == ITERATIONS
 
 
-def test_a_checkpoint_of_something_else_is_refused(tmp_path):
+def test_invalid_checkpoint(tmp_path):
     torch.save([1, 2], tmp_path / "model_final.pth")
-    with pytest.raises(UserError, match="not a whole checkpoint"):
+    with raises_code("resume.invalid_checkpoint", tmp_path / "model_final.pth"):
         small_loop(tmp_path).resume()
 
 
-def test_a_validation_that_is_not_finite_stops_the_run(tmp_path):
+def test_non_finite_validation(tmp_path):
     loop = small_loop(tmp_path, evaluate=lambda iteration, writer: {"val/loss": float("nan")})
-    with pytest.raises(UserError, match="val/loss is not finite after iteration 3"):
+    with raises_code("run.not_finite", "val/loss", "iteration 3"):
         loop.run(stream())

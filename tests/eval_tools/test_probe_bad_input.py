@@ -137,7 +137,7 @@ def test_a_bad_validation_image_is_never_left_out(copy_of_data, out, capsys):
         ("linear", ("--protocol", "x"), {}, "it has paper, cached, toy, toy-cached"),
         ("knn", ("--protocol", "cached"), {}, "task imagenet_knn has no protocol 'cached'"),
         ("inaturalist", ("--protocol", "x"), {}, "task inaturalist has no protocol 'x'"),
-        ("svm", (), {"SVM__COST": 1}, "SVM.COST is not a setting; did you mean SVM.COSTS"),
+        ("svm", (), {"SVM__COST": 1}, "SVM.COST is not a setting; the nearest is SVM.COSTS"),
         ("linear", (), {"OPTIM__RATE": 1}, "OPTIM.RATE is not a setting"),
         ("linear", (), {"PROBE__LRS": [1.0]}, "PROBE.LRS is not a setting"),
         ("linear", (), {"OPTIM__LR": "high"}, "OPTIM.LR"),

@@ -153,7 +153,7 @@ def test_curves_of_a_training_are_there(finished, kind):
     metrics = record_of(finished(kind))["metrics"]
     assert lines[-1] == {"iteration": 10} | {f"val/{name}": v for name, v in metrics.items()}
     assert list(finished(kind).glob("events.out.tfevents.*"))
-    assert "iteration 10/10  loss" in (finished(kind) / "log.txt").read_text()
+    assert "iter: 10  loss: " in (finished(kind) / "log.txt").read_text()
 
 
 @pytest.mark.parametrize("kind", CACHING)

@@ -20,7 +20,7 @@ SMALL = " ".join(f"{key} {value}" for key, value in CROPS.items())
 INTERRUPTIBLE = "--log-every 1 --checkpoint-every 3 " + " ".join(
     f'{key} "{value}"' for key, value in (TRAINED | {"OPTIM.NUM_EPOCHS": 16.0}).items()
 )
-EARLY = "iteration 4/80"
+EARLY = "iter: 4  "
 
 
 def write_checkpoint(path, seed):

@@ -184,7 +184,7 @@ def test_job_parameters():
         "timeout_min": 90,
         "cpus_per_task": 32,
         "gpus_per_node": 8,
-        "slurm_array_parallelizm": 2,
+        "slurm_array_parallelism": 2,
         "slurm_partition": "gpu",
         "slurm_setup": ["module load cuda"],
     }

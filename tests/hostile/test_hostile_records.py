@@ -1,4 +1,4 @@
-"""Result records of unknown origin become a leaderboard, or are skipped with the reason."""
+"""Result records of unknown origin are shown in a leaderboard, or skipped with the reason."""
 
 import contextlib
 import csv
@@ -13,6 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.errors import raises_code
 from tests.hostile.data_mutations import as_json, broken, file_of
 from tests.hostile.data_runs import guarded, require_plain, run
 from tests.leaderboard.board_records import record
@@ -87,14 +88,14 @@ def scripts(folder):
 @example(b"[],".join([b"["] + [b""] * 2_600_000) + b"0]")
 @example(as_json({**WHOLE, "created": "0001-01-01T00:00:00+23:59"}).encode())
 @example(as_json({**WHOLE, "created": "9999-12-31T23:59:59-23:59"}).encode())
-def test_whatever_a_record_says(folder, scripts, content):
+def test_any_record_is_shown_or_skipped(folder, scripts, content):
     status, board = board_of(folder, content)
     assert status == 0  # the sound record is there whatever the other one holds
     require_harmless(board, scripts)
 
 
 @given(broken(json.dumps(WHOLE)))
-def test_whatever_became_of_a_records_bytes(folder, scripts, content):
+def test_any_bytes_are_shown_or_skipped(folder, scripts, content):
     status, board = board_of(folder, content)
     assert status == 0
     require_harmless(board, scripts)
@@ -103,7 +104,7 @@ def test_whatever_became_of_a_records_bytes(folder, scripts, content):
 @given(st.one_of(file_of(WHOLE), broken(json.dumps(WHOLE))))
 @example(as_json({**WHOLE, "metrics": [1.0] * 9, "primary_metric": 10}).encode())
 @example(b"[" * 100_000)
-def test_whatever_record_a_run_finds_in_its_folder(folder, content):
+def test_any_record_in_a_run_folder_is_read_or_rejected(folder, content):
     """What --resume and evaluate_all.py read of an earlier run's record."""
     path = folder / "results/hostile/result.json"
     path.write_bytes(content)
@@ -115,19 +116,19 @@ def test_whatever_record_a_run_finds_in_its_folder(folder, content):
         assert isinstance(diff(recorded(found), expected), str)
 
 
-def test_a_pipe_is_no_record(tmp_path):
+def test_a_pipe_is_not_a_record(tmp_path):
     os.mkfifo(tmp_path / "result.json")
-    with pytest.raises(UserError, match="no readable record"):
+    with raises_code("records.invalid", tmp_path):
         read_record(tmp_path / "result.json")
 
 
-def test_a_record_can_name_a_file_whose_name_is_no_text(tmp_path):
+def test_a_file_name_that_is_not_text_is_written(tmp_path):
     write_json(tmp_path / "a.json", {"name": os.fsdecode(b"caf\xe9.pth")})
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"name": "caf?.pth"}
 
 
 @given(st.one_of(st.sampled_from(NAMES), st.text(max_size=40)), st.text(max_size=40), st.booleans())
-def test_whatever_a_label_is(folder, scripts, name, label, known):
+def test_any_label(folder, scripts, name, label, known):
     content = json.dumps({**WHOLE, "model": {**WHOLE["model"], "name": name or "x"}})
     named = (name or "x") if known else f"{name}?"
     with contextlib.suppress(UnicodeEncodeError):  # no command line can hold half a character
@@ -147,7 +148,7 @@ def chart(folder, whole):
 @given(file_of(WHOLE), st.sampled_from([".svg", ".pdf", ".png"]))
 @example(as_json({**WHOLE, "metrics": {"mAP": None}}).encode(), ".svg")
 @pytest.mark.timeout(3000)
-def test_whatever_becomes_of_one_record(folder, chart, whole, content, suffix):
+def test_any_single_record(folder, chart, whole, content, suffix):
     """Alone; a chart takes long, so that only the whole is drawn."""
     (folder / "results/hostile/result.json").write_bytes(content)
     plot = folder / "board" / f"a{suffix}"
@@ -156,17 +157,17 @@ def test_whatever_becomes_of_one_record(folder, chart, whole, content, suffix):
         require_plain(status, err, folder, "--plot")
 
 
-def test_what_is_not_defined_is_not_drawn(folder):
+def test_undefined_metrics_are_not_drawn(folder):
     content = as_json({**WHOLE, "metrics": {"mAP": None, "other": 1.0}})
     (folder / "results/hostile/result.json").write_text(content)
     plot = folder / "board/a.svg"
     status, _, err = run(leaderboard, folder / "results/hostile", "--plot", plot)
     assert status == 2
-    require_plain(status, err, "--plot: the metrics that rank are not defined")
+    require_plain(status, err, "[leaderboard.no_results]")
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "loop", "device"])
-def test_what_is_called_like_a_record_and_is_none(tmp_path, kind):
+def test_special_files_named_like_records_are_skipped(tmp_path, kind):
     place = tmp_path / "results" / "run"
     place.mkdir(parents=True)
     make = {
@@ -184,7 +185,7 @@ def test_what_is_called_like_a_record_and_is_none(tmp_path, kind):
         assert ended.returncode == 2
 
 
-def test_an_output_that_is_a_link_to_itself_is_refused(folder, tmp_path):
+def test_an_output_linked_to_itself_is_rejected(folder, tmp_path):
     (tmp_path / "a.csv").symlink_to(tmp_path / "a.csv")
     status, _, err = run(leaderboard, folder / "results/sound", "--output", tmp_path / "a.csv")
     require_plain(status, err, tmp_path / "a.csv")

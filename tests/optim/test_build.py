@@ -1,16 +1,15 @@
-"""An optimizer has the config's rates and decays, for each parameter by its name."""
+"""Parameter groups: learning rates and weight decay by name."""
 
-import pytest
 from torch import nn
 
+from tests.errors import raises_code
 from virtex.config import default_config
 from virtex.config.validation import CHOICES
-from virtex.errors import UserError
 from virtex.optim import build_optimizer
 
 
 class Model(nn.Module):
-    """The names of a captioning model, and some that only resemble a backbone's."""
+    """The names of a captioning model, and one that only resembles the backbone's."""
 
     def __init__(self):
         super().__init__()
@@ -42,7 +41,7 @@ def named_groups(optimizer, model):
     }
 
 
-def test_parameters_are_grouped_by_their_names():
+def test_groups_by_name():
     model = Model()
     assert named_groups(build_optimizer(make_config(), model), model) == {
         "cnn": {f"visual.cnn.{name}" for name in ("0.weight", "0.bias", "1.weight", "1.bias")},
@@ -61,7 +60,7 @@ def test_parameters_are_grouped_by_their_names():
     }
 
 
-def test_groups_stand_in_a_fixed_order_with_their_rates():
+def test_group_order_and_rates():
     config = make_config(NO_DECAY=".*bias", CNN_LR=0.2, LR=0.001, WEIGHT_DECAY=0.1)
     groups = build_optimizer(config, Model()).param_groups
     assert [(g["name"], g["lr"], g["weight_decay"]) for g in groups] == [
@@ -79,25 +78,25 @@ def test_tied_parameters_appear_once():
     assert len(ids) == len(set(ids)) == len(list(model.parameters()))
 
 
-def test_no_decay_matches_from_the_start_of_a_name():
+def test_no_decay_matches_from_the_start():
     model = Model()
     groups = named_groups(build_optimizer(make_config(NO_DECAY="bias"), model), model)
     assert list(groups) == ["cnn", "rest"]
 
 
-def test_frozen_parameters_are_left_out():
+def test_frozen_parameters_are_excluded():
     model = Model()
     model.visual.requires_grad_(False)
     groups = build_optimizer(make_config(), model).param_groups
     assert [group["name"] for group in groups] == ["rest", "rest, no decay"]
 
 
-def test_a_model_with_nothing_to_train_is_refused():
-    with pytest.raises(UserError, match="nothing to train"):
+def test_all_parameters_frozen():
+    with raises_code("config.nothing_to_train", "MODEL.VISUAL.FROZEN"):
         build_optimizer(make_config(), Model().requires_grad_(False))
 
 
-def test_every_name_a_config_accepts_builds_an_optimizer():
+def test_every_optimizer_name_builds():
     for name in CHOICES["OPTIM.OPTIMIZER_NAME"]:
         kind = type(build_optimizer(make_config(OPTIMIZER_NAME=name), Model()))
         assert kind.__name__.lower() == name

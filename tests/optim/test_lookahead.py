@@ -1,4 +1,4 @@
-"""Slow weights follow the fast ones every k-th step, and survive a resumed run."""
+"""Lookahead: the algorithm, resuming, gradient scalers."""
 
 import copy
 
@@ -42,7 +42,7 @@ def reference(start, steps, k, alpha):
 
 @pytest.mark.parametrize(("k", "alpha"), [(1, 0.5), (3, 0.5), (5, 0.8), (4, 1.0)])
 @pytest.mark.parametrize("steps", [2, 5, 12])
-def test_it_is_the_papers_algorithm(k, alpha, steps):
+def test_matches_algorithm_1(k, alpha, steps):
     start = torch.arange(1.0, 5.0)
     parameter = torch.nn.Parameter(start.clone())
     optimizer = torch.optim.SGD([parameter], lr=0.1)
@@ -54,7 +54,7 @@ def test_it_is_the_papers_algorithm(k, alpha, steps):
     torch.testing.assert_close(parameter.detach(), reference(start, steps, k, alpha))
 
 
-def test_weights_loaded_before_the_first_step_are_where_the_slow_ones_start():
+def test_slow_weights_start_at_loaded_weights():
     model, optimizer, _ = make(k=1, alpha=1e-6)
     with torch.no_grad():
         model.weight.fill_(7.0)
@@ -64,7 +64,7 @@ def test_weights_loaded_before_the_first_step_are_where_the_slow_ones_start():
 
 @pytest.mark.parametrize("stop", [2, 3, 5])
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
-def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, kind, stop):
+def test_resume_is_bit_exact(tmp_path, kind, stop):
     whole, optimizer, _ = make(kind=kind)
     train(whole, optimizer, range(10))
 
@@ -83,7 +83,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, kind, stop):
 
 
 @pytest.mark.parametrize("lost", ["step", "slow"])
-def test_what_is_saved_is_all_needed(lost):
+def test_step_and_slow_weights_both_matter(lost):
     whole, optimizer, lookahead = make()
     train(whole, optimizer, range(5))
     state = copy.deepcopy(lookahead.state_dict())
@@ -97,7 +97,7 @@ def test_what_is_saved_is_all_needed(lost):
     assert not torch.equal(weights(model), weights(whole))
 
 
-def test_a_loaded_state_is_a_copy():
+def test_loaded_state_is_copied():
     state = make(k=1)[2].state_dict()
     before = [tensor.clone() for tensor in state["slow"]]
     model, optimizer, lookahead = make(seed=1, k=1)
@@ -116,7 +116,7 @@ def test_a_loaded_state_is_a_copy():
         {"state": {}, "param_groups": []},
     ],
 )
-def test_the_state_of_something_else_is_refused_and_changes_nothing(state):
+def test_invalid_state_changes_nothing(state):
     model, optimizer, lookahead = make()
     train(model, optimizer, [0])
     before = copy.deepcopy(lookahead.state_dict())
@@ -128,7 +128,7 @@ def test_the_state_of_something_else_is_refused_and_changes_nothing(state):
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_a_step_that_the_scaler_skips_is_not_counted(fused):
+def test_skipped_steps_are_not_counted(fused):
     model, optimizer, lookahead = make(fused=fused)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
     for value in (1.0, float("inf"), 1.0):
@@ -139,14 +139,14 @@ def test_a_step_that_the_scaler_skips_is_not_counted(fused):
     assert lookahead.step == 2
 
 
-def test_the_optimizer_stays_one_that_a_schedule_accepts():
+def test_works_with_schedulers():
     _, optimizer, _ = make()
     assert isinstance(optimizer, torch.optim.Optimizer)
     torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5)
     assert optimizer.param_groups[0]["lr"] == 0.05
 
 
-def test_parameters_keep_their_type():
+def test_parameter_dtype_is_kept():
     parameter = torch.nn.Parameter(torch.ones(2, dtype=torch.bfloat16))
     optimizer = torch.optim.SGD([parameter], lr=0.5)
     lookahead = Lookahead(optimizer, k=1)
@@ -156,7 +156,7 @@ def test_parameters_keep_their_type():
     assert lookahead.state_dict()["slow"][0].dtype == torch.bfloat16
 
 
-def test_parameters_added_after_the_first_step_are_refused():
+def test_parameters_added_late():
     model, optimizer, _ = make(k=1)
     train(model, optimizer, [0])
     optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))]})
@@ -165,6 +165,6 @@ def test_parameters_added_after_the_first_step_are_refused():
 
 
 @pytest.mark.parametrize(("k", "alpha"), [(0, 0.5), (5, 0.0), (5, 1.5)])
-def test_values_that_make_no_sense_are_refused(k, alpha):
+def test_invalid_arguments(k, alpha):
     with pytest.raises(ValueError, match="k >= 1 and alpha"):
         make(k=k, alpha=alpha)

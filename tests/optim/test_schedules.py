@@ -1,4 +1,4 @@
-"""Learning rates rise linearly, then fall as the config of the present run says."""
+"""Learning rate schedules: warmup, decays, resuming."""
 
 import copy
 import math
@@ -38,55 +38,55 @@ def run(optimizer, schedule, steps):
     return rates
 
 
-def test_every_name_a_config_accepts_has_a_schedule():
+def test_every_decay_name_has_a_schedule():
     assert set(DECAYS) == set(CHOICES["OPTIM.LR_DECAY_NAME"])
 
 
 @pytest.mark.parametrize("decay", DECAYS)
-def test_the_rate_rises_linearly_from_0(decay):
+def test_linear_warmup(decay):
     optim = make_config(decay, steps=[50]).OPTIM
     assert [multiplier(step, optim) for step in (0, 1, 5, 9)] == [0.0, 0.1, 0.5, 0.9]
     assert multiplier(10, optim) == 1.0
 
 
 @pytest.mark.parametrize("decay", DECAYS)
-def test_without_warm_up_it_starts_at_its_highest(decay):
+def test_no_warmup(decay):
     assert multiplier(0, make_config(decay, warmup=0, steps=[50]).OPTIM) == 1.0
 
 
 @pytest.mark.parametrize("step", [10, 11, 55, 77, 99, 100])
-def test_cosine_is_the_published_formula(step):
+def test_cosine_matches_the_published_formula(step):
     published = math.cos((step - 10) / 90 * math.pi / 2) ** 2
     assert multiplier(step, make_config("cosine").OPTIM) == pytest.approx(published, abs=1e-15)
 
 
 @pytest.mark.parametrize(("step", "expected"), [(10, 1.0), (55, 0.5), (100, 0.0)])
-def test_linear_ends_at_0(step, expected):
+def test_linear(step, expected):
     assert multiplier(step, make_config("linear").OPTIM) == expected
 
 
 @pytest.mark.parametrize(("step", "expected"), [(49, 1), (50, 0.1), (79, 0.1), (80, 0.01)])
-def test_multistep_falls_at_each_of_its_steps(step, expected):
+def test_multistep(step, expected):
     optim = make_config("multistep", steps=[50, 80], LR_GAMMA=0.1).OPTIM
     assert multiplier(step, optim) == pytest.approx(expected)
 
 
-def test_none_stays():
+def test_none_is_constant():
     assert multiplier(10**6, make_config("none").OPTIM) == 1.0
 
 
 @pytest.mark.parametrize("decay", ["linear", "cosine"])
-def test_beyond_the_end_the_rate_stays_0(decay):
+def test_zero_beyond_the_end(decay):
     assert multiplier(150, make_config(decay).OPTIM) == 0.0
 
 
 @pytest.mark.parametrize("decay", ["linear", "cosine"])
-def test_a_run_may_be_all_warm_up(decay):
+def test_warmup_only(decay):
     optim = make_config(decay, total=10, warmup=10).OPTIM
     assert (multiplier(9, optim), multiplier(10, optim)) == (0.9, 0.0)
 
 
-def test_each_group_follows_from_its_own_rate():
+def test_groups_scale_their_own_rates():
     optimizer = make_optimizer(0.2, 0.001)
     schedule = build_schedule(make_config("none", warmup=2), optimizer)
     run(optimizer, schedule, 1)
@@ -109,7 +109,7 @@ def interrupted(config, steps):
     return copy.deepcopy({"optimizer": optimizer.state_dict(), "scheduler": schedule.state_dict()})
 
 
-def test_a_resumed_run_goes_on_where_it_stopped():
+def test_resume():
     config = make_config()
     optimizer = make_optimizer()
     whole = run(optimizer, build_schedule(config, optimizer), 100)
@@ -118,7 +118,7 @@ def test_a_resumed_run_goes_on_where_it_stopped():
 
 
 @pytest.mark.parametrize("stopped", [37, 100])
-def test_a_run_resumed_with_more_iterations_follows_the_longer_schedule(stopped):
+def test_resume_with_more_iterations(stopped):
     longer = make_config(total=200)
     optimizer = make_optimizer()
     whole = run(optimizer, build_schedule(longer, optimizer), 200)
@@ -126,13 +126,13 @@ def test_a_run_resumed_with_more_iterations_follows_the_longer_schedule(stopped)
     assert run(optimizer, schedule, 200 - stopped) == whole[stopped:]
 
 
-def test_a_run_resumed_with_another_rate_uses_it():
+def test_resume_with_another_rate():
     saved = interrupted(make_config("none"), 37)
     optimizer, schedule = resume(make_config("none"), saved, make_optimizer(0.5))
     assert run(optimizer, schedule, 2) == [0.5, 0.5]
 
 
-def test_a_published_schedulers_state_gives_its_step_and_not_its_total():
+def test_published_scheduler_state():
     optimizer = make_optimizer()
     schedule = build_schedule(make_config(total=200), optimizer)
     published = {"tsteps": 100, "wsteps": 10, "base_lrs": [3.0], "last_epoch": 105}
@@ -140,7 +140,7 @@ def test_a_published_schedulers_state_gives_its_step_and_not_its_total():
     assert run(optimizer, schedule, 1) == [pytest.approx(0.5)]
 
 
-def test_the_config_may_change_without_moving_the_rates():
+def test_schedule_copies_the_config():
     config, optimizer = make_config(), make_optimizer()
     schedule = build_schedule(config, optimizer)
     config.OPTIM.WARMUP_STEPS = 1

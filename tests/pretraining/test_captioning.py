@@ -1,4 +1,4 @@
-"""Captioning losses equal those of torch's own decoder over padded captions, gradients too."""
+"""Captioning: loss and gradient parity with torch's decoder on padded captions."""
 
 import pytest
 import torch
@@ -12,8 +12,8 @@ from small_models import (
     some_features,
 )
 
+from virtex.engine.losses import mean_losses, total_loss
 from virtex.pretraining.models.captioning import CaptioningModel, reverse_tokens
-from virtex.pretraining.models.losses import mean_losses, total_loss
 from virtex.pretraining.models.visual import build_visual
 
 HEADS = [(1, False), (2, False), (1, True), (2, True)]
@@ -21,7 +21,7 @@ LENGTHS = [5, 9, 12, 3, 12, 7]
 
 
 @pytest.mark.parametrize(("layers", "norm_first"), HEADS)
-def test_loss_and_gradients_equal_the_plain_heads(layers, norm_first):
+def test_loss_and_gradients_match_plain_decoder(layers, norm_first):
     model = small_model(layers, norm_first)
     plain = plain_twin(model, layers, norm_first)
     tokens, lengths = some_captions(LENGTHS)
@@ -40,7 +40,7 @@ def test_loss_and_gradients_equal_the_plain_heads(layers, norm_first):
             )
 
 
-def test_without_padding_nothing_changes():
+def test_loss_without_padding():
     model = small_model()
     plain = plain_twin(model)
     tokens, lengths = some_captions([8, 8, 8])
@@ -50,8 +50,8 @@ def test_without_padding_nothing_changes():
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
 
 
-def test_an_unknown_piece_is_neither_seen_nor_predicted():
-    """It has the pad's id, 0, but stands within the caption."""
+def test_unknown_tokens_are_ignored():
+    """An unknown token has the id of padding, 0, within a caption."""
     model = small_model()
     plain = plain_twin(model)
     tokens, lengths = some_captions(LENGTHS)
@@ -63,7 +63,7 @@ def test_an_unknown_piece_is_neither_seen_nor_predicted():
     assert losses["captioning_forward"].count == sum(LENGTHS) - len(LENGTHS) - 2
 
 
-def test_more_padding_changes_nothing():
+def test_extra_padding_changes_nothing():
     model = small_model()
     tokens, lengths = some_captions(LENGTHS)
     features = some_features(len(LENGTHS))
@@ -72,7 +72,7 @@ def test_more_padding_changes_nothing():
     torch.testing.assert_close(short, long, rtol=1e-12, atol=0)
 
 
-def test_a_token_is_predicted_from_those_before_it_only():
+def test_attention_is_causal():
     model = small_model()
     tokens, lengths = some_captions([9])
     memory = model.textual.project(some_features(1))
@@ -83,13 +83,13 @@ def test_a_token_is_predicted_from_those_before_it_only():
     assert not torch.allclose(before[5:], after[5:])
 
 
-def test_captions_are_turned_around_within_their_length():
+def test_reverse_tokens():
     tokens = torch.tensor([[1, 7, 8, 2, 0], [1, 5, 2, 0, 0], [1, 5, 6, 7, 2]])
     turned = reverse_tokens(tokens, torch.tensor([4, 3, 5]))
     assert turned.tolist() == [[2, 8, 7, 1, 0], [2, 5, 1, 0, 0], [2, 7, 6, 5, 1]]
 
 
-def test_both_directions_share_all_but_their_transformers():
+def test_directions_share_all_but_transformers():
     model = CaptioningModel(build_visual("torchvision::resnet18"), small_head(), True)
     forward, backward = model.textual, model.backward_textual
     assert backward.embedding is forward.embedding
@@ -100,7 +100,7 @@ def test_both_directions_share_all_but_their_transformers():
     assert ours.isdisjoint(p.data_ptr() for p in backward.transformer.parameters())
 
 
-def test_captioning_alone_has_one_direction():
+def test_forward_captioning_has_one_direction():
     model = small_model(bidirectional=False)
     tokens, lengths = some_captions(LENGTHS)
     losses = model.textual_losses(some_features(len(LENGTHS)), tokens, lengths)
@@ -108,7 +108,7 @@ def test_captioning_alone_has_one_direction():
     assert not any(key.startswith("backward") for key in model.state_dict())
 
 
-def test_a_new_model_knows_nothing():
+def test_initial_loss_is_uniform():
     """The loss of a fresh head is that of guessing among all tokens."""
     torch.manual_seed(0)
     model = CaptioningModel(build_visual("torchvision::resnet18"), small_head(), True).eval()
@@ -118,7 +118,7 @@ def test_a_new_model_knows_nothing():
         assert abs(loss.item() - torch.tensor(VOCABULARY).log().item()) < 0.2
 
 
-def test_dropout_is_at_work_in_training_only():
+def test_dropout_in_training_only():
     torch.manual_seed(0)
     model = CaptioningModel(build_visual("torchvision::resnet18"), small_head(dropout=0.3), True)
     tokens, lengths = some_captions(LENGTHS)
@@ -129,7 +129,7 @@ def test_dropout_is_at_work_in_training_only():
         assert (one != two) == differ
 
 
-def test_samples_pair_the_caption_with_the_predicted_one():
+def test_samples():
     model = small_model().float()
     tokens, lengths = some_captions([5, 7])
     pairs = model.samples(

@@ -1,4 +1,4 @@
-"""Several labels an image: the mean of -log softmax over the unique ones."""
+"""Multi-label classification: the mean of -log softmax over unique labels."""
 
 import torch
 from torch.nn import functional as F
@@ -21,7 +21,7 @@ def images(batch):
     return torch.randn(batch, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
-def test_the_loss_is_the_mean_over_unique_labels_summed_over_images():
+def test_loss_averages_unique_labels():
     model = small_model()
     image = images(2)
     losses = model({"image": image, "labels": torch.tensor([[5, 7, 7, 9], [4, 0, 0, 0]])})
@@ -31,14 +31,14 @@ def test_the_loss_is_the_mean_over_unique_labels_summed_over_images():
     assert losses["classification"].count == 2
 
 
-def test_special_tokens_and_padding_are_no_labels():
+def test_special_tokens_are_ignored():
     model = small_model()
     batch = {"image": images(1), "labels": torch.tensor([[1, 5, 2]])}
     alone = {"image": images(1), "labels": torch.tensor([[5, 0, 0]])}
     assert torch.equal(model(batch)["classification"].total, model(alone)["classification"].total)
 
 
-def test_an_image_without_labels_counts_for_nothing():
+def test_images_without_labels():
     model = small_model(ignored=(0,))
     image = images(2)
     losses = model({"image": image, "labels": torch.tensor([[5], [0]])})["classification"]
@@ -47,13 +47,13 @@ def test_an_image_without_labels_counts_for_nothing():
     assert losses.count == 1
 
 
-def test_features_are_averaged_over_the_grid():
+def test_global_average_pooling():
     head = LinearTextualHead(512, 20)
     features = torch.randn(2, 512, 7, 7)
     torch.testing.assert_close(head(features), head.output(features.mean(dim=(2, 3))))
 
 
-def test_samples_show_labels_and_the_likeliest():
+def test_samples():
     model = small_model()
     image = images(2)
     pairs = model.samples({"image": image, "labels": torch.tensor([[9, 5, 5], [4, 0, 0]])})

@@ -1,4 +1,4 @@
-"""Masked language modeling: both sides are seen, logits stand at the masked tokens alone."""
+"""Masked language modeling: loss and gradient parity, attention, samples."""
 
 import torch
 from small_models import (
@@ -37,7 +37,7 @@ def model_and_twin():
     return model, twin
 
 
-def test_loss_and_gradients_equal_the_plain_head():
+def test_loss_and_gradients_match_plain_head():
     model, twin = model_and_twin()
     batch = some_batch()
     losses = model(batch)["masked_lm"]
@@ -56,7 +56,7 @@ def test_only_masked_tokens_count():
     assert model(some_batch())["masked_lm"].count == 4
 
 
-def test_a_masked_token_is_predicted_from_both_sides():
+def test_attention_is_bidirectional():
     model, _ = model_and_twin()
     batch = some_batch()
     before, _ = model.masked_states(batch)
@@ -66,7 +66,7 @@ def test_a_masked_token_is_predicted_from_both_sides():
     assert torch.equal(before[0], after[0])
 
 
-def test_samples_pair_true_and_predicted_tokens_at_the_masks():
+def test_samples():
     model, _ = model_and_twin()
     batch = some_batch()
     pairs = model.samples(batch)
@@ -74,7 +74,7 @@ def test_samples_pair_true_and_predicted_tokens_at_the_masks():
     assert pairs[0][0] == [int(batch["labels"][0, 2])]
 
 
-def test_a_batch_without_masks_has_no_loss():
+def test_batch_without_masks():
     model, _ = model_and_twin()
     batch = some_batch()
     batch["labels"].zero_()

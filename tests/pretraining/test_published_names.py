@@ -1,4 +1,4 @@
-"""Published checkpoints fit: the modules have their names and shapes, tensor by tensor."""
+"""Models have the tensor names and shapes of the published checkpoints."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ VISUAL = PUBLISHED.pop("visual")  # the same ResNet-50 in every one of them
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_model_has_exactly_the_published_tensors(name):
+def test_published_tensors(name):
     with torch.device("meta"):
         model = build_model(load_config(name))
     ours = {key: list(value.shape) for key, value in model.state_dict().items()}
@@ -22,14 +22,14 @@ def test_a_model_has_exactly_the_published_tensors(name):
 
 
 @pytest.mark.parametrize("name", sorted(packaged_configs()))
-def test_every_packaged_config_builds(name):
+def test_packaged_config_builds(name):
     with torch.device("meta"):
         model = build_model(load_config(name))
     assert all(key.startswith(("visual.", "textual.", "backward_")) for key in model.state_dict())
 
 
-def test_a_published_file_loads_strictly(tmp_path):
-    """Its tied tensors are stored several times, once under each name."""
+def test_published_file_loads_strictly(tmp_path):
+    """Tied tensors are stored once under each name."""
     name = "depth_ablations/bicaptioning_R_50_L2_H1024"
     shapes = VISUAL | PUBLISHED[name]
     tensors = {

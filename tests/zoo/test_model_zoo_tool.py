@@ -18,27 +18,27 @@ from virtex.eval_tools import inspect_checkpoint, model_zoo
 
 
 @pytest.fixture(autouse=True)
-def nothing_of_the_users(tmp_path, monkeypatch):
+def isolated_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("VIRTEX_ZOO", "")
 
 
 @pytest.fixture
 def tool(capsys):
-    """Runs the tool; gives status, stdout and stderr."""
+    """Run the tool; return the exit status, stdout and stderr."""
 
     def run(*argv):
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as exit:
             run_tool(model_zoo.main, model_zoo.build_parser(), list(map(str, argv)))
         shown = capsys.readouterr()
-        return left.value.code, shown.out, shown.err
+        return exit.value.code, shown.out, shown.err
 
     return run
 
 
 @pytest.fixture
 def shelf(tmp_path):
-    """A zoo file of one model, whose file a server of this machine has."""
+    """A zoo file with one model, whose file a local server has."""
     faults, running = start_server()
     torch.manual_seed(0)
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "m.pth")
@@ -51,7 +51,7 @@ def shelf(tmp_path):
     running.server_close()
 
 
-def test_the_list_shows_each_model_with_its_published_numbers(tool):
+def test_list_shows_published_numbers(tool):
     status, out, _ = tool("list")
     assert status == 0
     assert len(out.splitlines()) == len(zoo.entries()) + 2
@@ -59,7 +59,7 @@ def test_the_list_shows_each_model_with_its_published_numbers(tool):
     assert "voc07_svm mAP 88.4, imagenet_linear top1 51.8" in line
 
 
-def test_the_list_as_json_holds_everything(tool):
+def test_list_as_json_has_all_fields(tool):
     status, out, _ = tool("list", "moco/", "--json")
     found = json.loads(out)
     assert status == 0
@@ -72,7 +72,7 @@ def test_the_list_as_json_holds_everything(tool):
 
 
 @pytest.mark.parametrize("patterns", [("MOCO/",), ("moco/*",), ("moco/v1*", "moco/v2")])
-def test_patterns_are_parts_or_wildcards_whatever_the_case(tool, patterns):
+def test_patterns_are_substrings_or_wildcards(tool, patterns):
     assert [line.split()[0] for line in tool("list", *patterns)[1].splitlines()[2:]] == [
         "moco/v1_200ep",
         "moco/v2_200ep",
@@ -80,23 +80,23 @@ def test_patterns_are_parts_or_wildcards_whatever_the_case(tool, patterns):
     ]
 
 
-def test_a_pattern_that_fits_nothing_is_said(tool):
+def test_a_pattern_without_a_match_is_an_error(tool):
     status, _, err = tool("list", "nothing-of-that")
     assert status == 2
-    assert "no model's name contains or fits 'nothing-of-that'; list without it" in err
+    assert "nothing-of-that" in err and "[zoo.no_match]" in err
 
 
 @pytest.mark.parametrize(
     "name", ["depth_ablations/bicaptioning_R_50_L4_H1024", "token_classification_R_50"]
 )
-def test_the_config_is_the_one_that_reproduces_the_model(tool, tmp_path, name):
+def test_the_config_reproduces_the_model(tool, tmp_path, name):
     path = tmp_path / "new" / "config.yaml"
     assert tool("config", name, "-o", path)[:2] == (0, f"{path}\n")
     assert load_config(path) == load_config(zoo.find(name).config)
     assert tool("config", name)[1] == path.read_text()
 
 
-def test_the_config_of_ones_own_model_lies_beside_the_zoo_file(tool, tmp_path):
+def test_a_config_is_found_beside_the_zoo_file(tool, tmp_path):
     tool("config", "token_classification_R_50", "-o", tmp_path / "zoo" / "ours.yaml")
     path = tmp_path / "zoo" / "zoo.yaml"
     path.write_text(
@@ -107,32 +107,32 @@ def test_the_config_of_ones_own_model_lies_beside_the_zoo_file(tool, tmp_path):
     assert yaml.safe_load(out)["MODEL"]["NAME"] == "token_classification"
 
 
-def test_the_config_of_a_backbone_is_that_of_the_model_it_was_taken_from(tool):
+def test_a_backbone_has_the_config_of_its_model(tool):
     _, out, _ = tool("config", "hub/resnet50")
     assert out.startswith("# hub/resnet50: the backbone of a model of this config\n")
     assert yaml.safe_load(out)["MODEL"]["TEXTUAL"]["NAME"].endswith("L1_H2048_A32_F8192")
 
 
-def test_a_model_that_was_not_trained_here_has_no_config(tool):
+def test_a_foreign_model_has_no_config(tool):
     status, _, err = tool("config", "moco/v2_800ep")
     assert status == 2
-    assert "moco/v2_800ep was not trained by this package" in err and "https://" in err
+    assert "moco/v2_800ep" in err and "https://" in err and "[zoo.no_config]" in err
 
 
 def test_a_config_replaces_no_other_file(tool, tmp_path):
     (tmp_path / "mine.yaml").write_text("mine")
     status, _, err = tool("config", "hub/resnet50", "-o", tmp_path / "mine.yaml")
-    assert status == 2 and "is there already; name a new file" in err
+    assert status == 2 and "mine.yaml" in err and "[zoo.output]" in err
     assert (tmp_path / "mine.yaml").read_text() == "mine"
 
 
-def test_a_config_that_cannot_be_written_is_said(tool, tmp_path):
+def test_a_config_that_cannot_be_written_is_an_error(tool, tmp_path):
     status, _, err = tool("config", "hub/resnet50", "-o", tmp_path)
     assert status == 2
-    assert f"--output {tmp_path} cannot be written" in err
+    assert f"--output {tmp_path}" in err and "[zoo.output]" in err
 
 
-def test_a_download_prints_where_the_file_is(tool, shelf, tmp_path):
+def test_a_download_prints_its_path(tool, shelf, tmp_path):
     status, out, _ = tool("download", "my/model", "--zoo", shelf)
     assert status == 0
     path = out.strip()
@@ -144,9 +144,9 @@ def test_a_download_prints_where_the_file_is(tool, shelf, tmp_path):
     assert len(found[0]["pinned_sha256"]) == 64
 
 
-def test_a_copy_goes_to_the_folder_that_is_named_and_to_the_cache(tool, shelf, tmp_path):
+def test_a_copy_is_written_to_the_named_folder(tool, shelf, tmp_path):
     copy = tmp_path / "models" / "m.pth"
-    for _ in range(2):  # what is there is kept
+    for _ in range(2):  # an existing copy is kept
         status, out, _ = tool("download", "model", "--zoo", shelf, "-o", tmp_path / "models")
         assert (status, out) == (0, f"{copy}\n")
     assert copy.read_bytes() == (tmp_path / "m.pth").read_bytes()
@@ -154,43 +154,43 @@ def test_a_copy_goes_to_the_folder_that_is_named_and_to_the_cache(tool, shelf, t
     assert json.loads(tool("list", "my/model", "--json", "--zoo", shelf)[1])[0]["cached"]
 
 
-def test_another_file_of_that_name_is_not_taken_for_the_model(tool, shelf, tmp_path):
+def test_a_copy_replaces_no_other_file(tool, shelf, tmp_path):
     copy = tmp_path / "models" / "m.pth"
     copy.parent.mkdir()
     copy.write_bytes(b"another model")
     status, out, err = tool("download", "model", "--zoo", shelf, "-o", copy.parent)
     assert (status, out) == (2, "")
-    assert f"{copy} is there, and is not my/model; name another folder" in err
+    assert str(copy) in err and "[zoo.download]" in err
     assert copy.read_bytes() == b"another model"
 
 
-def test_a_folder_that_cannot_be_made_is_said(tool, shelf):
+def test_a_folder_that_cannot_be_made_is_an_error(tool, shelf):
     status, _, err = tool("download", "model", "--zoo", shelf, "-o", shelf)
-    assert status == 2 and f"{shelf}/m.pth cannot be written" in err
+    assert status == 2 and f"{shelf}/m.pth" in err
 
 
-def test_a_download_that_fails_stops_no_other(tool, shelf, tmp_path, monkeypatch):
+def test_a_failed_download_stops_no_other(tool, shelf, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "BACK_OFF", 0.01)
     text = shelf.read_text()
     address = text.partition("[")[2].partition("/m.pth")[0]
     shelf.write_text(f"{text[:-1]}, my/other: {{urls: [{address}/gone.pth]}}}}")
     status, out, err = tool("download", "other", "model", "--zoo", shelf)
     assert status == 2 and out.endswith("m.pth\n")
-    assert "gone.pth: the server answered 404 Not Found" in err
+    assert "gone.pth" in err and "404" in err and "[zoo.download]" in err
 
 
-def test_a_mistyped_name_is_told_before_anything_is_downloaded(tool, shelf, tmp_path):
+def test_an_unknown_name_stops_before_any_download(tool, shelf, tmp_path):
     status, out, err = tool("download", "my/model", "my/modl", "--zoo", shelf)
     assert (status, out) == (2, "")
-    assert "the model zoo has no 'my/modl'; near it: my/model" in err
+    assert "my/modl" in err and "my/model" in err and "[zoo.unknown_model]" in err
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_broken_file_of_ones_own_is_one_sentence(tool, tmp_path):
+def test_an_invalid_zoo_file_is_one_line(tool, tmp_path):
     (tmp_path / "zoo.yaml").write_text("models:\n  a:\n    url: x\n")
     status, _, err = tool("list", "--zoo", tmp_path / "zoo.yaml")
     assert status == 2
-    assert err.count("\n") == 1 and "line 3, models.a.url: unknown; there is urls, file" in err
+    assert err.count("\n") == 1 and "models.a.url" in err and "[zoo.invalid]" in err
 
 
 def test_without_a_command_the_usage_is_shown():
@@ -199,10 +199,10 @@ def test_without_a_command_the_usage_is_shown():
     assert found.returncode == 2 and "COMMAND" in found.stderr
 
 
-def test_an_entry_is_a_checkpoints_name_anywhere(tool, shelf, capsys):
+def test_an_entry_is_a_checkpoint_name(tool, shelf, capsys):
     argv = ["virtex://my/model", "--zoo", str(shelf), "--json"]
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exit:
         run_tool(inspect_checkpoint.main, inspect_checkpoint.build_parser(), argv)
-    assert left.value.code == 0
+    assert exit.value.code == 0
     found = json.loads(capsys.readouterr().out)
     assert found["complete"] and found["requested"] == "virtex://my/model"

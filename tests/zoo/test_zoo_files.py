@@ -1,15 +1,15 @@
-"""A zoo file is read whole, or the first thing wrong with it is said with line and key."""
+"""A zoo file is read, or the first invalid field is named by its path."""
 
 import csv
-from pathlib import Path
 
 import pytest
 
+from tests.errors import raises_code
 from virtex import zoo
 from virtex.checkpoints import InputSpec
-from virtex.errors import UserError
 from virtex.zoo.entries import entries_of
 from virtex.zoo.files import cached_file
+from virtex.zoo.published import RESULTS_FILE
 
 WHOLE = """\
 x-rgb: &rgb {channel_order: RGB, mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2], scale: 1.0}
@@ -24,6 +24,7 @@ models:
     results:
       - {task: voc07_svm, protocol: paper, metric: mAP, value: 80, source: our paper}
 """
+URLS = '["https://a.org/m.pth?dl=1", http://b.org/m.pth]'
 
 
 @pytest.fixture
@@ -36,177 +37,152 @@ def written(tmp_path):
     return write
 
 
-def problem(path):
-    with pytest.raises(UserError) as error:
-        entries_of(path)
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-def test_an_entry_is_read_with_what_is_silent_filled_in(written):
+def test_an_entry_is_read_with_defaults(written):
     path = written(WHOLE)
     entry = entries_of(path)["my/model"]
     assert entry.urls == ("https://a.org/m.pth?dl=1", "http://b.org/m.pth")
     assert (entry.file, entry.sha256, entry.size) == ("m.pth", "0123abcd", 100)
-    assert (entry.arch, entry.format, entry.holds, entry.config) == (
-        "resnet18",
-        "auto",
-        "backbone",
-        "",
-    )
+    assert (entry.arch, entry.format, entry.holds) == ("resnet18", "auto", "backbone")
+    assert (entry.config, entry.license, entry.zoo_file) == ("", "MIT", path)
     assert entry.input == InputSpec("RGB", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), 1.0)
-    result = zoo.PublishedResult(
-        "my/model", "voc07_svm", "paper", "mAP", 80.0, "our paper", "resnet18", "my/model"
-    )
-    assert entry.results == (result,)
-    assert entry.zoo_file == path
+    [result] = entry.results
+    assert (result.model, result.arch, result.entry) == ("my/model", "resnet18", "my/model")
+    assert (result.task, result.protocol, result.metric) == ("voc07_svm", "paper", "mAP")
+    assert (result.value, result.source) == (80.0, "our paper")
+    british = entries_of(written(WHOLE.replace("license", "licence"), "b.yaml"))["my/model"]
+    assert british.license == "MIT"
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "path"),
     [
-        ("license: MIT", "license: MIT", "models.my/model.license: unknown; there is urls, file"),
-        ("size: 100", "size: 1e2", "line 8, models.my/model.size: it should be a whole number"),
-        ("size: 100", "size: yes", "line 8, models.my/model.size: it should be a whole number"),
-        ('"0123ABCD"', "01234567", "line 7, models.my/model.sha256: it should be 8 to 64 hex"),
-        ('"0123ABCD"', '"0123"', "line 7, models.my/model.sha256: it should be 8 to 64 hex"),
-        ('["https://a.org/m.pth?dl=1", http://b.org/m.pth]', "https://a.org/m.pth", "line 6, "),
-        ('"https://a.org/m.pth?dl=1"', "file:///etc/passwd", "line 6, models.my/model.urls: it sh"),
-        ('"https://a.org/m.pth?dl=1"', "https://[", "not YAML"),
-        ('["https://a.org/m.pth?dl=1", http://b.org/m.pth]', "[]", "line 6, models.my/model.urls"),
-        ("size: 100", "file: ../m.pth", "line 8, models.my/model.file: it should be a file name"),
-        ("size: 100", "file: .bashrc", "line 8, models.my/model.file: it should be a file name"),
-        ("size: 100", "holds: all", "line 8, models.my/model.holds: it should be backbone or mod"),
-        ("size: 100", "size: 1\n    size: 2", "line 9, models.my/model.size: it is there twice"),
-        ("std: [0.2, 0.2, 0.2]", "std: [0.2, 0, 0.2]", "line 1, models.my/model.input.std: it sho"),
-        ("std: [0.2, 0.2, 0.2]", "std: [0.2, .nan, 1]", "line 1, models.my/model.input.std: it s"),
-        ("channel_order: RGB, ", "", "line 9, models.my/model.input: it lacks channel_order"),
-        ("scale: 1.0", "scale: 0.5", "line 1, models.my/model.input.scale: it should be 1.0 or"),
-        ("value: 80", "value: high", "line 11, models.my/model.results.0.value: it should be a n"),
-        (", source: our paper", "", "line 11, models.my/model.results.0: it lacks source: text"),
-        ("      - {task", "      - x\n      - {task", "line 11, models.my/model.results.0: it "),
-        ("my/model:", "../model:", "line 4, models.../model: a name is letters, digits"),
-        ("my/model:", "7:", "line 4, models.7: a name is letters, digits"),
-        ("models:", "model:", "line 3, model: unknown; there is models"),
-        ("    <<: *mine", "    <<: *yours", "line 5 is not YAML: found undefined alias 'yours'"),
-        ("size: 100", "holds: model", "models.my/model: it holds a model, of which it lacks"),
-        ("size: 100", "size: 100\n   x: 1", "line 9 is not YAML"),
-        ("size: 100", "license: !!python/object/apply:os.system [x]", "line 8 is not YAML: could"),
-    ],
-)  # fmt: skip
-def test_what_is_wrong_is_said_with_line_and_key(old, new, said, written):
-    assert old in WHOLE
-    path = written(WHOLE.replace(old, new))
-    assert f"the zoo file {path}" in problem(path)
-    assert said in problem(path)
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", "it has no models"),
-        ("[]", "it has no models"),
-        ("models: []", "it has no models"),
-        ("models: {a: 1}", "line 1, models.a: it should be a mapping with urls"),
-        ("models: {a: {}}", "line 1, models.a: it lacks urls: a list of addresses"),
-        ("models: {a: {urls: [https://a.org/m]}, a: {urls: [https://a.org/m]}}", "there twice"),
-        ("[" * 5000, "nested too deeply"),
-        ("a: 2020-99-99", "is not YAML"),
-        ("\x00", "is not YAML"),
-        ("models: {a: {urls: [https://a.org/m?dl=1]}}", "(an address with ? belongs in quotes)"),
-        ("models: {a: {urls: ['https://a.org/?dl=1']}}", "a list of addresses of a file"),
+        ("size: 100", "sise: 100", "models.my/model.sise"),
+        ("size: 100", "size: 1e2", "models.my/model.size"),
+        ("size: 100", "size: yes", "models.my/model.size"),
+        ('"0123ABCD"', "01234567", "models.my/model.sha256"),
+        ('"0123ABCD"', '"0123"', "models.my/model.sha256"),
+        (URLS, "https://a.org/m.pth", "models.my/model.urls"),
+        (URLS, "[]", "models.my/model.urls"),
+        (URLS, "[file:///etc/passwd]", "models.my/model.urls.0"),
+        (URLS, "['https://a.org/?dl=1']", "models.my/model.urls.0"),
+        (URLS, "['https://../m.pth']", "models.my/model.urls.0"),
+        ("size: 100", "file: ../m.pth", "models.my/model.file"),
+        ("size: 100", "file: .bashrc", "models.my/model.file"),
+        ("size: 100", "config: ../mine.yaml", "models.my/model.config"),
+        ("size: 100", "holds: all", "models.my/model.holds"),
+        ("size: 100", "holds: model", "models.my/model"),
+        ("std: [0.2, 0.2, 0.2]", "std: [0.2, 0, 0.2]", "models.my/model.input.std.1"),
+        ("std: [0.2, 0.2, 0.2]", "std: [0.2, .nan, 1]", "models.my/model.input.std.1"),
+        ("channel_order: RGB, ", "", "models.my/model.input.channel_order"),
+        ("scale: 1.0", "scale: 0.5", "models.my/model.input.scale"),
+        ("scale: 1.0", "scal: 255", "models.my/model.input.scal"),
+        ("value: 80", "value: high", "models.my/model.results.0.value"),
+        (", source: our paper", "", "models.my/model.results.0.source"),
+        ("      - {task", "      - x\n      - {task", "models.my/model.results.0"),
+        ("my/model:", "../model:", "models.../model"),
+        ("my/model:", "7:", "models.7"),
+        ("models:", "model:", "models"),
     ],
 )
-def test_what_is_no_zoo_is_said(text, said, written):
-    assert said in problem(written(text))
+def test_an_invalid_field_is_named(old, new, path, written):
+    assert old in WHOLE
+    file = written(WHOLE.replace(old, new))
+    with raises_code("zoo.invalid", f"{file}: {path}: ") as caught:
+        entries_of(file)
+    assert "\n" not in str(caught.value)
 
 
-def test_anchors_that_multiply_are_no_trap(written):
-    levels = ["x-0: &a0 [x]"] + [f"x-{n}: &a{n} [{f'*a{n - 1}, ' * 9}]" for n in range(1, 12)]
-    text = "\n".join([*levels, "models: {a: {urls: *a11}}"])
-    assert "models.a.urls: it should be a list of addresses" in problem(written(text))
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (WHOLE.replace("size: 100", "size: 1\n    size: 2"), "line 9: invalid YAML"),
+        (WHOLE.replace("*mine", "*yours"), "line 5: invalid YAML"),
+        (WHOLE.replace("size: 100", "size: 100\n   x: 1"), "line 9: invalid YAML"),
+        (WHOLE.replace("MIT", "!!python/object/apply:os.system [x]"), "line 2: invalid YAML"),
+        ("models: {a: {urls: [https://a.org/m?dl=1]}}", "quote an address with ?"),
+        ("[" * 5000, "nested"),
+        ("a: 2020-99-99", "invalid YAML"),
+        ("\x00", "invalid YAML"),
+        ("#" * 600_000, "500000 bytes"),
+        ("", "dictionary"),
+        ("[]", "dictionary"),
+        ("models: []", "models: "),
+        ("models: {a: 1}", "models.a: "),
+        ("models: {a: {}}", "models.a.urls: "),
+    ],
+)
+def test_an_invalid_file_is_named(text, named, written):
+    path = written(text)
+    with raises_code("zoo.invalid", path, named):
+        entries_of(path)
 
 
-def test_merges_that_multiply_are_no_trap(written):
-    levels = ["x-0: &a0 {k: v}"]
-    levels += [f"x-{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}" for n in range(1, 40)]
-    text = "\n".join([*levels, "models: {}"])
-    assert "<<: it takes one mapping, *name" in problem(written(text))
+@pytest.mark.parametrize("level", ["[{refs}]", "{{<<: [{refs}]}}"], ids=["anchors", "merges"])
+def test_anchors_that_multiply_are_rejected(level, written):
+    first = "x-0: &a0 {k: v}"
+    levels = [
+        f"x-{n}: &a{n} " + level.format(refs=", ".join([f"*a{n - 1}"] * 9)) for n in range(1, 40)
+    ]
+    path = written("\n".join([first, *levels, "models: {a: {urls: *a39}}"]))
+    with raises_code("zoo.invalid", path):
+        entries_of(path)
 
 
-def test_a_file_that_cannot_be_read_is_said(tmp_path):
-    assert "cannot be read: No such file" in problem(tmp_path / "absent.yaml")
-    assert "cannot be read: Is a directory" in problem(tmp_path)
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    for path in (tmp_path / "absent.yaml", tmp_path):
+        with raises_code("zoo.not_found", path):
+            entries_of(path)
     (tmp_path / "zoo.yaml").write_bytes(b"\xff\xfe\x00")
-    assert "is not UTF-8 text; name a YAML file" in problem(tmp_path / "zoo.yaml")
+    with raises_code("zoo.invalid", tmp_path / "zoo.yaml"):
+        entries_of(tmp_path / "zoo.yaml")
 
 
-def test_files_of_ones_own_stand_beside_the_packaged_one(written, monkeypatch):
+def test_user_files_are_added_and_read_again(written, monkeypatch):
     other = written("models: {your/model: {urls: [https://c.org/m.pth]}}", "other.yaml")
     monkeypatch.setenv("VIRTEX_ZOO", f"{written(WHOLE)}:{other}:")
-    assert zoo.find("my/model").urls[0] == "https://a.org/m.pth?dl=1"
+    assert zoo.find("my/model").size == 100
     assert zoo.find("your/model").zoo_file == other
     assert zoo.find("hub/resnet50").zoo_file == zoo.ZOO_FILE
-
-
-def test_a_name_in_two_files_is_refused(written, monkeypatch):
-    path = written("models: {hub/resnet50: {urls: [https://c.org/m.pth]}}")
-    monkeypatch.setenv("VIRTEX_ZOO", str(path))
-    with pytest.raises(UserError, match=f"{path} has a model 'hub/resnet50', and .*rename yours"):
-        zoo.entries()
-
-
-def test_a_changed_file_is_read_again(written, monkeypatch):
-    path = written(WHOLE)
-    monkeypatch.setenv("VIRTEX_ZOO", str(path))
-    assert zoo.find("my/model").size == 100
-    path.write_text(WHOLE.replace("size: 100", "size: 200"))
+    written(WHOLE.replace("size: 100", "size: 200"))
     assert zoo.find("my/model").size == 200
 
 
-# The packaged file
+def test_a_name_in_two_files_is_an_error(written, monkeypatch):
+    path = written("models: {hub/resnet50: {urls: [https://c.org/m.pth]}}")
+    monkeypatch.setenv("VIRTEX_ZOO", str(path))
+    with raises_code("zoo.duplicate", path, "hub/resnet50"):
+        zoo.entries()
 
 
-def test_every_packaged_entry_says_all_there_is_to_say():
+def test_packaged_entries_are_complete():
     from virtex.checkpoints.formats import get_format
     from virtex.config import packaged_configs
 
     for name, entry in entries_of(zoo.ZOO_FILE).items():
         assert get_format(entry.format).name == entry.format, name
-        said = (entry.arch, entry.license, entry.source, entry.pretraining_data, entry.input)
-        assert all(said), name
-        assert all(url.startswith("https://") for url in entry.urls), name
+        fields = (entry.arch, entry.license, entry.source, entry.pretraining_data, entry.input)
+        assert all(fields), name
+        assert all(url.startswith("https://") for url in (*entry.urls, entry.source)), name
         assert entry.config in ("", *packaged_configs()), name
         assert entry.config or entry.holds == "backbone", name
-        assert entry.source.startswith("https://"), name
 
 
-def test_every_published_number_is_under_a_packaged_protocol():
+def test_published_numbers_are_unique_and_of_packaged_protocols():
     from virtex.tasks import TASKS
 
-    known = {
-        (task, protocol.name)
-        for task, named in ((name, task.protocols) for name, task in TASKS.items())
-        for protocol in named.values()
-    }
+    known = {(task.name, one.name) for task in TASKS.values() for one in task.protocols.values()}
     found = zoo.published_results()
     assert {(result.task, result.protocol) for result in found} <= known
     assert all(0 < result.value < 100 and result.source for result in found)
-
-
-def test_every_published_number_is_there_once():
-    found = [(r.model, r.task, r.protocol, r.metric) for r in zoo.published_results()]
-    assert len(found) == len(set(found)) == 90
-
-
-def test_the_list_and_the_numbers_of_other_models_do_not_overlap():
-    with open(Path(zoo.ZOO_FILE).with_name("published_results.csv"), newline="") as file:
+    numbers = [(r.model, r.task, r.protocol, r.metric) for r in found]
+    assert len(numbers) == len(set(numbers)) == 90
+    with open(RESULTS_FILE, newline="") as file:
         others = {row["model"] for row in csv.DictReader(file)}
     assert not others & set(zoo.entries())
 
 
 @pytest.mark.parametrize("name", ["resnet50", "resnext101_64x4d", "wide_resnet101_2"])
-def test_torchvisions_addresses_are_those_that_torchvision_gives(name):
+def test_torchvision_addresses_are_those_of_torchvision(name):
     import torchvision
 
     weights = torchvision.models.get_model_weights(name)
@@ -215,7 +191,7 @@ def test_torchvisions_addresses_are_those_that_torchvision_gives(name):
     assert f"-{entry.sha256}." in entry.urls[0]
 
 
-def test_a_measured_model_finds_its_entry_by_name_address_or_hash():
+def test_a_model_matches_its_entry_by_name_address_or_hash():
     entry = zoo.find("torchvision/resnet50")
     whole = entry.sha256 + "0" * 56
     assert zoo.matching("virtex://torchvision/resnet50", whole) == entry
@@ -223,16 +199,13 @@ def test_a_measured_model_finds_its_entry_by_name_address_or_hash():
     assert zoo.matching("some/file.pth", whole) == entry
     assert zoo.matching("some/file.pth", "0" * 64) is None
     assert zoo.matching("torchvision/resnet50", "0" * 64) is None  # a folder of that name
+    assert zoo.matching("virtex://torchvision/resnet50", "f" * 64) is None
+    assert zoo.matching("virtex://not/in/any/file", "f" * 64) is None
     best = zoo.find("task_ablations/bicaptioning_R_50_L1_H2048")
     assert zoo.matching("virtex://bicaptioning_R_50_L1_H2048", "0" * 64) == best
 
 
-def test_a_measured_model_of_another_hash_is_not_the_entrys():
-    assert zoo.matching("virtex://torchvision/resnet50", "f" * 64) is None
-    assert zoo.matching("virtex://a/model/of/a/file/not/given", "f" * 64) is None
-
-
-def test_numbers_of_ones_own_for_a_packaged_config_are_kept(written, monkeypatch):
+def test_own_numbers_of_a_packaged_config_are_kept(written, monkeypatch):
     path = written(
         WHOLE.replace("    size: 100", "    config: task_ablations/bicaptioning_R_50_L1_H2048")
     )
@@ -240,9 +213,8 @@ def test_numbers_of_ones_own_for_a_packaged_config_are_kept(written, monkeypatch
     assert [r.value for r in zoo.published_results() if r.model == "my/model"] == [80.0]
 
 
-def test_files_of_one_name_have_places_of_their_own(written, monkeypatch):
+def test_files_of_one_name_have_separate_places(written, monkeypatch):
     rows = [f"{name}: {{urls: [https://h.org/{name}.pth], file: m.pth}}" for name in "ab"]
-    text = f"models: {{{', '.join(rows)}}}"
-    monkeypatch.setenv("VIRTEX_ZOO", str(written(text)))
+    monkeypatch.setenv("VIRTEX_ZOO", str(written(f"models: {{{', '.join(rows)}}}")))
     first, second = (cached_file(zoo.find(name)) for name in ("a", "b"))
     assert first.name == second.name == "m.pth" and first != second

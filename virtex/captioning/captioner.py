@@ -20,10 +20,14 @@ from virtex.config.validation import CAPTIONING_MODELS
 from virtex.data.tokenizer import Tokenizer
 from virtex.errors import UserError
 from virtex.files import sha256_of
-from virtex.pretraining.data import check_vocabulary
 from virtex.pretraining.models.build import build_decoder, build_model
 from virtex.pretraining.models.captioning import CaptioningModel
-from virtex.pretraining.run import TOKENIZER, place_data, tokenizer_command
+from virtex.pretraining.vocabulary import (
+    TOKENIZER,
+    replace_data_root,
+    tokenizer_command,
+    validate_vocabulary,
+)
 from virtex.run_folder import RUN_FILE, read_run_file
 from virtex.zoo.entries import entry_named
 from virtex.zoo.models import beside_zoo_file, config_beside, config_of, fill, weights_in
@@ -158,7 +162,7 @@ def check_tokenizer(tokenizer: Tokenizer, config: CfgNode, backbone: Backbone) -
     Raises:
         UserError: it is another vocabulary.
     """
-    check_vocabulary(tokenizer, config.DATA)
+    validate_vocabulary(tokenizer, config.DATA)
     folder = Path(backbone.source.path).parent
     path = folder / RUN_FILE
     run = (read_run_file(folder) if path.is_file() else None) or {}
@@ -257,7 +261,7 @@ def find_tokenizer(backbone: Backbone, config: CfgNode, options: CaptionerOption
     beside = Path(backbone.source.path).with_name(TOKENIZER)
     if beside.is_file():
         return Tokenizer(beside)
-    data = place_data(config, options.data_root).DATA
+    data = replace_data_root(config, options.data_root).DATA
     if Path(data.TOKENIZER_MODEL).is_file():
         return Tokenizer(data.TOKENIZER_MODEL)
     raise UserError(

@@ -1,17 +1,15 @@
 """Merge YAML trees and ``KEY VALUE`` pairs into a ``CfgNode``, with checked names and types."""
 
 import ast
-import difflib
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fvcore.common.config import CfgNode
 
 from virtex.config.older import OLD_KEYS, OLD_NAMES
-from virtex.config.yaml_files import brief
 from virtex.errors import UserError
-from virtex.text import escape
+from virtex.text import escape, nearest, short_repr
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +74,7 @@ def merge_tree(config: CfgNode, tree: Mapping[Any, Any], source: str, prefix: st
         if isinstance(current, CfgNode):
             if not isinstance(value, dict):
                 raise invalid_value(
-                    f"{source}: {key} must be a section of settings, not {brief(value)}"
+                    f"{source}: {key} must be a section of settings, not {short_repr(value)}"
                 )
             merge_tree(config, value, source, f"{key}.")
             continue
@@ -140,9 +138,7 @@ def merge_setting(config: CfgNode, key: str, value: Any, source: str, nested: bo
     if key not in known:
         sections = {known_key.rpartition(".")[0] for known_key in known} - {""}
         similar = nearest(key, sections if isinstance(value, dict) else known)
-        raise UserError(
-            f"{name} is not a setting; did you mean {similar}?", code="config.unknown_key"
-        )
+        raise UserError(f"{name} is not a setting; {similar}", code="config.unknown_key")
     value = coerce(known[key], value, name, nested)
     for before, now in OLD_NAMES.get(key, {}).items():
         if value.startswith(before):
@@ -167,18 +163,18 @@ def coerce(default: Any, value: Any, name: str, nested: bool = False) -> Any:
         value = float(value)
     default, value = to_list(default), to_list(value)
     if default is not None and type(value) is not type(default):
-        raise invalid_value(f"{name} must be {TYPES[type(default)]}, not {brief(value)}")
+        raise invalid_value(f"{name} must be {TYPES[type(default)]}, not {short_repr(value)}")
     if not nested and isinstance(value, list) and any(isinstance(item, list) for item in value):
-        raise invalid_value(f"{name} must be a list without lists in it, not {brief(value)}")
+        raise invalid_value(f"{name} must be a list without lists in it, not {short_repr(value)}")
     kinds = {KINDS.get(type(item)) for item in scalars(default)}
     if default is None or not kinds:
         kinds |= {"booleans", "numbers", "strings"}
     for item in scalars(value):
         if KINDS.get(type(item)) not in kinds:
             expected = " or ".join(sorted(map(str, kinds)))
-            raise invalid_value(f"{name} must consist of {expected}, not {brief(value)}")
+            raise invalid_value(f"{name} must consist of {expected}, not {short_repr(value)}")
         if isinstance(item, int | float) and not abs(item) < 2**63:  # nor NaN
-            raise invalid_value(f"{name} must be finite and below 2**63, not {brief(item)}")
+            raise invalid_value(f"{name} must be finite and below 2**63, not {short_repr(item)}")
     return value
 
 
@@ -195,12 +191,6 @@ def parse_literal(value: Any) -> Any:
         return ast.literal_eval(value)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return value
-
-
-def nearest(name: str, known: Collection[str]) -> str:
-    """Return the name in ``known`` that is most similar to ``name``."""
-    # a long name would take long to compare
-    return difflib.get_close_matches(name[:100], sorted(known), n=1, cutoff=0.0)[0]
 
 
 def invalid_value(message: str) -> UserError:

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 from fvcore.common.config import CfgNode
 
-from virtex.config.overrides import flatten, invalid_value, nearest
-from virtex.config.yaml_files import brief
-from virtex.text import escape
+from virtex.config.overrides import flatten, invalid_value
+from virtex.text import escape, nearest, short_repr
 
 # Values of MODEL.NAME: models that generate captions, that read them, and classifiers.
 CAPTIONING_MODELS = ("virtex", "bicaptioning", "captioning")
@@ -183,15 +182,15 @@ def validate_values(
     for key, value in flatten(config).items():
         if key in choices and value not in choices[key]:
             raise invalid_value(
-                f"{key} must be one of {', '.join(choices[key])}, not '{escape(value)}'; did you "
-                f"mean {nearest(value, choices[key])}?"
+                f"{key} must be one of {', '.join(choices[key])}, not '{escape(value)}'; "
+                f"{nearest(value, choices[key])}"
             )
         items = value if isinstance(value, list) else [value]
         if key in ranges and not (
             items and all(type(x) in (int, float) and ranges[key].contains(x) for x in items)
         ):
             each = "a list of numbers, each " if isinstance(value, list) else ""
-            raise invalid_value(f"{key} must be {each}{ranges[key].words}, not {brief(value)}")
+            raise invalid_value(f"{key} must be {each}{ranges[key].words}, not {short_repr(value)}")
 
 
 def validate_masking(config: CfgNode) -> None:
@@ -256,7 +255,7 @@ def validate_schedule(config: CfgNode) -> None:
     if not steps or not integers or not is_ascending([optim.WARMUP_STEPS, *steps]):
         raise invalid_value(
             "OPTIM.LR_STEPS must be ascending integers above OPTIM.WARMUP_STEPS "
-            f"{optim.WARMUP_STEPS} for multistep, not {brief(steps)}"
+            f"{optim.WARMUP_STEPS} for multistep, not {short_repr(steps)}"
         )
 
 
@@ -288,12 +287,12 @@ def validate_step_epochs(optim: CfgNode) -> None:
     steps = optim.LR_STEP_EPOCHS
     if not all(type(step) in (int, float) for step in steps) or not is_ascending([0, *steps]):
         raise invalid_value(
-            f"OPTIM.LR_STEP_EPOCHS must be ascending numbers above 0, not {brief(steps)}"
+            f"OPTIM.LR_STEP_EPOCHS must be ascending numbers above 0, not {short_repr(steps)}"
         )
     if optim.LR_DECAY_NAME == "multistep" and not (steps and steps[-1] < optim.NUM_EPOCHS):
         raise invalid_value(
             "OPTIM.LR_STEP_EPOCHS must be numbers below OPTIM.NUM_EPOCHS "
-            f"{optim.NUM_EPOCHS} for multistep, not {brief(steps)}"
+            f"{optim.NUM_EPOCHS} for multistep, not {short_repr(steps)}"
         )
 
 

@@ -5,7 +5,6 @@ YAML with ``yaml.unsafe_load``, and a ``_BASE_`` from the web.)
 """
 
 import os
-import reprlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,12 @@ import yaml
 from fvcore.common.config import BASE_KEY
 
 from virtex.errors import UserError
-from virtex.text import escape
+from virtex.text import escape, short_repr
 
 MAX_BYTES = 256 * 1024  # a complete config has about 20 kB
 MAX_VALUES = 20_000
 MAX_FILES = 50  # based on each other
+MAX_BRACKETS = 500  # PyYAML takes seconds for a thousand that are nested
 # PyYAML raises the builtin errors for tagged values of the wrong kind, such as `!!int x`.
 YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 # The only expression in Detectron2's own YAML files (Base-RetinaNet.yaml), and its value.
@@ -60,7 +60,10 @@ def read_yaml(path: Path) -> dict[Any, Any]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise unreadable(f"{path} has more than {MAX_BYTES} bytes, too many for a config file")
-        tree = yaml.load(path.read_text(encoding="utf-8"), PlainLoader)
+        text = path.read_text(encoding="utf-8")
+        if text.count("[") + text.count("{") > MAX_BRACKETS:
+            raise unreadable(f"{path} has more than {MAX_BRACKETS} opening brackets")
+        tree = yaml.load(text, PlainLoader)
     except OSError as error:
         raise unreadable(f"{path} could not be read: {error.strerror}") from error
     except RecursionError as error:
@@ -108,7 +111,7 @@ def read_layers(
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise unreadable(
-            f"{path}: {BASE_KEY} must be a file or a list of files, not {brief(bases)}"
+            f"{path}: {BASE_KEY} must be a file or a list of files, not {short_repr(bases)}"
         )
     layers: dict[Path, dict[Any, Any]] = {}
     for base in bases:
@@ -139,14 +142,6 @@ def find_relative(name: str, folder: Path) -> Path:
 def expanduser(name: str) -> str:
     """``os.path.expanduser``, for text that may not be a valid path at all."""
     return name if "\0" in name else os.path.expanduser(name)
-
-
-def brief(value: Any) -> str:
-    """Abbreviated ``repr`` for an error message."""
-    try:
-        return reprlib.repr(value)
-    except ValueError:  # Python does not print an int of thousands of digits
-        return f"{type(value).__name__} with a very large number"
 
 
 def unreadable(message: str) -> UserError:

@@ -10,9 +10,9 @@ from detectron2.utils import comm
 from torch import nn
 
 from virtex.checkpoints.containers import open_checkpoint
-from virtex.engine.checkpoints import FINAL, Checkpoints, bare
+from virtex.engine.checkpoints import FINAL, Checkpoints, unwrap_model
 from virtex.engine.distributed import reduce_any
-from virtex.engine.signals import Stopped
+from virtex.engine.signals import SigtermReceived
 from virtex.errors import UserError
 
 
@@ -30,7 +30,7 @@ def load_detector(model: nn.Module, path: Path) -> dict[str, Any]:
         for name, value in (stored.items() if isinstance(stored, dict) else ())
         if isinstance(value, torch.Tensor | np.ndarray)
     }
-    expected = bare(model).state_dict()
+    expected = unwrap_model(model).state_dict()
     problems = [f"{name} is missing" for name in sorted(expected.keys() - weights.keys())] + [
         f"{name} has shape {tuple(weights[name].shape)}, not {tuple(expected[name].shape)}"
         for name in sorted(expected.keys() & weights.keys())
@@ -42,7 +42,7 @@ def load_detector(model: nn.Module, path: Path) -> dict[str, Any]:
             f"{'; '.join(problems[:3])}); use the config it was trained with",
             code="detection.weights_mismatch",
         )
-    bare(model).load_state_dict({name: weights[name] for name in expected})
+    unwrap_model(model).load_state_dict({name: weights[name] for name in expected})
     return content
 
 
@@ -54,7 +54,7 @@ class SaveCheckpoints(HookBase):
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
-        stopped = reduce_any(self.trainer.stop.asked)
+        stopped = reduce_any(self.trainer.sigterm.received)
         if done == self.trainer.max_iter:
             name = FINAL
         elif stopped or (self.period > 0 and done % self.period == 0):
@@ -65,4 +65,4 @@ class SaveCheckpoints(HookBase):
             self.checkpoints.save(name, iteration=self.trainer.iter, **self.extra)
         comm.synchronize()
         if stopped:
-            raise Stopped(f"saved at iteration {done}")
+            raise SigtermReceived(f"saved at iteration {done}")

@@ -7,9 +7,9 @@ from typing import Any
 from detectron2.config import CfgNode, get_cfg
 
 from virtex.config.overrides import merge_overrides
-from virtex.config.yaml_files import brief, find_relative, read_layers
+from virtex.config.yaml_files import find_relative, read_layers
 from virtex.errors import UserError
-from virtex.text import escape
+from virtex.text import escape, short_repr
 
 # What Detectron2 raises for settings that it does not have or of another type.
 CONFIG_ERRORS = (KeyError, ValueError, TypeError, AttributeError, AssertionError, RecursionError)
@@ -58,7 +58,9 @@ def merge_detectron2_overrides(cfg: CfgNode, overrides: Sequence[Any]) -> None:
 def _merge(tree: dict[Any, Any], into: dict[Any, Any], path: Path) -> None:
     for key, value in tree.items():
         if not isinstance(key, str):
-            raise UserError(f"{path}: {brief(key)} is not a setting", code="config.unknown_key")
+            raise UserError(
+                f"{path}: {short_repr(key)} is not a setting", code="config.unknown_key"
+            )
         if key in into and isinstance(value, dict) != isinstance(into[key], dict):
             raise UserError(
                 f"{path}: {escape(key)} must be a section of settings both here and in the files "

@@ -24,10 +24,10 @@ from torch import nn
 
 from virtex.detectron.checkpointing import SaveCheckpoints
 from virtex.detectron.loading import training_batches
-from virtex.engine.checkpoints import Checkpoints, bare
+from virtex.engine.checkpoints import Checkpoints, unwrap_model
 from virtex.engine.distributed import broadcast_object, distribute, reduce_any
 from virtex.engine.progress import Stopwatch, lines_at, truncate_metrics
-from virtex.engine.signals import Stopped, defer_sigterm, raise_on_sigterm
+from virtex.engine.signals import SigtermReceived, defer_sigterm, raise_on_sigterm
 from virtex.errors import UserError, named
 
 logger = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ class Trainer(TrainerBase):
 
         Raises:
             UserError: an image cannot be read, or the loss is not finite.
-            Stopped: on SIGTERM, after the current iteration has been saved.
+            SigtermReceived: on SIGTERM, after the current iteration has been saved.
         """
         if self.start_iter >= self.max_iter:
             return
@@ -160,7 +160,7 @@ class Trainer(TrainerBase):
             self.stopwatch.start()
             self.before_train()
             try:
-                with defer_sigterm() as self.stop:
+                with defer_sigterm() as self.sigterm:
                     for iteration in range(self.start_iter, self.max_iter):
                         self.iter = iteration
                         self.before_step()
@@ -224,8 +224,8 @@ class EvaluatePeriodically(HookBase):
 
     def after_step(self) -> None:
         if self.is_due(self.trainer.iter + 1):
-            if reduce_any(self.trainer.stop.asked):  # SIGTERM while the checkpoint was saved
-                raise Stopped
+            if reduce_any(self.trainer.sigterm.received):  # SIGTERM while the checkpoint was saved
+                raise SigtermReceived
             self.score(self.trainer.iter + 1)
 
     def is_due(self, done: int) -> bool:
@@ -242,7 +242,7 @@ class EvaluatePeriodically(HookBase):
             metrics = self.evaluate()
         if comm.is_main_process():
             write_scores(self.folder, done - 1, metrics)
-        bare(self.trainer.model).train()
+        unwrap_model(self.trainer.model).train()
 
 
 class WriteMetrics(HookBase):

@@ -178,7 +178,7 @@ def train(run: Run, args: argparse.Namespace) -> dict[str, float]:
         extra=saved_input(run.backbone),
     )
     if args.resume:
-        logger.info("going on after iteration %d", trainer.resume())
+        logger.info("resuming after iteration %d", trainer.resume())
     trainer.train()
     return train_timing(run, trainer.stopwatch.seconds(), trainer.max_iter)
 

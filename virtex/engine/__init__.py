@@ -1,1 +1,1 @@
-"""What every training here shares: processes, random numbers, output folder, checkpoints."""
+"""What every training shares: processes, random states, logs, checkpoints, the loop."""

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: written whole or not at all, and resumed exactly."""
+"""Checkpoints of a training run: written atomically, resumed bit-exactly."""
 
 import pickle
 from pathlib import Path
@@ -12,15 +12,15 @@ from virtex.files import replace_file
 
 LAST = "last_checkpoint"  # holds the newest checkpoint's file name, as Detectron2's tools expect
 FINAL = "model_final.pth"
-# What loading another file, or one of another model, raises.
-UNREADABLE = (
+# Raised by loading a file that is not a checkpoint, or one of another model.
+LOAD_ERRORS = (
     *(KeyError, TypeError, RuntimeError, ValueError, AttributeError, EOFError),
     pickle.UnpicklingError,
 )
 
 
-def bare(model: nn.Module) -> nn.Module:
-    """The model itself, without the wrapper that trains it in several processes."""
+def unwrap_model(model: nn.Module) -> nn.Module:
+    """Return the model inside ``DistributedDataParallel``, or the model itself."""
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
@@ -31,13 +31,13 @@ class Checkpoints:
         """
         Args:
             model: wrapped or not.
-            state: name -> optimizer, scheduler or scaler: whatever has ``state_dict``.
-            keep: how many of the checkpoints before the final one stay on disk.
+            state: name -> optimizer, scheduler, scaler: anything with ``state_dict``.
+            keep: how many checkpoints stay on disk beside the final one.
         """
-        self.folder, self.model, self.state, self.keep = folder, bare(model), state, keep
+        self.folder, self.model, self.state, self.keep = folder, unwrap_model(model), state, keep
 
     def save(self, name: str, **extra: Any) -> Path:
-        """Write model, state and the plain values of ``extra`` to ``name``; then prune."""
+        """Write model, state and the plain values of ``extra`` to ``name``; delete old ones."""
         content = {
             "model": self.model.state_dict(),
             **{key: value.state_dict() for key, value in self.state.items()},
@@ -51,10 +51,10 @@ class Checkpoints:
         return path
 
     def resume(self) -> dict[str, Any]:
-        """Load the newest checkpoint; returns its whole content (empty: there is none).
+        """Load the newest checkpoint. Returns its content; empty if there is none.
 
         Raises:
-            UserError: the checkpoint is of another model.
+            UserError: the file is not a checkpoint of this model.
         """
         path = last_checkpoint(self.folder)
         if path is None:
@@ -63,21 +63,22 @@ class Checkpoints:
             content = torch.load(path, map_location="cpu", weights_only=True)
             self.model.load_state_dict(content["model"], strict=True)
             for key, value in self.state.items():
-                if content[key]:  # a gradient scaler that was not in use has no state
+                if content[key]:  # the state of a disabled gradient scaler is empty
                     value.load_state_dict(content[key])
-        except UNREADABLE as error:
+        except LOAD_ERRORS as error:
             raise UserError(
-                f"{path} is not a whole checkpoint of this run ({error}); "
-                "start anew with --overwrite"
+                f"{path} is not a complete checkpoint of this run ({error}); start again with "
+                "--overwrite",
+                code="resume.invalid_checkpoint",
             ) from error
         return content
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a run, or None."""
+    """Find the newest checkpoint of a run."""
     pointer = folder / LAST
     if pointer.is_file() and (path := folder / pointer.read_text().strip()).is_file():
         return path
-    # a lost pointer must not make a run begin anew over its own checkpoints
+    # without the pointer, a run must not start again and overwrite its own checkpoints
     found = sorted(folder.glob("model_[0-9]*.pth")) + sorted(folder.glob(FINAL))
     return found[-1] if found else None

@@ -1,4 +1,4 @@
-"""Start one process or several, on one machine or several; or join those torchrun started."""
+"""Launch and connect the processes of a job, on one machine or several."""
 
 import argparse
 import os
@@ -19,101 +19,111 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
-from virtex.engine.signals import RESUME, Stopped, end_workers, forward_sigterm, raise_on_sigterm
+from virtex.engine.signals import (
+    RESUME,
+    SigtermReceived,
+    end_workers,
+    forward_sigterm,
+    raise_on_sigterm,
+)
 from virtex.errors import UserError, describe_os_error
 
 Main = Callable[[argparse.Namespace], None]
-SPEAK_SECONDS = 3
-# of gloo's, NCCL's and the store's errors: that another process is not there
-LOST = re.compile(
+ERROR_DELAY = 3  # seconds: see in_process
+# Errors of gloo, NCCL and the store that mean that another process is gone.
+PEER_LOST = re.compile(
     r"gloo/|ncclRemoteError|NCCL (communicator|watchdog)|collective operation timeout|TCPStore"
     r"|Connection (closed|reset) by peer|Broken pipe"
 )
-KILLED = (
-    "probably because memory ran out; use fewer --num-workers or smaller batches, then go on with "
-    "--resume"
-)
-TIMEOUT = timedelta(minutes=60)  # scoring LVIS in the main process takes longer than the default
+TIMEOUT = timedelta(minutes=60)  # evaluating LVIS in the main process exceeds the default
 
 
 def device_of(args: argparse.Namespace) -> str:
-    """``"cuda"`` or ``"cpu"``: what ``--num-gpus`` asks for, or what there is.
+    """Return ``"cuda"`` or ``"cpu"``: what ``--num-gpus`` requests, by default what is available.
 
     Raises:
-        UserError: more GPUs are asked for than there are.
+        UserError: more GPUs are requested than available.
     """
-    there = torch.cuda.device_count()
-    if args.num_gpus is not None and args.num_gpus > there:
+    available = torch.cuda.device_count()
+    if args.num_gpus is not None and args.num_gpus > available:
         raise UserError(
-            f"--num-gpus {args.num_gpus}, but this machine has {there}; --num-gpus 0 runs on "
-            "the CPU"
+            f"--num-gpus must be at most {available}, the GPUs of this machine, not "
+            f"{args.num_gpus}; --num-gpus 0 runs on the CPU",
+            code="device.not_available",
         )
-    wanted = there if args.num_gpus is None else args.num_gpus
-    return "cuda" if wanted else "cpu"
+    return "cuda" if (available if args.num_gpus is None else args.num_gpus) else "cpu"
 
 
 def is_main(args: argparse.Namespace) -> bool:
-    """Whether this process, or the first that it starts, is the main one of the job."""
-    # a job of other processes may have set RANK alone
+    """Whether this process, or the first that it will launch, is the main one of the job."""
+    # RANK alone may be set by another launcher
     return int(os.environ["RANK"] if "LOCAL_RANK" in os.environ else args.machine_rank) == 0
 
 
 def launch(main: Main, args: argparse.Namespace) -> int:
-    """Call ``main(args)`` in every process of the job. Returns an exit status.
+    """Call ``main(args)`` in every process of the job. Returns the exit status.
 
-    Under torchrun the processes are there already. Otherwise this machine gets one for each of
-    ``--num-gpus`` GPUs, or one on the CPU, of ``--num-machines`` machines.
+    torchrun has launched the processes already. Otherwise this machine launches one per GPU
+    (``--num-gpus``), or one on the CPU; ``--num-machines`` machines do the same.
 
     Raises:
-        UserError: from a single process, as ``main`` raised it.
+        UserError: raised by ``main`` in a job of a single process.
     """
     device = device_of(args)
     if "LOCAL_RANK" in os.environ:
         return in_process(main, args, device)
-    here = (args.num_gpus or torch.cuda.device_count()) if device == "cuda" else 1
-    if here * args.num_machines == 1:
+    count = (args.num_gpus or torch.cuda.device_count()) if device == "cuda" else 1
+    if count * args.num_machines == 1:
         main(args)
         return 0
     address = rendezvous_address(args)
     started: list[int] = []
-    stop = forward_sigterm(started)
+    sigterm = forward_sigterm(started)
     processes = start_processes(
-        spawned, (main, args, device, here, address), here, join=False, start_method="spawn"
+        run_spawned, (main, args, device, count, address), count, join=False, start_method="spawn"
     )
     started += processes.pids()
-    if stop.asked:
+    if sigterm.received:
         signal.raise_signal(signal.SIGTERM)
     try:
         while not processes.join():
             pass
     except ProcessExitedException as error:
-        if error.signal_name == "SIGTERM":  # before it could take notice
-            raise Stopped from error
+        if error.signal_name == "SIGTERM":  # before the process had installed its handler
+            raise SigtermReceived from error
         if error.signal_name:
-            which = f"process {error.error_index + 1} of {here} on this machine"
-            said = f"error: {which} was killed ({error.signal_name}), {KILLED}"
-            print(said, file=sys.stderr, flush=True)
+            print(
+                f"error: process {error.error_index + 1} of {count} on this machine was killed "
+                f"({error.signal_name}), probably because memory ran out; use fewer --num-workers "
+                "or smaller batches, then continue with --resume [run.process_killed]",
+                file=sys.stderr,
+                flush=True,
+            )
             return 2
-        if error.exit_code not in (2, RESUME):  # which the process itself has explained
+        if error.exit_code not in (2, RESUME):  # the process has printed its own error
             print(f"error: {error}", file=sys.stderr, flush=True)
         return error.exit_code if error.exit_code > 0 else 1
     return 0
 
 
 def rendezvous_address(args: argparse.Namespace) -> tuple[str, int]:
-    """Host and port at which the processes meet.
+    """Return host and port of the rendezvous.
 
     Raises:
-        UserError: the machines, their ranks and ``--dist-url`` do not fit together.
+        UserError: ``--machine-rank``, ``--num-machines`` and ``--dist-url`` are inconsistent.
     """
     if not 0 <= args.machine_rank < args.num_machines:
         raise UserError(
-            f"--machine-rank {args.machine_rank} of --num-machines {args.num_machines}; ranks "
-            "count from 0"
+            f"--machine-rank must be between 0 and --num-machines - 1, {args.num_machines - 1}, "
+            f"not {args.machine_rank}",
+            code="arguments.machine_rank",
         )
     if args.dist_url == "auto":
         if args.num_machines > 1:
-            raise UserError("several machines need --dist-url tcp://HOST:PORT of the first one")
+            raise UserError(
+                "several machines need --dist-url tcp://HOST:PORT, the address of the first one",
+                code="arguments.dist_url",
+            )
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             return "127.0.0.1", free.getsockname()[1]
@@ -121,105 +131,109 @@ def rendezvous_address(args: argparse.Namespace) -> tuple[str, int]:
         url = urlsplit(args.dist_url)
         if url.scheme == "tcp" and url.hostname and url.port:
             return url.hostname, url.port
-    except ValueError:  # a port that is no number
+    except ValueError:  # the port is not a number
         pass
-    raise UserError(f"--dist-url {args.dist_url} is not of the form tcp://HOST:PORT")
+    raise UserError(
+        f"--dist-url must have the form tcp://HOST:PORT, not {args.dist_url}",
+        code="arguments.dist_url",
+    )
 
 
-def spawned(
-    local_rank: int, main: Main, args: argparse.Namespace, device: str, here: int, address: tuple
+def run_spawned(
+    local_rank: int, main: Main, args: argparse.Namespace, device: str, count: int, address: tuple
 ) -> None:
-    """One process that ``launch`` started: told the same as torchrun tells its own."""
+    """Run one of the ``count`` processes launched here, with torchrun's environment variables."""
     os.environ |= {
         "MASTER_ADDR": address[0],
         "MASTER_PORT": str(address[1]),
-        "WORLD_SIZE": str(here * args.num_machines),
-        "RANK": str(args.machine_rank * here + local_rank),
+        "WORLD_SIZE": str(count * args.num_machines),
+        "RANK": str(args.machine_rank * count + local_rank),
         "LOCAL_RANK": str(local_rank),
-        "LOCAL_WORLD_SIZE": str(here),
+        "LOCAL_WORLD_SIZE": str(count),
     }
     in_process(main, args, device)
 
 
 def in_process(main: Main, args: argparse.Namespace, device: str) -> int:
-    """One of several processes; leaves at once with status 2 for what the user must fix.
+    """Run one of several processes; for invalid input, exit at once with status 2.
 
-    An error that all processes meet is said by the main one. One that only another process
-    meets (an image of its share) is said by that one, after giving the main one time to speak;
-    the launcher then ends the others, which would wait for it forever.
+    The main process prints an error that all processes encounter. One that only another process
+    encounters (an unreadable image of its share) is printed by that one ``ERROR_DELAY`` later; the
+    launcher then ends the others, which would wait for it forever.
     """
     try:
         with raise_on_sigterm():
-            join(device)
+            init_process_group(device)
             main(args)
     except UserError as error:
-        leave(str(error), 2)
-    except Stopped as stopped:
-        leave(str(stopped), RESUME)
+        exit_now(f"{error} [{error.code}]", 2)
+    except SigtermReceived as stopped:
+        exit_now(str(stopped), RESUME)
     except OSError as error:
-        if (sentence := describe_os_error(error)) is None:
+        if (message := describe_os_error(error)) is None:
             raise
-        leave(sentence, 2)
+        exit_now(message, 2)
     except RuntimeError as error:
         lost = isinstance(error, dist.DistStoreError | dist.DistNetworkError)
-        if not (lost or LOST.search(str(error))):
+        if not (lost or PEER_LOST.search(str(error))):
             raise
         reason = str(error).partition("\n")[0]
-        leave(
-            f"another process of this job has ended or cannot be reached ({reason}); see what it "
-            "said last, then start all of them again with --resume",
+        exit_now(
+            f"lost the connection to another process of this job ({reason}); see its last message, "
+            "then restart all processes with --resume [run.connection_lost]",
             2,
         )
     dist.destroy_process_group()
     return 0
 
 
-def leave(sentence: str, status: int) -> NoReturn:
-    """End this process of several at once; ending the group in order would wait for the others."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may come from a cluster and a launcher
-    here = int(os.environ["RANK"])
-    time.sleep(SPEAK_SECONDS if here else 0)
-    if status == RESUME:
-        said = "" if here else sentence
-    else:
-        said = f"error{f' in process {here}' if here else ''}: {sentence}"
+def exit_now(message: str, status: int) -> NoReturn:
+    """Exit without destroying the process group, which would wait for the other processes."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # scheduler and launcher may both send it
+    own_rank = int(os.environ["RANK"])
+    time.sleep(ERROR_DELAY if own_rank else 0)
+    if status != RESUME:
+        message = f"error{f' in process {own_rank}' if own_rank else ''}: {message}"
     with suppress(OSError):  # a full disk
-        if said:
-            print(said, file=sys.stderr, flush=True)
+        if status != RESUME or own_rank == 0:
+            print(message, file=sys.stderr, flush=True)
         sys.stdout.flush()
     end_workers()
     os._exit(status)
 
 
-def join(device: str) -> None:
-    """Join the process group that the environment variables describe."""
+def init_process_group(device: str) -> None:
+    """Join the process group described by torchrun's environment variables."""
     if device == "cuda":
-        local_rank, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if local_rank >= there:
-            raise UserError(f"process {local_rank + 1} of this machine has no GPU; it has {there}")
+        local_rank, available = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local_rank >= available:
+            raise UserError(
+                f"this machine has {available} GPUs, too few for its process {local_rank + 1}",
+                code="device.not_available",
+            )
         torch.cuda.set_device(local_rank)
     dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
 
 
 def rank() -> int:
-    """This process's number among all of the job, on all machines; 0 is the main one."""
+    """Return the rank of this process over all machines; 0 is the main process."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """The number of processes of the job."""
+    """Return the number of processes over all machines."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def sum_over_processes(values: Tensor) -> Tensor:
-    """``values`` added up over all processes (in place, no gradient)."""
+    """Sum a tensor over all processes, in place and without gradient."""
     if dist.is_initialized():
         dist.all_reduce(values)
     return values
 
 
 def broadcast_object(value: Any) -> Any:
-    """The main process's ``value`` (anything that can be pickled), in every process."""
+    """Return the main process's ``value`` (picklable) in every process."""
     values = [value]
     if dist.is_initialized():
         dist.broadcast_object_list(values)
@@ -227,7 +241,7 @@ def broadcast_object(value: Any) -> Any:
 
 
 def all_gather_object(value: Any) -> list[Any]:
-    """Each process's ``value`` (anything that can be pickled), by rank, in every process."""
+    """Return every process's ``value`` (picklable), by rank, in every process."""
     values = [value] * world_size()
     if dist.is_initialized():
         dist.all_gather_object(values, value)
@@ -235,27 +249,26 @@ def all_gather_object(value: Any) -> list[Any]:
 
 
 @cache
-def group_of_cpus() -> Any:
-    """All processes, for what is on the CPU: a GPU would be waited for."""
+def cpu_group() -> Any:
+    """Return a group of all processes for CPU tensors; with NCCL, the GPU would be waited for."""
     if dist.get_backend() == "gloo":
         return None
     return dist.new_group(backend="gloo", timeout=TIMEOUT)
 
 
 def reduce_any(flag: bool) -> bool:
-    """Whether ``flag`` is set in one process at least."""
+    """Whether ``flag`` is set in any process."""
     if not dist.is_initialized():
         return flag
     flags = torch.tensor(int(flag))
-    dist.all_reduce(flags, dist.ReduceOp.MAX, group_of_cpus())
+    dist.all_reduce(flags, dist.ReduceOp.MAX, cpu_group())
     return bool(flags)
 
 
-def share_buffers(model: nn.Module) -> None:
-    """Give all processes the main one's BatchNorm statistics, which are those of a checkpoint.
+def sync_buffers(model: nn.Module) -> None:
+    """Copy the main process's buffers (BatchNorm statistics), which a checkpoint holds, to all.
 
-    ``distribute`` does so before each forward pass, after which every process has seen images
-    of its own again.
+    DistributedDataParallel does so before each forward pass only.
     """
     if dist.is_initialized():
         for buffer in model.buffers():
@@ -263,21 +276,21 @@ def share_buffers(model: nn.Module) -> None:
 
 
 def synchronize() -> None:
-    """Go on when every process has come here."""
+    """Wait until every process has called this."""
     if dist.is_initialized():
         dist.barrier()
 
 
 def distribute(model: nn.Module, broadcast_buffers: bool = True) -> nn.Module:
-    """Wrap for several processes, each with its GPU or on the CPU; alone, nothing changes.
+    """Wrap in DistributedDataParallel, unless this is the only process.
 
     Args:
-        broadcast_buffers: let all use the main process's BatchNorm statistics, which are those
-            that a checkpoint holds.
+        broadcast_buffers: use the main process's BatchNorm statistics, which a checkpoint holds,
+            in every process.
     """
     if world_size() == 1:
         return model
-    # without device_ids inputs stay where they are: some are wanted on the CPU
-    if broadcast_buffers:  # the default is not said: torch is about to rename this argument
+    # without device_ids inputs are not moved: some stay on the CPU
+    if broadcast_buffers:  # left to the default: torch is about to rename this argument
         return nn.parallel.DistributedDataParallel(model)
     return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)

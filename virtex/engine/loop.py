@@ -1,8 +1,8 @@
-"""The training loop: any model that returns ``Losses``, resumed exactly.
+"""The training loop for any model that returns ``Losses``; it resumes bit-exactly.
 
-One iteration: forward (in mixed precision where asked), the mean of each loss over what all
-processes counted, backward, clipping, optimizer, schedule. Every ``checkpoint_every`` iterations
-and after the last one: checkpoint, then validation.
+An iteration is: forward (optionally in mixed precision), the mean of each loss over all processes,
+backward, clipping, optimizer, schedule. Every ``checkpoint_every`` iterations and after the last
+one: checkpoint, then validation.
 """
 
 import logging
@@ -26,11 +26,12 @@ from virtex.engine.distributed import (
     distribute,
     rank,
     reduce_any,
-    share_buffers,
     sum_over_processes,
+    sync_buffers,
     synchronize,
     world_size,
 )
+from virtex.engine.losses import Losses
 from virtex.engine.progress import (
     METRICS,
     MetricsWriter,
@@ -40,9 +41,8 @@ from virtex.engine.progress import (
     validation_at,
 )
 from virtex.engine.randomness import seed_everything
-from virtex.engine.signals import Stopped, defer_sigterm
+from virtex.engine.signals import SigtermReceived, defer_sigterm
 from virtex.errors import UserError
-from virtex.pretraining.models.losses import Losses
 
 logger = logging.getLogger(__name__)
 
@@ -52,15 +52,16 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """How a training runs.
+    """Settings of a training loop.
 
     Attributes:
-        iterations: the last one.
-        batch_size: images an iteration, of all processes.
-        clip_norm: largest norm of the gradient; 0: not clipped.
-        amp_dtype: what autocast computes in on a GPU; None: float32.
+        iterations: total number.
+        batch_size: images per iteration, over all processes.
+        clip_norm: maximum norm of the gradient; 0: no clipping.
+        amp_dtype: autocast dtype on a GPU; None: float32.
+        checkpoint_every, log_every: in iterations.
         keep: how many checkpoints stay on disk beside the final one.
-        remedy: what to do about a loss that is not finite.
+        remedy: what to do about a loss that is not finite, for the error message.
     """
 
     iterations: int
@@ -72,16 +73,17 @@ class LoopSettings:
     log_every: int = 20
     keep: int = 2
     remedy: str = (
-        "lower the learning rate, then go on from the last checkpoint with --resume or anew with "
-        "--overwrite"
+        "lower the learning rate, then continue from the last checkpoint with --resume or start "
+        "again with --overwrite"
     )
 
 
 def amp_dtype(config: CfgNode, device: torch.device) -> torch.dtype | None:
-    """What to compute in on a GPU: bfloat16 where it has it, else float16; None on the CPU.
+    """Return the autocast dtype; None for float32, always on the CPU.
 
     Args:
-        config: has AMP (mixed precision or not) and AMP_DTYPE (auto, bfloat16 or float16).
+        config: has AMP (mixed precision or not) and AMP_DTYPE (bfloat16, float16, or auto, which
+            is bfloat16 on GPUs that support it).
     """
     if not config.AMP or device.type != "cuda":
         return None
@@ -92,11 +94,11 @@ def amp_dtype(config: CfgNode, device: torch.device) -> torch.dtype | None:
 
 
 class TrainingLoop:
-    """A model in training, in one process or several.
+    """Trains a model, in one process or several.
 
     Attributes:
-        model: bare, on its device; the processes share its gradients.
-        done: iterations done so far.
+        model: unwrapped, on its device.
+        done: number of completed iterations.
     """
 
     def __init__(
@@ -112,10 +114,11 @@ class TrainingLoop:
     ):
         """
         Args:
-            folder: exists; takes checkpoints, metrics.json and tensorboard events.
-            more_state: name -> what else has ``state_dict``, as Lookahead.
-            evaluate: called in every process with the iteration and (main process) the writer.
-            saved_with: plain values for each checkpoint.
+            folder: an existing folder for checkpoints, metrics.json and TensorBoard events.
+            more_state: name -> anything else with ``state_dict``, such as Lookahead.
+            evaluate: called in every process with the iteration and, in the main process, the
+                writer.
+            saved_with: plain values to store in every checkpoint.
         """
         self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
         self.settings, self.folder, self.evaluate = settings, folder, evaluate
@@ -137,31 +140,36 @@ class TrainingLoop:
         self.done = 0
 
     def resume(self) -> int:
-        """Continue from the newest checkpoint, if there is one. Returns the iterations done.
+        """Load the newest checkpoint, if there is one. Returns the completed iterations.
 
         Raises:
-            UserError: it is beyond the last iteration, or of another model; or the processes do
-                not see the same one.
+            UserError: it is beyond the last iteration, of another model, or not the same file for
+                all processes.
         """
         self.done = self.checkpoints.resume().get("iteration", 0)
         if len(set(all_gather_object(self.done))) > 1:
-            raise UserError("the machines do not see the same checkpoints; share --output-dir")
+            raise UserError(
+                "--output-dir must be on a shared filesystem: the processes found different "
+                "checkpoints",
+                code="run.not_shared",
+            )
         if self.done > self.settings.iterations:
             raise UserError(
-                f"the newest checkpoint in {self.folder} is that of iteration {self.done} already, "
-                f"more than the {self.settings.iterations} asked for; ask for at least as many"
+                f"the newest checkpoint in {self.folder} is from iteration {self.done}, beyond the "
+                f"requested {self.settings.iterations} iterations; request at least {self.done}",
+                code="resume.beyond_end",
             )
         return self.done
 
     def run(self, batches: Iterator[Batch]) -> Metrics:
-        """Train from ``done`` to the last iteration; ``batches`` begin after ``done``.
+        """Train from iteration ``done`` to the last; ``batches`` start with the next one's.
 
         Returns:
-            the last validation's metrics.
+            The metrics of the last validation.
 
         Raises:
-            UserError: loss, gradient or validation is not finite, or the GPU's memory is too small.
-            Stopped: SIGTERM came; there is a checkpoint of the iteration that was in work.
+            UserError: a loss, gradient or metric is not finite, or the GPU ran out of memory.
+            SigtermReceived: after the checkpoint of the current iteration was written.
         """
         self.distributed = distribute(self.model.train())
         self.writer = MetricsWriter(self.folder, self.done) if rank() == 0 else None
@@ -170,17 +178,18 @@ class TrainingLoop:
         metrics: Metrics = {}
         try:
             if self.done == self.settings.iterations:
-                self.save()  # of no iterations at all; or the run may have been shortened to here
+                self.save()  # zero iterations, or the run was shortened to this one
             if self.at_checkpoint() and (self.done or not self.settings.iterations):
-                # a run that was ended after its checkpoint has not validated it
+                # the earlier session may have ended between checkpoint and validation
                 metrics = self.last_validation() or self.validate()
             while self.done < self.settings.iterations:
                 self.train_to_checkpoint(batches)
                 metrics = self.validate()
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"the GPU's memory is too small for {self.settings.batch_size} images on "
-                f"{world_size()} process(es); use more GPUs or lower OPTIM.BATCH_SIZE"
+                f"the GPU ran out of memory with {self.settings.batch_size} images on "
+                f"{world_size()} process(es); use more GPUs or lower OPTIM.BATCH_SIZE",
+                code="device.out_of_memory",
             ) from error
         finally:
             self.stopwatch.stop()
@@ -189,37 +198,37 @@ class TrainingLoop:
         return metrics
 
     def at_checkpoint(self) -> bool:
-        """Whether ``done`` is saved and validated in every run."""
+        """Whether iteration ``done`` is regularly saved and validated."""
         last = self.done == self.settings.iterations
         return last or self.done % self.settings.checkpoint_every == 0
 
     def last_validation(self) -> Metrics:
-        """Of ``done``, by a run that got so far; empty if none did."""
+        """Read the metrics that an earlier session wrote for ``done``; empty if it did not."""
         metrics = validation_at(self.folder / METRICS, self.done) if rank() == 0 else {}
         return broadcast_object(metrics)
 
     def train_to_checkpoint(self, batches: Iterator[Batch]) -> None:
-        """Train until a checkpoint is due, also by SIGTERM, and save it."""
+        """Train until a checkpoint is due, or SIGTERM was received, and save it."""
         settings = self.settings
-        with defer_sigterm() as stop:
+        with defer_sigterm() as sigterm:
             due = False
             while not due:
                 waiting = time.perf_counter()
                 batch = to_device(next(batches), self.device)
                 self.pace.waited += time.perf_counter() - waiting
                 self.step(batch)
-                stopped = reduce_any(stop.asked)
+                stopped = reduce_any(sigterm.received)
                 due = stopped or self.at_checkpoint()
-                # also at a checkpoint: a resumed run has no sums from before it
+                # also at a checkpoint: a resumed run starts with empty sums
                 if due or self.done % settings.log_every == 0:
                     self.log()
             self.save()
             if stopped:
-                raise Stopped(f"saved at iteration {self.done}")
+                raise SigtermReceived(f"saved at iteration {self.done}")
 
     def step(self, batch: Batch) -> None:
-        """One iteration."""
-        # dropout depends on (seed, iteration, rank) alone, so a resume needs no random state
+        """Run one iteration."""
+        # dropout depends on (seed, iteration, rank) only, so no random state is saved
         seed_everything("model", self.settings.seed, self.done, rank())
         with torch.autocast(
             self.device.type, self.settings.amp_dtype, enabled=self.settings.amp_dtype is not None
@@ -232,49 +241,50 @@ class TrainingLoop:
         norm = nn.utils.clip_grad_norm_(
             self.model.parameters(), self.settings.clip_norm or math.inf
         )
-        # read after backward was begun, so that a GPU is waited for once; the scaler leaves a
-        # step out by itself where the gradient overflows
+        # read after backward was launched, to synchronize with the GPU once; a GradScaler skips
+        # steps whose gradient overflows by itself
         if not math.isfinite(loss.item()):
-            raise UserError(self.not_finite("loss", loss.item(), batch, losses))
+            raise self.not_finite("loss", loss.item(), batch, losses)
         if not self.scaler.is_enabled() and not math.isfinite(norm.item()):
-            raise UserError(self.not_finite("gradient", norm.item(), batch, losses))
+            raise self.not_finite("gradient", norm.item(), batch, losses)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.scheduler.step()
         self.sums.add(losses)
         self.done += 1
 
-    def not_finite(self, what: str, value: float, batch: Batch, losses: Losses) -> str:
-        """The sentence for a loss or gradient that is lost; called in every process."""
+    def not_finite(self, what: str, value: float, batch: Batch, losses: Losses) -> UserError:
+        """Build the error for a loss or gradient; called in every process."""
         images = batch["image_id"].tolist()
         finite = all(loss.total.isfinite() for loss in losses.values())
         by_process = all_gather_object((finite, images))
-        # of the processes that lost it, or (a gradient is everybody's) of all
-        found = [own for kept, own in by_process if not kept] or [own for _, own in by_process]
-        named = ", ".join(str(image) for own in found for image in own)
-        return (
+        # images of the processes with such a loss; a gradient belongs to all processes
+        found = [ids for is_finite, ids in by_process if not is_finite]
+        found = found or [ids for _, ids in by_process]
+        named = ", ".join(str(image) for ids in found for image in ids)
+        return UserError(
             f"the {what} is {value} at iteration {self.done + 1} (images {named}); "
-            f"{self.settings.remedy}"
+            f"{self.settings.remedy}",
+            code="run.not_finite",
         )
 
     def log(self) -> None:
-        """Losses since the last time, learning rates, pace; to log, metrics.json, tensorboard."""
+        """Write losses since the last call, learning rates and speed to all logs."""
         means = self.sums.means()
         if self.writer is None:
             return
-        pace = self.pace.tell(self.done)
+        pace = self.pace.measure(self.done)
         rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
         images = self.settings.batch_size / pace["seconds"]
         logger.info(
-            "iteration %d/%d  loss %.4f (%s)  lr %s  %.1f images/s  data %.3f s  left %s",
+            "eta: %s  iter: %d  loss: %.4f  %s  images/s: %.1f  data_time: %.4f  %s",
+            duration(pace["eta"]),
             self.done,
-            self.settings.iterations,
             sum(means.values()),
-            ", ".join(f"{name} {value:.4f}" for name, value in means.items()),
-            " ".join(f"{name} {rate:.3g}" for name, rate in rates.items() if "," not in name),
+            "  ".join(f"{name}: {value:.4f}" for name, value in means.items()),
             images,
             pace["data_seconds"],
-            duration(pace["left"]),
+            "  ".join(f"lr/{name}: {rate:.5g}" for name, rate in rates.items() if "," not in name),
         )
         numbers = {
             "train/loss": sum(means.values()),
@@ -288,26 +298,27 @@ class TrainingLoop:
         self.writer.numbers(self.done, numbers)
 
     def save(self) -> None:
-        """The main process writes a checkpoint; the others wait."""
+        """Write a checkpoint in the main process, while the others wait."""
         if rank() == 0:
             final = self.done == self.settings.iterations
             name = FINAL if final else f"model_{self.done:07d}.pth"
             path = self.checkpoints.save(name, iteration=self.done, **self.saved_with)
-            logger.info("checkpoint: %s", path)
+            logger.info("Saving checkpoint to %s", path)
         synchronize()
 
     def validate(self) -> Metrics:
         if self.evaluate is None:
             return {}
-        share_buffers(self.model)
+        sync_buffers(self.model)
         self.model.eval()
         metrics = self.evaluate(self.done, self.writer)
         self.model.train()
-        lost = [name for name, value in metrics.items() if not math.isfinite(value)]
-        if lost:
+        invalid = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if invalid:
             raise UserError(
-                f"{', '.join(lost)} is not finite after iteration {self.done}; start anew with a "
-                "lower learning rate and --overwrite"
+                f"{', '.join(invalid)} is not finite after iteration {self.done}; start again "
+                "with a lower learning rate and --overwrite",
+                code="run.not_finite",
             )
         if self.writer:
             self.writer.numbers(self.done, metrics)
@@ -316,7 +327,7 @@ class TrainingLoop:
 
 
 class RunningSums:
-    """Losses of some iterations, added up on the device."""
+    """Sums losses over iterations, on the device."""
 
     def __init__(self, device: torch.device | str = "cpu"):
         self.device = device
@@ -328,13 +339,13 @@ class RunningSums:
             self.sums[name] = self.sums[name] + pair if name in self.sums else pair
 
     def means(self) -> Metrics:
-        """Mean of each loss over all processes; starts anew."""
-        # a process without images to validate knows no names; the main one always has some
+        """Return the mean of each loss over all processes, and reset."""
+        # a process without validation images has no names; the main one always has
         names = broadcast_object(list(self.sums))
         if not names:
             return {}
-        nothing = torch.zeros(2, dtype=torch.float64, device=self.device)
-        pairs = sum_over_processes(torch.stack([self.sums.get(n, nothing) for n in names]))
+        zero = torch.zeros(2, dtype=torch.float64, device=self.device)
+        pairs = sum_over_processes(torch.stack([self.sums.get(n, zero) for n in names]))
         self.sums = {}
         return {
             n: total / max(count, 1)
@@ -343,11 +354,11 @@ class RunningSums:
 
 
 def objective(losses: Losses) -> Tensor:
-    """The sum of the means over all processes, of which this process has its share.
+    """Compute this process's share of the sum of the mean losses over all processes.
 
-    Gradients are averaged over the processes, therefore the factor: 1 x 16 images and 2 x 8
-    give the same gradient, whatever the lengths of their captions. Where the loss of one process
-    is not finite, it is NaN in all.
+    DistributedDataParallel averages gradients, hence the factor ``world_size()``: 1 x 16 and
+    2 x 8 images give the same gradient, whatever the lengths of their captions. If the loss of
+    one process is not finite, the result is NaN in all.
     """
     totals = torch.stack([loss.total for loss in losses.values()])
     shared = torch.stack([*(loss.count for loss in losses.values()), totals.sum()]).detach()
@@ -357,8 +368,7 @@ def objective(losses: Losses) -> Tensor:
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """``batch`` on the device, but for ``lengths``: what is laid out by them is laid out on the
-    CPU, so that a GPU is not waited for."""
+    """Move a batch to the device, except ``lengths``: reading them there would synchronize."""
     return {
         key: value if key == "lengths" else value.to(device, non_blocking=True)
         for key, value in batch.items()

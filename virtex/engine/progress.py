@@ -1,4 +1,4 @@
-"""What a training tells while it runs: the log, metrics.json, tensorboard, time left."""
+"""Progress of a run: log, metrics.json, TensorBoard, estimated time."""
 
 import json
 import logging
@@ -17,12 +17,12 @@ from virtex.files import replace_file
 logger = logging.getLogger(__name__)
 
 LOG_FORMAT = logging.Formatter("[%(asctime)s] %(levelname)s: %(message)s", "%m/%d %H:%M:%S")
-LOGGED_EVERY = 30  # seconds
-METRICS = "metrics.json"  # one JSON object a line, as Detectron2 writes it
+LOG_PERIOD = 30  # seconds
+METRICS = "metrics.json"  # one JSON object per line, as Detectron2 writes it
 
 
 class Stopwatch:
-    """Seconds spent in training, over all the sessions of a resumed run."""
+    """Seconds of training, over all sessions of a resumed run."""
 
     def __init__(self) -> None:
         self.before = 0.0
@@ -45,7 +45,7 @@ class Stopwatch:
 
 
 def truncate_metrics(metrics_file: Path, iteration: int) -> None:
-    """Drop lines of metrics.json from ``iteration`` on, which a resumed run writes again."""
+    """Remove lines from ``iteration`` on, which a resumed run writes again."""
     if not metrics_file.is_file():
         return
     kept = []
@@ -54,12 +54,12 @@ def truncate_metrics(metrics_file: Path, iteration: int) -> None:
             if json.loads(line)["iteration"] < iteration and line.endswith("\n"):
                 kept.append(line)
         except (ValueError, KeyError):
-            break  # a torn last line of a killed run
+            break  # the truncated last line of a killed run
     replace_file(metrics_file, lambda file: file.write("".join(kept).encode()))
 
 
 def validation_at(metrics_file: Path, iteration: int) -> dict[str, float]:
-    """The validation of an iteration, as metrics.json keeps it; nothing where it is not there."""
+    """Read the validation metrics of an iteration; empty if there are none."""
     for numbers in lines_at(metrics_file, iteration):
         if any(key.startswith("val/") for key in numbers):
             return numbers
@@ -67,7 +67,7 @@ def validation_at(metrics_file: Path, iteration: int) -> dict[str, float]:
 
 
 def lines_at(metrics_file: Path, iteration: int) -> list[dict[str, float]]:
-    """What metrics.json says of an iteration, but for its number."""
+    """Read the lines of an iteration from metrics.json."""
     if not metrics_file.is_file():
         return []
     lines = map(json.loads, metrics_file.read_text().splitlines())
@@ -75,7 +75,7 @@ def lines_at(metrics_file: Path, iteration: int) -> list[dict[str, float]]:
 
 
 class LogFile(logging.FileHandler):
-    """A log that cannot be written ends the run with that error, not each line with a traceback."""
+    """A log file that raises OSError, where ``logging`` prints a traceback for every line."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
@@ -85,9 +85,9 @@ class LogFile(logging.FileHandler):
 
 
 def log_to(logger: logging.Logger, folder: Path | None = None) -> None:
-    """Log to the terminal (main process only) and, with a folder, to ``folder/log.txt`` too.
+    """Log to the terminal (main process only) and, with ``folder``, to ``log.txt`` in it.
 
-    Each further process has its own ``log.txt.rank1``, …
+    Other processes write ``log.txt.rank1``, …
     """
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -103,18 +103,18 @@ def log_to(logger: logging.Logger, folder: Path | None = None) -> None:
 
 
 class MetricsWriter:
-    """Numbers and texts of the main process to metrics.json and tensorboard."""
+    """Write numbers and text to metrics.json and TensorBoard, in the main process."""
 
     def __init__(self, folder: Path, start: int):
         """
         Args:
-            start: iterations already done; what was written after them is dropped.
+            start: completed iterations; later lines are removed.
         """
         from torch.utils.tensorboard import SummaryWriter
 
         truncate_metrics(folder / METRICS, start + 1)
         self.folder = folder
-        self.file = open(folder / METRICS, "a")  # noqa: SIM115 (open as long as the training)
+        self.file = open(folder / METRICS, "a")  # noqa: SIM115 (closed by close)
         with named(folder):
             self.board = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
 
@@ -133,38 +133,37 @@ class MetricsWriter:
             self.board.flush()
 
     def close(self) -> None:
-        """What could not be written has been told before."""
         for part in (self.file, self.board):
-            with suppress(OSError):
+            with suppress(OSError):  # raised before, when it was written
                 part.close()
 
 
 class Pace:
-    """Iterations per second since the last call, and the time left."""
+    """Seconds per iteration since the last measurement, and the estimated time left."""
 
     def __init__(self, iteration: int, last: int):
-        self.iteration, self.last, self.clock = iteration, last, time.perf_counter()
+        self.iteration, self.last, self.start = iteration, last, time.perf_counter()
         self.waited = 0.0  # seconds spent waiting for data
 
-    def tell(self, iteration: int) -> dict[str, float]:
-        """``seconds`` and ``data_seconds`` an iteration and ``left`` seconds; starts anew."""
+    def measure(self, iteration: int) -> dict[str, float]:
+        """Return ``seconds`` and ``data_seconds`` per iteration and ``eta`` seconds; restart."""
         now, done = time.perf_counter(), max(iteration - self.iteration, 1)
-        seconds = (now - self.clock) / done
-        told = {
+        seconds = (now - self.start) / done
+        measured = {
             "seconds": seconds,
             "data_seconds": self.waited / done,
-            "left": seconds * (self.last - iteration),
+            "eta": seconds * (self.last - iteration),
         }
-        self.iteration, self.clock, self.waited = iteration, now, 0.0
-        return told
+        self.iteration, self.start, self.waited = iteration, now, 0.0
+        return measured
 
 
 class LoggedProgress:
-    """How far something is, as a line in the log every half minute."""
+    """A progress bar for log files: a line every ``LOG_PERIOD`` seconds."""
 
     def __init__(self, total: int, unit: str, what: str):
         self.total, self.unit, self.what, self.done = total, unit, what, 0
-        self.start = self.told = time.perf_counter()
+        self.start = self.logged = time.perf_counter()
 
     def __enter__(self) -> "LoggedProgress":
         return self
@@ -175,11 +174,11 @@ class LoggedProgress:
     def update(self, number: int) -> None:
         self.done += number
         now = time.perf_counter()
-        if now - self.told < LOGGED_EVERY:
+        if now - self.logged < LOG_PERIOD:
             return
-        self.told, rate = now, self.done / (now - self.start)
+        self.logged, rate = now, self.done / (now - self.start)
         logger.info(
-            "%s: %d of %d %ss, %.1f/s, left %s",
+            "%s: %d/%d %s, %.1f/s, eta: %s",
             self.what,
             self.done,
             self.total,
@@ -190,12 +189,12 @@ class LoggedProgress:
 
 
 def progress_bar(total: int, unit: str, what: str) -> "tqdm | LoggedProgress":
-    """What the main process shows: a bar in a terminal, lines in the log elsewhere."""
+    """Show progress in the main process: a bar in a terminal, otherwise log lines."""
     if rank() or sys.stderr.isatty():
         return tqdm(total=total, unit=unit, desc=what, disable=rank() > 0)
     return LoggedProgress(total, unit, what)
 
 
 def duration(seconds: float) -> str:
-    """``2:03:04``."""
+    """Format seconds as ``2:03:04``."""
     return str(timedelta(seconds=round(seconds)))

@@ -1,4 +1,4 @@
-"""Random numbers that depend on the seed and on what they are for, and on nothing before."""
+"""Random states that depend on the seed and the purpose only, not on earlier draws."""
 
 import random
 
@@ -7,10 +7,10 @@ import torch
 
 
 def seed_everything(purpose: str, *numbers: int) -> None:
-    """Seed torch, numpy and random from non-negative integers; another purpose, other draws.
+    """Seed torch, NumPy and random from a purpose and non-negative integers.
 
-    A draw that is seeded just before it, from (seed, iteration, …), is the same after a resume
-    and needs no saved state; with the rank among the numbers, every process draws its own.
+    A draw that is seeded right before it, from (seed, iteration, …), is the same after a resume
+    without any saved random state. With the rank among the numbers, every process has its own.
     """
     entropy = [int.from_bytes(purpose.encode(), "little"), len(numbers), *numbers]
     seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
@@ -18,5 +18,5 @@ def seed_everything(purpose: str, *numbers: int) -> None:
     np.random.seed(seed)
     if torch.cuda.is_available():
         torch.manual_seed(seed)
-    else:  # manual_seed formats the whole stack each time, for a GPU that never comes
+    else:  # torch.manual_seed formats the whole stack each time, for lazy CUDA initialization
         torch.default_generator.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""SIGTERM: a cluster's word that time is over. What can be gone on with leaves saying so."""
+"""Handling of SIGTERM, which cluster schedulers send some time before they kill a job."""
 
 import multiprocessing
 import os
@@ -7,36 +7,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-RESUME = 75  # EX_TEMPFAIL of <sysexits.h>: the same again, with --resume, goes on
-GRACE_SECONDS = 120  # for the iteration in work and its checkpoint
+RESUME = 75  # exit status EX_TEMPFAIL of <sysexits.h>: the same command with --resume continues
+GRACE_SECONDS = 120  # for the current iteration and its checkpoint
 
 
-class Stopped(KeyboardInterrupt):
-    """SIGTERM has come."""
+class SigtermReceived(KeyboardInterrupt):
+    """SIGTERM was received."""
 
     def __init__(self, saved: str = "") -> None:
         """
         Args:
-            saved: what there is now to go on from.
+            saved: the state that a resumed run continues from, for the message.
         """
-        super().__init__(f"stopped by SIGTERM{saved and f', {saved}'}; --resume goes on")
+        super().__init__(f"stopped by SIGTERM{saved and f', {saved}'}; continue with --resume")
 
 
-class Stop:
-    """Whether SIGTERM has come."""
+class SigtermFlag:
+    """Whether SIGTERM has been received."""
 
-    asked = False
+    received = False
 
 
 @contextmanager
 def raise_on_sigterm() -> Iterator[None]:
-    """SIGTERM raises ``Stopped`` in the block, as Ctrl-C raises KeyboardInterrupt."""
+    """Let SIGTERM raise ``SigtermReceived``, as Ctrl-C raises KeyboardInterrupt."""
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may come from a cluster and a launcher
-        raise Stopped
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # scheduler and launcher may both send it
+        raise SigtermReceived
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = signal.signal(signal.SIGTERM, handle)
     try:
         yield
     finally:
@@ -44,28 +44,28 @@ def raise_on_sigterm() -> Iterator[None]:
 
 
 @contextmanager
-def defer_sigterm() -> Iterator[Stop]:
-    """SIGTERM is only noted in the block, which looks at ``asked`` where it can end in order.
+def defer_sigterm() -> Iterator[SigtermFlag]:
+    """Record SIGTERM in the yielded flag, which the block checks where it can stop cleanly.
 
-    One that came too late for that comes again behind the block.
+    If the block ends without having stopped, the signal is raised again after it.
     """
-    stop = Stop()
+    flag = SigtermFlag()
 
-    def note(_number: int, _frame: FrameType | None) -> None:
-        stop.asked = True
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        flag.received = True
 
-    before = signal.signal(signal.SIGTERM, note)
+    before = signal.signal(signal.SIGTERM, handle)
     try:
-        yield stop
+        yield flag
     finally:
         signal.signal(signal.SIGTERM, before)
-    if stop.asked:
+    if flag.received:
         signal.raise_signal(signal.SIGTERM)
 
 
 @contextmanager
 def block_sigterm() -> Iterator[None]:
-    """Block SIGTERM in the block; a process started in it unblocks it (``init_worker_signals``)."""
+    """Block SIGTERM; processes started meanwhile unblock it with ``init_worker_signals``."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         yield
@@ -74,9 +74,9 @@ def block_sigterm() -> Iterator[None]:
 
 
 def init_worker_signals(_worker: int = 0) -> None:
-    """For a worker process: SIGTERM, which a cluster sends to all, is the main process's affair.
+    """Let a worker process ignore Ctrl-C and SIGTERM, which the main process handles.
 
-    One that nobody ends otherwise is gone some time later.
+    After SIGTERM a worker that nobody ends exits by itself after ``GRACE_SECONDS``.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -85,30 +85,31 @@ def init_worker_signals(_worker: int = 0) -> None:
 
 
 def end_workers() -> None:
-    """End worker processes for good: one may wait for what another held that has died."""
+    """Kill the worker processes: one may wait for a lock that another held when it died."""
     workers = [process for process in multiprocessing.active_children() if process.daemon]
     if not workers:
         return
-    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # no news
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch reports killed workers
     for worker in workers:
         worker.kill()
         worker.join()
     signal.signal(signal.SIGCHLD, before)
 
 
-def forward_sigterm(processes: list[int]) -> Stop:
-    """From here on SIGTERM is passed on to these processes, which this one waits for.
+def forward_sigterm(processes: list[int]) -> SigtermFlag:
+    """From now on, forward SIGTERM to the given processes.
 
     Args:
-        processes: may still grow; who adds to it looks whether SIGTERM has come before.
+        processes: ids; the list may grow. Whoever extends it checks the returned flag afterwards,
+            as a signal received before was not forwarded to the new ones.
     """
-    stop = Stop()
+    flag = SigtermFlag()
 
-    def send(_number: int, _frame: FrameType | None) -> None:
-        stop.asked = True
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        flag.received = True
         for process in processes:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGTERM)
 
-    signal.signal(signal.SIGTERM, send)
-    return stop
+    signal.signal(signal.SIGTERM, handle)
+    return flag

@@ -2,24 +2,24 @@
 """Gather result records into one leaderboard: CSV, Markdown, a web page, a chart.
 
 examples:
-  # every result.json below the folders; a row a model, seeds averaged
+  # every result.json below the folders; a row per model, seeds averaged
   python eval_tools/leaderboard.py output --output leaderboard.csv
 
-  # a row for each model, task, protocol and metric, for programs
+  # a row for each model, task, protocol and metric
   python eval_tools/leaderboard.py output --output long.csv --long
 
   # a table for a README; one self-contained page; a chart; published numbers beside one's own
   python eval_tools/leaderboard.py output other/output --published \\
       --markdown leaderboard.md --html leaderboard.html --plot leaderboard.svg
 
-  # to the terminal; only detection, under a shorter name
+  # print detection results, with a shorter name of a model
   python eval_tools/leaderboard.py output --tasks coco lvis --label moco_v2_800ep.pth.tar=MoCo-v2
 
-Numbers share a column only if task, protocol, deviations from it and data are the same; a column
-that is not the task's default protocol, followed to the letter, says in brackets what it is. Files
-that are no usable records are skipped, and of runs with the same model, task, protocol and seed
-the newest is kept, with a line for each; --strict makes either an error. Exit status: 0 done, 2
-something to fix, said in one sentence, 130 interrupted.
+Numbers share a column only if task, protocol, overrides and data are the same; what differs from a
+task's default protocol is in brackets. Invalid records are skipped, and of runs with the same
+model, task, protocol and seed the newest is kept, with a line for each; --strict makes either an
+error.
+Exit status: 0 done, 2 invalid input, 130 interrupted.
 """
 
 import argparse
@@ -31,21 +31,23 @@ from virtex.cli import add_zoo_argument, run_tool, tool_parser
 def build_parser() -> argparse.ArgumentParser:
     parser = tool_parser(__doc__)
     parser.add_argument("results", nargs="+", metavar="RESULTS", help="folders, or records")
-    outputs = parser.add_argument_group("outputs (none: the Markdown table to the terminal)")
+    outputs = parser.add_argument_group("outputs (default: print the Markdown table)")
     outputs.add_argument("--output", type=Path, metavar="FILE", help="CSV; - is standard output")
-    outputs.add_argument("--long", action="store_true", help="the CSV has a row for each number")
+    outputs.add_argument(
+        "--long", action="store_true", help="write a CSV with a row for each number"
+    )
     outputs.add_argument(
         "--markdown", type=Path, metavar="FILE", help="a table for a README; - is standard output"
     )
     outputs.add_argument("--html", type=Path, metavar="FILE", help="one self-contained page")
     outputs.add_argument("--plot", type=Path, metavar="FILE", help="a chart: .png, .svg or .pdf")
     outputs.add_argument("--title", default="Leaderboard", help="of page and chart")
-    content = parser.add_argument_group("what they show")
+    content = parser.add_argument_group("content")
     content.add_argument(
         "--metrics",
         choices=("primary", "all"),
-        help="the metrics that rank, or all (default: all in the CSV; primary elsewhere, where "
-        "the page shows the others on demand)",
+        help="primary metrics only, or all (default: all in the CSV, primary elsewhere; the page "
+        "shows the others on demand)",
     )
     content.add_argument("--tasks", nargs="+", default=[], metavar="TASK", help="only these")
     content.add_argument("--published", action="store_true", help="add rows of published numbers")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The model zoo: what can be downloaded, how it was trained, and the files themselves.
+"""List and download the models of the zoo, and print the configs they were trained with.
 
 examples:
   # every model: architecture, what the file holds, license, published numbers
@@ -10,11 +10,11 @@ examples:
   python eval_tools/model_zoo.py config width_ablations/bicaptioning_R_50_L1_H2048 -o virtex.yaml
   python -m virtex.pretrain --config virtex.yaml --data-root datasets --output-dir output/virtex
 
-  # its weights, checked; into the cache, and a copy into a folder
+  # verified weights, into the cache; with a copy in a folder
   python eval_tools/model_zoo.py download moco/v2_800ep
   python eval_tools/model_zoo.py download torchvision/resnet50 hub/resnet50 --output-dir models
 
-  # as a checkpoint's name anywhere; it is downloaded once
+  # as the name of a checkpoint anywhere; it is downloaded once
   python eval_tools/voc07_svm.py --checkpoint virtex://moco/v2_800ep ...
 
   # your own models beside these (in the form of model_zoo.yaml); $VIRTEX_ZOO does the same, with
@@ -22,10 +22,9 @@ examples:
   python eval_tools/model_zoo.py list --zoo my_zoo.yaml
   python eval_tools/inspect_checkpoint.py virtex://my/model --zoo my_zoo.yaml
 
-The last part of a name is enough where no other ends so. A download is resumed where it stopped,
-tried again, then at the next mirror, and checked; the sha256 is pinned at the first use. Files go
-to iopath's cache ($FVCORE_CACHE moves it). Exit status: 0 done, 2 something to fix, said in one
-sentence, 130 interrupted.
+The last part of a name is enough where it is unique. An interrupted download is resumed, retried,
+then tried at the next mirror, and verified; the sha256 is pinned at the first use. Files go to
+iopath's cache ($FVCORE_CACHE moves it). Exit status: 0 done, 2 invalid input, 130 interrupted.
 """
 
 import argparse
@@ -44,19 +43,22 @@ def build_parser() -> argparse.ArgumentParser:
     parser = tool_parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    listing = commands.add_parser("list", help="every model that can be downloaded")
+    listing = commands.add_parser("list", help="list all models")
     listing.add_argument(
-        "patterns", nargs="*", metavar="PATTERN", help="only names that contain or fit one: 'moco*'"
+        "patterns",
+        nargs="*",
+        metavar="PATTERN",
+        help="only names that contain or match it: 'moco*'",
     )
-    listing.add_argument("--json", action="store_true", help="everything that is known of them")
+    listing.add_argument("--json", action="store_true", help="print all fields as JSON")
 
     config = commands.add_parser("config", help="print the YAML that reproduces a model")
-    config.add_argument("name", help="of a model that list shows")
-    config.add_argument("-o", "--output", metavar="FILE", help="write it there, to a new file")
+    config.add_argument("name", help="a name that list shows")
+    config.add_argument("-o", "--output", metavar="FILE", help="write it to a new file")
 
-    download = commands.add_parser("download", help="fetch files and print where they are")
+    download = commands.add_parser("download", help="download files and print their paths")
     download.add_argument("names", nargs="+", metavar="NAME")
-    download.add_argument("-o", "--output-dir", metavar="DIR", help="copy them there too")
+    download.add_argument("-o", "--output-dir", metavar="DIR", help="also copy them there")
 
     for command in (listing, config, download):
         add_zoo_argument(command)
@@ -71,15 +73,15 @@ def show(args: argparse.Namespace) -> None:
     from virtex import zoo
     from virtex.zoo.listing import as_json, as_table
 
-    found = [entry for name, entry in zoo.entries().items() if fits(name, args.patterns)]
+    found = [entry for name, entry in zoo.entries().items() if matches(name, args.patterns)]
     if not found:
         wanted = " or ".join(map(repr, args.patterns))
-        raise UserError(f"no model's name contains or fits {wanted}; list without it shows all")
+        raise UserError(f"no model matches {wanted}; list without it shows all", "zoo.no_match")
     print(json.dumps(as_json(found), indent=2) if args.json else as_table(found))
 
 
-def fits(name: str, patterns: Sequence[str]) -> bool:
-    """Whether a name contains or fits one of the patterns, whatever the case; all fit none."""
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Return whether a name contains or matches a pattern, ignoring case; no patterns match all."""
     name, wanted = name.lower(), [pattern.lower() for pattern in patterns]
     return not wanted or any(part in name or fnmatchcase(name, part) for part in wanted)
 
@@ -94,13 +96,13 @@ def write_config(args: argparse.Namespace) -> None:
         return
     path = Path(args.output)
     if path.is_file() and path.read_bytes() != text.encode():
-        raise UserError(f"--output {path} is there already; name a new file")
+        raise UserError(f"--output {path} already exists; name a new file", "zoo.output")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, lambda file: file.write(text.encode()))
     except OSError as error:
         raise UserError(
-            f"--output {path} cannot be written: {error.strerror}; make room there, or name another"
+            f"--output {path} cannot be written: {error.strerror}; name another file", "zoo.output"
         ) from error
     print(path)
 
@@ -111,7 +113,7 @@ def download(args: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     logging.getLogger("virtex.download").setLevel(logging.INFO)
     for name in args.names:
-        zoo.find(name)  # a mistyped one is told before anything is downloaded
+        zoo.find(name)  # a misspelled name is reported before anything is downloaded
     failed = []
     for name in args.names:
         try:
@@ -119,7 +121,7 @@ def download(args: argparse.Namespace) -> None:
         except UserError as error:
             failed.append(str(error))
     if failed:
-        raise UserError("; ".join(failed))
+        raise UserError("; ".join(failed), "zoo.download")
 
 
 if __name__ == "__main__":

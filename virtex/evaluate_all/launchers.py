@@ -300,7 +300,7 @@ def job_parameters(
     if gpus:
         parameters["gpus_per_node"] = gpus
     if max_parallel is not None:
-        parameters["slurm_array_parallelizm"] = max_parallel
+        parameters["slurm_array_parallelism"] = max_parallel
     for text in options:
         key, equals, value = text.partition("=")
         if not (key and equals):

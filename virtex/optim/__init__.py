@@ -1,4 +1,4 @@
-"""Optimization: parameter groups, learning-rate schedules, Lookahead."""
+"""Optimizers with parameter groups, learning rate schedules, Lookahead."""
 
 from virtex.optim.build import build_optimizer
 from virtex.optim.lookahead import Lookahead

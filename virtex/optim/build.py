@@ -1,4 +1,4 @@
-"""From a config to the optimizer of a model."""
+"""Build the optimizer of a model from a config."""
 
 import re
 from typing import Any
@@ -10,24 +10,22 @@ from torch.optim import Optimizer
 
 from virtex.errors import UserError
 
-# The backbone within a pretraining model: it learns at CNN_LR, everything else at LR.
-CNN = "visual.cnn."
+# Parameters of the backbone, which are trained with CNN_LR; all others with LR.
+CNN_PREFIX = "visual.cnn."
 
 
 def build_optimizer(config: CfgNode, model: nn.Module) -> Optimizer:
-    """SGD or AdamW over the trainable parameters of ``model`` (bare, not wrapped).
-
-    Its parameter groups are those of ``parameter_groups``; the update is one pass over memory.
+    """Build SGD or AdamW (fused) for the trainable parameters of an unwrapped model.
 
     Raises:
-        UserError: nothing is left to train.
+        UserError: no parameter is trainable.
     """
     optim = config.OPTIM
     groups = parameter_groups(optim, model)
     if not groups:
         raise UserError(
-            "there is nothing to train: every parameter of the model is frozen; "
-            "set MODEL.VISUAL.FROZEN to False"
+            "all parameters of the model are frozen; set MODEL.VISUAL.FROZEN to False",
+            code="config.nothing_to_train",
         )
     if optim.OPTIMIZER_NAME == "adamw":
         return torch.optim.AdamW(groups, lr=optim.LR, fused=True)
@@ -35,15 +33,15 @@ def build_optimizer(config: CfgNode, model: nn.Module) -> Optimizer:
 
 
 def parameter_groups(optim: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
-    """The parameters by learning rate and weight decay.
+    """Group the trainable parameters by learning rate and weight decay.
 
     Args:
         optim: the OPTIM section of a config.
 
     Returns:
-        Those of ``cnn``, ``cnn, no decay``, ``rest`` and ``rest, no decay`` that are not
-        empty, in this order, each with ``name``, ``params``, ``lr`` and ``weight_decay``.
-        Tied parameters appear once, under the first of their names.
+        The groups ``cnn``, ``cnn, no decay``, ``rest`` and ``rest, no decay`` that are not empty,
+        in this order, each with ``name``, ``params``, ``lr`` and ``weight_decay``. Tied parameters
+        appear once, under their first name.
     """
     rates = {"cnn": optim.CNN_LR, "rest": optim.LR}
     decays = {"": optim.WEIGHT_DECAY, ", no decay": 0.0}
@@ -55,7 +53,7 @@ def parameter_groups(optim: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        part = "cnn" if name.startswith(CNN) else "rest"
+        part = "cnn" if name.startswith(CNN_PREFIX) else "rest"
         suffix = ", no decay" if re.match(optim.NO_DECAY, name) else ""
         groups[part + suffix]["params"].append(parameter)
     return [group for group in groups.values() if group["params"]]

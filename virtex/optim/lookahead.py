@@ -1,4 +1,4 @@
-"""Lookahead (arXiv 1907.08610): k steps forward, one step back."""
+"""The Lookahead optimizer (arXiv 1907.08610): k steps forward, 1 step back."""
 
 from typing import Any
 
@@ -8,23 +8,23 @@ from torch.optim import Optimizer
 
 
 class Lookahead:
-    """Slow weights beside any optimizer: after every k-th step they go ``alpha`` of the way to
-    the fast weights, which then start again from there.
+    """Keeps slow weights for any optimizer.
 
-    It hooks into the optimizer rather than wrapping it, so that gradient scalers and schedules
-    see the optimizer itself::
+    After every k-th step they move by ``alpha`` towards the fast weights, which then continue from
+    there. It registers hooks rather than wrapping the optimizer, so that gradient scalers and
+    schedulers work on the optimizer itself::
 
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         lookahead = Lookahead(optimizer, k=5, alpha=0.5)
-        optimizer.step()  # the fifth, tenth, … of them looks ahead
+        optimizer.step()  # updates the slow weights every fifth time
 
-    A step that a gradient scaler skips is not counted. Slow weights are the weights before the
-    first step, whatever was loaded until then; parameters added after it are refused.
+    A step that a gradient scaler skips is not counted. The slow weights are initialized before the
+    first step; no parameters can be added after it.
 
     Attributes:
-        k: steps between two updates of the slow weights.
-        alpha: how far they go, in (0, 1]; 1 changes nothing.
-        step: optimizer steps counted so far.
+        k: steps between updates of the slow weights.
+        alpha: step size of the slow weights, in (0, 1]; 1 changes nothing.
+        step: number of optimizer steps.
     """
 
     def __init__(self, optimizer: Optimizer, k: int = 5, alpha: float = 0.5):
@@ -40,22 +40,16 @@ class Lookahead:
         optimizer.register_step_post_hook(lambda *_: self._after_step())
 
     def state_dict(self) -> dict[str, Any]:
-        """Step and slow weights, without which a resumed run would be another one.
-
-        ``{"step": int, "slow": tensors in the order of the optimizer's groups}``
-        """
+        """Return ``{"step": int, "slow": tensors in the order of the optimizer's groups}``."""
         self._start()
         return {"step": self.step, "slow": list(self._slow)}
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from ``state_dict()`` of a run with the same parameters.
-
-        ``k`` and ``alpha`` stay those of this run.
+        """Load the state of a run with the same parameters; ``k`` and ``alpha`` are kept.
 
         Raises:
-            ValueError: the state is of other parameters, or of something else; nothing is
-                changed then.
+            ValueError: the state does not match; nothing is changed.
         """
         if set(state_dict) != {"step", "slow"}:
             raise ValueError(f"Lookahead's state has step and slow, not {', '.join(state_dict)}")
@@ -79,7 +73,7 @@ class Lookahead:
 
     @torch.no_grad()
     def _after_step(self) -> None:
-        # A fused optimizer is called in any case, and skips the step in its own kernel.
+        # A fused optimizer is always called, and skips an overflowing step in its kernel.
         found_inf = getattr(self.optimizer, "found_inf", None)
         if found_inf is not None and found_inf.item():
             return

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: a linear warm-up, then one of the ``DECAYS``."""
+"""Learning rate schedules: linear warmup, then one of the ``DECAYS``."""
 
 import bisect
 import math
@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 def progress(step: int, optim: CfgNode) -> float:
-    """How much of the training after the warm-up is done, from 0 to 1."""
+    """Return the completed fraction of the training after warmup, from 0 to 1."""
     length = optim.NUM_ITERATIONS - optim.WARMUP_STEPS
     return min((step - optim.WARMUP_STEPS) / length, 1.0) if length > 0 else 1.0
 
@@ -32,7 +32,7 @@ def multistep(step: int, optim: CfgNode) -> float:
     return optim.LR_GAMMA ** bisect.bisect_right(optim.LR_STEPS, step)
 
 
-# OPTIM.LR_DECAY_NAME -> (step from the end of the warm-up on, config.OPTIM) -> multiplier
+# OPTIM.LR_DECAY_NAME -> function (step after warmup, config.OPTIM) -> multiplier
 DECAYS: dict[str, Callable[[int, CfgNode], float]] = {
     "none": constant,
     "linear": linear,
@@ -42,7 +42,7 @@ DECAYS: dict[str, Callable[[int, CfgNode], float]] = {
 
 
 def multiplier(step: int, optim: CfgNode) -> float:
-    """What the learning rates are multiplied by, in [0, 1], in a step counted from 0.
+    """Return the factor of the learning rates, in [0, 1], at a step counted from 0.
 
     Args:
         optim: the OPTIM section of a config.
@@ -53,15 +53,14 @@ def multiplier(step: int, optim: CfgNode) -> float:
 
 
 class Schedule(LambdaLR):
-    """The learning rates of a run, as its config says.
+    """The learning rate schedule of a config.
 
-    Its state is the step alone. What torch saves beside it, the rates and (for a callable
-    object) the total number of steps, would put the old run's schedule in the place of the
-    config's when a run is resumed with a longer one.
+    Its state is the step only: the rates that torch saves too would override the config when a
+    run is resumed with more iterations.
     """
 
     def __init__(self, optimizer: Optimizer, optim: CfgNode):
-        # clone: what happens to the config later must not move the rates
+        # a copy: later changes to the config must not change the rates
         optim = optim.clone()
         super().__init__(optimizer, lambda step: multiplier(step, optim))
 
@@ -69,13 +68,13 @@ class Schedule(LambdaLR):
         return {"last_epoch": self.last_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go to the step of ``state_dict`` and set the optimizer's rates for it.
+        """Continue at the step of ``state_dict``, and set the optimizer's rates.
 
-        Load the optimizer's state before this: it holds the rates of the old run. A state
-        that torch's or the published schedulers saved is good as well.
+        Load the optimizer's state first, as it contains the old rates. States saved by torch's and
+        the published schedulers are accepted too.
 
         Raises:
-            KeyError: it has no ``last_epoch``.
+            KeyError: ``last_epoch`` is missing.
         """
         self.last_epoch = int(state_dict["last_epoch"])
         self._step_count = self.last_epoch + 1
@@ -88,8 +87,5 @@ class Schedule(LambdaLR):
 
 
 def build_schedule(config: CfgNode, optimizer: Optimizer) -> Schedule:
-    """The schedule ``config.OPTIM`` describes, for the rates ``optimizer`` was built with.
-
-    Call ``step()`` once after each optimizer step.
-    """
+    """Build the schedule of a config; call its ``step()`` after each optimizer step."""
     return Schedule(optimizer, config.OPTIM)

@@ -1,1 +1,1 @@
-"""VirTex pretraining (arXiv 2006.06666): models, data, the run."""
+"""VirTex pretraining (arXiv 2006.06666): models, data, the task."""

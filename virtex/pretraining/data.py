@@ -1,4 +1,4 @@
-"""The data of the pretraining tasks: an image with what its task makes of the caption."""
+"""Data sets of the pretraining tasks: images with targets made from their captions."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +14,7 @@ from virtex.data.targets import CAPTION_TASKS, TextOptions
 from virtex.data.tokenizer import Tokenizer
 from virtex.data.transforms import CaptionTransform, build_transform, decode_image
 from virtex.errors import UserError
+from virtex.pretraining.vocabulary import validate_vocabulary
 
 Item = CaptionedImage | LabeledImage
 
@@ -21,14 +22,14 @@ Item = CaptionedImage | LabeledImage
 class PretrainingSet(SeededSet):
     """Maps (position in the stream, index of the image) to a sample of a task.
 
-    A sample holds ``image`` (3, size, size) float32, ``image_id``, and what the task makes of
-    the caption (``CAPTION_TASKS``), or ``labels`` where there is none. In training a caption is
-    drawn; validation always takes the first, and its masks depend on the index alone. Whatever
-    is drawn comes from (seed, position).
+    A sample contains ``image`` (3, size, size) float32, ``image_id``, and the targets that the task
+    derives from the caption (``CAPTION_TASKS``) or, for multilabel_classification, ``labels``.
+    Training draws one caption per image; validation uses the first, and its masks depend on the
+    index only. All draws depend on (seed, position).
 
     Attributes:
-        items: the images, and what they are paired with.
-        label_names: the name of each label of multilabel_classification, else empty.
+        items: the images with their captions or labels.
+        label_names: the name of each label, for multilabel_classification.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class PretrainingSet(SeededSet):
         return len(self.items)
 
     def sample(self, index: int) -> Sample:
-        """An image with its targets; draws from torch's generator.
+        """Load an image with its targets, drawing from torch's generator.
 
         Raises:
             UserError: the image cannot be read.
@@ -68,18 +69,19 @@ class PretrainingSet(SeededSet):
             caption = item.captions[drawn]
         image, caption = self.transform(image, caption)
         if isinstance(item, CaptionedImage):
-            assert self.text is not None  # there is one where there are captions
+            assert self.text is not None  # required for captions
             targets = CAPTION_TASKS[self.task](caption, self.text)
         else:
             targets = {"labels": list(item.labels)}
         return {"image": image, "image_id": item.image_id, **targets}
 
     def batch(self, samples: Sequence[Sample]) -> Batch:
-        """
+        """Collate samples.
+
         Returns:
-            ``image`` (batch, 3, size, size), ``image_id`` (batch,); where the task has them
+            ``image`` (batch, 3, size, size), ``image_id`` (batch,); depending on the task
             ``tokens`` (batch, longest) with ``lengths`` (batch,), and ``labels`` (batch,
-            longest). Tokens and labels are padded with 0 at the right.
+            longest). Tokens and labels are padded with 0 on the right.
         """
         batch = {
             "image": torch.stack([sample["image"] for sample in samples]),
@@ -101,18 +103,18 @@ def build_pretraining_set(
     seed: int,
     skip_bad_images: bool = False,
 ) -> PretrainingSet:
-    """The data of the task ``MODEL.NAME``, as the section ``DATA`` says.
+    """Build the data set of a config.
 
-    ``DATA.USE_SINGLE_CAPTION`` and ``DATA.USE_PERCENTAGE`` apply to training alone.
+    ``DATA.USE_SINGLE_CAPTION`` and ``DATA.USE_PERCENTAGE`` apply to training only.
 
     Args:
         split: "train" or "val".
         tokenizer: None for multilabel_classification.
-        skip_bad_images: train without images that are missing or broken; validation never is.
+        skip_bad_images: skip missing or corrupt images in training, never in validation.
 
     Raises:
-        UserError: data are missing or broken, a transform is unknown, or the vocabulary (or the
-            categories) does not fit ``DATA``.
+        UserError: data are missing or corrupt, a transform is unknown, or the vocabulary or the
+            categories do not match ``DATA``.
     """
     data, training = config.DATA, split == "train"
     root, skip = Path(data.ROOT), skip_bad_images and training
@@ -123,10 +125,10 @@ def build_pretraining_set(
     label_names: list[str] = []
     if config.MODEL.NAME == "multilabel_classification":
         items, label_names = read_labels(root, split, skip)
-        _check_categories(len(label_names), data.VOCAB_SIZE, root)
+        validate_categories(len(label_names), data.VOCAB_SIZE, root)
     else:
         assert tokenizer is not None
-        check_vocabulary(tokenizer, data)
+        validate_vocabulary(tokenizer, data)
         masking = data.MASKED_LM
         text = TextOptions(
             tokenizer,
@@ -146,31 +148,10 @@ def build_pretraining_set(
     )
 
 
-def check_vocabulary(tokenizer: Tokenizer, data: CfgNode) -> None:
-    """A vocabulary fits the section ``DATA`` of a config.
-
-    Raises:
-        UserError: it has more tokens, or special tokens of other ids.
-    """
-    if len(tokenizer) > data.VOCAB_SIZE:
-        raise UserError(
-            f"the vocabulary {tokenizer.path} has {len(tokenizer)} tokens, more than "
-            f"DATA.VOCAB_SIZE, {data.VOCAB_SIZE}; set DATA.VOCAB_SIZE {len(tokenizer)}, or train "
-            f"a vocabulary with --vocab-size {data.VOCAB_SIZE}"
-        )
-    wanted = {"UNK": tokenizer.pad_id, "SOS": tokenizer.sos_id}
-    wanted |= {"EOS": tokenizer.eos_id, "MASK": tokenizer.mask_id}
-    for name, number in wanted.items():
-        if data[f"{name}_INDEX"] != number:
-            raise UserError(
-                f"DATA.{name}_INDEX is {data[f'{name}_INDEX']}, but that token of the vocabulary "
-                f"{tokenizer.path} has the id {number}; set DATA.{name}_INDEX {number}"
-            )
-
-
-def _check_categories(labels: int, vocab_size: int, root: Path) -> None:
+def validate_categories(labels: int, vocab_size: int, root: Path) -> None:
     if labels > vocab_size:
         raise UserError(
-            f"{root} has {labels - 1} categories, which with the background do not fit "
-            f"DATA.VOCAB_SIZE, {vocab_size}; set DATA.VOCAB_SIZE {labels}"
+            f"DATA.VOCAB_SIZE must be at least {labels}, the categories of {root} and the "
+            f"background, not {vocab_size}; set DATA.VOCAB_SIZE {labels}",
+            code="config.invalid_value",
         )

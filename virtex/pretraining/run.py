@@ -1,9 +1,11 @@
-"""What a pretraining run consists of: read, checked, written down in its folder."""
+"""A pretraining as a job of the runner: config, data, training, ``pretraining.json``."""
 
 import argparse
 import hashlib
 import logging
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,12 @@ import torch
 from fvcore.common.config import CfgNode
 
 from virtex import run_folder
+from virtex.checkpoints.backbone import Backbone
 from virtex.config import (
     flatten,
-    get_setting,
     load_config,
     save_config,
     with_overrides,
-    with_settings,
 )
 from virtex.data.annotations import read_json
 from virtex.data.layouts import (
@@ -25,183 +26,235 @@ from virtex.data.layouts import (
     COCO_MULTILABEL_PRETRAINING,
     require_layout,
 )
+from virtex.data.loading import Batch, training_loader
 from virtex.data.tokenizer import Tokenizer
-from virtex.engine.distributed import device_of, world_size
+from virtex.engine.distributed import device_of, rank, world_size
+from virtex.engine.loop import LoopSettings, TrainingLoop, amp_dtype
+from virtex.engine.randomness import seed_everything
 from virtex.errors import UserError
 from virtex.files import replace_file, sha256_of
+from virtex.optim import Lookahead, build_optimizer, build_schedule
 from virtex.pretraining.data import PretrainingSet, build_pretraining_set
-from virtex.records import Deviation, environment, write_json
+from virtex.pretraining.models.build import build_model
+from virtex.pretraining.validation import validate
+from virtex.pretraining.vocabulary import (
+    PATH_KEYS,
+    TOKENIZER,
+    open_tokenizer,
+    replace_data_root,
+)
+from virtex.records import SCHEMA_VERSION, Deviation, environment, write_json
+from virtex.runner import Job
 
 logger = logging.getLogger(__name__)
 
 RECORD = "pretraining.json"
 CONFIG = "pretrain_config.yaml"  # the published name
-TOKENIZER = "tokenizer.model"
-STRIDE = 32  # pixels of a place in a ResNet's last feature map
-PATH_KEYS = ("DATA.ROOT", "DATA.TOKENIZER_MODEL")
-# What a resumed run may change, to train longer or to get past a loss that is not finite; each
-# change is written down.
+STRIDE = 32  # pixels per cell of a ResNet's last feature map
+# Settings that a resumed run may change, to train longer or to recover from a loss that is not
+# finite; the record lists the changes.
 CHANGEABLE = (
     *("OPTIM.NUM_ITERATIONS", "OPTIM.LR", "OPTIM.CNN_LR", "OPTIM.WARMUP_STEPS"),
     "OPTIM.CLIP_GRAD_NORM",
 )
 
 
-@dataclass
-class Run:
-    """A pretraining, checked before a file is written.
+class PretrainingJob(Job):
+    """The pretraining of one config in one output folder."""
 
-    Attributes:
-        name: the config as the user named it.
-        config: with the user's paths and overrides.
-        deviations: settings that differ from the named config.
-        changes: settings that a resumed run changed, and from which iteration on.
-    """
-
-    name: str
     config: CfgNode
-    deviations: list[Deviation]
+    overrides: list[Deviation]
     seed: int
     device: torch.device
     tokenizer: Tokenizer | None
     train: PretrainingSet
     val: PretrainingSet
-    changes: list[dict[str, Any]] = field(default_factory=list)
+    loop: TrainingLoop
+    batches: Iterator[Batch]
+    vocabulary: bytes | None
+    changes: list[dict[str, Any]]
+
+    def __init__(self, args: argparse.Namespace):
+        super().__init__(args, Path(args.output_dir))
+
+    def prepare(self, backbone: Backbone | None) -> None:
+        args = self.args
+        named = replace_data_root(load_config(args.config), args.data_root)
+        self.config = config = with_overrides(named, args.overrides)
+        before = flatten(named)
+        self.overrides = [
+            Deviation(key, before[key], value, "override")
+            for key, value in flatten(config).items()
+            if value != before[key] and key not in PATH_KEYS
+        ]
+        root = Path(config.DATA.ROOT)
+        if root.name != "coco":
+            raise UserError(
+                f"DATA.ROOT must be a folder named coco, not {root}; rename it or link to it",
+                "config.invalid_value",
+            )
+        has_labels = config.MODEL.NAME == "multilabel_classification"
+        if has_labels:
+            require_layout(root.parent, COCO_MULTILABEL_PRETRAINING, "multilabel_pretraining")
+        else:
+            require_layout(root.parent, COCO_CAPTION_PRETRAINING, "pretraining")
+        self.tokenizer = None if has_labels else open_tokenizer(config)
+        self.seed = config.RANDOM_SEED if args.seed is None else args.seed
+        self.train, self.val = (
+            build_pretraining_set(config, split, self.tokenizer, self.seed, args.skip_bad_images)
+            for split in ("train", "val")
+        )
+        self.device = torch.device(device_of(args))
+        share = config.OPTIM.BATCH_SIZE // world_size()
+        if share == 1 and config.DATA.IMAGE_CROP_SIZE <= STRIDE and not config.MODEL.VISUAL.FROZEN:
+            raise UserError(
+                f"BatchNorm cannot normalize one image of {config.DATA.IMAGE_CROP_SIZE} pixels per "
+                "process; increase OPTIM.BATCH_SIZE or DATA.IMAGE_CROP_SIZE",
+                "config.invalid_value",
+            )
 
     def identity(self) -> dict[str, Any]:
-        """What a resumed run must agree on."""
         free = (*PATH_KEYS, *CHANGEABLE)
         return {
-            **{f"setting {k}": v for k, v in flatten(self.config).items() if k not in free},
+            "settings": {k: v for k, v in flatten(self.config).items() if k not in free},
             "seed": self.seed,
             "skip_bad_images": self.train.skip_bad_images,
             "tokenizer_sha256": self.tokenizer and sha256_of(self.tokenizer.path),
-            "training_images": fingerprint(self.train),
-            "validation_images": fingerprint(self.val),
+            "data": self.describe_data(),
         }
 
+    def run_file_extra(self) -> dict[str, Any]:
+        return {"changes": self.changes}
 
-def prepare(args: argparse.Namespace) -> Run:
-    """Read and check everything the run needs. Writes nothing.
+    def describe_data(self) -> dict[str, Any]:
+        return {"train": describe(self.train), "val": describe(self.val)}
 
-    Raises:
-        UserError: the first thing that the user must fix.
-    """
-    named = place_data(load_config(args.config), args.data_root)
-    config = with_overrides(named, args.overrides)
-    before = flatten(named)
-    deviations = [
-        Deviation(key, before[key], value, "override")
-        for key, value in flatten(config).items()
-        if value != before[key] and key not in PATH_KEYS
-    ]
-    root = Path(config.DATA.ROOT)
-    if root.name != "coco":
-        raise UserError(f"DATA.ROOT {root} must be a folder named coco; rename it, or link to it")
-    from_boxes = config.MODEL.NAME == "multilabel_classification"
-    if from_boxes:
-        require_layout(root.parent, COCO_MULTILABEL_PRETRAINING, "multilabel_pretraining")
-    else:
-        require_layout(root.parent, COCO_CAPTION_PRETRAINING, "pretraining")
-    tokenizer = None if from_boxes else open_tokenizer(config)
-    seed = config.RANDOM_SEED if args.seed is None else args.seed
-    train, val = (
-        build_pretraining_set(config, split, tokenizer, seed, args.skip_bad_images)
-        for split in ("train", "val")
-    )
-    device = torch.device(device_of(args))
-    share = config.OPTIM.BATCH_SIZE // world_size()
-    if share == 1 and config.DATA.IMAGE_CROP_SIZE <= STRIDE and not config.MODEL.VISUAL.FROZEN:
-        raise UserError(
-            f"one image of {config.DATA.IMAGE_CROP_SIZE} pixels a process leaves BatchNorm one "
-            "value to normalize; raise OPTIM.BATCH_SIZE or DATA.IMAGE_CROP_SIZE"
+    def is_finished(self) -> bool:
+        """Whether a record covers as many iterations as requested."""
+        record = self.folder / RECORD
+        content = read_json(record, "a pretraining record") if record.is_file() else {}
+        done = content.get("iterations") if isinstance(content, dict) else None
+        return isinstance(done, int) and done >= self.config.OPTIM.NUM_ITERATIONS
+
+    def print_finished(self) -> None:
+        logger.info("this run is finished: %s", self.folder / RECORD)
+
+    def setup(self) -> None:
+        config, optim, args = self.config, self.config.OPTIM, self.args
+        torch.backends.cudnn.benchmark = config.CUDNN_BENCHMARK
+        torch.backends.cudnn.deterministic = config.CUDNN_DETERMINISTIC
+        seed_everything("weights", self.seed)
+        model = build_model(config).to(self.device)
+        optimizer = build_optimizer(config, model)
+        more_state = {}
+        if optim.LOOKAHEAD.USE:
+            more_state["lookahead"] = Lookahead(
+                optimizer, k=optim.LOOKAHEAD.STEPS, alpha=optim.LOOKAHEAD.ALPHA
+            )
+        settings = LoopSettings(
+            iterations=optim.NUM_ITERATIONS,
+            batch_size=optim.BATCH_SIZE,
+            seed=self.seed,
+            clip_norm=optim.CLIP_GRAD_NORM,
+            amp_dtype=amp_dtype(config, self.device),
+            checkpoint_every=args.checkpoint_every,
+            log_every=args.log_every,
+            keep=args.keep,
         )
-    return Run(args.config, config, deviations, seed, device, tokenizer, train, val)
-
-
-def open_tokenizer(config: CfgNode) -> Tokenizer:
-    """The vocabulary of the config.
-
-    Raises:
-        UserError: it is missing (how to train it is told), or no vocabulary.
-    """
-    data = config.DATA
-    path = Path(data.TOKENIZER_MODEL)
-    if not path.exists():
-        raise UserError(
-            f"there is no vocabulary {path}; train one with: {tokenizer_command(data)} (a small "
-            "corpus allows fewer tokens: DATA.VOCAB_SIZE), or name another with "
-            "DATA.TOKENIZER_MODEL FILE"
+        self.loop = TrainingLoop(
+            model,
+            optimizer,
+            build_schedule(config, optimizer),
+            settings,
+            self.folder,
+            more_state,
+            partial(
+                validate, model, self.val, config, self.tokenizer, self.device, args.num_workers
+            ),
         )
-    return Tokenizer(path)
+        if args.resume:
+            self.loop.resume()
+        self.changes = list_changes(config, self.folder, self.loop.done)
+        # read before the folder is cleared, as it may be in there
+        self.vocabulary = self.tokenizer.path.read_bytes() if self.tokenizer else None
+        self.batches = training_loader(
+            self.train,
+            optim.BATCH_SIZE,
+            self.loop.done,
+            self.seed,
+            rank(),
+            world_size(),
+            args.num_workers,
+        )
+
+    def write_inputs(self) -> None:
+        save_config(self.config, self.folder / CONFIG)
+        if self.vocabulary is not None:
+            content = self.vocabulary
+            replace_file(self.folder / TOKENIZER, lambda file: file.write(content))
+
+    def log_start(self) -> None:
+        if self.loop.done:
+            logger.info("resuming after iteration %d", self.loop.done)
+        elif self.args.resume:
+            logger.info("%s contains no checkpoint; starting from iteration 0", self.folder)
+        for change in self.changes:
+            logger.warning("from iteration %(iteration)d on, %(setting)s is %(now)s", change)
+        logger.info(
+            "%s: %d training images, %d validation images, %d process(es), %.1f M parameters, "
+            "output in %s",
+            self.config.MODEL.NAME,
+            len(self.train),
+            len(self.val),
+            world_size(),
+            sum(p.numel() for p in self.loop.model.parameters()) / 1e6,
+            self.folder,
+        )
+
+    def run(self) -> dict[str, float]:
+        return self.loop.run(self.batches)
+
+    def write_record(self, metrics: dict[str, float]) -> None:
+        optim, seconds = self.config.OPTIM, self.loop.stopwatch.seconds()
+        images = optim.NUM_ITERATIONS * optim.BATCH_SIZE
+        content = {
+            "schema_version": SCHEMA_VERSION,
+            "config": self.args.config,
+            "overrides": [asdict(override) for override in self.overrides],
+            "changes": self.changes,
+            "task": self.config.MODEL.NAME,
+            "iterations": optim.NUM_ITERATIONS,
+            "seed": self.seed,
+            "metrics": metrics,
+            "data": self.describe_data(),
+            "environment": {
+                **environment(),
+                "device": self.device.type,
+                "processes": world_size(),
+            },
+            "timing": {
+                "train_seconds": round(seconds, 3),
+                "train_images_per_second": round(images / max(seconds, 1e-9), 3),
+            },
+        }
+        write_json(self.folder / RECORD, content)
+        logger.info("record: %s", self.folder / RECORD)
 
 
-def tokenizer_command(data: CfgNode) -> str:
-    """What trains the vocabulary that the section ``DATA`` of a config names."""
-    return (
-        f"python -m virtex.data.tokenizer --captions {data.ROOT}/annotations/"
-        f"captions_train2017.json --vocab-size {data.VOCAB_SIZE} --output {data.TOKENIZER_MODEL}"
-    )
-
-
-def place_data(config: CfgNode, data_root: str | None) -> CfgNode:
-    """Let ``data_root`` stand for the leading ``datasets/`` of the config's paths."""
-    paths = {key: Path(get_setting(config, key)) for key in PATH_KEYS}
-    return with_settings(
-        config,
-        {
-            key: str(Path(data_root, *path.parts[1:]))
-            for key, path in paths.items()
-            if data_root is not None and path.parts[:1] == ("datasets",)
-        },
-    )
-
-
-def fingerprint(data: PretrainingSet) -> dict[str, Any]:
-    """The number of images, and a hash of what they are paired with."""
+def describe(data: PretrainingSet) -> dict[str, Any]:
+    """Return the number of images and a hash of their ids, file names and targets."""
     digest = hashlib.sha256()
     for item in data.items:
         digest.update(repr((item.image_id, item.file.name, item.target)).encode())
     return {"images": len(data), "sha256": digest.hexdigest()}
 
 
-def is_finished(run: Run, folder: Path) -> bool:
-    """Whether the run in ``folder`` has been recorded with as many iterations as asked for."""
-    record = folder / RECORD
-    content = read_json(record, "a pretraining record") if record.is_file() else {}
-    done = content.get("iterations") if isinstance(content, dict) else None
-    return isinstance(done, int) and done >= run.config.OPTIM.NUM_ITERATIONS
-
-
-def open_folder(run: Run, folder: Path, overwrite: bool, done: int) -> None:
-    """From here on the run writes: what it was started with, config, tokenizer.
+def list_changes(config: CfgNode, folder: Path, done: int) -> list[dict[str, Any]]:
+    """List the changes of settings of a resumed run, those of this session last.
 
     Args:
-        done: iterations done before.
-
-    Raises:
-        UserError: the folder cannot be written.
+        done: completed iterations; 0 for a new run.
     """
-    # before the folder is cleared: the vocabulary may be the one that lies there
-    identity, vocabulary = run.identity(), run.tokenizer and run.tokenizer.path.read_bytes()
-    if overwrite:
-        run_folder.clear(folder)
-    run.changes = changes_since(run.config, folder, done)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        run_folder.write_run_file(folder, identity, changes=run.changes)
-        save_config(run.config, folder / CONFIG)
-        if vocabulary:
-            replace_file(folder / TOKENIZER, lambda file: file.write(vocabulary))
-    except OSError as error:
-        raise UserError(
-            f"--output-dir {folder} cannot be written ({error.strerror or error}); make room "
-            "there, or name another"
-        ) from error
-
-
-def changes_since(config: CfgNode, folder: Path, done: int) -> list[dict[str, Any]]:
-    """All changes of a resumed run so far, those of this time included."""
     if not done or not (folder / CONFIG).is_file():
         return []
     earlier = (run_folder.read_run_file(folder) or {}).get("changes", [])
@@ -211,30 +264,3 @@ def changes_since(config: CfgNode, folder: Path, done: int) -> list[dict[str, An
         for key in CHANGEABLE
         if before[key] != now[key]
     ]
-
-
-def write_record(run: Run, folder: Path, seconds: float, metrics: dict[str, float]) -> None:
-    """``pretraining.json``: what was trained, on what, and how well."""
-    optim = run.config.OPTIM
-    images = optim.NUM_ITERATIONS * optim.BATCH_SIZE
-    content = {
-        "config": run.name,
-        "overrides": [asdict(deviation) for deviation in run.deviations],
-        "changes": run.changes,
-        "task": run.config.MODEL.NAME,
-        "iterations": optim.NUM_ITERATIONS,
-        "seed": run.seed,
-        "metrics": metrics,
-        "data": {"train": fingerprint(run.train), "val": fingerprint(run.val)},
-        "environment": {
-            **environment(),
-            "device": run.device.type,
-            "processes": world_size(),
-        },
-        "timing": {
-            "train_seconds": round(seconds, 3),
-            "train_images_per_second": round(images / max(seconds, 1e-9), 3),
-        },
-    }
-    write_json(folder / RECORD, content)
-    logger.info("record:     %s", folder / RECORD)

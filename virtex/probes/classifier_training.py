@@ -20,12 +20,12 @@ from virtex.data.image_sets import ImageSet
 from virtex.data.loading import Batch, training_loader, validation_loader
 from virtex.engine.distributed import rank, world_size
 from virtex.engine.loop import LoopSettings, TrainingLoop, amp_dtype, to_device
+from virtex.engine.losses import Losses, LossSum
 from virtex.engine.progress import MetricsWriter
 from virtex.engine.randomness import seed_everything
 from virtex.errors import UserError
 from virtex.evaluator import Report
 from virtex.optim import build_optimizer, build_schedule
-from virtex.pretraining.models.losses import Losses, LossSum
 from virtex.probes.accuracy import Accuracy
 from virtex.probes.frozen import tensors_sha256, verify_unchanged
 from virtex.probes.pooled import PooledBackbone

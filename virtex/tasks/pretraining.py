@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
 
 def plan(args: argparse.Namespace) -> Sequence[Job]:
-    """Plan ``virtex.pretrain`` for its parsed arguments."""
-    raise NotImplementedError
+    """Plan ``virtex.pretrain`` for its parsed arguments; its config chooses between the tasks."""
+    from virtex.pretraining.run import PretrainingJob
+
+    return [PretrainingJob(args)]
 
 
 def read_caption_data(data_root: Path) -> None:

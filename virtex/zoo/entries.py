@@ -1,174 +1,234 @@
-"""The entries of ``model_zoo.yaml``, and of files of one's own that ``VIRTEX_ZOO`` names."""
+"""The entries of ``model_zoo.yaml``, and of the user's files that ``VIRTEX_ZOO`` names."""
 
 from __future__ import annotations
 
 import difflib
 import functools
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from virtex.checkpoints.backbone import InputSpec
 from virtex.errors import UserError
+from virtex.files import is_path_below
 from virtex.resources import resource_path
-from virtex.zoo.reading import read_zoo_file
+from virtex.schemas import PlainText, Schema, describe_error
+from virtex.zoo.reading import load_yaml
 
 ZOO_FILE = resource_path("model_zoo.yaml")
 VARIABLE = "VIRTEX_ZOO"  # further files, with os.pathsep between them
 PREFIX = "virtex://"
+MAX_NAME = 200  # bytes of a file name; during a download it is longer
 
 
-@dataclass(frozen=True)
-class PublishedResult:
-    """A number that somebody published of a model, under a protocol of this package.
+def require_url(url: str) -> str:
+    """Accept the web address of a file, whose host and path become folders of the cache."""
+    if not re.fullmatch(r"[!-~\xa1-\uffff]{1,2000}", url):
+        raise ValueError("expected an address without spaces")
+    parts = urlsplit(url)
+    *folders, file = parts.path.split("/")
+    if parts.scheme not in ("http", "https") or parts.port == 0 or file in ("", ".", ".."):
+        raise ValueError("expected the address of a file, https://…")
+    if (parts.hostname or ".").startswith(".") or any(
+        len(part.encode()) > MAX_NAME for part in (*folders, file, parts.netloc)
+    ):
+        raise ValueError("expected an address of a host and short names")
+    return url
+
+
+def require_file_name(name: str) -> str:
+    if not re.fullmatch(r"[^/\\\s.][^/\\\n]*", name) or len(name.encode()) > MAX_NAME:
+        raise ValueError("expected a file name without a folder")
+    return name
+
+
+def require_path_below(path: str) -> str:
+    if path and not is_path_below(path):
+        raise ValueError("expected a path below the folder of this file, or a packaged name")
+    return path
+
+
+Url = Annotated[PlainText, AfterValidator(require_url)]
+FileName = Annotated[PlainText, AfterValidator(require_file_name)]
+PathBelow = Annotated[PlainText, AfterValidator(require_path_below)]
+Positive = Annotated[float, Field(gt=0)]
+Triple = Annotated[tuple[float, float, float], Field(strict=False)]
+
+
+class EntrySchema(Schema):
+    model_config = ConfigDict(extra="forbid")
+
+
+class PublishedResult(EntrySchema):
+    """A published number of a model, under a protocol of this package.
 
     Attributes:
-        model: what the model is called.
         task, protocol, metric: as in a result record (protocol: its name, version 1).
         value: in percent.
         source: where it is published.
-        arch: its backbone, by torchvision's name.
-        entry: the model's name in the zoo; "" if it has no entry.
+        model: name of the model.
+        arch: name of its backbone's architecture.
+        entry: name of the zoo entry; "" if there is none.
     """
 
-    model: str
-    task: str
-    protocol: str
-    metric: str
-    value: float
-    source: str
-    arch: str = ""
-    entry: str = ""
+    task: PlainText
+    protocol: PlainText
+    metric: PlainText
+    value: float = Field(gt=-1e9, lt=1e9)
+    source: PlainText
+    model: PlainText = ""
+    arch: PlainText = ""
+    entry: PlainText = ""
 
 
-@dataclass(frozen=True)
-class Entry:
+class InputFields(EntrySchema):
+    channel_order: Literal["RGB", "BGR"]
+    mean: Triple
+    std: Annotated[tuple[Positive, Positive, Positive], Field(strict=False)]
+    scale: float = 1.0
+
+    @field_validator("scale")
+    @classmethod
+    def require_scale(cls, scale: float) -> float:
+        if scale not in (1, 255):
+            raise ValueError("expected 1.0 or 255.0, the value of white")
+        return scale
+
+
+class Entry(EntrySchema):
     """One downloadable model.
 
     Attributes:
-        urls: where its file is; mirrors in the order they are tried.
-        file: the file's name.
-        sha256: its hash, or its first digits; "" if unknown.
+        urls: of its file; mirrors in the order they are tried.
+        file: name of the file.
+        sha256: its hash, or the first digits; "" if unknown.
         size: bytes; 0 if unknown.
-        format: of the checkpoint, by the format table; "auto" if it is to be recognized.
-        arch: its backbone, by torchvision's name; "" if unknown.
-        holds: "backbone", or "model": a whole pretraining model.
+        format: of the checkpoint, by the format table; "auto" to detect it.
+        arch: name of its backbone's architecture; "" if unknown.
+        holds: "backbone", or "model" for a whole pretraining model.
         config: the pretraining config it was trained with, packaged or a file; "" if none.
-        tokenizer: the vocabulary of its captions, a file; "" where the config says where it is.
-        input: what it expects of an image; ``None``: what its format says.
+        tokenizer: the vocabulary of its captions, a file; "" for that of the config.
+        input_fields: see ``input``.
         pretraining_data, license, source: for people; source is where the address is published.
         results: published numbers.
-        zoo_file: the file the entry is in.
+        name: in the zoo.
+        zoo_file: the file that has the entry.
     """
 
-    name: str
-    urls: tuple[str, ...]
-    file: str
-    sha256: str
-    size: int
-    format: str
-    arch: str
-    holds: str
-    config: str
-    tokenizer: str
-    input: InputSpec | None
-    pretraining_data: str
-    license: str
-    source: str
-    results: tuple[PublishedResult, ...]
-    zoo_file: Path
+    urls: Annotated[tuple[Url, ...], Field(strict=False, min_length=1, max_length=100)]
+    file: FileName = ""
+    sha256: str = Field("", pattern=r"^[0-9a-fA-F]{8,64}$")
+    size: int = Field(0, gt=0, lt=2**63)
+    format: PlainText = "auto"
+    arch: PlainText = ""
+    holds: Literal["backbone", "model"] = "backbone"
+    config: PathBelow = ""
+    tokenizer: PathBelow = ""
+    input_fields: InputFields | None = Field(None, validation_alias="input")
+    pretraining_data: PlainText = ""
+    license: PlainText = Field("", validation_alias=AliasChoices("license", "licence"))
+    source: PlainText = ""
+    results: Annotated[tuple[PublishedResult, ...], Field(strict=False)] = ()
+    name: str = ""
+    zoo_file: Path = Path()
+
+    @model_validator(mode="after")
+    def require_config(self) -> Entry:
+        if self.holds == "model" and not self.config:
+            raise ValueError("expected a config, because it holds a whole model")
+        return self
+
+    @property
+    def input(self) -> InputSpec | None:
+        """What the model expects of an image; None: as its format defines."""
+        return InputSpec(**dict(self.input_fields)) if self.input_fields else None
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON types only; None for what is unknown."""
-        known = {key: None if value in ("", 0) else value for key, value in asdict(self).items()}
-        return {**known, "zoo_file": str(self.zoo_file)}
+        """Return JSON types; None for what is unknown."""
+        known = {key: value or None for key, value in self.model_dump(mode="json").items()}
+        known["input"] = known.pop("input_fields")
+        return known
+
+
+class ZooFile(EntrySchema):
+    models: dict[Annotated[PlainText, Field(pattern=r"^\w[\w.+-]*(/\w[\w.+-]*)*$")], Entry]
 
 
 def entries() -> dict[str, Entry]:
-    """Every entry by name: of ``model_zoo.yaml``, then of the files in ``VIRTEX_ZOO``.
+    """Return every entry by name: of ``model_zoo.yaml``, then of the files in ``VIRTEX_ZOO``.
 
     Raises:
-        UserError: a file is broken (with line and key), or a name is in two of them.
+        UserError: a file is invalid, or a name is in two of them.
     """
-    named = os.environ.get(VARIABLE, "").split(os.pathsep)
+    paths = os.environ.get(VARIABLE, "").split(os.pathsep)
     found = dict(entries_of(ZOO_FILE))
-    for path in dict.fromkeys(map(absolute, filter(None, named))):
+    for path in dict.fromkeys(resolve_path(path) for path in paths if path):
         for name, entry in entries_of(path).items():
             if name in found:
                 raise UserError(
-                    f"{path} has a model {name!r}, and {found[name].zoo_file} too; rename yours"
+                    f"{path}: models.{name} is also in {found[name].zoo_file}; rename yours",
+                    "zoo.duplicate",
                 )
             found[name] = entry
     return found
 
 
-def absolute(name: str) -> Path:
-    """The path that a name stands for, links followed; one that is a link to itself as it is."""
-    return Path(os.path.realpath(os.path.expanduser(name)))
+def resolve_path(path: str) -> Path:
+    """Return the absolute path, links followed, except of a link to itself."""
+    return Path(os.path.realpath(os.path.expanduser(path)))
 
 
 def entries_of(path: Path) -> dict[str, Entry]:
-    """The entries of one file.
+    """Return the entries of one file.
 
     Raises:
-        UserError: it is not there or broken.
+        UserError: it is missing or invalid.
     """
     try:
         changed = path.stat().st_mtime_ns
     except OSError as error:
-        raise UserError(f"the zoo file {path} cannot be read: {error.strerror}") from error
+        raise UserError(f"{path} cannot be read: {error.strerror}", "zoo.not_found") from error
     return _entries_of(path, changed)
 
 
 @functools.lru_cache(maxsize=8)
 def _entries_of(path: Path, changed: int) -> dict[str, Entry]:
-    return {name: entry_from(name, row, path) for name, row in read_zoo_file(path).items()}
-
-
-def of_channels(numbers: Sequence[float]) -> tuple[float, float, float]:
-    first, second, third = map(float, numbers)
-    return first, second, third
-
-
-def entry_from(name: str, row: Mapping[str, Any], path: Path) -> Entry:
-    """An entry from its checked row of the zoo file ``path``."""
-    arch = row.get("arch", "")
-    said = row.get("input")
-    spec = said and InputSpec(
-        said["channel_order"],
-        of_channels(said["mean"]),
-        of_channels(said["std"]),
-        float(said.get("scale", 1.0)),
-    )
-    return Entry(
-        name=name,
-        urls=tuple(row["urls"]),
-        file=row.get("file") or row["urls"][0].partition("?")[0].rpartition("/")[2],
-        sha256=row.get("sha256", "").lower(),
-        size=row.get("size", 0),
-        format=row.get("format", "auto"),
-        arch=arch,
-        holds=row.get("holds", "backbone"),
-        config=row.get("config", ""),
-        tokenizer=row.get("tokenizer", ""),
-        input=spec,
-        pretraining_data=row.get("pretraining_data", ""),
-        license=row.get("license", ""),
-        source=row.get("source", ""),
-        results=tuple(
-            PublishedResult(
-                name, **{**result, "value": float(result["value"])}, arch=arch, entry=name
-            )
-            for result in row.get("results", ())
-        ),
-        zoo_file=path,
-    )
+    try:
+        models = ZooFile.model_validate(load_yaml(path)).models
+    except ValidationError as error:
+        raise UserError(
+            f"{path}: {describe_error(error)}; the head of model_zoo.yaml describes all keys",
+            "zoo.invalid",
+        ) from error
+    found = {}
+    for name, entry in models.items():
+        identity = {"model": name, "entry": name, "arch": entry.arch}
+        found[name] = entry.model_copy(
+            update={
+                "name": name,
+                "zoo_file": path,
+                "file": entry.file or entry.urls[0].partition("?")[0].rpartition("/")[2],
+                "sha256": entry.sha256.lower(),
+                "results": tuple(one.model_copy(update=identity) for one in entry.results),
+            }
+        )
+    return found
 
 
 def find(name: str) -> Entry:
-    """The entry of this name; its last part alone is enough where no other model's ends so.
+    """Return the entry of this name; its last part is enough where it is unique.
 
     Raises:
         UserError: there is none, or there are several; the names are listed.
@@ -179,20 +239,22 @@ def find(name: str) -> Entry:
     named = [entry for key, entry in known.items() if key.rpartition("/")[2] == wanted]
     if len({entry.urls for entry in named}) > 1:
         several = " or ".join(entry.name for entry in named)
-        raise UserError(f"the model zoo has several models {wanted!r}; give {several}")
+        raise UserError(
+            f"several models are named {wanted!r} in the zoo; choose {several}", "zoo.ambiguous"
+        )
     if named:
         return named[0]
     last_parts = {key.rpartition("/")[2]: key for key in known}
-    near = difflib.get_close_matches(wanted, [*known, *last_parts], n=3, cutoff=0.5)
-    near = list(dict.fromkeys(last_parts.get(key, key) for key in near))
-    hint = f"near it: {', '.join(near)}" if near else "eval_tools/model_zoo.py list shows them"
-    raise UserError(f"the model zoo has no {wanted!r}; {hint}")
+    near = difflib.get_close_matches(wanted[:MAX_NAME], [*known, *last_parts], n=3, cutoff=0.5)
+    names = ", ".join(dict.fromkeys(last_parts.get(key, key) for key in near))
+    hint = f"did you mean {names}?" if near else "eval_tools/model_zoo.py list shows all"
+    raise UserError(f"no model is named {wanted!r} in the zoo; {hint}", "zoo.unknown_model")
 
 
 def entry_named(checkpoint: str) -> Entry | None:
-    """The entry that a checkpoint's name asks for; ``None`` if it asks for something else.
+    """Return the entry of ``virtex://NAME``, None for any other name of a checkpoint.
 
     Raises:
-        UserError: it is of the form ``virtex://NAME``, and there is no such entry.
+        UserError: there is no such entry.
     """
     return find(checkpoint) if checkpoint.startswith(PREFIX) else None

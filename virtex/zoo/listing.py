@@ -1,4 +1,4 @@
-"""The zoo as a table for people, and as JSON."""
+"""Zoo entries as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 from tabulate import tabulate
 
 from virtex.checkpoints.download import pinned_hash
-from virtex.zoo.entries import Entry, PublishedResult
+from virtex.zoo.entries import Entry
 from virtex.zoo.files import cached_file
 
 
 def as_table(found: Sequence[Entry]) -> str:
-    """A line a model; of the license its name."""
+    """Return a line per model, with only the name of its license."""
     rows = [
         (
             entry.name,
             entry.arch,
             entry.license.partition(" ")[0].rstrip(";"),
-            ", ".join(map(brief, entry.results)),
+            ", ".join(f"{one.task} {one.metric} {one.value:g}" for one in entry.results),
             "yes" if cached_file(entry).is_file() else "",
         )
         for entry in found
@@ -28,12 +28,8 @@ def as_table(found: Sequence[Entry]) -> str:
     return tabulate(rows, headers=heads, disable_numparse=True)
 
 
-def brief(result: PublishedResult) -> str:
-    return f"{result.task} {result.metric} {result.value:g}"
-
-
 def as_json(found: Sequence[Entry]) -> list[dict[str, Any]]:
-    """Everything that the zoo says, where the cache keeps the file, and the hash pinned there."""
+    """Return all fields, the path in the cache, and the hash pinned there."""
     return [
         {
             **entry.as_dict(),

@@ -1,4 +1,4 @@
-"""Models of the zoo in Python: download, whole models with their textual head, the backbone."""
+"""Zoo models in Python: download, whole models with their textual head, the backbone."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ WRAPPERS = ("module.", "_orig_mod.")
 
 
 def download(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
-    """The file of an entry, downloaded once.
+    """Return the file of an entry, downloaded once.
 
     Args:
         name: as ``width_ablations/bicaptioning_R_50_L1_H2048``, or its last part alone.
-        folder: where a copy goes; ``None``: only the cache, where ``virtex://NAME`` looks.
+        folder: for a copy; ``None``: only in the cache, where ``virtex://NAME`` looks.
 
     Raises:
-        UserError: there is no such entry, or its file cannot be had.
+        UserError: there is no such entry, or its file could not be downloaded.
     """
     from virtex.zoo.files import copy_entry, fetch_entry
 
@@ -34,43 +34,44 @@ def download(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
 
 
 def config_yaml(name: str) -> str:
-    """Every setting of the pretraining that a model came from, as YAML that reproduces it.
+    """Return every setting of a model's pretraining, as YAML that reproduces it.
 
     Raises:
-        UserError: there is no such entry, or no config of it.
+        UserError: there is no such entry, or it has no config.
     """
     from virtex.config import load_config
 
     entry = find(name)
     if not entry.config:
         raise UserError(
-            f"{entry.name} was not trained by this package, so that there is no config of it; "
-            f"see {entry.source or entry.urls[0]}"
+            f"{entry.name} was not trained by this package and has no config; "
+            f"see {entry.source or entry.urls[0]}",
+            "zoo.no_config",
         )
     part = "the backbone of a" if entry.holds == "backbone" else "a"
     return f"# {entry.name}: {part} model of this config\n{load_config(config_of(entry)).dump()}"
 
 
 def config_of(entry: Entry) -> str:
-    """The name of a packaged config, or the path of one beside the entry's zoo file."""
+    """Return the name of a packaged config, or the path of one beside the entry's zoo file."""
     return beside_zoo_file(entry, entry.config)
 
 
 def beside_zoo_file(entry: Entry, name: str) -> str:
-    """The path of a file beside the entry's zoo file, if it is there; else ``name``."""
+    """Return the path of a file beside the entry's zoo file if it exists, else ``name``."""
     beside = entry.zoo_file.parent / name
     return str(beside) if beside.is_file() else name
 
 
 def get(name: str, pretrained: bool = False) -> PretrainingModel:
-    """A whole pretraining model, textual head included, in eval mode.
+    """Return a whole pretraining model, textual head included, in eval mode.
 
     Args:
         name: as ``width_ablations/bicaptioning_R_50_L1_H2048``, or its last part alone.
         pretrained: with its published weights, downloaded once; else randomly initialized.
 
     Raises:
-        UserError: there is no such model, or its weights cannot be had.
+        UserError: there is no such model, or its weights could not be downloaded.
     """
     from virtex.config import load_config
     from virtex.pretraining.models.build import build_model
@@ -78,8 +79,8 @@ def get(name: str, pretrained: bool = False) -> PretrainingModel:
     entry = find(name)
     if entry.holds != "model" or not entry.config:
         raise UserError(
-            f"{entry.name} is a backbone alone; load it with virtex.checkpoints.load_backbone, "
-            "or hubconf.py's resnet50"
+            f"{entry.name} is only a backbone; load it with virtex.checkpoints.load_backbone",
+            "zoo.not_a_model",
         )
     model = build_model(load_config(config_of(entry)))
     if pretrained:
@@ -88,14 +89,13 @@ def get(name: str, pretrained: bool = False) -> PretrainingModel:
 
 
 def load(checkpoint: str) -> PretrainingModel:
-    """The whole model in a checkpoint of ``virtex.pretrain``, in eval mode.
+    """Return the whole model of a checkpoint of ``virtex.pretrain``, in eval mode.
 
     Args:
-        checkpoint: its path, beside which ``pretrain_config.yaml`` says what it is; or
-            ``virtex://NAME``.
+        checkpoint: a path with ``pretrain_config.yaml`` beside it, or ``virtex://NAME``.
 
     Raises:
-        UserError: there is no config beside it, or they do not fit.
+        UserError: there is no config beside it, or it is the config of another model.
     """
     from virtex.config import load_config
     from virtex.pretraining.models.build import build_model
@@ -108,7 +108,7 @@ def load(checkpoint: str) -> PretrainingModel:
 
 
 def config_beside(checkpoint: str) -> Path:
-    """``pretrain_config.yaml`` in the folder of a checkpoint, which training leaves there.
+    """Return the ``pretrain_config.yaml`` that training wrote beside a checkpoint.
 
     Raises:
         UserError: there is none.
@@ -118,12 +118,15 @@ def config_beside(checkpoint: str) -> Path:
     path = Path(resolve(checkpoint))
     config = path.with_name("pretrain_config.yaml")
     if not config.is_file():
-        raise UserError(f"{path} has no {config.name} beside it; put the one it was trained with")
+        raise UserError(
+            f"{config} is missing; copy the config that {path.name} was trained with",
+            "zoo.no_config",
+        )
     return config
 
 
 def resnet50(pretrained: bool | str = False, **kwargs: Any) -> nn.Module:
-    """ResNet-50 that gives its last feature map, with torchvision's parameter names.
+    """Return a ResNet-50 without head, with torchvision's parameter names.
 
     Args:
         pretrained: ``True``: the backbone of VirTex's best model (bicaptioning, L1 H2048),
@@ -136,7 +139,7 @@ def resnet50(pretrained: bool | str = False, **kwargs: Any) -> nn.Module:
         standard deviation, to features (batch, 2048, height / 32, width / 32).
 
     Raises:
-        UserError: the checkpoint cannot be had or is no complete ResNet-50.
+        UserError: the checkpoint could not be loaded or is not a complete ResNet-50.
     """
     from virtex.backbones.resnet import ResNetArch, SpatialResNet50
     from virtex.checkpoints.loading import load_backbone
@@ -157,25 +160,25 @@ def resnet50(pretrained: bool | str = False, **kwargs: Any) -> nn.Module:
 
 
 def load_weights(model: nn.Module, checkpoint: str) -> None:
-    """Fill a pretraining model from a checkpoint that must hold it whole, and nothing else.
+    """Load all weights of a pretraining model from a checkpoint, which must hold no others.
 
     Args:
-        checkpoint: a path or an address, as everywhere.
+        checkpoint: a path, an address or another name of a checkpoint.
 
     Raises:
-        UserError: the checkpoint cannot be had, or is of another model.
+        UserError: the checkpoint could not be loaded, or is of another model.
     """
     fill(model, weights_in(checkpoint), checkpoint)
 
 
 def weights_in(checkpoint: str, trust_pickle: bool = False) -> dict[str, Any]:
-    """The state_dict in a pretraining's checkpoint; empty where there is none.
+    """Return the state_dict of a pretraining checkpoint; empty if there is none.
 
     Args:
-        trust_pickle: let a pickle run the code it asks for.
+        trust_pickle: allow a pickle to run code.
 
     Raises:
-        UserError: the checkpoint cannot be had or opened.
+        UserError: the checkpoint could not be loaded.
     """
     from virtex.checkpoints.containers import open_checkpoint
     from virtex.checkpoints.sources import resolve
@@ -188,18 +191,20 @@ def weights_in(checkpoint: str, trust_pickle: bool = False) -> dict[str, Any]:
 
 
 def without_wrappers(name: str) -> str:
-    """A tensor's name without what torch's wrappers put before it."""
+    """Return a tensor's name without the prefixes of torch's wrappers."""
     while name.startswith(WRAPPERS):
         name = name.partition(".")[2]
     return name
 
 
 def fill(model: nn.Module, weights: dict[str, Any], checkpoint: str) -> None:
-    """Load all of a model's weights, and no others; ``UserError`` where they are of another."""
+    """Load weights strictly; raise UserError if they are of another model."""
     try:
         model.load_state_dict(weights, strict=True)
     except (RuntimeError, TypeError, AttributeError) as error:
-        problems = [line.strip() for line in str(error).splitlines()[1:]]  # torch says many
+        problems = [line.strip() for line in str(error).splitlines()[1:]]
         first = problems[0] if problems else str(error)
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
-        raise UserError(f"{checkpoint} does not hold this model: {first[:300]}{more}") from error
+        raise UserError(
+            f"{checkpoint} holds another model: {first[:300]}{more}", "checkpoint.other_model"
+        ) from error

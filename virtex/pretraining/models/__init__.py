@@ -1,1 +1,1 @@
-"""Networks: backbones, textual heads, and the models that pretrain both."""
+"""Visual backbones, textual heads, and the pretraining models composed of them."""

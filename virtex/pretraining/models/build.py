@@ -1,4 +1,4 @@
-"""From a config to the model it describes."""
+"""Build a pretraining model from a config."""
 
 from collections.abc import Callable
 
@@ -17,12 +17,12 @@ PretrainingModel = CaptioningModel | MaskedLMModel | ClassificationModel
 
 
 def build_model(config: CfgNode) -> PretrainingModel:
-    """The pretraining model that ``config`` (checked by ``load_config``) describes.
+    """Build the model of a config that ``load_config`` has validated.
 
-    Randomly initialized from torch's generator; its state_dict has the published names.
+    It is initialized from torch's generator; its state_dict has the published names.
 
     Raises:
-        UserError: there is no such backbone.
+        UserError: unknown backbone.
     """
     visual = config.MODEL.VISUAL
     backbone = build_visual(
@@ -36,9 +36,9 @@ def build_model(config: CfgNode) -> PretrainingModel:
 
 
 def build_transformer_head(config: CfgNode, feature_size: int) -> TransformerTextualHead:
-    """The textual head ``MODEL.TEXTUAL`` names, for a backbone of ``feature_size`` channels."""
+    """Build the head of ``MODEL.TEXTUAL`` for a backbone of ``feature_size`` channels."""
     size, dropout = parse_textual_name(config.MODEL.TEXTUAL.NAME), config.MODEL.TEXTUAL.DROPOUT
-    assert size is not None  # load_config has seen that the task has a transformer
+    assert size is not None  # validated by load_config
     transformer = TransformerDecoder(
         size.layers, size.hidden, size.heads, size.feedforward, dropout, size.norm_first
     )
@@ -54,7 +54,7 @@ def build_transformer_head(config: CfgNode, feature_size: int) -> TransformerTex
 
 
 def build_decoder(config: CfgNode) -> BeamSearch | NucleusSampling:
-    """How captions are found, as ``MODEL.DECODER`` says."""
+    """Build the decoder of ``MODEL.DECODER``."""
     decoder = config.MODEL.DECODER
     if decoder.NAME == "beam_search":
         return BeamSearch(decoder.BEAM_SIZE, decoder.MAX_DECODING_STEPS, decoder.PER_NODE_BEAM_SIZE)

@@ -1,4 +1,4 @@
-"""Captioning: predict each token from those before it, and backwards from those after it."""
+"""Captioning: predict each token from the previous ones; backward, from the following ones."""
 
 import copy
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from virtex.engine.losses import Losses, LossSum
 from virtex.pretraining.models.decoding import BeamSearch, NucleusSampling, caption_ids
-from virtex.pretraining.models.losses import Losses, LossSum
 from virtex.pretraining.models.textual import TransformerTextualHead
 from virtex.pretraining.models.transformer import Rows
 from virtex.pretraining.models.visual import VisualBackbone
@@ -16,14 +16,14 @@ Batch = dict[str, Tensor]
 
 
 class CaptioningModel(nn.Module):
-    """A visual backbone, a textual head, and for bicaptioning a second transformer.
+    """A visual backbone, a textual head and, for bicaptioning, a second transformer.
 
-    Both directions share projection, embeddings and output; only the transformers differ.
+    The two directions share projection, embeddings and output; only the transformers differ.
 
     Attributes:
-        backward_textual: the head of the backward direction, or None. It holds the shared
-            modules too, so that a state_dict has the published names.
-        decoder: how ``caption`` finds its words.
+        backward_textual: the head of the backward direction, or None. It contains the shared
+            modules too, so that the state_dict has the published names.
+        decoder: used by ``caption``.
     """
 
     def __init__(
@@ -46,24 +46,24 @@ class CaptioningModel(nn.Module):
         self.decoder = decoder or BeamSearch()
 
     def forward(self, batch: Batch) -> Losses:
-        """Cross entropy of each direction, summed over the tokens to predict.
+        """Compute the cross entropy of each direction, summed over the predicted tokens.
 
         Args:
             batch: ``image`` (batch, 3, height, width), ``tokens`` (batch, longest) from [SOS]
-                to [EOS] and padded at the right, ``lengths`` (batch,).
+                to [EOS] with padding on the right, ``lengths`` (batch,).
         """
         return self.textual_losses(self.visual(batch["image"]), batch["tokens"], batch["lengths"])
 
     def textual_losses(self, features: Tensor, tokens: Tensor, lengths: Tensor) -> Losses:
-        """The losses from visual features (batch, channels, height, width) on.
+        """Compute the losses from visual features (batch, channels, height, width).
 
-        The image is projected once, and both directions are embedded and classified together.
-        The last token of a caption predicts nothing and is left out.
+        The image is projected once; both directions are embedded and classified together. The
+        last token of a caption has nothing to predict and is dropped.
         """
         directions = {"captioning_forward": (self.textual, tokens)}
         if self.backward_textual is not None:
-            turned = reverse_tokens(tokens, lengths)
-            directions["captioning_backward"] = (self.backward_textual, turned)
+            reversed_tokens = reverse_tokens(tokens, lengths)
+            directions["captioning_backward"] = (self.backward_textual, reversed_tokens)
         rows = Rows(lengths - 1, tokens.device)
         memory = self.textual.project(features)
         inputs = torch.cat([rows.unpad(t[:, : rows.size[1], None]) for _, t in directions.values()])
@@ -93,23 +93,23 @@ class CaptioningModel(nn.Module):
 
     @torch.no_grad()
     def caption(self, images: Tensor, draws: Tensor | None = None) -> list[list[int]]:
-        """Token ids of a caption for each image (batch, 3, height, width), without [SOS], [EOS].
+        """Generate token ids for images (batch, 3, height, width), without [SOS] and [EOS].
 
         Args:
-            draws: of ``NucleusSampling``, which alone takes them.
+            draws: see ``NucleusSampling``; for no other decoder.
         """
-        chance = () if draws is None else (draws,)
-        tokens, _ = self.decoder(self.textual, self.visual(images), self.sos, self.eos, *chance)
+        extra = () if draws is None else (draws,)
+        tokens, _ = self.decoder(self.textual, self.visual(images), self.sos, self.eos, *extra)
         return caption_ids(tokens, self.eos)
 
     def samples(self, batch: Batch) -> list[tuple[list[int], list[int]]]:
-        """For each image the ids of its caption and of the predicted one."""
+        """Return (true, predicted) caption ids of each image."""
         truth = [t[:n].tolist() for t, n in zip(batch["tokens"], batch["lengths"], strict=True)]
         return list(zip(truth, self.caption(batch["image"]), strict=True))
 
 
 def reverse_tokens(tokens: Tensor, lengths: Tensor) -> Tensor:
-    """Captions (batch, longest) read backwards, their padding still at the right."""
+    """Reverse captions (batch, longest), keeping the padding on the right."""
     places = torch.arange(tokens.shape[1], device=tokens.device)
     mirrored = lengths.to(tokens.device, non_blocking=True)[:, None] - 1 - places
     return tokens.gather(1, torch.where(mirrored >= 0, mirrored, places))

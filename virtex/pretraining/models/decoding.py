@@ -1,7 +1,6 @@
-"""From an image to its caption: beam search and nucleus sampling.
+"""Generate captions: beam search and nucleus sampling.
 
-Both are given a ``DecodingState``; the whole caption from its first token on is the prefix of
-every step. A token is never followed by itself, as in the published decoders.
+A token never follows itself, as in the published decoders.
 """
 
 from dataclasses import dataclass
@@ -12,17 +11,17 @@ from torch.nn import functional as F
 
 from virtex.pretraining.models.textual import TransformerTextualHead
 
-NEVER = -10000.0  # log-probability of a token that must not come; finite, so that sums stay so
+EXCLUDED = -10000.0  # log-probability of a forbidden token; finite, so that sums stay finite
 
 
 @dataclass(frozen=True)
 class BeamSearch:
-    """Keep the ``beam_size`` likeliest captions at each step.
+    """Keep the ``beam_size`` most probable captions at each step.
 
     Attributes:
         beam_size: 1 is greedy decoding.
-        max_steps: tokens of a caption at most, its end token included.
-        per_node: candidates a beam may propose at each step (arXiv 1702.01806).
+        max_steps: maximum number of tokens, with the end token.
+        per_node: candidates per beam and step (arXiv 1702.01806).
     """
 
     beam_size: int = 5
@@ -33,15 +32,15 @@ class BeamSearch:
     def __call__(
         self, head: TransformerTextualHead, features: Tensor, start: int, end: int
     ) -> tuple[Tensor, Tensor]:
-        """The best caption of each image.
+        """Find the best caption of each image.
 
         Args:
             features: (batch, channels, height, width).
-            start, end: the tokens between which a caption stands.
+            start, end: ids of the start and end tokens.
 
         Returns:
-            Tokens (batch, longest caption), without ``start``, ``end`` from the caption's end
-            on; and their summed log-probabilities (batch,).
+            Tokens (batch, longest caption) without ``start``, filled with ``end`` after a
+            caption's end; their summed log-probabilities (batch,).
         """
         batch, beams = len(features), self.beam_size
         state = head.start(features)
@@ -60,7 +59,7 @@ class BeamSearch:
             if (last == end).all():
                 break
             steps = F.log_softmax(state.step(last).float(), dim=-1)
-            steps.scatter_(1, last[:, None], NEVER)
+            steps.scatter_(1, last[:, None], EXCLUDED)
             steps = torch.where((last == end)[:, None], ended, steps)
             added, proposed = steps.topk(per_node)
             sums = (scores[..., None] + added.view(batch, beams, per_node)).flatten(1)
@@ -75,7 +74,7 @@ class BeamSearch:
 
 @dataclass(frozen=True)
 class NucleusSampling:
-    """Draw each token from the smallest set that holds ``nucleus_size`` of the probability.
+    """Draw each token from the smallest set with probability ``nucleus_size`` (top-p sampling).
 
     Holtzman et al., arXiv 1904.09751.
     """
@@ -92,11 +91,11 @@ class NucleusSampling:
         end: int,
         draws: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """A caption of each image; arguments and results as ``BeamSearch``'s.
+        """Draw a caption for each image; arguments and results as ``BeamSearch``.
 
         Args:
-            draws: (batch, max_steps) in [0, 1), what chooses each token, so that an image's
-                caption need not depend on the batch it is in; None: torch's generator.
+            draws: (batch, max_steps), uniform in [0, 1), one for each token, so that a caption
+                does not depend on the rest of the batch; None: drawn from torch's generator.
         """
         if draws is None:
             draws = torch.rand(len(features), self.max_steps, device=features.device)
@@ -108,13 +107,13 @@ class NucleusSampling:
             logits = state.step(last).float()
             ranked, order = logits.sort(descending=True)
             share = ranked.softmax(dim=-1)
-            outside = share.cumsum(dim=-1) - share > self.nucleus_size  # reached before the token
+            outside = share.cumsum(dim=-1) - share > self.nucleus_size  # complete before it
             ranked = ranked.masked_fill(outside | (order == last[:, None]), -torch.inf)
-            # where the nucleus is the last token alone, nothing is left of it: the next likeliest
+            # a nucleus of the previous token only is empty; use the next most probable token then
             ranked[:, 1] = torch.where(
                 ranked.isneginf().all(dim=-1), torch.zeros_like(ranked[:, 1]), ranked[:, 1]
             )
-            drawn = inverse_of_cumulative(ranked.softmax(dim=-1), draws[:, step, None])
+            drawn = inverse_cdf(ranked.softmax(dim=-1), draws[:, step, None])
             token = order.gather(1, drawn)[:, 0]
             token = torch.where(last == end, end, token)
             step_scores = F.log_softmax(logits, dim=-1).gather(1, token[:, None])[:, 0]
@@ -126,10 +125,14 @@ class NucleusSampling:
         return torch.stack(captions, dim=1), scores
 
 
-def inverse_of_cumulative(probabilities: Tensor, draws: Tensor) -> Tensor:
-    """The place (batch, 1) in each row of (batch, n) at which its sum exceeds the draw (batch, 1).
+def inverse_cdf(probabilities: Tensor, draws: Tensor) -> Tensor:
+    """Return the first index (batch, 1) at which the cumulative sum of a row exceeds the draw.
 
-    Never one of probability 0, wherever rounding lets the sums end.
+    Never an index of probability 0, whatever the rounding of the sums.
+
+    Args:
+        probabilities: (batch, n).
+        draws: (batch, 1), in [0, 1).
     """
     sums = probabilities.cumsum(dim=-1)
     total = sums[:, -1:]
@@ -138,6 +141,6 @@ def inverse_of_cumulative(probabilities: Tensor, draws: Tensor) -> Tensor:
 
 
 def caption_ids(tokens: Tensor, end: int) -> list[list[int]]:
-    """Rows of (batch, longest) as lists, each up to before its ``end``."""
+    """Convert (batch, longest) to lists, each truncated before ``end``."""
     rows = tokens.tolist()
     return [row[: row.index(end)] if end in row else row for row in rows]

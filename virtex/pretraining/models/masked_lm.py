@@ -1,10 +1,10 @@
-"""Masked language modeling: predict the tokens that were taken out of a caption."""
+"""Masked language modeling: predict the masked tokens of a caption."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from virtex.pretraining.models.losses import Losses, LossSum
+from virtex.engine.losses import Losses, LossSum
 from virtex.pretraining.models.textual import TransformerTextualHead
 from virtex.pretraining.models.transformer import Rows
 from virtex.pretraining.models.visual import VisualBackbone
@@ -13,26 +13,26 @@ Batch = dict[str, Tensor]
 
 
 class MaskedLMModel(nn.Module):
-    """A visual backbone and a textual head that sees the whole caption but its masked tokens."""
+    """A visual backbone and a textual head with bidirectional attention."""
 
     def __init__(self, visual: VisualBackbone, textual: TransformerTextualHead):
         super().__init__()
         self.visual, self.textual = visual, textual
 
     def forward(self, batch: Batch) -> Losses:
-        """Cross entropy summed over the masked tokens; logits are computed at those alone.
+        """Compute the cross entropy summed over the masked tokens.
 
         Args:
-            batch: ``image`` (batch, 3, height, width), ``tokens`` (batch, longest) with some
-                replaced, ``lengths`` (batch,), ``labels`` (batch, longest): the true token where
-                one is to be predicted, else 0.
+            batch: ``image`` (batch, 3, height, width), ``tokens`` (batch, longest) after
+                masking, ``lengths`` (batch,), ``labels`` (batch, longest): the true id at masked
+                tokens, else 0.
         """
         hidden, labels = self.masked_states(batch)
         loss = F.cross_entropy(self.textual.output(hidden), labels, reduction="sum")
         return {"masked_lm": LossSum(loss, (labels != self.textual.pad).sum())}
 
     def masked_states(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Hidden states (masked tokens, hidden) and true ids (masked tokens,)."""
+        """Return hidden states (masked tokens, hidden) and true ids (masked tokens,)."""
         head, rows = self.textual, Rows(batch["lengths"], batch["tokens"].device)
         longest = rows.size[1]
         tokens = rows.unpad(batch["tokens"][:, :longest, None]).squeeze(1)
@@ -45,7 +45,7 @@ class MaskedLMModel(nn.Module):
 
     @torch.no_grad()
     def samples(self, batch: Batch) -> list[tuple[list[int], list[int]]]:
-        """For each caption the true ids at its masked places and the predicted ones."""
+        """Return (true, predicted) ids of the masked tokens of each caption."""
         hidden, labels = self.masked_states(batch)
         predicted = self.textual.output(hidden).argmax(dim=-1)
         counts = (batch["labels"] != self.textual.pad).sum(dim=1).tolist()

@@ -1,4 +1,4 @@
-"""Textual heads: from the grid of visual features to tokens."""
+"""Textual heads: predict tokens from the grid of visual features."""
 
 import torch
 from torch import Tensor, nn
@@ -10,19 +10,19 @@ INIT_STD = 0.02  # of linear, attention and embedding weights, as in BERT (arXiv
 
 
 class LinearTextualHead(nn.Module):
-    """Global average pooling and one linear layer, for the classification tasks."""
+    """Global average pooling and a linear layer, for classification."""
 
     def __init__(self, feature_size: int, vocab_size: int):
         super().__init__()
         self.output = nn.Linear(feature_size, vocab_size)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(batch, channels, height, width) to logits (batch, vocabulary)."""
+        """Map (batch, channels, height, width) to logits (batch, vocabulary)."""
         return self.output(features.mean(dim=(2, 3)))
 
 
 class WordAndPositionalEmbedding(nn.Module):
-    """Learned embeddings of token and position, summed, normed, with dropout; pads are zeros."""
+    """Sum of learned token and position embeddings, with LayerNorm and dropout; 0 at padding."""
 
     def __init__(self, vocab_size: int, hidden: int, dropout: float, max_length: int, pad: int):
         super().__init__()
@@ -33,17 +33,17 @@ class WordAndPositionalEmbedding(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """Tokens and their positions, both (tokens,), to (tokens, hidden)."""
+        """Map tokens and their positions, both (tokens,), to (tokens, hidden)."""
         embedded = self.layer_norm(self.words(tokens) + self.positions(positions))
-        # an unknown piece has the pad's id and is as empty as a pad
+        # unknown pieces share the id of padding, and are zeroed too
         return self.dropout(embedded) * (tokens != self.pad).unsqueeze(-1)
 
 
 class TransformerTextualHead(nn.Module):
-    """Image features and tokens to the next, or the masked, tokens (arXiv 2006.06666, 3.1).
+    """A transformer that predicts next or masked tokens (arXiv 2006.06666, section 3.1).
 
     Attributes:
-        output: its weight is the word embedding's, its bias its own.
+        output: its weight is tied to the word embedding.
     """
 
     def __init__(
@@ -66,40 +66,40 @@ class TransformerTextualHead(nn.Module):
         self.output.weight = self.embedding.words.weight
 
     def project(self, features: Tensor) -> Tensor:
-        """(batch, channels, height, width) to the transformer's memory (batch, places, hidden)."""
+        """Map (batch, channels, height, width) to the memory (batch, height * width, hidden)."""
         return self.visual_projection(grid_to_sequence(features))
 
     def logits(self, memory: Tensor, tokens: Tensor, lengths: Tensor, causal: bool) -> Tensor:
-        """Logits at each token of padded captions.
+        """Compute the logits at each token of padded captions.
 
         Args:
-            memory: ``project``'s.
-            tokens: (batch, longest), padded at the right.
+            memory: from ``project``.
+            tokens: (batch, longest), padded on the right.
             lengths: (batch,).
 
         Returns:
-            (tokens that are no padding, vocabulary), caption by caption.
+            (tokens without padding, vocabulary), caption by caption.
         """
         rows = Rows(lengths, tokens.device)
         x = self.embedding(rows.unpad(tokens[:, : rows.size[1], None])[:, 0], rows.positions)
         return self.output(self.transformer(x, memory, rows, causal))
 
     def start(self, features: Tensor) -> "DecodingState":
-        """Begin to decode captions of a batch of images (batch, channels, height, width)."""
+        """Start decoding from visual features (batch, channels, height, width)."""
         return DecodingState(self, self.transformer.start(self.project(features)))
 
 
 class DecodingState:
-    """Captions in the making: one more token at a time, nothing computed twice."""
+    """Incremental decoding of captions with cached keys and values."""
 
     def __init__(self, head: TransformerTextualHead, caches: list[LayerCache]):
         self.head, self.caches, self.length = head, caches, 0
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Append a token to each caption; logits of the next one.
+        """Append a token to each caption and return the logits of the next one.
 
         Args:
-            tokens: (captions,), the captions of an image side by side.
+            tokens: (captions,), those of an image contiguous.
 
         Returns:
             (captions, vocabulary).
@@ -110,13 +110,13 @@ class DecodingState:
         return self.head.output(self.head.transformer.step(x, self.caches))
 
     def select(self, captions: Tensor) -> None:
-        """Go on with these captions (indices, repeats allowed, equally many an image)."""
+        """Continue with these captions (indices; repeats allowed; equally many per image)."""
         for cache in self.caches:
             cache.select(captions)
 
 
 def init_weights(module: nn.Module) -> None:
-    """Normal weights; biases stay as torch makes them, as in the published training."""
+    """Initialize weights from a normal distribution; biases keep torch's default, as published."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=INIT_STD)
     if isinstance(module, Attention):

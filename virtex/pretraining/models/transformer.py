@@ -1,13 +1,13 @@
-"""A transformer decoder that spares padding and remembers what it has computed.
+"""A transformer decoder that skips padding and caches keys and values.
 
-Its parameters have the names and shapes of ``torch.nn.TransformerDecoder``, and its results are
-the same. What differs is the work:
+Parameters (names and shapes) and results are those of ``torch.nn.TransformerDecoder``; it does
+less work:
 
-- Captions of a batch differ in length. Everything that treats tokens one by one (projections,
-  feed-forward, norms) runs on the tokens alone, as rows (tokens, hidden); only the products within
-  attention, which mix the tokens of one caption, see them padded, as ``Rows`` lays them out.
-- Keys and values of the image are computed once per image, and while decoding, those of earlier
-  tokens are kept (``LayerCache``).
+- Layers that treat tokens independently (projections, feed-forward, norms) run on the tokens
+  without padding, as rows (tokens, hidden). Only attention, which mixes the tokens of a caption,
+  sees them padded; ``Rows`` converts between the two layouts.
+- Keys and values of the image are computed once per image. While decoding, those of previous
+  tokens are cached (``LayerCache``).
 """
 
 from collections.abc import Callable, Iterable
@@ -22,20 +22,21 @@ Sublayer = Callable[[Tensor], Tensor]  # (tokens, hidden) to (tokens, hidden)
 
 
 class Rows:
-    """Where the tokens of a batch of captions stand.
+    """The positions of the tokens in a padded batch of captions.
 
     Attributes:
         size: (batch, longest).
-        present: (batch, longest), where a token is.
-        index: (tokens,) place of each row in the flattened padded batch.
-        positions: (tokens,) place of each row within its caption.
+        present: (batch, longest), True at tokens, False at padding.
+        index: (tokens,), index of each row in the flattened padded batch.
+        positions: (tokens,), position of each row in its caption.
+        full: whether there is no padding.
     """
 
     def __init__(self, lengths: Tensor, device: torch.device | str = "cpu"):
         """
         Args:
-            lengths: on the CPU, else a GPU is waited for.
-            device: of what is laid out.
+            lengths: on the CPU, to avoid synchronizing with the GPU.
+            device: of the attributes.
         """
         lengths = lengths.cpu()
         longest = int(lengths.max())
@@ -50,25 +51,25 @@ class Rows:
         )
 
     def pad(self, rows: Tensor) -> Tensor:
-        """(tokens, channels) to (batch, longest, channels), zeros where no token is."""
+        """Convert (tokens, channels) to (batch, longest, channels), with zeros at padding."""
         if not self.full:
             empty = rows.new_zeros(self.size[0] * self.size[1], rows.shape[1])
             rows = empty.index_copy(0, self.index, rows)
         return rows.view(*self.size, -1)
 
     def unpad(self, padded: Tensor) -> Tensor:
-        """(batch, longest, channels) to (tokens, channels)."""
+        """Convert (batch, longest, channels) to (tokens, channels)."""
         rows = padded.flatten(0, 1)
         return rows if self.full else rows.index_select(0, self.index)
 
 
 @dataclass
 class LayerCache:
-    """What one layer keeps while captions are decoded; ``captions`` = images x beams.
+    """Cached keys and values of a layer during decoding; ``captions`` = images x beams.
 
     Attributes:
-        image_keys, image_values: (images, heads, places, channels of a head).
-        keys, values: (captions, heads, tokens so far, channels of a head); None at the start.
+        image_keys, image_values: (images, heads, height * width, channels per head).
+        keys, values: (captions, heads, tokens so far, channels per head); None at the start.
     """
 
     image_keys: Tensor
@@ -77,7 +78,7 @@ class LayerCache:
     values: Tensor | None = None
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of all tokens so far, with those of one more."""
+        """Append those of one more token and return all."""
         if self.keys is not None and self.values is not None:
             keys = torch.cat([self.keys, keys], dim=2)
             values = torch.cat([self.values, values], dim=2)
@@ -85,7 +86,7 @@ class LayerCache:
         return keys, values
 
     def select(self, captions: Tensor) -> None:
-        """Go on with these captions (indices, repeats allowed)."""
+        """Continue with these captions (indices; repeats allowed)."""
         assert self.keys is not None and self.values is not None
         self.keys = self.keys.index_select(0, captions)
         self.values = self.values.index_select(0, captions)
@@ -103,16 +104,16 @@ class Attention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def project(self, x: Tensor, first: int, last: int) -> Tensor:
-        """Queries (0), keys (1) and values (2) from ``first`` to before ``last``, side by side.
+        """Project to queries (0), keys (1) and values (2), those in ``range(first, last)``.
 
-        ``x`` is (…, hidden); the result (…, (last - first) * hidden).
+        Maps ``x`` (…, hidden) to (…, (last - first) * hidden).
         """
         hidden = x.shape[-1]
         part = slice(first * hidden, last * hidden)
         return F.linear(x, self.in_proj_weight[part], self.in_proj_bias[part])
 
     def split_heads(self, x: Tensor) -> Tensor:
-        """(batch, length, hidden) to (batch, heads, length, hidden / heads)."""
+        """Reshape (batch, length, hidden) to (batch, heads, length, hidden / heads)."""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def attend(
@@ -123,7 +124,7 @@ class Attention(nn.Module):
         mask: Tensor | None = None,
         causal: bool = False,
     ) -> Tensor:
-        """Arguments (batch, heads, length, channels); returns (batch, length, hidden)."""
+        """Map (batch, heads, length, channels) tensors to (batch, length, hidden)."""
         mixed = F.scaled_dot_product_attention(
             queries,
             keys,
@@ -136,8 +137,10 @@ class Attention(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention, attention to the image, feed-forward; parameters as in
-    ``torch.nn.TransformerDecoderLayer``."""
+    """Self-attention, cross-attention to the image, and feed-forward.
+
+    Parameters as in ``torch.nn.TransformerDecoderLayer``.
+    """
 
     def __init__(self, hidden: int, heads: int, feedforward: int, dropout: float, norm_first: bool):
         super().__init__()
@@ -150,31 +153,31 @@ class DecoderLayer(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, memory: Tensor, rows: Rows, causal: bool) -> Tensor:
-        """Tokens ``x`` (tokens, hidden) with the projected image (batch, places, hidden)."""
+        """Process tokens (tokens, hidden) with image memory (batch, height * width, hidden)."""
         mask = None if causal or rows.full else rows.present[:, None, None, :]
 
-        def look_back(x: Tensor) -> Tensor:
+        def self_attention(x: Tensor) -> Tensor:
             attention = self.self_attn
             queries, keys, values = (
                 attention.split_heads(part)
                 for part in rows.pad(attention.project(x, 0, 3)).chunk(3, dim=-1)
             )
-            # with padding at the right, a causal mask hides it from every token
+            # with padding on the right, a causal mask also hides the padding from every token
             mixed = attention.attend(queries, keys, values, mask, causal)
             return attention.out_proj(rows.unpad(mixed))
 
-        def look_at_image(x: Tensor) -> Tensor:
+        def cross_attention(x: Tensor) -> Tensor:
             attention = self.multihead_attn
             queries = attention.split_heads(rows.pad(attention.project(x, 0, 1)))
             mixed = attention.attend(queries, *self.image_keys_and_values(memory))
             return attention.out_proj(rows.unpad(mixed))
 
-        return self.sublayers(x, look_back, look_at_image)
+        return self.sublayers(x, self_attention, cross_attention)
 
     def step(self, x: Tensor, cache: LayerCache) -> Tensor:
-        """One more token of each caption, ``x`` (captions, hidden); ``cache`` grows by it."""
+        """Process one more token per caption, (captions, hidden), and append it to the cache."""
 
-        def look_back(x: Tensor) -> Tensor:
+        def self_attention(x: Tensor) -> Tensor:
             attention = self.self_attn
             queries, keys, values = (
                 attention.split_heads(part[:, None])
@@ -183,20 +186,20 @@ class DecoderLayer(nn.Module):
             mixed = attention.attend(queries, *cache.append(keys, values))
             return attention.out_proj(mixed[:, 0])
 
-        def look_at_image(x: Tensor) -> Tensor:
+        def cross_attention(x: Tensor) -> Tensor:
             attention = self.multihead_attn
-            # the captions of one image are its queries: keys and values need no copies
+            # the captions of an image are its queries, so keys and values are not copied
             queries = attention.project(x, 0, 1).view(len(cache.image_keys), -1, x.shape[-1])
             mixed = attention.attend(
                 attention.split_heads(queries), cache.image_keys, cache.image_values
             )
             return attention.out_proj(mixed.flatten(0, 1))
 
-        return self.sublayers(x, look_back, look_at_image)
+        return self.sublayers(x, self_attention, cross_attention)
 
-    def sublayers(self, x: Tensor, look_back: Sublayer, look_at_image: Sublayer) -> Tensor:
-        """The three parts with their residuals, norms after them or (pre-norm) before."""
-        parts = (look_back, look_at_image, self.feedforward)
+    def sublayers(self, x: Tensor, self_attention: Sublayer, cross_attention: Sublayer) -> Tensor:
+        """Apply the three sublayers with residuals, and LayerNorm after or (pre-norm) before."""
+        parts = (self_attention, cross_attention, self.feedforward)
         for part, norm in zip(parts, (self.norm1, self.norm2, self.norm3), strict=True):
             x = x + self.drop(part(norm(x))) if self.norm_first else norm(x + self.drop(part(x)))
         return x
@@ -205,14 +208,14 @@ class DecoderLayer(nn.Module):
         return self.linear2(self.drop(F.gelu(self.linear1(x))))
 
     def image_keys_and_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, places, hidden) to keys and values (batch, heads, places, channels)."""
+        """Map (batch, length, hidden) to keys and values (batch, heads, length, channels)."""
         attention = self.multihead_attn
         keys, values = attention.project(memory, 1, 3).chunk(2, dim=-1)
         return attention.split_heads(keys), attention.split_heads(values)
 
 
 class TransformerDecoder(nn.Module):
-    """Layers, and for pre-norm a last norm; parameters as in ``torch.nn.TransformerDecoder``."""
+    """Layers and, for pre-norm, a final norm; parameters as in ``torch.nn.TransformerDecoder``."""
 
     def __init__(
         self,
@@ -230,22 +233,23 @@ class TransformerDecoder(nn.Module):
         self.norm = nn.LayerNorm(hidden) if norm_first else None
 
     def forward(self, x: Tensor, memory: Tensor, rows: Rows, causal: bool) -> Tensor:
-        """Embedded tokens (tokens, hidden) and image (batch, places, hidden) to (tokens, hidden).
+        """Map embedded tokens (tokens, hidden) to (tokens, hidden).
 
         Args:
-            causal: whether a token sees the earlier ones only.
+            memory: projected image, (batch, height * width, hidden).
+            causal: whether a token attends to previous ones only.
         """
         for layer in self.layers:
             x = layer(x, memory, rows, causal)
         return x if self.norm is None else self.norm(x)
 
     def start(self, memory: Tensor) -> list[LayerCache]:
-        """What decoding begins with: the image's keys and values in each layer."""
+        """Start decoding: compute the image's keys and values of each layer."""
         layers = cast(Iterable[DecoderLayer], self.layers)
         return [LayerCache(*layer.image_keys_and_values(memory)) for layer in layers]
 
     def step(self, x: Tensor, caches: list[LayerCache]) -> Tensor:
-        """One more token of each caption: (captions, hidden) to (captions, hidden)."""
+        """Process one more token of each caption: (captions, hidden) to (captions, hidden)."""
         layers = cast(Iterable[DecoderLayer], self.layers)
         for layer, cache in zip(layers, caches, strict=True):
             x = layer.step(x, cache)

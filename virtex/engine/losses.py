@@ -1,4 +1,4 @@
-"""Losses as sums, so that a mean can be taken over the tokens of all processes."""
+"""Losses as sums and counts, to be averaged over all processes."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LossSum:
-    """A loss summed over what it counts (tokens, images).
+    """A loss summed over tokens or images.
 
     Attributes:
         total: scalar, with gradient.
-        count: scalar, how many terms ``total`` has.
+        count: scalar, the number of terms in ``total``.
     """
 
     total: Tensor
@@ -23,10 +23,10 @@ Losses = dict[str, LossSum]  # the objective is the sum of their means
 
 
 def mean_losses(losses: Losses) -> dict[str, Tensor]:
-    """The mean of each loss over this batch alone; 0 where nothing was counted."""
+    """Average each loss over this process's batch; 0 if its count is 0."""
     return {name: loss.total / loss.count.clamp(min=1) for name, loss in losses.items()}
 
 
 def total_loss(losses: Losses) -> Tensor:
-    """The objective over this batch alone."""
+    """Sum the mean losses of this process's batch."""
     return torch.stack(list(mean_losses(losses).values())).sum()
