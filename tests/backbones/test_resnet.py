@@ -10,6 +10,7 @@ from virtex.backbones.registry import (
     detect_arch,
     expected_shapes,
     family_of,
+    torchvision_arch,
 )
 from virtex.backbones.resnet import ResNetArch, build_resnet, resnet_features
 
@@ -104,8 +105,9 @@ def test_layer_ids_count_residual_blocks():
 
 def test_torchvision_network_has_the_initialization_of_its_builder():
     torch.manual_seed(0)
-    arch, ours = build_torchvision("resnet18", zero_init_residual=True)
+    ours = build_torchvision("resnet18", zero_init_residual=True)
     torch.manual_seed(0)
     theirs = torchvision.models.resnet18(zero_init_residual=True).state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.state_dict().items())
-    assert count_parameters(arch) == sum(p.numel() for p in ours.parameters())
+    number = sum(parameter.numel() for parameter in ours.parameters())
+    assert count_parameters(torchvision_arch("resnet18")) == number

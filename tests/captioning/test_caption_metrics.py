@@ -182,7 +182,7 @@ def random_captions(seed, images, references, vocabulary, longest):
 @pytest.mark.parametrize("longest", [1, 4, 12, 50])
 @pytest.mark.parametrize(("images", "references"), [(1, 1), (1, 5), (2, 1), (5, 5), (30, 8)])
 def test_scores_match_pycocoevalcap(images, references, vocabulary, longest):
-    for seed in range(5):
+    for seed in range(2):
         captions, own = random_captions(seed, images, references, vocabulary, longest)
         for name, (value, per_image) in pycocoevalcap(captions, own).items():
             found, of_images = SCORES[name](captions, own)

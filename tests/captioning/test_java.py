@@ -365,7 +365,7 @@ def test_spice_starts_reads_and_writes(spice_without_models, tmp_path):
     """Without models it can only process zero images."""
     (tmp_path / "captions.json").write_text("[]")
     command = java.spice_command(tmp_path / "captions.json", tmp_path / "scores.json")
-    java.run_program("SPICE", command, 60)
+    java.run_program("SPICE", command, 500)
     assert len(java.read_spice(tmp_path / "scores.json", 0)) == 0
 
 

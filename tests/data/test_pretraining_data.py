@@ -377,7 +377,7 @@ def one_broken(copied, tokenizer):
 def test_a_truncated_image_ends_training_with_its_name(one_broken, num_workers):
     build, file = one_broken
     batches = training_loader(build(False), 100, 0, seed=0, num_workers=num_workers)
-    with pytest.raises(UserError, match=rf"{file.name} cannot be read"):
+    with pytest.raises(UserError, match=rf"{file.name}: "):
         next(batches)
 
 
@@ -385,7 +385,7 @@ def test_an_image_that_vanishes_during_training_ends_it_with_its_name(one_broken
     build, file = one_broken
     data = build(False)
     file.unlink()
-    with pytest.raises(UserError, match=rf"{file.name} cannot be read .*no such file"):
+    with pytest.raises(UserError, match=rf"{file.name}: not found"):
         next(training_loader(data, 100, 0, seed=0))
 
 
@@ -406,7 +406,7 @@ def test_without_one_readable_image_there_is_no_training(one_broken):
     build, _ = one_broken
     data = build(True)
     data.items = data.items[2:3]
-    with pytest.raises(UserError, match="not one image"):
+    with pytest.raises(UserError, match="no image"):
         next(training_loader(data, 4, 0, seed=0))
 
 
@@ -414,7 +414,7 @@ def test_validation_leaves_no_image_out(copied, one_broken):
     build, _ = one_broken
     file = read_captions(copied, "val")[1].file
     file.write_bytes(file.read_bytes()[:500])
-    with pytest.raises(UserError, match=rf"{file.name} cannot be read"):
+    with pytest.raises(UserError, match=rf"{file.name}: "):
         list(validation_loader(build(True, "val"), 8))
     file.unlink()
     with pytest.raises(UserError, match=r"1 images of .* are missing"):

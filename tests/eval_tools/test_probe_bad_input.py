@@ -83,7 +83,7 @@ def test_an_image_that_does_not_decode_is_named_and_no_result_is_written(
     path = broken_image(copy_of_data / place)
     assert status_of(kind, arguments(kind, copy_of_data, out)) == 2
     error = capsys.readouterr().err
-    assert f"error: the image {path} cannot be read (" in error
+    assert f"error: cannot decode the image {path}: " in error
     assert len(error.strip().splitlines()) == 1
     assert not (out / "result.json").exists()
     assert not list(cache.glob("partial-*"))
@@ -111,7 +111,7 @@ def test_training_goes_on_without_bad_images_where_that_is_asked(
         path = copy_of_data / "inaturalist" / re.search(r'"file_name": ?"([^"]+)"', annotations)[1]
         path.write_bytes(path.read_bytes()[:200])
     ended_well(kind, copy_of_data, out, "--skip-bad-images")
-    assert f"left out: the image {path} cannot be read" in (out / "log.txt").read_text()
+    assert f"left out: cannot decode the image {path}" in (out / "log.txt").read_text()
     deviations = record_of(out)["protocol"]["overrides"]
     assert {
         "key": "skip_bad_images",
@@ -126,7 +126,7 @@ def test_a_bad_validation_image_is_never_left_out(copy_of_data, out, capsys):
     path = broken_image(copy_of_data / "imagenet/val")
     argv = arguments("linear", copy_of_data, out, "--skip-bad-images", **quick())
     assert status_of("linear", argv) == 2
-    assert f"the image {path} cannot be read" in capsys.readouterr().err
+    assert f"cannot decode the image {path}" in capsys.readouterr().err
     assert not (out / "result.json").exists()
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 TIMEOUT = 500  # seconds; only a process that hangs takes that long
 POLL = 0.005
 STOP_AT = "VIRTEX_TESTS_STOP_AT"
-ERROR = re.compile(r"^\S+: error: .*$", re.MULTILINE)
+ERROR = re.compile(r"^[\w. -]+: error: .*$", re.MULTILINE)
 HEAVY = (
     *("torch.utils.tensorboard", "torchvision", "sklearn.svm", "virtex.detectron"),
     *("virtex.engine.loop", "virtex.optim", "tests.faults.processes"),

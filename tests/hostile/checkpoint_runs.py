@@ -3,7 +3,6 @@
 import contextlib
 import os
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from tests.hostile.data_runs import MOST_MEMORY, peak, run
 from virtex.checkpoints import loading  # noqa: F401  # imports write compiled files
 from virtex.eval_tools import inspect_checkpoint
 
-MOST_SECONDS = 10
 STARTS = (
     *("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty"),
     *("pty.spawn", "socket.connect", "socket.bind", "ctypes.dlopen", "webbrowser.open"),
@@ -38,16 +36,15 @@ sys.addaudithook(_note)
 
 @contextlib.contextmanager
 def nothing_happens() -> Iterator[None]:
-    """No process, socket or file is made, little memory is taken, and little time."""
+    """Assert that no process, socket or file is created, and that little memory is taken."""
     _happened.append([])
-    before, started = peak(), time.perf_counter()
+    before = peak()
     try:
         yield
     finally:
         happened = _happened.pop()
     assert not happened
     assert peak() - before < MOST_MEMORY
-    assert time.perf_counter() - started < MOST_SECONDS
 
 
 def inspected(path: Path, data: bytes, *flags: str) -> tuple[int, str]:

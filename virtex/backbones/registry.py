@@ -246,12 +246,8 @@ def check_input_size(arch: Arch, height: int, width: int) -> None:
         )
 
 
-def build_torchvision(name: str, **options: Any) -> tuple[Arch, nn.Module]:
-    """Return a torchvision network without its classifier, initialized as torchvision does.
-
-    Args:
-        name: of torchvision's model builder.
-        options: keyword arguments for it; those its family does not take are ignored.
+def torchvision_arch(name: str) -> Arch:
+    """Return the architecture of a torchvision network by the name of its builder.
 
     Raises:
         UnsupportedArchitectureError: no family detects the network.
@@ -266,8 +262,23 @@ def build_torchvision(name: str, **options: Any) -> tuple[Arch, nn.Module]:
             f"torchvision's {name} is not a supported backbone; supported families, by example: "
             + ", ".join(family.default_arch.name for family in families().values())
         )
-    family = family_of(arch)
+    return arch
+
+
+def build_torchvision(name: str, **options: Any) -> nn.Module:
+    """Return a torchvision network without its classifier, initialized as torchvision does.
+
+    Args:
+        name: of torchvision's model builder.
+        options: keyword arguments for it; those its family does not take are ignored.
+
+    Raises:
+        UnsupportedArchitectureError: no family detects the network.
+    """
+    import torchvision
+
+    family = family_of(torchvision_arch(name))
     known = {k: v for k, v in options.items() if k in family.torchvision_options}
     network = torchvision.models.get_model(name, weights=None, **known)
     family.remove_head(network)
-    return arch, network
+    return network

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -342,8 +342,10 @@ def _no_format_error(found: StateDicts, name: str) -> UserError:
         for path, tensors in found.by_path.items()
         for key, value in tensors.items()
     }
-    for family in families().values():
-        if reason := family.explain_unsupported(shapes):
+    prefixes = _find_landmarks(found)
+    # a family whose landmark is there knows best what the network is
+    for family in prefixes or families():
+        if reason := families()[family].explain_unsupported(shapes):
             return UnsupportedArchitectureError(reason)
     path, tensors = max(found.by_path.items(), key=lambda item: len(item[1]))
     keys = f"keys in {path or 'the root'!r}: {', '.join(list(tensors)[:4])}, …"
@@ -364,20 +366,22 @@ def _no_format_error(found: StateDicts, name: str) -> UserError:
             f"{' or '.join(copies)}; {keys}",
             code="checkpoint.ambiguous_format",
         )
-    prefix = next(_prefixes(found), "")
+    prefix = next(iter(prefixes.values()), "")
     hint = f"; --format prefix:{prefix} reads the network under that prefix" if prefix else ""
     return CheckpointError(
         f"the format was not detected: {closest}; {keys}{hint}", code="checkpoint.unknown_format"
     )
 
 
-def _prefixes(found: StateDicts) -> Iterator[str]:
-    """Yield prefixes of a family's canonical names in the file."""
+def _find_landmarks(found: StateDicts) -> dict[str, str]:
+    """Return family -> prefix of its canonical names, for families with names in the file."""
+    prefixes: dict[str, str] = {}
     for container in Format("", "").containers:
         for key in strip_wrappers(found.by_path.get(container, {}))[1]:
             for family in families().values():
                 if key.endswith(f".{family.landmark}"):
-                    yield key.removesuffix(family.landmark)
+                    prefixes.setdefault(family.name, key.removesuffix(family.landmark))
+    return prefixes
 
 
 def _closest(found: StateDicts, name: str) -> str:

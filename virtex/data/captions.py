@@ -1,7 +1,6 @@
-"""What is known of COCO's images: their captions, and the kinds of objects in them.
+"""COCO's captions and object labels per image; no image is opened.
 
-The data root here is the folder that holds ``train2017/``, ``val2017/`` and ``annotations/``.
-No image is opened.
+``root`` is the folder ``coco/``, which contains ``train2017/``, ``val2017/`` and ``annotations/``.
 """
 
 import logging
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from virtex.data.annotations import check_coco_json, is_id, read_json
 from virtex.errors import UserError
 from virtex.files import describe_missing, find_missing, is_path_below
+from virtex.text import short_repr
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ BACKGROUND = "background"  # the name of label 0, which no image has
 
 @dataclass(frozen=True, slots=True)
 class CaptionedImage:
-    """An image and what people said of it, one caption at least."""
+    """An image and its captions, at least one."""
 
     image_id: int
     file: Path
@@ -31,13 +31,13 @@ class CaptionedImage:
 
     @property
     def target(self) -> tuple[str, ...]:
-        """What a model learns to tell of the image."""
+        """What a model learns to predict."""
         return self.captions
 
 
 @dataclass(frozen=True, slots=True)
 class LabeledImage:
-    """An image and the kinds of objects in it: ascending labels from 1 on, one at least."""
+    """An image and the categories of its objects: ascending labels from 1, at least one."""
 
     image_id: int
     file: Path
@@ -45,22 +45,22 @@ class LabeledImage:
 
     @property
     def target(self) -> tuple[int, ...]:
-        """What a model learns to tell of the image."""
+        """What a model learns to predict."""
         return self.labels
 
 
 def read_captions(
     root: Path, split: str, skip_missing_images: bool = False
 ) -> list[CaptionedImage]:
-    """The captioned images of a split, in the order of the file; those without are left out.
+    """Read the images of a split that have captions, in the order of the file.
 
     Args:
-        root: holds ``annotations/captions_<split>2017.json`` and ``<split>2017/``.
+        root: contains ``annotations/captions_<split>2017.json`` and ``<split>2017/``.
         split: "train" or "val".
-        skip_missing_images: leave out images whose file is not there, with a warning.
+        skip_missing_images: leave out images whose file is missing, with a warning.
 
     Raises:
-        UserError: the file is missing or holds no captions of its images; images are missing.
+        UserError: the file is missing or invalid, or images are missing.
     """
     path = Path(root, "annotations", f"captions_{split}2017.json")
     content = read_json(path, WHAT)
@@ -73,8 +73,9 @@ def read_captions(
         image_id = annotation.get("image_id")
         if not is_id(image_id) or image_id not in captions:
             raise UserError(
-                f"{path}: annotations[{index}] is a caption of image {image_id!r:.40}, which is "
-                "not in images; download or write the file again"
+                f"{path}: annotations[{index}]: image_id {image_id!r:.40} is not in images; "
+                "download or write the file again",
+                "data.annotations",
             )
         captions[image_id].append(annotation["caption"])
     folder = Path(root, f"{split}2017")
@@ -89,20 +90,20 @@ def read_captions(
 def read_labels(
     root: Path, split: str, skip_missing_images: bool = False
 ) -> tuple[list[LabeledImage], list[str]]:
-    """The images of a split with the kinds of their objects; those without objects are left out.
+    """Read the images of a split that have objects, with the categories of these.
 
-    Labels count the categories from 1 on in the order of their COCO ids, which is that of
-    COCO's files; 0 is the background. Crowds count as objects.
+    Labels number the categories from 1 in the order of their COCO ids; 0 is the background. Crowds
+    count as objects.
 
     Args:
-        root: holds ``annotations/instances_<split>2017.json`` and ``<split>2017/``.
-        skip_missing_images: leave out images whose file is not there, with a warning.
+        root: contains ``annotations/instances_<split>2017.json`` and ``<split>2017/``.
+        skip_missing_images: leave out images whose file is missing, with a warning.
 
     Returns:
         the images, and the name of each label, "background" first.
 
     Raises:
-        UserError: the file is missing or broken; images are missing.
+        UserError: the file is missing or invalid, or images are missing.
     """
     path = Path(root, "annotations", f"instances_{split}2017.json")
     content = read_json(path, "COCO instances")
@@ -125,10 +126,10 @@ def read_labels(
 
 
 def caption_annotations(path: Path) -> list[dict[str, Any]]:
-    """The annotations of a COCO captions file, each with a ``caption``.
+    """Return the annotations of a COCO captions file, each with a ``caption``.
 
     Raises:
-        UserError: the file is missing or holds anything else.
+        UserError: the file is missing or invalid.
     """
     return _checked_captions(read_json(path, WHAT), path)
 
@@ -136,20 +137,23 @@ def caption_annotations(path: Path) -> list[dict[str, Any]]:
 def _checked_captions(content: Any, path: Path) -> list[dict[str, Any]]:
     annotations = content.get("annotations") if isinstance(content, dict) else None
     if not isinstance(annotations, list):
-        raise UserError(f"{path} has no list of annotations; it should be {WHAT}")
+        raise UserError(f"{path} must be {WHAT}, but has no list annotations", "data.annotations")
     for index, annotation in enumerate(annotations):
         caption = annotation.get("caption") if isinstance(annotation, dict) else None
         if not isinstance(caption, str):
-            found = "has no caption" if caption is None else f"has the caption {caption!r:.40}"
-            raise UserError(f"{path}: annotations[{index}] {found}; {WHAT} need text there")
+            raise UserError(
+                f"{path}: annotations[{index}]: caption: expected a string, found "
+                f"{short_repr(caption)}; download or write the file again",
+                "data.annotations",
+            )
     return annotations
 
 
 def _image_names(content: Any, path: Path) -> dict[int, str]:
-    """Image id -> file name."""
+    """Return image id -> file name."""
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list):
-        raise UserError(f"{path} has no list of images; it should be {WHAT}")
+        raise UserError(f"{path} must be {WHAT}, but has no list images", "data.annotations")
     names: dict[int, str] = {}
     for index, image in enumerate(images):
         fields = image if isinstance(image, dict) else {}
@@ -157,11 +161,16 @@ def _image_names(content: Any, path: Path) -> dict[int, str]:
         name = fields.get("file_name")
         if not is_id(image_id) or not is_path_below(name):
             raise UserError(
-                f"{path}: images[{index}] must have a whole number as id and a file_name, a path "
-                "below the folder of the split, without .."
+                f"{path}: images[{index}]: expected an integer id and a file_name, a relative "
+                "path without ..; download or write the file again",
+                "data.annotations",
             )
         if image_id in names:
-            raise UserError(f"{path}: images[{index}] has the id {image_id}, which is used twice")
+            raise UserError(
+                f"{path}: images[{index}]: the id {image_id} is used twice; "
+                "download or write the file again",
+                "data.annotations",
+            )
         names[image_id] = name
     return names
 
@@ -170,19 +179,19 @@ Image = TypeVar("Image", CaptionedImage, LabeledImage)
 
 
 def _with_files(images: list[Image], path: Path, skip_missing: bool) -> list[Image]:
-    """``images``, once it is known that their files are there.
+    """Return the images whose files exist.
 
     Raises:
-        UserError: some are not there (the first five are named), or no image is left.
+        UserError: files are missing and not to be skipped, or no image is left.
     """
     missing = find_missing(str(image.file) for image in images)
     if missing:
-        said = describe_missing(missing, path)
+        message = describe_missing(missing, path)
         if not skip_missing:
-            raise UserError(f"{said}; restore them")
-        logger.warning("left out: %s", said)
+            raise UserError(f"{message}; restore them", "data.missing_images")
+        logger.warning("left out: %s", message)
         gone = set(missing)
         images = [image for image in images if str(image.file) not in gone]
     if not images:
-        raise UserError(f"{path} describes no image that is there; give a file that describes some")
+        raise UserError(f"{path} lists no image that exists; give a file that does", "data.empty")
     return images

@@ -1,7 +1,6 @@
-"""Images and their classes as samples and batches, as bytes: a model normalizes them itself.
+"""Batches of labeled uint8 images; the model normalizes them on the device.
 
-Color order, mean and deviation belong to a checkpoint, so they are applied on the device, to a
-quarter of the bytes that floats would have been.
+Channel order, mean and std belong to the checkpoint, and bytes are a quarter of the size of floats.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,11 +19,11 @@ Transform = Callable[[Tensor], Tensor]
 
 
 def training_transform(crop_size: int, scale: tuple[float, float] = (0.08, 1.0)) -> Transform:
-    """A random part of the image, resized, and mirrored half of the time.
+    """Return a random resized crop followed by a horizontal flip with probability 0.5.
 
     Args:
-        crop_size: height and width that come out, in pixels.
-        scale: the part's share of the image's area; its width is 3/4 to 4/3 of its height.
+        crop_size: output height and width in pixels.
+        scale: range of the crop's fraction of the area; its aspect ratio is 3/4 to 4/3.
 
     Returns:
         maps (3, height, width) uint8 to (3, crop_size, crop_size) uint8; draws from torch's
@@ -36,18 +35,18 @@ def training_transform(crop_size: int, scale: tuple[float, float] = (0.08, 1.0))
 
 
 def evaluation_transform(resize_size: int, crop_size: int) -> Transform:
-    """The center of the image, once its short side has ``resize_size`` pixels.
+    """Return a resize of the short side to ``resize_size`` pixels and a center crop.
 
     Returns:
         maps (3, height, width) uint8 to (3, crop_size, crop_size) uint8.
 
     Raises:
-        UserError: the crop is larger than the resized image, and would have black borders.
+        UserError: the crop is larger than the resized image.
     """
     if crop_size > resize_size:
         raise UserError(
-            f"a crop of {crop_size} pixels does not fit into images resized to {resize_size}; "
-            "give a resize size that is not below the crop size"
+            f"the crop size must be at most the resize size, but {crop_size} > {resize_size}",
+            "config.crop_size",
         )
     return v2.Compose([v2.Resize(resize_size, antialias=True), v2.CenterCrop(crop_size)])
 

@@ -1,4 +1,4 @@
-"""Pictures on disk with their classes, and what identifies them in a record."""
+"""Images on disk with class labels, and their fingerprints for records."""
 
 import functools
 import hashlib
@@ -14,7 +14,7 @@ import numpy as np
 from virtex.errors import UserError
 from virtex.files import describe_missing, find_missing
 
-PURPOSE = int.from_bytes(b"fraction", "little")  # other draws than those of the samples
+PURPOSE = int.from_bytes(b"fraction", "little")  # a random stream of its own
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,12 +22,12 @@ class ImageSet:
     """The images of one split and their labels, in an order that never changes.
 
     Attributes:
-        name: as a record says it, for instance "imagenet_val".
+        name: the name in records, for instance "imagenet_val".
         root: the folder that ``files`` are relative to.
         files: relative paths, with "/" between their parts.
         labels: (images,) int64, from 0 to classes - 1; or (images, classes) int8 of -1 (absent),
             0 (difficult) and 1 (present).
-        class_names: one a class.
+        class_names: one per class.
     """
 
     name: str
@@ -47,23 +47,23 @@ class ImageSet:
         return self.root / self.files[index]
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "ImageSet":
-        """The images at ``indices``, in that order; classes stay as they are."""
+        """Return the images at ``indices``, in that order, with all classes."""
         files = [self.files[index] for index in indices]
         return replace(self, files=files, labels=self.labels[np.asarray(indices, dtype=np.int64)])
 
     def fingerprint(self) -> dict[str, Any]:
-        """``images`` (their number) and ``sha256``: which pictures these are, in which order.
+        """Return ``images`` (their number) and ``sha256``, which identify files and their order.
 
-        The hash covers relative names, sizes in bytes and times of change, neither labels nor where
-        the root is: a copy that keeps times has the same. No file is opened.
+        The hash covers relative names, sizes in bytes and modification times, but neither labels
+        nor the root: a copy that preserves times has the same. No file is opened.
 
         Raises:
-            UserError: an image is not there any more.
+            UserError: an image has been removed.
         """
         return {"images": len(self), "sha256": self._hashes["with times"]}
 
     def describe(self) -> dict[str, Any]:
-        """Numbers and hashes for the record of a result, the same for every copy of the data.
+        """Return sizes and hashes for a record, the same for every copy of the data.
 
         ``files_sha256`` covers the images' names and sizes, ``annotations_sha256`` the labels, in
         the images' order, and the classes' names.
@@ -80,16 +80,16 @@ class ImageSet:
             "annotations_sha256": digest.hexdigest(),
         }
 
-    @functools.cached_property  # a million files on a network disk are asked once
+    @functools.cached_property  # os.stat of a million files on a network disk
     def _hashes(self) -> dict[str, str]:
         return file_hashes(self.root, self.files)
 
 
 def file_hashes(root: Path, files: Sequence[str]) -> dict[str, str]:
-    """sha256 of the names and sizes of ``files`` below ``root``: "with times" of change, "without".
+    """Return SHA-256 of names and sizes of ``files``, "with times" of modification and "without".
 
     Raises:
-        UserError: an image is not there any more.
+        UserError: an image has been removed.
     """
     with_times, without = hashlib.sha256(), hashlib.sha256()
     for file in files:
@@ -98,36 +98,36 @@ def file_hashes(root: Path, files: Sequence[str]) -> dict[str, str]:
             found = os.stat(path)
         except OSError as error:
             raise UserError(
-                f"the image {path} cannot be read ({error.strerror}); restore it"
+                f"cannot read the image {path}: {error.strerror}; restore it", "data.image"
             ) from error
-        said = b"%s\0%d\0" % (os.fsencode(file), found.st_size)
-        without.update(said)
-        with_times.update(b"%s%d\0" % (said, found.st_mtime_ns))
+        entry = b"%s\0%d\0" % (os.fsencode(file), found.st_size)
+        without.update(entry)
+        with_times.update(b"%s%d\0" % (entry, found.st_mtime_ns))
     return {"with times": with_times.hexdigest(), "without": without.hexdigest()}
 
 
 def require_images(images: ImageSet, source: str | Path) -> ImageSet:
-    """``images``, once it is known that there are some and that all files are there.
+    """Return ``images`` if there are any and all files exist.
 
     Raises:
-        UserError: ``source``, which lists them, lists none, or some are missing.
+        UserError: ``source`` lists no image, or files are missing.
     """
     if not len(images):
-        raise UserError(f"{source} lists no image; download or write it again")
+        raise UserError(f"{source} lists no image; download or write it again", "data.empty")
     root = str(images.root)
     missing = find_missing(f"{root}/{file}" for file in images.files)
     if missing:
-        raise UserError(f"{describe_missing(missing, source)}; restore them")
+        raise UserError(f"{describe_missing(missing, source)}; restore them", "data.missing_images")
     return images
 
 
 def balanced_fraction(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Ascending indices of a random share of every class, one image of each at least.
+    """Return ascending indices of a random fraction of every class, at least one image of each.
 
-    With the same seed, the smaller share is part of the larger one.
+    With the same seed, a smaller fraction is a subset of a larger one.
 
     Args:
-        labels: (images,), whole numbers from 0 on.
+        labels: (images,), integers >= 0.
         fraction: in (0, 1]; of a class of n images, round(fraction · n) are taken.
 
     Returns:
@@ -138,8 +138,9 @@ def balanced_fraction(labels: np.ndarray, fraction: float, seed: int) -> np.ndar
     """
     if not 0 < fraction <= 1:
         raise UserError(
-            f"a fraction of {fraction} of the images cannot be taken; "
-            "give one above 0 and not above 1, such as 0.01 for 1 percent"
+            f"the fraction of images must be in (0, 1], not {fraction}; "
+            "give for instance 0.01 for 1 percent",
+            "arguments.invalid",
         )
     entropy = np.random.SeedSequence([PURPOSE, seed])
     order = np.random.default_rng(entropy).permutation(len(labels))

@@ -1,4 +1,4 @@
-"""The images of iNaturalist 2018, whose classes are told by JSON files, not by folders."""
+"""The images of iNaturalist 2018, whose classes are in JSON files, not in folders."""
 
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ WHAT = "iNaturalist 2018 annotations"
 
 
 def read_inaturalist(data_root: Path) -> tuple[ImageSet, ImageSet]:
-    """The images of train and of val, in the order of their files.
+    """Read train and val, in the order of their files.
 
-    Labels count the categories in the order of their ids; there are as many classes as
+    Labels number the categories in the order of their ids; there are as many classes as
     categories in the file (8142 in the published ones), also if some have no image.
 
     Args:
@@ -24,8 +24,8 @@ def read_inaturalist(data_root: Path) -> tuple[ImageSet, ImageSet]:
             them are relative to ``inaturalist/``.
 
     Raises:
-        UserError: a file is missing or broken, the two have different categories, an image has
-            no category or two; images are missing.
+        UserError: a file is missing or invalid, the two have different categories, an image has
+            no category or two, or images are missing.
     """
     root = Path(data_root, "inaturalist")
     paths = [root / "annotations" / f"{split}2018.json" for split in ("train", "val")]
@@ -41,13 +41,15 @@ def read_inaturalist(data_root: Path) -> tuple[ImageSet, ImageSet]:
 
 
 def _require_same_categories(contents: list[dict[str, Any]], paths: list[Path]) -> None:
-    """By their ids: names were published later, and may have been put into one file alone."""
+    """Compare ids only: names were published later and may be missing in one of the files."""
     train, val = ({category["id"] for category in content["categories"]} for content in contents)
     if train != val:
         different = join_first([str(number) for number in sorted(train ^ val)])
         raise UserError(
-            f"{paths[1]} has other categories than {paths[0].name}: {len(train ^ val)} are in one "
-            f"of them alone (id {different}); take both files from the same release"
+            f"{paths[1]} and {paths[0].name} must have the same categories, but "
+            f"{len(train ^ val)} are only in one of them (id {different}); "
+            "use files of the same release",
+            "data.annotations",
         )
 
 
@@ -67,19 +69,21 @@ def _image_set(content: dict[str, Any], path: Path, root: Path, name: str) -> Im
 
 
 def _category_of_images(content: dict[str, Any], path: Path) -> dict[int, int]:
-    """Image id -> id of its one category."""
+    """Return image id -> id of its category."""
     found: dict[int, int] = {}
     for index, annotation in enumerate(content["annotations"]):
         image, category = annotation["image_id"], annotation["category_id"]
         if found.setdefault(image, category) != category:
             raise UserError(
-                f"{path}: annotations[{index}] gives image {image} the category {category}, but "
-                f"it has {found[image]} already; download or write the file again"
+                f"{path}: annotations[{index}]: image {image} has category {category} here, but "
+                f"{found[image]} before; download or write the file again",
+                "data.annotations",
             )
     without = [image["file_name"] for image in content["images"] if image["id"] not in found]
     if without:
         raise UserError(
             f"{path}: {len(without)} images have no annotation: {join_first(without)}; give the "
-            "file of a split with annotations"
+            "file of a split with annotations",
+            "data.annotations",
         )
     return found

@@ -72,7 +72,9 @@ class SeededSet(Dataset[Sample | UserError], ABC):
                 if not self.skip_bad_images:
                     return error
                 logger.warning("left out: %s", error)
-        return UserError("not one image of the training set can be read; restore the images")
+        return UserError(
+            "no image of the training set can be read; restore the images", "data.image"
+        )
 
     def collate(self, samples: Sequence[Sample | UserError]) -> Batch | UserError:
         """A batch of samples, or the first of them that is an error."""

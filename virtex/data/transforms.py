@@ -48,28 +48,29 @@ BROKEN = (
 
 
 def decode_image(path: str | Path) -> Tensor:
-    """The image in ``path`` as RGB, (3, height, width) uint8, turned as its EXIF data say.
+    """Decode an image as RGB, (3, height, width) uint8, rotated according to its EXIF data.
 
     Grey, palette, CMYK and 16-bit images become RGB as in Detectron2, by Pillow's ``convert``.
 
     Raises:
-        UserError: the file is missing, no image, or not a whole one.
+        UserError: the file is missing, truncated or not an image.
     """
     try:
         require_file(path)
         with Image.open(path) as image:
             if image.format in PROGRAMS:
-                raise ValueError(f"it is {image.format}, which is a program and no picture")
+                raise ValueError(f"{image.format} files are programs")
             upright = UPRIGHT.get(_orientation(image))
             rgb = image.convert("RGB")
     except BROKEN as error:
-        reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
+        reason = "not found" if isinstance(error, FileNotFoundError) else str(error)
         raise UserError(
-            f"the image {path} cannot be read ({reason or type(error).__name__}); restore it"
+            f"cannot decode the image {path}: {reason or type(error).__name__}; restore it",
+            "data.image",
         ) from error
     if upright is not None:
         rgb = rgb.transpose(upright)
-    # left with its channels last in memory, which is cropped and resized twice as fast
+    # channels last in memory, which is cropped and resized twice as fast
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
 
 

@@ -36,6 +36,7 @@ from virtex.files import replace_file, sha256_of
 from virtex.optim import Lookahead, build_optimizer, build_schedule
 from virtex.pretraining.data import PretrainingSet, build_pretraining_set
 from virtex.pretraining.models.build import build_model
+from virtex.pretraining.models.visual import last_stride, visual_arch
 from virtex.pretraining.validation import validate
 from virtex.pretraining.vocabulary import (
     PATH_KEYS,
@@ -50,7 +51,6 @@ logger = logging.getLogger(__name__)
 
 RECORD = "pretraining.json"
 CONFIG = "pretrain_config.yaml"  # the published name
-STRIDE = 32  # pixels per cell of a ResNet's last feature map
 # Settings that a resumed run may change, to train longer or to recover from a loss that is not
 # finite; the record lists the changes.
 CHANGEABLE = (
@@ -106,7 +106,10 @@ class PretrainingJob(Job):
         )
         self.device = torch.device(device_of(args))
         share = config.OPTIM.BATCH_SIZE // world_size()
-        if share == 1 and config.DATA.IMAGE_CROP_SIZE <= STRIDE and not config.MODEL.VISUAL.FROZEN:
+        visual = config.MODEL.VISUAL
+        # a feature map of one location
+        is_single = last_stride(visual_arch(visual.NAME)) >= config.DATA.IMAGE_CROP_SIZE
+        if share == 1 and is_single and not visual.FROZEN:
             raise UserError(
                 f"BatchNorm cannot normalize one image of {config.DATA.IMAGE_CROP_SIZE} pixels per "
                 "process; increase OPTIM.BATCH_SIZE or DATA.IMAGE_CROP_SIZE",

@@ -11,6 +11,7 @@ from virtex.backbones.registry import (
     UnsupportedArchitectureError,
     build_torchvision,
     family_of,
+    torchvision_arch,
 )
 from virtex.errors import UserError
 
@@ -23,7 +24,6 @@ class VisualBackbone(nn.Module):
     Attributes:
         cnn: the network, without a classifier.
         feature_size: channels of the last feature map.
-        stride: pixels per location of the last feature map.
         frozen: whether parameters and BatchNorm statistics do not change.
     """
 
@@ -31,7 +31,6 @@ class VisualBackbone(nn.Module):
         super().__init__()
         self.arch, self.family = arch, family_of(arch)
         self.feature_size = list(self.family.channels(arch).values())[-1]
-        self.stride = list(self.family.strides(arch).values())[-1]
         self.frozen = frozen
         self.cnn = cnn.requires_grad_(not frozen)
         self.train(self.training)
@@ -48,23 +47,14 @@ class VisualBackbone(nn.Module):
         return [features[name] for name in self.family.channels(self.arch)][-1]
 
 
-def build_visual(
-    name: str,
-    feature_size: int = 0,
-    pretrained: bool = False,
-    frozen: bool = False,
-    zero_init_residual: bool = True,
-) -> VisualBackbone:
-    """Build the backbone that a config names.
+def visual_arch(name: str) -> Arch:
+    """Return the architecture of the backbone that a config names.
 
     Args:
         name: ``torchvision::`` and the name of a network there, of a registered family.
-        feature_size: the config's number of channels; 0 if it gives none.
-        pretrained: start from torchvision's ImageNet weights (a download).
-        zero_init_residual: initialize each residual block as the identity (arXiv 1706.02677, 5.1).
 
     Raises:
-        UserError: there is no such network, or it has another number of channels.
+        UserError: there is no such network, or no family supports it.
     """
     network = name.removeprefix(PREFIX)
     names = torchvision.models.list_models(torchvision.models)
@@ -76,9 +66,36 @@ def build_visual(
             code="config.unknown_backbone",
         )
     try:
-        arch, cnn = build_torchvision(network, zero_init_residual=zero_init_residual)
+        return torchvision_arch(network)
     except UnsupportedArchitectureError as error:
         raise UserError(f"MODEL.VISUAL.NAME: {error}", code="config.unknown_backbone") from error
+
+
+def last_stride(arch: Arch) -> int:
+    """Return the pixels per location of the last feature map."""
+    return list(family_of(arch).strides(arch).values())[-1]
+
+
+def build_visual(
+    name: str,
+    feature_size: int = 0,
+    pretrained: bool = False,
+    frozen: bool = False,
+    zero_init_residual: bool = True,
+) -> VisualBackbone:
+    """Build the backbone that a config names.
+
+    Args:
+        name: see ``visual_arch``.
+        feature_size: the config's number of channels; 0 if it gives none.
+        pretrained: start from torchvision's ImageNet weights (a download).
+        zero_init_residual: initialize each residual block as the identity (arXiv 1706.02677, 5.1).
+
+    Raises:
+        UserError: there is no such network, or it has another number of channels.
+    """
+    arch, network = visual_arch(name), name.removeprefix(PREFIX)
+    cnn = build_torchvision(network, zero_init_residual=zero_init_residual)
     if pretrained:
         from virtex.checkpoints.loading import load_backbone
 
