@@ -1,11 +1,11 @@
-# make demo       sets up, then pretrains on built-in toy data and transfers to every task
-# make demo-full  the same, three times as long, with another pretraining and two seeds
-# make test       sets up, then runs every test, with a selection of the faults and the hostile input
-# make test-all   the same with every fault and all of the hostile input
-# make setup      only sets up; a second time it does nothing
-# make bench      every benchmark against its reference, into benchmarks/RESULTS.md
-# make lint       ruff, mypy and import-linter, as configured in pyproject.toml
-# make docs       the documentation site, into output/docs
+# make demo       pretrain on toy data, evaluate on every task
+# make demo-full  the same with a longer and a second pretraining, and two seeds
+# make test       run the tests
+# make test-all   run all tests, including the slow ones
+# make setup      create .venv; every other target does this first
+# make bench      run every benchmark, write benchmarks/RESULTS.md
+# make lint       run ruff, mypy and import-linter, as configured in pyproject.toml
+# make docs       build the documentation site in output/docs
 
 PYTHON ?= python3
 VENV := .venv
@@ -29,16 +29,16 @@ test: $(READY)
 test-all: $(READY)
 	$(RUN) -m pytest --whole
 
-# A quiet machine, please: ours and the reference take turns, but both need their cores.
+# Run it on a quiet machine.
 bench: $(READY)
 	$(RUN) benchmarks/run_all.py
 
-# The demo: a model is pretrained by captioning, and compared on every task with the same model
-# before its training. A second time, what is finished is not run again; what was interrupted goes on.
+# The demo pretrains a model by captioning, and compares it on every task with the untrained model.
+# A second `make demo` continues an interrupted one.
 DEMO := output/demo
 FULL := output/demo-full
 DATA := $(DEMO)/data
-PICTURES := --coco-train-images 3000 --train-images 400 --val-images 200
+IMAGES := --coco-train-images 3000 --train-images 400 --val-images 200
 VOCABULARY := $(DATA)/vocab/toy.model
 RANDOM := $(DEMO)/random/model_final.pth
 PRETRAIN := $(RUN) -m virtex.pretrain --data-root $(DATA) --num-gpus 0 --checkpoint-every 250 --resume
@@ -50,17 +50,16 @@ demo: $(DEMO)/captions/model_final.pth $(RANDOM)
 	$(LEADERBOARD) $(DEMO)/evaluation --title "The demo" --label "$<=VirTex" \
 		--output $(DEMO)/leaderboard.csv --html $(DEMO)/leaderboard.html --plot $(DEMO)/leaderboard.png
 
-# The longer story: three times the pretraining, the same backbone pretrained by classification beside
-# it, and every downstream training with two seeds.
+# Three times the pretraining, the same backbone pretrained by classification, and two seeds.
 demo-full: $(FULL)/captions/model_final.pth $(FULL)/classes/model_final.pth $(RANDOM)
 	$(EVALUATE) --checkpoint $^ --output-dir $(FULL)/evaluation --seeds 0 1
 	$(LEADERBOARD) $(FULL)/evaluation --title "The demo" --label "$<=VirTex" \
 		--label "$(FULL)/classes/model_final.pth=classification" \
 		--output $(FULL)/leaderboard.csv --html $(FULL)/leaderboard.html --plot $(FULL)/leaderboard.png
 
-# toy.json is what the tool writes last
+# The tool writes toy.json last.
 $(DATA)/toy.json: | $(READY)
-	$(RUN) eval_tools/make_toy_data.py $(DATA) $(PICTURES) --overwrite
+	$(RUN) eval_tools/make_toy_data.py $(DATA) $(IMAGES) --overwrite
 
 $(VOCABULARY): | $(DATA)/toy.json
 	$(RUN) -m virtex.data.tokenizer --captions $(DATA)/coco/annotations/captions_train2017.json \
@@ -92,7 +91,7 @@ lint: $(READY)
 docs: $(READY)
 	$(VENV)/bin/sphinx-build -W --keep-going -b html docs output/docs
 
-# The exact set that is tested, for every Python from 3.10; torch and its torchvision together.
+# The tested versions, for every Python from 3.10.
 constraints: $(READY)
 	printf 'torch==2.14.1\ntorchvision==0.29.1\n' | $(VENV)/bin/uv pip compile --universal \
 		--python-version 3.10 --all-extras --no-header --no-annotate --upgrade \

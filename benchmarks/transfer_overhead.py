@@ -73,7 +73,7 @@ def compare(args: argparse.Namespace, folder: Path) -> measure.Row:
 
     solver, sizes = run.cfg.SOLVER, run.cfg.INPUT.MIN_SIZE_TRAIN
     name = (
-        f"detection, {args.task} {args.protocol}, {run.backbone.arch.name}, {solver.IMS_PER_BATCH} "
+        f"detection, {args.task} {args.protocol}, {args.checkpoint}, {solver.IMS_PER_BATCH} "
         f"images a step, short side {min(sizes)}-{max(sizes)}, {run.cfg.DATALOADER.NUM_WORKERS} "
         f"workers, {'AMP' if solver.AMP.ENABLED else 'float32'}, {run.cfg.MODEL.DEVICE}"
     )
@@ -91,7 +91,9 @@ def compare(args: argparse.Namespace, folder: Path) -> measure.Row:
 
 def prepare_run(args: argparse.Namespace, folder: Path) -> Any:
     """What the tool would train, with as many iterations as are timed."""
-    from virtex.detectron.run import prepare
+    from virtex.checkpoints.loading import load_backbone
+    from virtex.detectron.transfer import DetectorEvaluator
+    from virtex.tasks import packaged_protocol
 
     if args.images:
         from benchmarks.images import write_coco
@@ -107,7 +109,8 @@ def prepare_run(args: argparse.Namespace, folder: Path) -> Any:
     args.config, args.format, args.trust_pickle = None, "auto", False
     args.skip_bad_images = False
     args.seed, args.output_dir, args.eval_only = 0, str(folder), False
-    return prepare(args)
+    protocol = packaged_protocol(args.task, args.protocol)
+    return DetectorEvaluator(args, protocol, load_backbone(args.checkpoint))
 
 
 def our_trainer(run: Any) -> Any:

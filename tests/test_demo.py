@@ -1,4 +1,4 @@
-"""The Makefile's demo: its commands are right; its chain runs, goes on, and is not run twice."""
+"""The demo of the Makefile: its commands are valid, it runs, and a second run repeats nothing."""
 
 import csv
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# the tools' own settings, made small enough for a test
+# small enough for a test
 SMALL = "DATA.IMAGE_CROP_SIZE 32 OPTIM.BATCH_SIZE 8 OPTIM.WARMUP_STEPS 0 OPTIM.NUM_ITERATIONS 2"
 EVALUATED = "--protocol toy --num-gpus 0 --tasks voc07_svm coco_captioning"
 
@@ -23,7 +23,7 @@ def make(*words):
         f"RUN={sys.executable}",
         *words,
     ]
-    # the make that runs the tests hands its own flags on
+    # flags of the make that runs the tests
     others = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
     done = subprocess.run(
         command, cwd=ROOT, env=others, capture_output=True, text=True, timeout=500
@@ -37,24 +37,25 @@ def small_demo(folder):
     return make(
         "demo",
         f"DEMO={folder}",
-        "PICTURES=--coco-train-images 150 --train-images 30 --val-images 20",
+        "IMAGES=--coco-train-images 150 --train-images 30 --val-images 20",
         f"PRETRAIN={sys.executable} -m virtex.pretrain --data-root {data} --num-gpus 0 {SMALL}",
         f"EVALUATE={sys.executable} eval_tools/evaluate_all.py --data-root {data} {EVALUATED}",
     )
 
 
 @pytest.mark.parametrize("target", ["demo", "demo-full"])
-def test_every_tool_takes_the_arguments_that_the_demo_gives(target):
+def test_commands_are_valid(target):
     check_shell = pytest.importorskip("tests.documentation.command_lines").check_shell
     commands = make("-n", target, "DEMO=nowhere/demo", "FULL=nowhere/full")
     assert "virtex.pretrain" in commands and "leaderboard.py" in commands
     check_shell(commands)
 
 
-def test_the_chain_ends_with_the_leaderboard_and_is_not_run_twice(tmp_path):
+@pytest.mark.whole
+def test_demo_ends_with_the_leaderboard_and_runs_once(tmp_path):
     folder = tmp_path / "demo"
-    told = small_demo(folder)
-    assert "| VirTex" in told and "| random initialization" in told
+    printed = small_demo(folder)
+    assert "| VirTex" in printed and "| random initialization" in printed
     with open(folder / "leaderboard.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert {row["model"] for row in rows} == {"VirTex", "random initialization"}
@@ -71,10 +72,10 @@ def test_the_chain_ends_with_the_leaderboard_and_is_not_run_twice(tmp_path):
     assert (folder / "leaderboard.html").is_file()
 
 
-def test_an_interrupted_demo_keeps_what_is_finished(tmp_path):
+def test_interrupted_demo_continues(tmp_path):
     folder = tmp_path / "demo"
     (folder / "data").mkdir(parents=True)
     (folder / "data" / "toy.json").touch()  # as left by a demo that ended before its vocabulary
-    told = make("-n", "demo", f"DEMO={folder}")
-    assert "make_toy_data" not in told
-    assert "virtex.data.tokenizer" in told
+    printed = make("-n", "demo", f"DEMO={folder}")
+    assert "make_toy_data" not in printed
+    assert "virtex.data.tokenizer" in printed

@@ -1,4 +1,4 @@
-"""A record is written whole or not at all, and holds only what JSON can."""
+"""Records are written atomically and are valid JSON."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def make_result(**changes):
     return Result(**{**fields, **changes})
 
 
-def test_the_record_has_every_part_of_the_schema(tmp_path):
+def test_record_has_the_schema(tmp_path):
     found = json.loads(make_result().write(tmp_path).read_text())
     assert found["schema_version"] == SCHEMA_VERSION
     assert found["protocol"]["overrides"] == [
@@ -33,12 +33,12 @@ def test_the_record_has_every_part_of_the_schema(tmp_path):
     assert found["created"].endswith("+00:00")
 
 
-def test_an_undefined_metric_is_null(tmp_path):
+def test_undefined_metric_is_null(tmp_path):
     found = json.loads(make_result().write(tmp_path).read_text())
     assert found["metrics"] == {"bbox/AP": 12.5, "bbox/APs": None}
 
 
-def test_a_failed_write_leaves_the_old_record_and_nothing_else(tmp_path):
+def test_failed_write_keeps_the_old_record(tmp_path):
     path = tmp_path / "result.json"
     write_json(path, {"old": True})
     with pytest.raises(ValueError, match="not JSON compliant"):
@@ -47,6 +47,6 @@ def test_a_failed_write_leaves_the_old_record_and_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["result.json"]
 
 
-def test_the_revision_is_a_commit_or_nothing():
+def test_git_revision_is_a_commit_or_none():
     found = git_revision()
     assert found is None or len(found.removesuffix("+changes")) == 40

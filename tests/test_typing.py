@@ -23,12 +23,12 @@ def mypy(tmp_path_factory):
     return run
 
 
-def test_mypy_finds_nothing_in_the_package(mypy):
+def test_package_passes_mypy(mypy):
     found = mypy("virtex")
     assert found.returncode == 0, found.stdout + found.stderr
 
 
-def test_what_a_package_gives_has_a_type_for_those_who_import_it(mypy, tmp_path):
+def test_public_names_have_types(mypy, tmp_path):
     given = {name: importlib.import_module(name).__all__ for name in PUBLIC}
     names = [f"{package}.{name}" for package in PUBLIC for name in given[package]]
     user = tmp_path / "user.py"

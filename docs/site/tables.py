@@ -132,12 +132,13 @@ def detection_settings() -> str:
 
     from virtex.config import flatten
     from virtex.detectron.config_files import PlainConfig
-    from virtex.detectron.protocols import PROTOCOLS
+    from virtex.tasks import TASKS
 
     columns = {
         f"{task} `{short}`": flatten(CfgNode(PlainConfig.load_yaml_with_base(str(protocol.config))))
-        for task, named in PROTOCOLS.items()
-        for short, protocol in named.items()
+        for task, found in TASKS.items()
+        if found.command == "detectron2_transfer"
+        for short, protocol in found.protocols.items()
         if short != "toy"
     }
     keys = sorted({key for settings in columns.values() for key in settings} - {"VERSION"})

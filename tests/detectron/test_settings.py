@@ -3,12 +3,12 @@
 import pytest
 
 from tests.errors import raises_code
-from virtex.detectron.protocols import PROTOCOLS, protocol_from_config
 from virtex.detectron.settings import build_settings, load_config
 from virtex.errors import UserError
-from virtex.tasks import packaged_protocol
+from virtex.tasks import TASKS, packaged_protocol
+from virtex.tasks.detection import protocol_from_config
 
-ALL = [protocol for named in PROTOCOLS.values() for protocol in named.values()]
+ALL = [p for task in ("coco", "lvis", "voc") for p in TASKS[task].protocols.values()]
 
 
 def settings(task="coco", name=None, overrides=(), world_size=8, device="cuda"):

@@ -33,7 +33,7 @@ def test_killed_worker_is_reported(kind, out, started):
     run = RUNS[kind]
     process = started(run.start(out, stop_at=run.early, workers=2)).stopped()
     os.kill(process.children()[-1], signal.SIGKILL)
-    process.resume().fails("", "--resume")
+    process.resume().fails("", "--resume", is_interrupted=True)
     assert incomplete(out) == []
     started(run.start(out, "--resume", workers=2)).succeeds()
     assert result_of(run, out) == undisturbed(kind)

@@ -22,8 +22,8 @@ from tests.hostile.odd_settings import (
     settled,
 )
 from virtex.config import load_config
-from virtex.detectron.protocols import protocol_from_config
 from virtex.detectron.settings import build_settings
+from virtex.tasks.detection import protocol_from_config
 
 pytestmark = pytest.mark.timeout(3000)  # two thousand cases a test, if all is asked for
 

@@ -281,7 +281,7 @@ def test_ties_select_the_first_setting(tmp_path):
 def test_val_labels_do_not_affect_selection(tmp_path):
     """With wrong val labels, the setting that learns is as bad on val as one that diverges."""
     separable = make_clusters(LABELS, 0.1, SIZE, 1), make_clusters(VAL_LABELS, 0.1, SIZE, 2)
-    grid = ("PROBE.LRS", [1e30, 0.01], "PROBE.WEIGHT_DECAYS", [0.01])
+    grid = ("PROBE.LRS", [1e18, 0.01], "PROBE.WEIGHT_DECAYS", [0.01])
     found = []
     for labels in (VAL_LABELS, (VAL_LABELS + 1) % CLASSES):
         probe = small_probe(tmp_path, *grid, val_labels=labels)

@@ -2,6 +2,7 @@
 
 import ast
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -173,8 +174,10 @@ def coerce(default: Any, value: Any, name: str, nested: bool = False) -> Any:
         if KINDS.get(type(item)) not in kinds:
             expected = " or ".join(sorted(map(str, kinds)))
             raise invalid_value(f"{name} must consist of {expected}, not {short_repr(value)}")
-        if isinstance(item, int | float) and not abs(item) < 2**63:  # nor NaN
-            raise invalid_value(f"{name} must be finite and below 2**63, not {short_repr(item)}")
+        if isinstance(item, float) and not math.isfinite(item):
+            raise invalid_value(f"{name} must be finite, not {item}")
+        if isinstance(item, int) and abs(item) >= 2**63:
+            raise invalid_value(f"{name} must be below 2**63, not {short_repr(item)}")
     return value
 
 

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from detectron2.config import CfgNode, get_cfg
 
-from virtex.config.overrides import coerce, flatten
+from virtex.config.overrides import coerce, flatten, invalid_value, scalars
 from virtex.config.validation import NON_NEGATIVE, POSITIVE, Range, validate_values
 from virtex.errors import UserError
+from virtex.text import short_repr
 
 # Settings decided by flags of the command.
 FLAGS = {
@@ -34,6 +35,9 @@ def validate_types(cfg: CfgNode) -> None:
     defaults = flatten(get_cfg())
     for key, value in flatten(cfg).items():
         coerce(defaults.get(key), value, key, nested=True)
+        # Detectron2 rounds some floats to integers
+        if any(isinstance(item, float) and abs(item) >= 2**63 for item in scalars(value)):
+            raise invalid_value(f"{key} must be below 2**63, not {short_repr(value)}")
     validate_values(cfg, {}, RANGES)
 
 

@@ -7,8 +7,6 @@ import os
 import sys
 import types
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -98,8 +96,7 @@ def ignore_deprecation_warnings() -> None:
     warnings.filterwarnings("ignore", r"torch\.meshgrid", UserWarning)
 
 
-@contextmanager
-def local_process_group() -> Iterator[None]:
+def create_local_process_group() -> None:
     """Create the process group of each machine that ``detectron2.utils.comm`` expects.
 
     Detectron2's own launcher does this, but our processes are started without importing
@@ -109,14 +106,9 @@ def local_process_group() -> Iterator[None]:
     from detectron2.utils import comm
 
     if not dist.is_initialized():
-        yield
         return
     size = int(os.environ["LOCAL_WORLD_SIZE"])
     for first in range(0, dist.get_world_size(), size):
         group = dist.new_group(list(range(first, first + size)))
         if first <= dist.get_rank() < first + size:
             comm._LOCAL_PROCESS_GROUP = group
-    try:
-        yield
-    finally:
-        comm._LOCAL_PROCESS_GROUP = None

@@ -31,10 +31,9 @@ from virtex.data.annotations import (
 from virtex.data.layouts import require_layout
 from virtex.data.masks import MAX_SIDE
 from virtex.data.voc import VOC_CLASSES, read_stems
+from virtex.detectron.custom_data import Samples, describe_custom_set, read_custom_set
 from virtex.errors import UserError
 from virtex.files import read_file, sha256_of
-
-Samples = list[dict[str, Any]]  # Detectron2's standard dicts, one per image
 
 
 @dataclass(frozen=True)
@@ -263,6 +262,9 @@ def read_data(cfg: CfgNode, data_root: Path, eval_only: bool) -> tuple[Samples, 
         )
     for task in sorted({entry.task for entry in known if not eval_only}):
         require_layout(data_root, task)
+    for name in sorted(names - DETECTION_SETS.keys()):
+        with dataset_errors(name):
+            read_custom_set(name, scored=name in cfg.DATASETS.TEST)
     train = [] if eval_only else training_samples(cfg)
     test = test_samples(cfg)
     if cfg.MODEL.MASK_ON:
@@ -274,6 +276,25 @@ def read_data(cfg: CfgNode, data_root: Path, eval_only: bool) -> tuple[Samples, 
                     code="data.mask_missing",
                 )
     return train, test
+
+
+def class_names(cfg: CfgNode) -> list[str] | None:
+    """Return the classes of the data sets, which have been read; None if no set names them.
+
+    Raises:
+        UserError: the sets have different classes.
+    """
+    names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    classes = {name: MetadataCatalog.get(name).get("thing_classes") for name in names}
+    classes = {name: list(found) for name, found in classes.items() if found}
+    first = next(iter(classes), None)
+    for name, found in classes.items():
+        if found != classes[first]:
+            raise UserError(
+                f"{first} and {name} must have the same classes, in the same order",
+                code="data.classes_differ",
+            )
+    return classes.get(first)
 
 
 def training_samples(cfg: CfgNode) -> Samples:
@@ -325,7 +346,7 @@ def describe(name: str, data_root: Path, samples: Samples) -> dict[str, Any]:
     summary: dict[str, Any] = {"images": len(samples)}
     entry = DETECTION_SETS.get(name)
     if entry is None:
-        return summary
+        return {**summary, **describe_custom_set(name, samples)}
     if entry.task == "voc":
         parts = [{k: v for k, v in s.items() if k != "file_name"} for s in samples]
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.evaluation.evaluator import inference_context
@@ -16,6 +16,7 @@ from detectron2.utils import comm
 from torch import nn
 from tqdm import tqdm
 
+from virtex.detectron.custom_data import annotation_file, coco_content
 from virtex.detectron.loading import raise_if_error, test_batches
 from virtex.detectron.scoring import score_detections, write_detections
 from virtex.errors import UserError
@@ -46,14 +47,18 @@ class InstanceEvaluator(DatasetEvaluator):
     def __init__(self, dataset_name: str, masks: bool, output_dir: Path | None = None):
         """
         Args:
-            dataset_name: a registered set whose metadata has ``json_file``.
+            dataset_name: a registered set; scored against the ``json_file`` of its metadata if
+                there is one, else against its samples.
             masks: also score masks.
             output_dir: write the detections there in COCO's result format.
         """
         metadata = MetadataCatalog.get(dataset_name)
         self.name, self.output_dir = dataset_name, output_dir
-        self.annotations, self.style = Path(metadata.json_file), metadata.evaluator_type
-        contiguous = metadata.thing_dataset_id_to_contiguous_id
+        self.style = metadata.get("evaluator_type") or "coco"
+        self.annotations: Path | dict[str, Any] = annotation_file(dataset_name) or coco_content(
+            dataset_name, DatasetCatalog.get(dataset_name)
+        )
+        contiguous = metadata.get("thing_dataset_id_to_contiguous_id") or {}
         self.category_ids = {index: key for key, index in contiguous.items()}
         self.kinds = ["bbox", "segm"] if masks else ["bbox"]
         self.reset()
@@ -63,9 +68,10 @@ class InstanceEvaluator(DatasetEvaluator):
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         for sample, output in zip(inputs, outputs, strict=True):
-            rows = instances_to_coco_json(output["instances"].to("cpu"), sample["image_id"])
+            rows = instances_to_coco_json(output["instances"].to("cpu"), int(sample["image_id"]))
             for row in rows:
-                row["category_id"] = self.category_ids[row["category_id"]]
+                index = row["category_id"]
+                row["category_id"] = self.category_ids.get(index, index)
             self.rows += rows
 
     def evaluate(self) -> Metrics | None:
@@ -96,7 +102,7 @@ def build_evaluator(cfg: CfgNode, name: str, output_dir: Path | None) -> Dataset
         UserError: its ``evaluator_type`` is not supported.
     """
     kind = MetadataCatalog.get(name).get("evaluator_type")
-    if kind in ("coco", "lvis"):
+    if kind in (None, "coco") or (kind == "lvis" and annotation_file(name)):
         return InstanceEvaluator(name, cfg.MODEL.MASK_ON, output_dir)
     if kind in ("voc", "pascal_voc"):
         return VOCEvaluator(name)

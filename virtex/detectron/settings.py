@@ -1,8 +1,10 @@
 """Build the configuration of a run from its protocol and record every deviation from it."""
 
+import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -13,6 +15,7 @@ from virtex.detectron.config_files import merge_detectron2_overrides, read_confi
 from virtex.errors import UserError
 from virtex.protocols import Protocol
 from virtex.records import Deviation
+from virtex.text import escape
 
 # Keys that cannot change a result, or that the record stores elsewhere.
 NEUTRAL_KEYS = (
@@ -202,3 +205,22 @@ def replace_sync_bn(settings: RunSettings, world_size: int, device: str) -> None
     if changed:
         where = "one process" if world_size == 1 else "processes on CPUs"
         settings.notes.append(f"SyncBN replaced by {norm} in {where} ({', '.join(changed)})")
+
+
+def find_config(name: str) -> Path:
+    """Return a config file, given by its path or as ``COCO-Detection/….yaml`` of Detectron2's zoo.
+
+    Raises:
+        UserError: it does not exist.
+    """
+    import detectron2
+
+    if os.path.isfile(name):
+        return Path(name)
+    folder = Path(detectron2.__file__).parent / "model_zoo" / "configs"
+    if os.path.isfile(folder / name):
+        return folder / name
+    names = [str(path.relative_to(folder)) for path in folder.glob("**/*.yaml")]
+    near = difflib.get_close_matches(name[:100], names, n=1)
+    hint = f"; did you mean {near[0]} of Detectron2's model zoo?" if near else ""
+    raise UserError(f"config file {escape(name, 300)} not found{hint}", code="config.not_found")

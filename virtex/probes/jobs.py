@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from fvcore.common.config import CfgNode
@@ -14,13 +14,15 @@ from virtex.data.layouts import Layout
 from virtex.engine.distributed import device_of, world_size
 from virtex.errors import UserError
 from virtex.evaluator import Evaluator
-from virtex.probes.classifier_training import TrainingOptions
 from virtex.probes.feature_cache import GB, FeatureCache
 from virtex.probes.features import FeatureExtractor
 from virtex.probes.settings import load_settings
 from virtex.protocols import Protocol
 from virtex.runner import Evaluation, Planner
 from virtex.tasks.registry import Task
+
+if TYPE_CHECKING:
+    from virtex.probes.classifier_training import TrainingOptions
 
 
 def run_probe(args: argparse.Namespace, planner: Planner) -> int:
@@ -99,8 +101,10 @@ def build_feature_cache(args: argparse.Namespace) -> FeatureCache:
     return FeatureCache(folder, int(args.cache_limit * GB))
 
 
-def build_training_options(args: argparse.Namespace, folder: Path) -> TrainingOptions:
+def build_training_options(args: argparse.Namespace, folder: Path) -> "TrainingOptions":
     """Return the command line's options of a training, besides its settings."""
+    from virtex.probes.classifier_training import TrainingOptions
+
     return TrainingOptions(
         folder,
         torch.device(device_of(args)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from virtex.data.layouts import Layout
 from virtex.protocols import Protocol
 from virtex.resources import resource_path
-from virtex.tasks.registry import Task, register_task
+from virtex.tasks.registry import TASKS, Task, packaged_protocol, register_task
 
 if TYPE_CHECKING:
     from virtex.runner import Job
@@ -20,16 +21,35 @@ CONFIG_FOLDER = resource_path("detectron_configs")
 
 def plan_detection(args: argparse.Namespace) -> Sequence[Job]:
     """Plan ``detectron2_transfer`` for its parsed arguments."""
-    from types import SimpleNamespace
+    from virtex.detectron.transfer import DetectorTransfer
 
-    from virtex.detectron.settings import build_settings
-    from virtex.tasks.registry import packaged_protocol
+    if args.config:
+        protocol = protocol_from_config(args.config)
+    else:
+        protocol = packaged_protocol(args.task, args.protocol)
+    return [DetectorTransfer(args, protocol)]
 
-    protocol = packaged_protocol(args.task, args.protocol)
-    device = "cpu" if args.num_gpus == 0 else "cuda"
-    settings = build_settings(protocol, args.overrides, 1, device) if args.overrides else None
-    deviations = settings.deviations() if settings else []
-    return [SimpleNamespace(protocol=protocol, deviations=deviations)]  # type: ignore[list-item]
+
+def protocol_from_config(config: str) -> Protocol:
+    """Return the protocol defined by a Detectron2 YAML file.
+
+    The file of a packaged protocol gives that protocol. Any other file gives one that is named
+    after it and versioned by its hash, so that an edited file is another protocol.
+
+    Args:
+        config: a path, or a name in Detectron2's model zoo.
+
+    Raises:
+        UserError: the file does not exist.
+    """
+    from virtex.detectron.settings import find_config
+
+    path = find_config(config)
+    for protocol in (p for task in TASKS.values() for p in task.protocols.values()):
+        if protocol.config.resolve() == path.resolve():
+            return protocol
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    return Protocol("custom", path.stem, digest, path)
 
 
 def register_detection(

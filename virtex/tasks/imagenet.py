@@ -22,18 +22,21 @@ IMAGES = {"imagenet_train": 1281167, "imagenet_val": 50000}
 
 def build_evaluator(job: Evaluation) -> Evaluator:
     """Return the evaluator that the settings of the protocol are for."""
-    from virtex.probes.cached_probe import CachedLinearProbe
-    from virtex.probes.classifier_training import ClassifierTraining
-    from virtex.probes.jobs import build_extractor, build_training_options
-    from virtex.probes.knn import NearestNeighbors
-
     train, val = read_images(job.args)
     if "KNN" in job.settings:
+        from virtex.probes.jobs import build_extractor
+        from virtex.probes.knn import NearestNeighbors
+
         return NearestNeighbors(train, val, job.settings, build_extractor(job.args))
     if "PROBE" in job.settings:
-        return CachedLinearProbe(
-            train, val, job.settings, build_extractor(job.args), job.folder, job.args.seed
-        )
+        from virtex.probes.cached_probe import CachedLinearProbe
+        from virtex.probes.jobs import build_extractor
+
+        extractor = build_extractor(job.args)
+        return CachedLinearProbe(train, val, job.settings, extractor, job.folder, job.args.seed)
+    from virtex.probes.classifier_training import ClassifierTraining
+    from virtex.probes.jobs import build_training_options
+
     options = build_training_options(job.args, job.folder)
     return ClassifierTraining(train, val, job.settings, options)
 
