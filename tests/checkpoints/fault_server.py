@@ -1,4 +1,4 @@
-"""A real HTTP server on this machine that behaves as badly as it is told."""
+"""A local HTTP server with configurable faults."""
 
 import gzip
 import http.server

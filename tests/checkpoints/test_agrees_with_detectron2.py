@@ -1,4 +1,4 @@
-"""What is read from Detectron2's and Caffe2's files computes what Detectron2 computes."""
+"""Networks of Detectron2 and Caffe2 files have the features that Detectron2 computes."""
 
 import checkpoint_writers as writers
 import pytest
@@ -35,7 +35,7 @@ def features_of(model, x):
 
 
 @pytest.mark.parametrize("writer", [writers.caffe2, writers.detectron2_backbone])
-def test_a_pickle_gives_the_features_that_detectron2_gives_with_it(writer, resnet50, here):
+def test_pickles_have_the_features_of_detectron2(writer, resnet50, here):
     path = writers.save(writer(resnet50), here / "R-50.pkl", writer)
     name = "detectron2_backbone_caffe" if writer is writers.detectron2_backbone else "auto"
     ours = build_network(load_backbone(path, format=name)).eval()
@@ -46,7 +46,7 @@ def test_a_pickle_gives_the_features_that_detectron2_gives_with_it(writer, resne
             torch.testing.assert_close(feature, theirs[stage], rtol=1e-4, atol=0.0)
 
 
-def test_a_detector_gives_its_own_features_back(here):
+def test_detector_has_the_same_features(here):
     model = detector()
     path = writers.save({"model": model.state_dict(), "iteration": 3}, here / "model_final.pth")
     ours = build_network(load_backbone(path)).eval()

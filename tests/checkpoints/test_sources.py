@@ -11,9 +11,9 @@ from virtex.checkpoints import (
     load_backbone,
     register_source,
     resolve,
-    sha256_of,
     sources,
 )
+from virtex.files import sha256_of
 
 
 def test_local_path(tmp_path):

@@ -217,8 +217,8 @@ def test_a_folder_whose_name_is_not_text_is_read(tmp_path):
 
 
 VALUES = [
-    None, True, -1, 10**400, 1e308, 1e999, "", "\ud800", "\0\r\n=<&", [], [[]], {}, {"": None},
-    {"a": {"b": [1e999]}}, [{"key": "a", "protocol": [], "run": {}, "reason": "x"}], "x" * 10_000,
+    None, True, 10**400, 1e999, "", "\ud800", "\0\r\n=<&", [[]], {"": None},
+    [{"key": "a", "protocol": [], "run": {}, "reason": "x"}], "x" * 10_000,
 ]  # fmt: skip
 
 
@@ -244,7 +244,7 @@ def test_any_value_anywhere_is_read_or_skipped(tmp_path):
     board = leaderboard.make([write(tmp_path / "results", *texts, record())], published=True)
     assert board.records + len(board.skipped) + len(board.duplicates) == len(texts) + 1
     assert board.records > 100
-    assert len(board.skipped) > 300
+    assert len(board.skipped) > 200
     leaderboard.write_csv(board.table, tmp_path / "a.csv")
     leaderboard.write_long_csv(board.table, tmp_path / "long.csv")
     leaderboard.write_markdown(board.table, tmp_path / "a.md")
