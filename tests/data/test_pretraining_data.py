@@ -246,7 +246,7 @@ def test_training_on_a_share_of_the_images_leaves_validation_whole(coco, tokeniz
 
 def test_a_vocabulary_larger_than_the_config_says_is_refused(coco, tokenizer):
     config = config_for(coco, "DATA.VOCAB_SIZE", 150)
-    with pytest.raises(UserError, match=r"200 tokens.*DATA\.VOCAB_SIZE, 150"):
+    with pytest.raises(UserError, match=r"DATA\.VOCAB_SIZE 150 tokens, not 200"):
         build_pretraining_set(config, "train", tokenizer, seed=0)
 
 
@@ -395,7 +395,7 @@ def test_broken_images_can_be_left_out_with_a_warning(one_broken, caplog):
     with caplog.at_level(logging.WARNING):
         sample = data[(0, 2)]
     assert sample["image_id"] == data.items[3].image_id
-    assert f"left out: the image {file}" in caplog.text
+    assert f"left out: cannot decode the image {file}" in caplog.text
     assert_same(
         take(training_loader(data, 20, 0, seed=0), 6)[4:],
         take(training_loader(data, 20, 4, seed=0), 2),

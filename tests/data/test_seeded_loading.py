@@ -72,7 +72,7 @@ def test_validation_leaves_no_image_out():
 
 def test_without_one_readable_image_there_is_an_error():
     data = Numbers(broken=range(8), skip_bad_images=True)
-    assert "not one image" in str(data[(0, 2)])
+    assert "no image" in str(data[(0, 2)])
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

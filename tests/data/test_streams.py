@@ -49,7 +49,7 @@ def test_another_seed_gives_another_order():
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused():
-    with pytest.raises(UserError, match=r"10 images .* 4 processes; set OPTIM\.BATCH_SIZE"):
+    with pytest.raises(UserError, match=r"4 processes, not 10; change OPTIM\.BATCH_SIZE"):
         TrainingStream(12, batch_size=10, seed=0, world_size=4)
 
 

@@ -265,9 +265,9 @@ def test_captions_are_read_from_coco_and_text_files(caption_files):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.json", "[]", "no list of annotations"),
-        ("a.json", '{"annotations": [{"id": 1}]}', r"annotations\[0\] has no caption"),
-        ("a.json", '{"annotations": [{"caption": 7}]}', "has the caption 7"),
+        ("a.json", "[]", "no list annotations"),
+        ("a.json", '{"annotations": [{"id": 1}]}', r"annotations\[0\]: caption: "),
+        ("a.json", '{"annotations": [{"caption": 7}]}', "found 7"),
         ("a.csv", "a caption", r"from \.json .* and \.txt"),
     ],
 )
@@ -309,7 +309,7 @@ def test_what_must_be_mended_is_one_sentence_and_status_2(tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "none.json is missing" in done.stderr
+    assert "[data.missing]" in done.stderr
 
 
 def test_help_needs_neither_torch_nor_sentencepiece():

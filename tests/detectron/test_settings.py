@@ -71,7 +71,7 @@ def test_one_gpu_scales_batch_and_schedule():
     assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER) == (2, 0.0025, 1440000)
     assert list(solver.STEPS) == [960000, 1280000]
     assert solver.WARMUP_ITERS == 8000
-    assert {d.key for d in run.deviations() if d.why == "scaled"} == {
+    assert {d.key for d in run.deviations() if d.reason == "scaled"} == {
         "SOLVER.BASE_LR",
         "SOLVER.IMS_PER_BATCH",
         "SOLVER.MAX_ITER",

@@ -1,7 +1,7 @@
-"""Samples that are drawn from a seed, and loaders of them that can be resumed.
+"""Seeded data sets and resumable loaders.
 
-A sample and its augmentation are a function of (seed, position in the stream): no process,
-worker, epoch or resumed run draws another's random numbers, and none draws its own twice.
+A sample and its augmentation are a function of (seed, position in the stream), whatever process,
+worker, epoch or resumed run computes them.
 """
 
 import logging
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from virtex.data.streams import Key, TrainingStream, validation_batches
-from virtex.data.workers import Watched, serve
+from virtex.data.workers import GuardedLoader, init_worker
 from virtex.engine.randomness import seed_everything
 from virtex.errors import UserError
 
@@ -30,15 +30,14 @@ Batch = dict[str, Tensor]
 class SeededSet(Dataset[Sample | UserError], ABC):
     """Maps (position in the stream, index of the image) to a sample; draws from (seed, position).
 
-    A subclass says how many images there are (``__len__``), what a sample of one is (``sample``),
-    and what a batch of samples is (``batch``).
+    Subclasses implement ``__len__``, ``sample`` and ``batch``.
     """
 
     def __init__(self, seed: int = 0, training: bool = True, skip_bad_images: bool = False):
         """
         Args:
-            skip_bad_images: in training, put the next image in the place of one that cannot be
-                read, with a warning.
+            skip_bad_images: in training, replace an undecodable image with the next one, with a
+                warning.
         """
         self.seed, self.training = seed, training
         self.skip_bad_images = skip_bad_images and training
@@ -48,20 +47,20 @@ class SeededSet(Dataset[Sample | UserError], ABC):
 
     @abstractmethod
     def sample(self, index: int) -> Sample:
-        """The image ``index`` with its targets; draws from torch's generator.
+        """Return the image ``index`` with its targets; draws from torch's global generator.
 
         Raises:
-            UserError: the image cannot be read.
+            UserError: the image cannot be decoded.
         """
 
     @abstractmethod
     def batch(self, samples: Sequence[Sample]) -> Batch:
-        """A batch of samples."""
+        """Collate samples."""
 
     def __getitem__(self, key: Key) -> Sample | UserError:
-        """The sample, or as a value what keeps it from being one.
+        """Return the sample, or the error as a value.
 
-        An exception in a worker process would arrive as text; a value arrives as it is.
+        An exception raised in a worker would arrive as text.
         """
         position, index = key
         for attempt in range(len(self)):
@@ -77,33 +76,30 @@ class SeededSet(Dataset[Sample | UserError], ABC):
         )
 
     def collate(self, samples: Sequence[Sample | UserError]) -> Batch | UserError:
-        """A batch of samples, or the first of them that is an error."""
+        """Return a batch, or the first error among the samples."""
         errors = [sample for sample in samples if isinstance(sample, UserError)]
-        sound = [sample for sample in samples if not isinstance(sample, UserError)]
-        return errors[0] if errors else self.batch(sound)
+        valid = [sample for sample in samples if not isinstance(sample, UserError)]
+        return errors[0] if errors else self.batch(valid)
 
 
 # Loaders -----------------------------------------------------------------------------------------
 
 
-def raise_if_unreadable(batch: Batch | UserError) -> Batch:
-    """``batch``, unless it is an error: that is raised."""
+def raise_if_error(batch: Batch | UserError) -> Batch:
+    """Return ``batch``, or raise it if it is an error."""
     if isinstance(batch, UserError):
         raise batch
     return batch
 
 
-class ReadableBatches:
-    """The batches of a loader; at one that is an error, UserError is raised in this process.
-
-    So it is where a worker process dies.
-    """
+class CheckedBatches:
+    """The batches of a loader; raises UserError for undecodable images and killed workers."""
 
     def __init__(self, loader: DataLoader):
         self.loader = loader
 
     def __iter__(self) -> Iterator[Batch]:
-        return map(raise_if_unreadable, Watched(self.loader))
+        return map(raise_if_error, GuardedLoader(self.loader))
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -128,7 +124,7 @@ def training_loader(
             an image which cannot be read.
     """
     stream = TrainingStream(len(dataset), batch_size, seed, rank, world_size, start)
-    return iter(ReadableBatches(_loader(dataset, stream, num_workers)))
+    return iter(CheckedBatches(_loader(dataset, stream, num_workers)))
 
 
 def validation_loader(
@@ -137,7 +133,7 @@ def validation_loader(
     rank: int = 0,
     world_size: int = 1,
     num_workers: int = 0,
-) -> ReadableBatches:
+) -> CheckedBatches:
     """This process's share of the images, each exactly once over all processes.
 
     Processes may get different numbers of batches, and none at all of a small set.
@@ -154,13 +150,13 @@ def validation_loader(
 
 def listed_loader(
     dataset: SeededSet, batches: list[list[Key]], num_workers: int = 0
-) -> ReadableBatches:
+) -> CheckedBatches:
     """The batches that are listed, each of (position, index of the image).
 
     Raises:
         UserError: as ``validation_loader``.
     """
-    return ReadableBatches(_loader(dataset, batches, num_workers))
+    return CheckedBatches(_loader(dataset, batches, num_workers))
 
 
 def _loader(
@@ -172,7 +168,7 @@ def _loader(
         dataset,
         batch_sampler=batches,
         num_workers=num_workers,
-        worker_init_fn=serve,
+        worker_init_fn=init_worker,
         collate_fn=dataset.collate,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,

@@ -1,7 +1,7 @@
-"""Which sample comes when: a function of the seed and the position in the stream alone.
+"""The order of samples: a function of the seed and the position in the stream only.
 
-The training stream is one endless row of positions, shared by all processes. It does not
-depend on their number, nor on that of their workers, nor on where a run was resumed.
+The training stream is one infinite sequence of positions, shared by all processes. It depends
+neither on their number, nor on the number of workers, nor on where a run was resumed.
 """
 
 from collections.abc import Iterator
@@ -13,11 +13,11 @@ from torch.utils.data import Sampler
 from virtex.errors import UserError
 
 Key = tuple[int, int]  # position in the stream, index of the image
-PURPOSE = int.from_bytes(b"order", "little")  # other draws than those of the samples
+PURPOSE = int.from_bytes(b"order", "little")  # a random stream of its own
 
 
 class TrainingStream(Sampler[list[Key]]):
-    """Endless batches of (position, index) for one process, from any iteration on.
+    """Infinite batches of (position, index) for one process, from any iteration on.
 
     Global batch i covers the positions i·B … (i+1)·B - 1. Each epoch is a new permutation of
     all images; a batch may span two. Of each global batch, rank r of w takes every w-th
@@ -37,15 +37,16 @@ class TrainingStream(Sampler[list[Key]]):
         Args:
             images: number of images of the set.
             batch_size: of all processes together.
-            start: iteration of the first batch; those before it cost nothing.
+            start: iteration of the first batch; skipping those before it is free.
 
         Raises:
             UserError: the processes cannot share a batch evenly.
         """
         if batch_size % world_size:
             raise UserError(
-                f"a batch of {batch_size} images cannot be shared evenly by {world_size} "
-                "processes; set OPTIM.BATCH_SIZE to a multiple of their number"
+                f"the batch size must be a multiple of the {world_size} processes, not "
+                f"{batch_size}; change OPTIM.BATCH_SIZE",
+                "config.batch_size",
             )
         self.images, self.batch_size, self.seed = images, batch_size, seed
         self.rank, self.world_size, self.start = rank, world_size, start
@@ -63,15 +64,15 @@ class TrainingStream(Sampler[list[Key]]):
             yield batch
 
     def epoch_order(self, epoch: int) -> np.ndarray:
-        """The indices of all images in the order of an epoch."""
+        """Return the indices of all images in the order of an epoch."""
         entropy = np.random.SeedSequence([PURPOSE, self.seed, epoch])
         return np.random.default_rng(entropy).permutation(self.images)
 
 
 def validation_share(images: int, rank: int = 0, world_size: int = 1) -> list[int]:
-    """The indices that a process validates: over all of them, each image exactly once.
+    """Return the indices that a process validates: each image belongs to exactly one process.
 
-    Shares may differ by one image; none is filled up with images of another.
+    Shares may differ by one image; none is padded.
     """
     return list(range(rank, images, world_size))
 
@@ -79,7 +80,7 @@ def validation_share(images: int, rank: int = 0, world_size: int = 1) -> list[in
 def validation_batches(
     images: int, batch_size: int, rank: int = 0, world_size: int = 1
 ) -> list[list[Key]]:
-    """A process's share in batches; ``batch_size`` is that of all processes together."""
+    """Return the share of a process in batches; ``batch_size`` is that of all processes."""
     share = validation_share(images, rank, world_size)
     size = max(batch_size // world_size, 1)
     return [
@@ -89,9 +90,9 @@ def validation_batches(
 
 
 def subset(images: int, percentage: float, seed: int) -> list[int]:
-    """Ascending indices of a random share of the images, one at least.
+    """Return ascending indices of a random fraction of the images, at least one.
 
-    With the same seed, the smaller share is part of the larger one.
+    With the same seed, a smaller fraction is a subset of a larger one.
 
     Args:
         percentage: in (0, 100].

@@ -1,4 +1,4 @@
-"""Processes that load data: when one of them dies, what is said is what to do."""
+"""DataLoader workers: a killed worker becomes a UserError that says what to do."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from virtex.engine.signals import block_sigterm, init_worker_signals
 from virtex.errors import UserError
 
-# how torch tells it: at once from its handler of SIGCHLD, or later where it misses a batch
+# torch's messages: from its SIGCHLD handler, or later, when a batch is missing
 DEATH = re.compile(
     r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) "
     r"(?:is killed by signal: (?P<signal>[^.]+)|exited unexpectedly)"
@@ -26,35 +26,35 @@ REASONS = {
     "Killed": "was killed, probably because memory ran out",
     "Bus error": "was killed (bus error), probably because shared memory, /dev/shm, is full",
 }
-PERHAPS = "died, perhaps because memory ran out"
-DYING_SECONDS = 1.0  # until the system says of what
-# of an error in such a process; numpy's and torch's do not arrive as what they were
+UNKNOWN_REASON = "exited, possibly because memory ran out"
+GRACE_SECONDS = 1.0  # until SIGCHLD arrives, which names the signal
+# errors raised in a worker arrive as text
 OUT_OF_MEMORY = re.compile(r"Caught \w*MemoryError in|[Cc]an(?:'t|not) allocate memory")
 
 
-def serve(worker: int) -> None:
-    """What a process that loads data does first (``worker_init_fn``).
+def init_worker(worker: int) -> None:
+    """Initialize a worker (``worker_init_fn``).
 
-    It is to end where a batch cannot be passed on, for want of memory or of shared memory. As it
-    is, the batch would be left out with a traceback, and waited for without end.
+    The worker exits if a batch cannot be sent because (shared) memory is full. By default, it
+    would drop the batch and the main process would wait for it forever.
     """
     init_worker_signals(worker)
-    # of the thread that hands batches over, when the main process has gone
+    # errors of the feeder thread after the main process has exited
     sys.excepthook = lambda *_: None
-    leave = staticmethod(lambda error, batch: os._exit(1))
-    Queue._on_queue_feeder_error = leave  # type: ignore[attr-defined]
+    exit_worker = staticmethod(lambda error, batch: os._exit(1))
+    Queue._on_queue_feeder_error = exit_worker  # type: ignore[attr-defined]
 
 
-class Watched:
-    """A loader's batches; UserError where one of its processes dies.
+class GuardedLoader:
+    """The batches of a loader; raises UserError if a worker is killed.
 
-    It is raised at a batch, or wherever the main thread is.
+    The error is raised at a batch, or wherever the main thread is.
     """
 
     def __init__(self, loader: DataLoader, workers: str = "--num-workers"):
         """
         Args:
-            workers: what the user sets the number of processes by.
+            workers: the option that sets the number of workers, for the message.
         """
         self.loader, self.workers = loader, workers
 
@@ -62,73 +62,74 @@ class Watched:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
-        """The processes start here, not at the first batch."""
+        """Start the workers here, not at the first batch."""
         with block_sigterm():
             batches = iter(self.loader)
         if not self.loader.num_workers:
             return batches
-        tell_deaths(self.workers)
-        return self.told(batches)
+        install_sigchld_handler(self.workers)
+        return self._iterate(batches)
 
-    def told(self, batches: Iterator[Any]) -> Iterator[Any]:
+    def _iterate(self, batches: Iterator[Any]) -> Iterator[Any]:
         while True:
-            with deaths_told(self.workers):
+            with translate_worker_errors(self.workers):
                 try:
                     batch = next(batches)
                 except StopIteration:
                     return
                 except (ConnectionError, FileNotFoundError, EOFError) as error:
-                    if str(error).startswith("Caught "):  # by a process that is well
+                    if str(error).startswith("Caught "):  # raised by a healthy worker
                         raise
-                    # a batch is fetched from the process that made it, which is gone
-                    time.sleep(DYING_SECONDS)
-                    raise dead(PERHAPS, self.workers) from error
+                    # the worker that holds the batch in shared memory is gone
+                    time.sleep(GRACE_SECONDS)
+                    raise killed_error(UNKNOWN_REASON, self.workers) from error
             yield batch
 
 
 @contextmanager
-def deaths_told(workers: str) -> Iterator[None]:
-    """What torch raises when a process of a loader died becomes a sentence."""
+def translate_worker_errors(workers: str) -> Iterator[None]:
+    """Translate torch's errors about killed workers into UserError."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error.__cause__, UserError):  # the handler's, which torch has caught
-            raise UserError(str(error.__cause__)) from error
-        if (reason := reason_of(error)) is None:
+        if isinstance(error.__cause__, UserError):  # raised by our SIGCHLD handler, caught by torch
+            raise UserError(str(error.__cause__), error.__cause__.code) from error
+        if (reason := kill_reason(error)) is None:
             raise
-        raise dead(reason, workers) from error
+        raise killed_error(reason, workers) from error
 
 
-def dead(reason: str, workers: str) -> UserError:
+def killed_error(reason: str, workers: str) -> UserError:
     return UserError(
-        f"a process that loads data {reason}; use fewer of them ({workers}) or smaller batches, "
-        "then go on with --resume"
+        f"a DataLoader worker {reason}; use fewer workers ({workers}) or smaller batches, "
+        "then continue with --resume",
+        "data.worker_killed",
     )
 
 
-def reason_of(error: Exception) -> str | None:
-    """Why a process that loads data is gone; None: it is another error."""
+def kill_reason(error: Exception) -> str | None:
+    """Return why a worker was killed, or None for other errors."""
     if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
         return "ran out of memory"
     if not (death := DEATH.search(str(error))):
         return None
     name = death["signal"]
-    return REASONS.get(name, f"died ({name})" if name else PERHAPS)
+    return REASONS.get(name, f"was killed ({name})" if name else UNKNOWN_REASON)
 
 
-def tell_deaths(workers: str) -> None:
-    """Let torch's handler of SIGCHLD, which raises wherever the main thread is, say a sentence.
+def install_sigchld_handler(workers: str) -> None:
+    """Wrap torch's SIGCHLD handler, which raises wherever the main thread is.
 
-    It is there from when the first loader's processes have been started.
+    torch installs it when the first loader starts its workers.
     """
     if threading.current_thread() is threading.main_thread():
         handler = signal.getsignal(signal.SIGCHLD)
-        if callable(handler) and not isinstance(handler, Told):
-            signal.signal(signal.SIGCHLD, Told(handler, workers))
+        if callable(handler) and not isinstance(handler, SigchldHandler):
+            signal.signal(signal.SIGCHLD, SigchldHandler(handler, workers))
 
 
-class Told:
-    """A handler of SIGCHLD in which a process's death becomes a sentence."""
+class SigchldHandler:
+    """torch's SIGCHLD handler, raising UserError for a killed worker."""
 
     def __init__(self, handler: Callable[[int, FrameType | None], Any], workers: str):
         self.handler, self.workers = handler, workers
@@ -136,12 +137,12 @@ class Told:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if is_shutting_down(frame):
             return
-        with deaths_told(self.workers):
+        with translate_worker_errors(self.workers):
             self.handler(number, frame)
 
 
 def is_shutting_down(frame: FrameType | None) -> bool:
-    """Whether a loader is ending its processes, and no longer wants anything of them."""
+    """Return whether a loader is shutting down its workers."""
     while frame is not None:
         if frame.f_code.co_name == "_shutdown_workers":
             return True

@@ -18,7 +18,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from virtex.data.transforms import PROGRAMS
-from virtex.data.workers import Watched, serve
+from virtex.data.workers import GuardedLoader, init_worker
 from virtex.engine.randomness import seed_everything
 from virtex.errors import UserError
 
@@ -160,11 +160,11 @@ def training_batches(
             start,
         ),
         num_workers=workers,
-        worker_init_fn=serve,
+        worker_init_fn=init_worker,
         collate_fn=lambda batch: batch,  # Detectron2's models take lists of samples
         multiprocessing_context="fork" if workers else None,
     )
-    for iteration, batch in enumerate(Watched(loader, WORKERS), start):
+    for iteration, batch in enumerate(GuardedLoader(loader, WORKERS), start):
         raise_if_error(batch)
         seed_everything("model", cfg.SEED, iteration, comm.get_rank(), stream)
         yield batch
@@ -181,7 +181,7 @@ def build_sampler(cfg: CfgNode, samples: list[Sample], stream: int) -> Sampler:
     return RepeatFactorTrainingSampler(factors, seed=seed)
 
 
-def test_batches(cfg: CfgNode, samples: list[Sample]) -> Watched:
+def test_batches(cfg: CfgNode, samples: list[Sample]) -> GuardedLoader:
     """Load this process's share of the test images once, one at a time, in order.
 
     Raises:
@@ -194,5 +194,5 @@ def test_batches(cfg: CfgNode, samples: list[Sample]) -> Watched:
         ),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
-    loader.worker_init_fn = serve  # not a parameter of Detectron2's function
-    return Watched(loader, WORKERS)
+    loader.worker_init_fn = init_worker  # not a parameter of Detectron2's function
+    return GuardedLoader(loader, WORKERS)
