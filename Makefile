@@ -42,7 +42,7 @@ IMAGES := --coco-train-images 3000 --train-images 400 --val-images 200
 VOCABULARY := $(DATA)/vocab/toy.model
 RANDOM := $(DEMO)/random/model_final.pth
 PRETRAIN := $(RUN) -m virtex.pretrain --data-root $(DATA) --num-gpus 0 --checkpoint-every 250 --resume
-EVALUATE := $(RUN) eval_tools/evaluate_all.py --protocol toy --data-root $(DATA) --num-gpus 0 --at-once 2
+EVALUATE := $(RUN) eval_tools/evaluate_all.py --protocol toy --data-root $(DATA) --num-gpus 0 --max-parallel 2
 LEADERBOARD := $(RUN) eval_tools/leaderboard.py --markdown - --label "$(RANDOM)=random initialization"
 
 demo: $(DEMO)/captions/model_final.pth $(RANDOM)

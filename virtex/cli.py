@@ -67,10 +67,11 @@ def suggest(word: str, choices: Sequence[str] | dict[str, argparse.Action]) -> s
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def tool_parser(doc: str) -> ToolParser:
+def tool_parser(doc: str | None, cls: type[ToolParser] = ToolParser) -> ToolParser:
     """Return a parser whose ``--help`` is the module's docstring (``doc``), examples included."""
+    assert doc is not None
     summary, _, rest = doc.strip().partition("\n\n")
-    return ToolParser(
+    return cls(
         prog=program_name(),
         description=summary,
         epilog=rest,

@@ -89,8 +89,6 @@ def check_tool(name: str, words: list[str]) -> None:
 
 
 def parse(module: ModuleType, words: list[str]) -> argparse.Namespace:
-    if hasattr(module, "words_of_arguments"):
-        words = module.words_of_arguments(words)
     parser, printed = module.build_parser(), io.StringIO()
     has_commands = parser._subparsers is not None
     try:

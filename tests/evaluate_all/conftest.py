@@ -1,4 +1,4 @@
-"""Toy data, checkpoints, caches of their own, and one evaluation that others look at."""
+"""Toy data, checkpoints, private caches, and one finished evaluation."""
 
 import os
 import shutil
@@ -6,13 +6,13 @@ import shutil
 import pytest
 
 from tests.eval_tools.probe_runs import write_data
-from tests.evaluate_all.evaluations import Evaluation, in_this_process, write_checkpoint
+from tests.evaluate_all.evaluations import Evaluation, evaluate, write_checkpoint
 from virtex.evaluate_all.naming import checkpoint_folders
 
 
 @pytest.fixture(scope="session", autouse=True)
 def caches(tmp_path_factory):
-    """Nothing goes to the user's caches."""
+    """Keep tests out of the user's caches."""
     folder = tmp_path_factory.mktemp("caches")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FVCORE_CACHE", str(folder / "checkpoints"))
@@ -28,7 +28,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory):
-    """Three networks, and a file that is none."""
+    """Three networks, and a text file."""
     folder = tmp_path_factory.mktemp("evaluate_all_checkpoints")
     write_checkpoint(folder / "first.pth", 0)
     write_checkpoint(folder / "second.pth", 1)
@@ -40,16 +40,16 @@ def checkpoints(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def mixed(data, checkpoints, tmp_path_factory):
-    """Three networks on VOC07, two runs at once; never to be changed.
+    """Three networks on VOC07, two runs in parallel; tests must not change it.
 
-    The run of the first is broken: a file has the name of its folder.
+    The run of the first fails: a file has the name of its folder.
     """
     out = tmp_path_factory.mktemp("mixed") / "out"
     names = [str(checkpoints / f"{name}.pth") for name in ("broken", "first", "second")]
     place = out / checkpoint_folders(names)[names[0]] / "voc07_svm_toy" / "seed_0"
     place.parent.mkdir(parents=True)
     place.touch()
-    yield in_this_process(Evaluation(names, data, out), "--at-once", "2")
+    yield evaluate(Evaluation(names, data, out), "--max-parallel", "2")
     shutil.rmtree(out)
 
 

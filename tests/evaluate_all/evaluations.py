@@ -1,4 +1,4 @@
-"""Short evaluations of small networks by the tool itself, and what they say and leave."""
+"""Short evaluations of small networks by the command itself, and their output."""
 
 import contextlib
 import io
@@ -14,14 +14,13 @@ from tests.eval_tools.probe_runs import CROPS, TRAINED
 from virtex.cli import run_tool
 from virtex.eval_tools import evaluate_all
 
-TOOL = Path(evaluate_all.__file__)
 SMALL = " ".join(f"{key} {value}" for key, value in CROPS.items())
 
-# a linear probe that is long enough to be ended in its middle, even by someone slow
+# A linear probe of 80 iterations, to be interrupted in its middle
 INTERRUPTIBLE = "--log-every 1 --checkpoint-every 3 " + " ".join(
     f'{key} "{value}"' for key, value in (TRAINED | {"OPTIM.NUM_EPOCHS": 16.0}).items()
 )
-EARLY = "iter: 4  "  # what it says soon
+EARLY = "iter: 4  "
 
 
 def write_checkpoint(path, seed):
@@ -32,10 +31,10 @@ def write_checkpoint(path, seed):
 
 @dataclass
 class Evaluation:
-    """An evaluation, and what came of it.
+    """A command line, and what came of it.
 
     Attributes:
-        arguments: of the task's tool.
+        arguments: of the task's command.
     """
 
     checkpoints: list[str]
@@ -60,22 +59,22 @@ class Evaluation:
 
     @property
     def command(self):
-        return [sys.executable, str(TOOL), *self.argv]
+        return [sys.executable, "-m", "virtex.eval_tools.evaluate_all", *self.argv]
 
 
-def in_this_process(evaluation, *more):
-    """``evaluation`` with its exit status and what it said."""
+def evaluate(evaluation, *more):
+    """Run it in this process; sets the exit status and what it printed."""
     evaluation.more += more
     printed, errors = Terminal(), io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
-        evaluation.status = status_of(evaluation.argv)
+        evaluation.status = exit_status(evaluation.argv)
     evaluation.printed, evaluation.errors = printed.text(), errors.getvalue()
     assert "Traceback" not in evaluation.errors
     return evaluation
 
 
 class Terminal(io.TextIOWrapper):
-    """Takes text and bytes, in their order."""
+    """Takes text and bytes, in order."""
 
     def __init__(self):
         super().__init__(io.BytesIO(), encoding="utf-8", write_through=True)
@@ -84,23 +83,14 @@ class Terminal(io.TextIOWrapper):
         return self.buffer.getvalue().decode()
 
 
-def status_of(argv):
+def exit_status(argv):
     try:
         run_tool(evaluate_all.main, evaluate_all.build_parser(), argv)
-    except SystemExit as left:
-        return left.code
+    except SystemExit as error:
+        return error.code
 
 
-def refused(capsys, argv):
-    """The sentence with which the tool declines."""
-    capsys.readouterr()
-    assert status_of(argv) == 2
-    error = capsys.readouterr().err
-    assert "Traceback" not in error
-    return error.partition("error: ")[2].strip()
-
-
-def records_in(out):
+def read_records(out):
     """Path below ``out`` -> record."""
     return {
         path.parent.relative_to(out).as_posix(): json.loads(path.read_text())
@@ -108,8 +98,8 @@ def records_in(out):
     }
 
 
-def times_of(out):
-    """Path -> time of change of everything that runs have left."""
+def modification_times(out):
+    """Path -> modification time of everything that runs have written."""
     return {
         path: path.stat().st_mtime_ns
         for path in sorted(out.rglob("*"))

@@ -2,24 +2,24 @@
 """Evaluate many checkpoints on many tasks: plan, run what is missing, write the leaderboard.
 
 examples:
-  # every task of the paper, one run after the other, each on all GPUs there are
+  # every task of the paper, one run after the other, each on all GPUs
   python eval_tools/evaluate_all.py --checkpoint moco_v2_800ep.pth.tar torchvision://resnet50 \\
       --data-root datasets --output-dir output/all
 
-  # what would be run, and by which commands; writes nothing
+  # print the runs and their commands; writes nothing
   ... --dry-run
 
   # some tasks, some under another protocol; three seeds each
   ... --tasks coco:1x voc07_svm imagenet_linear:cached imagenet_knn --seeds 0 1 2
 
-  # 8 GPUs: 8 runs at the same time, a GPU each; or 2 runs of 4 GPUs
-  ... --at-once 8
-  ... --at-once 2
+  # 8 GPUs: 8 runs in parallel with a GPU each, or 2 runs with 4 GPUs each
+  ... --max-parallel 8
+  ... --max-parallel 2
 
-  # a task's own flags and settings
+  # options and config overrides of a task
   ... --arguments coco "SOLVER.IMS_PER_BATCH 16" --arguments voc07_svm "--ap voc11"
 
-  # on a Slurm cluster, a job a run, requeued and resumed when it is preempted or out of time
+  # on a Slurm cluster, a job per run; preempted and timed out jobs are requeued and resume
   ... --launcher slurm --num-gpus 8 --slurm slurm_partition=gpu timeout_min=1200 mem_gb=128
 
   # minutes on a CPU, on the built-in toy data
@@ -28,40 +28,52 @@ examples:
       'random:resnet18?seed=1' --tasks voc07_svm imagenet_knn imagenet_linear:toy-cached \\
       --protocol toy --data-root datasets/toy --output-dir output/toy_all --num-gpus 0
 
-The same command again skips what is complete (its record is of this file, data, protocol,
-settings and seed), resumes what is not, and tries anew what failed. A failure stops no other run.
-A task that is not for a checkpoint (captioning, for a backbone alone) is named and left out.
+Run the same command again to continue: complete runs (the record is of the same checkpoint, data,
+protocol, settings and seed) are skipped, partial ones resume, failed ones are run again. A failure
+does not stop other runs. Tasks that do not support a checkpoint (captioning, for a backbone alone)
+are skipped and listed.
 
-OUTPUT_DIR then holds CHECKPOINT/TASK/seed_N/, each as the task's own tool leaves it; logs/, with
-what each tool printed; leaderboard.csv, .md, .html and .png. Exit status: 0 all complete; 1 some
-failed, each named on stderr with its reason and log; 2 something to fix before anything can run;
-130 or 75 interrupted (by Ctrl-C, by SIGTERM), to be resumed by the same command.
+OUTPUT_DIR contains CHECKPOINT/TASK/seed_N/, each as written by the task's own command; logs/, the
+output of each command; leaderboard.csv, .md, .html and .png. Exit status: 0 all complete; 1 some
+failed, each reported on stderr with reason and log; 2 invalid input, nothing was run; 130 or 75
+interrupted (by Ctrl-C, by SIGTERM), the same command resumes.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from virtex.cli import (
     CHECKPOINT,
+    ToolParser,
     add_checkpoint_arguments,
     non_negative_int,
     positive_int,
     run_tool,
     tool_parser,
 )
-from virtex.evaluate_all.tasks import DEFAULT_TASKS, TASKS
+from virtex.evaluate_all.plan import evaluable_tasks
+from virtex.tasks import TASKS
+
+
+class Parser(ToolParser):
+    def parse_known_intermixed_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse, with ``--arguments TASK --flag`` as well: argparse takes no option as a value."""
+        argv = sys.argv[1:] if args is None else list(args)
+        for place, word in enumerate(argv[2:], 2):
+            if argv[place - 2] == "--arguments":
+                argv[place] = f" {word}"  # with a space it is not an option
+        return super().parse_known_intermixed_args(argv, namespace)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = tool_parser(__doc__)
+    tasks = evaluable_tasks()
+    default = [name for name in tasks if TASKS[name].is_default]
+    parser = tool_parser(__doc__, Parser)
     parser.add_argument(
-        "--checkpoint",
-        nargs="+",
-        required=True,
-        metavar="CKPT",
-        help=f"each a {CHECKPOINT}",
+        "--checkpoint", nargs="+", required=True, metavar="CKPT", help=f"each a {CHECKPOINT}"
     )
     add_checkpoint_arguments(parser)
     parser.add_argument("--data-root", default="datasets", metavar="DIR", help="default: datasets")
@@ -71,12 +83,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tasks",
         nargs="+",
-        default=DEFAULT_TASKS,
+        default=default,
         metavar="TASK[:PROTOCOL]",
-        help=f"of {', '.join(TASKS)} (default: {' '.join(DEFAULT_TASKS)})",
+        help=f"of {', '.join(tasks)} (default: {' '.join(default)})",
     )
     parser.add_argument(
-        "--protocol", metavar="NAME", help="of the tasks that name none (default: each its own)"
+        "--protocol", metavar="NAME", help="of tasks without one (default: that of each task)"
     )
     parser.add_argument(
         "--seeds",
@@ -84,75 +96,61 @@ def build_parser() -> argparse.ArgumentParser:
         type=non_negative_int,
         default=[0],
         metavar="N",
-        help="default: 0; one is enough where the result does not depend on it (SVM, neighbors)",
+        help="default: 0; tasks that do not depend on it (SVM, kNN) run with the first",
     )
     parser.add_argument(
         "--arguments",
         nargs=2,
         action="append",
         default=[],
-        metavar=("TASK", "WORDS"),
-        help="more flags and KEY VALUE pairs for a task's tool, in one word; may be given again",
+        metavar=("TASK", "ARGS"),
+        help="options and KEY VALUE pairs for a task's command, quoted; repeatable",
     )
     parser.add_argument(
         "--num-workers",
         type=non_negative_int,
         metavar="N",
-        help="processes that load images, for each GPU (default: the tools' own)",
+        help="data loading processes per GPU (default: that of each task)",
     )
     parser.add_argument(
-        "--published", action="store_true", help="published numbers in the leaderboard, too"
+        "--published", action="store_true", help="add published numbers to the leaderboard"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
-    add_machine_arguments(parser)
-    return parser
-
-
-def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where the runs are run, and how many at the same time."""
-    machines = parser.add_argument_group("machines")
-    machines.add_argument(
+    resources = parser.add_argument_group("resources")
+    resources.add_argument(
         "--num-gpus",
         type=non_negative_int,
         metavar="N",
-        help="of this machine, or of each job on a cluster; 0: CPU (default: all)",
+        help="of this machine, or of each Slurm job; 0: CPU (default: all)",
     )
-    machines.add_argument(
-        "--at-once",
+    resources.add_argument(
+        "--max-parallel",
         type=positive_int,
         metavar="N",
-        help="runs at the same time, which share the GPUs out evenly (default: 1; on a cluster: "
-        "no limit)",
+        help="runs at the same time, which share the GPUs (default: 1; on Slurm: no limit)",
     )
-    machines.add_argument(
+    resources.add_argument(
         "--launcher",
-        choices=("here", "slurm", "submitit-local"),
-        default="here",
-        help="this machine, a cluster, or the cluster's way on this machine (default: here)",
+        choices=("local", "slurm", "submitit-local"),
+        default="local",
+        help="processes of this machine, Slurm jobs, or submitit's local jobs (default: local)",
     )
-    machines.add_argument(
+    resources.add_argument(
         "--slurm",
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
-        help="what each job asks for, as submitit's executor.update_parameters takes it "
-        "(default: timeout_min=1440, gpus_per_node as --num-gpus, cpus_per_task to load images)",
+        help="job parameters, as of submitit's executor.update_parameters (default: "
+        "timeout_min=1440, gpus_per_node and cpus_per_task for --num-gpus and --num-workers)",
     )
+    return parser
 
 
 def main(args: argparse.Namespace) -> int:
     from virtex.evaluate_all.command import evaluate_all
 
-    return evaluate_all(args, Path(__file__).resolve().parent, Path(__file__).name)
-
-
-def words_of_arguments(argv: Sequence[str]) -> list[str]:
-    """``--arguments TASK --flag`` as argparse can read it: a value with a blank is no flag."""
-    return [
-        f" {word}" if place >= 2 and argv[place - 2] == "--arguments" else word
-        for place, word in enumerate(argv)
-    ]
+    return evaluate_all(args)
 
 
 if __name__ == "__main__":
-    run_tool(main, build_parser(), words_of_arguments(sys.argv[1:]))
+    run_tool(main, build_parser())

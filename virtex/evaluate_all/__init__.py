@@ -1,1 +1,1 @@
-"""Many evaluations as one command: checkpoints x tasks x seeds, planned, run, gathered."""
+"""Many evaluations in one command: checkpoints x tasks x seeds."""

@@ -1,6 +1,9 @@
-"""Which runs the command line asks for, and how far each is: nothing is run or written here."""
+"""The plan: which runs the command line asks for, and the status of each. Writes nothing."""
 
 import argparse
+import contextlib
+import importlib
+import io
 import itertools
 import shlex
 import sys
@@ -8,38 +11,59 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from virtex import run_folder
+from virtex.data.layouts import require_layout
 from virtex.errors import UserError
-from virtex.evaluate_all.naming import checkpoint_folders, is_address, normal_name
-from virtex.evaluate_all.records import (
-    Expected,
-    expected_record,
-    other_options,
-    parsed,
-    plain,
-    whats_other,
-)
-from virtex.evaluate_all.tasks import Choice, Task, choose_tasks
-from virtex.records import RECORD_NAME, read_record
+from virtex.evaluate_all.naming import checkpoint_folders, is_uri, normalize_name
+from virtex.evaluate_all.records import comparable, find_record, plain
+from virtex.run_folder import RUN_FILE
+from virtex.tasks import TASKS, Task
 
-COMPLETE, TO_RESUME, TO_RUN, CANNOT_RUN = "complete", "to resume", "to run", "cannot run"
-NOT_FOR_IT = "not for it"  # a task that a checkpoint of its kind cannot do
-DONE, FAILED, INTERRUPTED, NOT_STARTED = "done", "failed", "interrupted", "not started"
-ON_CLUSTER = "on the cluster"
+# Statuses of the plan
+COMPLETE, RESUMABLE, PENDING, INVALID = "complete", "resumable", "pending", "invalid"
+UNSUPPORTED = "unsupported"  # the task cannot evaluate such a checkpoint
+# What becomes of the runs that are started
+DONE, FAILED, INTERRUPTED, SUBMITTED = "done", "failed", "interrupted", "submitted"
+
 LOGS = "logs"
+# Arguments that evaluate_all sets, and that --arguments must not change
+FIXED_OPTIONS = (
+    *("checkpoint", "task", "protocol", "data_root", "output_dir", "seed"),
+    *("num_gpus", "num_machines", "machine_rank", "dist_url", "resume", "eval_only", "list_cache"),
+    *("format", "trust_pickle", "zoo"),
+)
 
 
-@dataclass(frozen=True)
+class Choice(NamedTuple):
+    """A task under one of its protocols."""
+
+    name: str
+    protocol: str  # its short name
+
+    @property
+    def task(self) -> Task:
+        return TASKS[self.name]
+
+    @property
+    def folder(self) -> str:
+        """The task's name, followed by the protocol's unless it is the default."""
+        is_default = self.protocol == next(iter(self.task.protocols))
+        return self.name if is_default else f"{self.name}_{self.protocol}"
+
+
+@dataclass
 class Run:
     """One evaluation: a checkpoint on a task with a seed.
 
     Attributes:
-        name: what people are told: folder of the checkpoint, task, seed.
-        tools: the folder of the tools.
-        arguments: of the tool.
-        more: what the user adds to them.
+        name: folder of the checkpoint, task and seed, for messages.
+        base: arguments of the task's command.
+        extra: the arguments that ``--arguments`` adds.
+        model: what is known of the checkpoint: expected entries of the record's ``model``.
+        reason: why the run is invalid, unsupported or failed.
+        seconds: how long it ran this time.
+        record: of a complete run.
     """
 
     name: str
@@ -48,252 +72,261 @@ class Run:
     seed: int
     folder: Path
     log: Path
-    tools: Path
-    arguments: tuple[str, ...]
-    more: tuple[str, ...]
-
-    @property
-    def options(self) -> Path:
-        """How it was asked for, beside its log."""
-        return self.log.with_suffix(".json")
-
-    @property
-    def command(self) -> tuple[str, ...]:
-        tool = str(self.tools / self.task.tool)
-        return (sys.executable, tool, *self.arguments, *self.more)
-
-    @cached_property
-    def expected(self) -> Expected:
-        """The record it should leave. Raises UserError as ``expected_record``."""
-        return expected_record(self.task, self.tools, self.arguments, self.more)
-
-
-@dataclass
-class Entry:
-    """A run and what has become of it.
-
-    Attributes:
-        status: one of the words above.
-        reason: why it failed, or is not run.
-        seconds: that it took this time.
-        model: what is known of the checkpoint, see ``whats_other``.
-        record: once it is complete or done.
-    """
-
-    run: Run
-    status: str = TO_RUN
+    base: tuple[str, ...]
+    extra: tuple[str, ...]
+    status: str = PENDING
     reason: str = ""
     seconds: float | None = None
     model: dict[str, Any] = field(default_factory=dict)
     record: dict[str, Any] | None = None
 
     @property
+    def command(self) -> tuple[str, ...]:
+        module = f"virtex.eval_tools.{self.task.command}"
+        return (sys.executable, "-m", module, *self.base, *self.extra)
+
+    @cached_property
+    def args(self) -> argparse.Namespace:
+        """The arguments, parsed by the task's command.
+
+        Raises:
+            UserError: they are invalid, or ``--arguments`` sets what evaluate_all decides.
+        """
+        args = parse(self.task, [*self.base, *self.extra])
+        if self.extra:
+            base = parse(self.task, self.base)
+            for key in (*FIXED_OPTIONS, *self.task.fixed_options):
+                if getattr(base, key, None) != getattr(args, key, None):
+                    raise invalid_arguments(
+                        self.task, f"--{key.replace('_', '-')} cannot be set here; leave it out"
+                    )
+        return args
+
+    @cached_property
+    def expected(self) -> dict[str, Any]:
+        """What the record of the complete run says, see ``comparable``."""
+        jobs: Sequence[Any] = self.task.jobs(self.args)
+        if len(jobs) > 1 or jobs[0].protocol.task != self.task.name:
+            raise invalid_arguments(
+                self.task, f"they select another task; run {self.task.command} itself instead"
+            )
+        protocol, deviations = jobs[0].protocol, jobs[0].deviations
+        overrides = {d.key: d.run for d in deviations if d.reason == "override"}
+        if self.args.skip_bad_images:
+            overrides["skip_bad_images"] = True
+        return comparable(self.task.name, protocol.name, protocol.version, overrides, self.seed)
+
+    @property
     def is_open(self) -> bool:
         """Whether it is to be run."""
-        return self.status in (TO_RUN, TO_RESUME)
+        return self.status in (PENDING, RESUMABLE)
 
     @property
     def has_failed(self) -> bool:
-        return self.status in (CANNOT_RUN, FAILED)
+        return self.status in (INVALID, FAILED)
 
 
-def make_plan(args: argparse.Namespace, tools: Path, gpus: int) -> list[Entry]:
-    """Every run, in an order in which neighbors share nothing: by seed, task and checkpoint.
+def make_plan(args: argparse.Namespace, gpus: int) -> list[Run]:
+    """Return all runs, by seed, task and checkpoint: runs side by side then share no features.
 
     Args:
         args: of ``eval_tools/evaluate_all.py``.
         gpus: of each run.
 
     Raises:
-        UserError: the command line cannot be right. What only some runs lack is their reason.
+        UserError: the command line is invalid. Problems of single runs are their ``reason``.
     """
     if args.format != "auto":
         from virtex.checkpoints.formats import get_format
 
         get_format(args.format)
     if not Path(args.data_root).is_dir():
-        raise UserError(f"--data-root {args.data_root} is no folder; name the one with the data")
+        raise UserError(
+            f"--data-root {args.data_root} is not a folder; give the folder with the data sets",
+            "data.missing",
+        )
     choices = choose_tasks(args.tasks, args.protocol)
-    more = added_arguments(args.arguments, choices)
-    names = list(dict.fromkeys(map(normal_name, args.checkpoint)))
+    extra = extra_arguments(args.arguments, choices)
+    names = list(dict.fromkeys(map(normalize_name, args.checkpoint)))
     folders = checkpoint_folders(names)
     runs = [
-        make_run(args, tools, gpus, name, folders[name], choice, seed, more[choice])
+        make_run(args, gpus, name, folders[name], choice, seed, extra[choice])
         for seed, choice, name in itertools.product(dict.fromkeys(args.seeds), choices, names)
-        if seed in choice.task.seeds(args.seeds, more[choice])
+        if seed in distinct_seeds(choice.task, args.seeds, extra[choice])
     ]
-    for run in {run.folder.parent.name: run for run in runs if run.more}.values():
-        run.expected  # noqa: B018 (a wrong argument is told at once)
-    models = {name: look_up(name, args) for name in names}
-    lacking = {choice.task: whats_lacking(choice.task, args.data_root) for choice in choices}
-    entries = [look_at(run, models[run.checkpoint], lacking[run.task]) for run in runs]
-    for entry in entries:
-        # before what is lacking is a failure: data that it would not need may well lack
-        if entry.is_open or (entry.status == CANNOT_RUN and not is_unknown(entry, models)):
-            elsewhere = args.dry_run and is_address(entry.run.checkpoint)
-            leave_out_unsuited(entry, at_hand=not elsewhere)
-    return entries
+    for run in {run.folder.parent.name: run for run in runs if run.extra}.values():
+        run.expected  # noqa: B018 (report invalid --arguments before anything else)
+    models = {name: inspect(name, args) for name in names}
+    for run in runs:
+        set_status(run, models[run.checkpoint])
+        if not isinstance(models[run.checkpoint], UserError):
+            # after the data: an unsupported run does not need them
+            set_unsupported(run, may_open=not (args.dry_run and is_uri(run.checkpoint)))
+    return runs
+
+
+def evaluable_tasks() -> list[str]:
+    """Return the tasks that a run can evaluate with one record in its folder."""
+    # a task that needs a value for its option is several runs, in subfolders
+    return [n for n, t in TASKS.items() if t.is_evaluation and t.arguments != ("--fraction",)]
+
+
+def choose_tasks(names: Sequence[str], protocol: str | None) -> list[Choice]:
+    """Parse ``TASK[:PROTOCOL] …``; each choice is returned once.
+
+    Args:
+        protocol: for tasks without one of their own; ``None``: the default of each.
+
+    Raises:
+        UserError: unknown task or protocol.
+    """
+    choices = []
+    for text in names:
+        name, _, own = text.partition(":")
+        if name not in evaluable_tasks():
+            raise UserError(
+                f"--tasks: unknown task {name!r}; choose from {', '.join(evaluable_tasks())}",
+                "arguments.unknown_task",
+            )
+        task = TASKS[name]
+        short = own or protocol or next(iter(task.protocols))
+        task.protocol(short)  # raises if unknown
+        choices.append(Choice(name, short))
+    return list(dict.fromkeys(choices))
 
 
 def make_run(
     args: argparse.Namespace,
-    tools: Path,
     gpus: int,
     checkpoint: str,
     slug: str,
     choice: Choice,
     seed: int,
-    more: tuple[str, ...],
+    extra: tuple[str, ...],
 ) -> Run:
     task, out = choice.task, Path(args.output_dir)
     folder = out / slug / choice.folder / f"seed_{seed}"
-    arguments = (
+    base = (
         *("--checkpoint", checkpoint, *task.arguments, "--protocol", choice.protocol),
         *("--data-root", args.data_root, "--output-dir", str(folder), "--seed", str(seed)),
         *("--num-gpus", str(gpus), "--resume"),
         *(() if args.format == "auto" else ("--format", args.format)),
         *(("--trust-pickle",) if args.trust_pickle else ()),
         *(word for file in args.zoo for word in ("--zoo", file)),
-        *(() if args.num_workers is None else (task.workers, str(args.num_workers))),
+        *(() if args.num_workers is None else (task.workers_option, str(args.num_workers))),
     )
     log = out / LOGS / f"{slug}_{choice.folder}_seed_{seed}.log"
     name = f"{slug} {choice.folder} seed {seed}"
-    return Run(name, checkpoint, task, seed, folder, log, tools, arguments, more)
+    return Run(name, checkpoint, task, seed, folder, log, base, extra)
 
 
-def added_arguments(
+def distinct_seeds(task: Task, seeds: Sequence[int], extra: Sequence[str]) -> list[int]:
+    """Return the seeds that give different results; one if the task does not depend on it."""
+    unique = list(dict.fromkeys(seeds))
+    return unique if {"", *extra}.intersection(task.seeded_by) else unique[:1]
+
+
+def extra_arguments(
     pairs: Sequence[Sequence[str]], choices: Sequence[Choice]
 ) -> dict[Choice, tuple[str, ...]]:
-    """What ``--arguments TASK "…"`` adds to each task, in the order given.
+    """Return what ``--arguments TASK[:PROTOCOL] "…"`` adds to each choice, in the given order.
 
     Raises:
-        UserError: no such task is asked for, or a quote is not closed.
+        UserError: the task is not among the choices, or a quote is not closed.
     """
-    added: dict[Choice, tuple[str, ...]] = dict.fromkeys(choices, ())
+    extra: dict[Choice, tuple[str, ...]] = dict.fromkeys(choices, ())
     for name, text in pairs:
-        named = [c for c in choices if name in (c.task.name, f"{c.task.name}:{c.protocol}")]
+        named = [c for c in choices if name in (c.name, f"{c.name}:{c.protocol}")]
         if not named:
-            there_are = ", ".join(dict.fromkeys(c.task.name for c in choices))
-            raise UserError(f"--arguments {name}: no such task is asked for, only {there_are}")
+            chosen = ", ".join(dict.fromkeys(c.name for c in choices))
+            raise UserError(
+                f"--arguments {name}: expected one of --tasks ({chosen})", "arguments.unknown_task"
+            )
         try:
             words = tuple(shlex.split(text))
         except ValueError as error:
-            raise UserError(f"--arguments {name} {text}: {error}; close the quote") from error
-        added |= {choice: added[choice] + words for choice in named}
-    return added
+            raise UserError(
+                f"--arguments {name} {text}: {error}; close the quote", "arguments.invalid"
+            ) from error
+        extra |= {choice: extra[choice] + words for choice in named}
+    return extra
 
 
-def look_up(name: str, args: argparse.Namespace) -> dict[str, Any] | UserError:
-    """What is known of a checkpoint, or why it cannot be evaluated.
+def parse(task: Task, argv: Sequence[str]) -> argparse.Namespace:
+    """Parse arguments with the parser of a task's command.
 
-    In a dry run nothing is downloaded or made, so that of an address only the name is known.
+    Raises:
+        UserError: they are invalid.
+    """
+    parser = importlib.import_module(f"virtex.eval_tools.{task.command}").build_parser()
+    output = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
+            return parser.parse_intermixed_args(argv)
+    except SystemExit as error:
+        if not error.code:
+            raise invalid_arguments(task, "--help cannot be used here") from error
+        reason = output.getvalue().strip().rpartition("error: ")[2].partition(" [")[0]
+        raise invalid_arguments(task, reason) from error
+
+
+def invalid_arguments(task: Task, reason: str) -> UserError:
+    return UserError(f"--arguments {task.name}: {reason}", "arguments.invalid")
+
+
+def inspect(name: str, args: argparse.Namespace) -> dict[str, Any] | UserError:
+    """Return what the record must say of a checkpoint, or why it cannot be evaluated.
+
+    A dry run downloads and creates nothing; of a URI only the name is known then.
     """
     from virtex.checkpoints.loading import inspect_checkpoint
     from virtex.zoo.entries import entry_named
 
     try:
-        if args.dry_run and is_address(name):
-            entry_named(name)  # a model that the zoo does not have is known without a network
+        if args.dry_run and is_uri(name):
+            entry_named(name)  # a model that is not in the zoo is reported without a network
             return {"name": name}
         found = inspect_checkpoint(name, args.format, args.trust_pickle)
     except OSError as error:
-        return UserError(f"{name} cannot be read ({error.strerror or error}); give a file")
+        return UserError(
+            f"{name} cannot be read ({error.strerror or error}); give a file",
+            "checkpoint.unreadable",
+        )
     except UserError as error:
         return error
     if found.problem:
-        return UserError(found.problem)
-    assert found.input is not None  # what is without a problem has one
-    spec = plain(asdict(found.input))
-    return {"sha256": found.sha256, "format": found.format, "input": spec}
+        return UserError(found.problem, "checkpoint.incomplete")
+    assert found.input is not None  # complete checkpoints have one
+    return {"sha256": found.sha256, "format": found.format, "input": plain(asdict(found.input))}
 
 
-def whats_lacking(task: Task, data_root: str) -> UserError | None:
-    from virtex.data.layouts import require_layout
-
+def set_status(run: Run, model: dict[str, Any] | UserError) -> None:
+    """Set status, reason, model and record from what is on disk."""
     try:
-        require_layout(data_root, task.layout)
+        if isinstance(model, UserError):
+            raise model
+        run.model = model
+        run.record = find_record(run)
+        if run.record is not None:
+            run.status = COMPLETE
+            return
+        require_layout(run.args.data_root, run.task.layout, run.task.name)
+        run.status = RESUMABLE if (run.folder / RUN_FILE).is_file() else PENDING
     except UserError as error:
-        return error
-    return None
+        run.status, run.reason = INVALID, f"{error} [{error.code}]"
 
 
-def look_at(run: Run, model: dict[str, Any] | UserError, lacking: UserError | None) -> Entry:
-    """How far a run is."""
-    if isinstance(model, UserError):
-        return Entry(run, CANNOT_RUN, str(model))
-    entry = Entry(run, model=model)
-    try:
-        if has_record(run):
-            entry.record = finished_record(run, model)
-            entry.status = COMPLETE
-            return entry
-        if lacking:
-            raise lacking
-        entry.status = TO_RESUME if is_begun(run, model) else TO_RUN
-    except UserError as error:
-        entry.status, entry.reason = CANNOT_RUN, str(error)
-    return entry
-
-
-def is_unknown(entry: Entry, models: dict[str, Any]) -> bool:
-    """Whether its checkpoint itself cannot be had."""
-    return isinstance(models[entry.run.checkpoint], UserError)
-
-
-def leave_out_unsuited(entry: Entry, at_hand: bool) -> None:
-    """Mark a run of a task that the checkpoint is not made for.
+def set_unsupported(run: Run, may_open: bool) -> None:
+    """Mark a run whose task cannot evaluate its checkpoint.
 
     Args:
-        at_hand: the checkpoint may be opened.
+        may_open: whether the checkpoint may be opened.
     """
-    run = entry.run
+    if run.task.unsupported_reason is None or run.status == COMPLETE:
+        return
     try:
-        args = parsed(run.task, run.tools, [*run.arguments, *run.more])
-        if reason := run.task.why_unsuited(args, at_hand):
-            entry.status, entry.reason = NOT_FOR_IT, reason
+        if reason := run.task.unsupported_reason(run.args, may_open):
+            run.status, run.reason = UNSUPPORTED, reason
     except UserError as error:
-        if entry.is_open:
-            entry.status, entry.reason = CANNOT_RUN, str(error)
-
-
-def has_record(run: Run) -> bool:
-    return (run.folder / RECORD_NAME).is_file()
-
-
-def finished_record(run: Run, model: dict[str, Any]) -> dict[str, Any]:
-    """The record of a finished run.
-
-    Raises:
-        UserError: it is that of another evaluation.
-    """
-    record = read_record(run.folder / RECORD_NAME)
-    other = whats_other(record, run.expected, model) or other_options(run.expected, run.options)
-    if other:
-        raise UserError(
-            f"{run.folder} holds a finished run of another kind ({other}); move it away, or name "
-            "another --output-dir"
-        )
-    return record
-
-
-def is_begun(run: Run, model: dict[str, Any]) -> bool:
-    """Whether there is a run to resume.
-
-    Raises:
-        UserError: it is that of another file, or cannot be told.
-    """
-    found = run_folder.list_run_files(run.folder)
-    if not found:
-        return False
-    remedy = "move it away, or name another --output-dir"
-    try:
-        identity = (run_folder.read_run_file(run.folder) or {}).get("identity", {})
-    except UserError as error:
-        raise UserError(f"{run.folder} holds a run that cannot be resumed; {remedy}") from error
-    started, now = identity.get("checkpoint", {}).get("sha256"), model.get("sha256")
-    if now and started != now:
-        raise UserError(
-            f"{run.folder} was started with another file of this name (sha256 {started}, now "
-            f"{now}); {remedy}"
-        )
-    return True
+        if run.is_open:
+            run.status, run.reason = INVALID, f"{error} [{error.code}]"

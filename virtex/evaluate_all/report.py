@@ -1,4 +1,4 @@
-"""What people are told: the plan, the end, and the leaderboard's files."""
+"""What the command prints, and the leaderboard that it writes."""
 
 import shlex
 import sys
@@ -7,73 +7,71 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from virtex.evaluate_all.plan import NOT_FOR_IT, Entry
-from virtex.evaluate_all.running import score_of
+from virtex.evaluate_all.plan import UNSUPPORTED, Run
 
-MOST_NAMES = 3  # of runs that failed for one reason
+MAX_NAMES = 3  # of runs with the same reason
 
 
-def print_plan(entries: Sequence[Entry], at_once: str) -> None:
-    """A table of the runs, then the command line of each that is to be run."""
-    print(tabulate([(e.run.name, e.status) for e in entries], headers=["run", "status"]))
-    commands = [shlex.join(e.run.command) for e in entries if e.is_open]
-    print(f"\n{len(commands)} to run, {at_once}{':' if commands else ''}")
+def print_plan(runs: Sequence[Run], resources: str) -> None:
+    """Print the status of every run, and the command of each that is to be run."""
+    print(tabulate([(run.name, run.status) for run in runs], headers=["run", "status"]))
+    commands = [shlex.join(run.command) for run in runs if run.is_open]
+    print(f"\n{len(commands)} to run, {resources}{':' if commands else ''}")
     print("\n".join(commands), flush=True)
 
 
-def print_summary(entries: Sequence[Entry]) -> None:
-    """A table of what has become of the runs."""
+def print_summary(runs: Sequence[Run]) -> None:
+    """Print status, time and result of every run."""
     from virtex.engine.progress import duration
 
     rows = [
         (
-            e.run.name,
-            e.status,
-            "" if e.seconds is None else duration(e.seconds),
-            "" if e.record is None else score_of(e.record),
+            run.name,
+            run.status,
+            "" if run.seconds is None else duration(run.seconds),
+            "" if run.record is None else format_score(run.record),
         )
-        for e in entries
+        for run in runs
     ]
     print("\n" + tabulate(rows, headers=["run", "status", "time", "result"]), flush=True)
 
 
-def print_failures(entries: Sequence[Entry], prog: str) -> None:
-    """Each reason once, on stderr, with the runs it stopped and their logs."""
-    for (status, reason), stopped in by_reason(e for e in entries if e.has_failed).items():
-        names = some([e.run.name for e in stopped])
-        logs = some([str(e.run.log) for e in stopped if e.seconds is not None])
+def format_score(record: dict) -> str:
+    value = record["metrics"][record["primary_metric"]]
+    return f"{record['primary_metric']} {'-' if value is None else format(value, '.2f')}"
+
+
+def print_problems(runs: Sequence[Run], prog: str) -> None:
+    """Print each reason once: of unsupported runs, and of failed ones, with logs, on stderr."""
+    for (status, reason), some in group_by_reason(r for r in runs if r.status == UNSUPPORTED):
+        print(f"{status}: {join_first([r.name for r in some])}: {reason}", flush=True)
+    for (status, reason), some in group_by_reason(r for r in runs if r.has_failed):
+        logs = join_first([str(r.log) for r in some if r.seconds is not None])
         log = f" (log: {logs})" if logs else ""
+        names = join_first([r.name for r in some])
         print(f"{prog}: {status}: {names}: {reason}{log}", file=sys.stderr, flush=True)
 
 
-def print_unsuited(entries: Sequence[Entry]) -> None:
-    """Which runs are left out because a task is not for the checkpoint, and why."""
-    for (status, reason), left in by_reason(e for e in entries if e.status == NOT_FOR_IT).items():
-        print(f"{status}: {some([e.run.name for e in left])}: {reason}", flush=True)
+def group_by_reason(runs: Iterable[Run]) -> Iterable[tuple[tuple[str, str], list[Run]]]:
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.status, run.reason), []).append(run)
+    return groups.items()
 
 
-def by_reason(entries: Iterable[Entry]) -> dict[tuple[str, str], list[Entry]]:
-    """Those of the same status and reason together."""
-    reasons: dict[tuple[str, str], list[Entry]] = {}
-    for entry in entries:
-        reasons.setdefault((entry.status, entry.reason), []).append(entry)
-    return reasons
-
-
-def some(names: Sequence[str]) -> str:
-    """The first names, and how many more."""
-    more = len(names) - MOST_NAMES
-    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+def join_first(names: Sequence[str]) -> str:
+    more = len(names) - MAX_NAMES
+    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def write_leaderboard(out: Path, published: bool) -> None:
-    """CSV, Markdown, page and plot of every record below ``out``, of this command or not.
+    """Write CSV, Markdown, page and plot of all records below ``out``.
 
     Args:
         published: add rows of published numbers.
 
     Raises:
-        UserError: there is no usable record, or a file cannot be written.
+        UserError: no record is valid, or a file cannot be written.
     """
     from virtex import leaderboard
 

@@ -1,11 +1,11 @@
-"""Captioning is for captioning models: others are named, left out, and no failure."""
+"""Captioning needs a captioning model: runs of others are listed and skipped."""
 
 import shutil
 
 import pytest
 
 from tests.captioning.small_captioners import QUICK, write_checkpoint
-from tests.evaluate_all.evaluations import Evaluation, in_this_process, records_in
+from tests.evaluate_all.evaluations import Evaluation, evaluate, read_records
 from tests.pretraining_runs import write_data
 
 SMALL = " ".join(f"{key} {value}" for key, value in QUICK.items())
@@ -27,56 +27,56 @@ def evaluation(captions, checkpoints, tmp_path):
     shutil.rmtree(tmp_path)
 
 
-def test_a_backbone_alone_is_left_out_of_captioning(evaluation):
-    in_this_process(evaluation)
+def test_backbones_are_skipped(evaluation):
+    evaluate(evaluation)
     assert (evaluation.status, evaluation.errors) == (0, "")
-    assert len(records_in(evaluation.out)) == 1
-    assert evaluation.printed.count("not for it") == 2  # in the table, and with the reason
+    assert len(read_records(evaluation.out)) == 1
+    assert evaluation.printed.count("unsupported") == 2  # in the table, and with the reason
     assert f"{evaluation.checkpoints[1]} {ALONE}" in evaluation.printed
     assert (evaluation.out / "leaderboard.csv").read_text().count("\n") == 2
-    again = in_this_process(evaluation)
+    again = evaluate(evaluation)
     assert again.status == 0 and again.printed.count("complete") == 1
 
 
-def test_a_dry_run_tells_it(evaluation):
+def test_dry_run_lists_unsupported_runs(evaluation):
     evaluation.checkpoints += ["random:resnet18", "torchvision://resnet50", "virtex://hub/resnet50"]
-    in_this_process(evaluation, "--dry-run")
+    evaluate(evaluation, "--dry-run")
     assert evaluation.status == 0
-    assert evaluation.printed.count("coco_captioning.py") == 1
+    assert evaluation.printed.count("eval_tools.coco_captioning ") == 1
     assert evaluation.printed.count(ALONE) == 4
 
 
-def test_nothing_but_what_is_left_out_is_an_error(evaluation):
+def test_only_unsupported_runs_are_an_error(evaluation):
     evaluation.checkpoints = ["random:resnet18"]
-    in_this_process(evaluation)
+    evaluate(evaluation)
     assert evaluation.status == 2
     assert ALONE in evaluation.printed
     assert not evaluation.out.exists()
 
 
-def test_a_captioning_model_without_its_config_is_an_error(evaluation):
+def test_model_without_config_is_invalid(evaluation):
     lost = evaluation.checkpoints[0].replace("model_final.pth", "pretrain_config.yaml")
     shutil.move(lost, f"{lost}.away")
-    in_this_process(evaluation)
+    evaluate(evaluation)
     assert evaluation.status == 2
-    assert "cannot run" in evaluation.errors
-    assert "has no pretrain_config.yaml beside it" in evaluation.errors
+    assert ": invalid: " in evaluation.errors
+    assert "pretrain_config.yaml" in evaluation.errors
     arguments = evaluation.arguments
     evaluation.arguments = f"--config {lost}.away {arguments}"
-    assert in_this_process(evaluation).status == 0
+    assert evaluate(evaluation).status == 0
 
 
-def test_a_backbone_alone_needs_no_captions(evaluation, captions, tmp_path):
+def test_unsupported_runs_need_no_data(evaluation, captions, tmp_path):
     root = tmp_path / "data"
     root.mkdir()
     (root / "VOC2007").symlink_to(captions / "VOC2007")
     one = Evaluation(evaluation.checkpoints[1:], root, tmp_path / "out", "coco_captioning", "")
-    in_this_process(one, "--tasks", "voc07_svm", "coco_captioning", "--dry-run")
+    evaluate(one, "--tasks", "voc07_svm", "coco_captioning", "--dry-run")
     assert (one.status, one.errors) == (0, "")
     assert ALONE in one.printed
 
 
-def test_words_that_are_drawn_need_each_seed(evaluation):
+def test_sampled_captions_depend_on_the_seed(evaluation):
     evaluation.arguments += " MODEL.DECODER.NAME nucleus_sampling"
-    in_this_process(evaluation, "--seeds", "0", "1", "--dry-run")
-    assert evaluation.printed.count("coco_captioning.py") == 2
+    evaluate(evaluation, "--seeds", "0", "1", "--dry-run")
+    assert evaluation.printed.count("eval_tools.coco_captioning ") == 2
