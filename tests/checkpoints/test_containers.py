@@ -223,3 +223,20 @@ def test_hash_of_the_whole_file(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"abc" * 1_000_000)
     assert sha256_of(path) == "f4096a131e7e6ebfa7a512b5c299e13b065df34d15624ee1202ab394cc4d7e90"
+
+
+@pytest.mark.parametrize("kept", [0, 8, None], ids=["empty", "short", "missing"])
+def test_storage_larger_than_its_entry(tmp_path, kept):
+    whole, path = tmp_path / "whole.pth", tmp_path / "short.pth"
+    torch.save({"a": torch.ones(64), "b": torch.zeros(64)}, whole)
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(path, "w") as new:
+        for entry in old.infolist():
+            content = old.read(entry)
+            if entry.filename.endswith("/data/0"):
+                if kept is None:
+                    continue
+                content = content[:kept]
+            new.writestr(entry.filename, content)
+    assert torch.equal(open_checkpoint(whole)[0]["a"], torch.ones(64))
+    with raises_code("checkpoint.unreadable", path):
+        open_checkpoint(path)

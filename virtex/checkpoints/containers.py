@@ -31,6 +31,12 @@ _MAX_SAFETENSORS_HEADER = 100_000_000  # bytes, by the format's own definition
 # Limits on unpacked zip entries: torch never compresses them.
 _MIN_UNPACKED, _UNPACKED_PER_BYTE = 512 << 20, 8
 
+# Bytes per item of torch's storage types; of all others 1.
+_ITEM_SIZES = {
+    **{"ComplexDouble": 16, "ComplexFloat": 8, "Double": 8, "Long": 8, "Float": 4, "Int": 4},
+    **{"QInt32": 4, "Half": 2, "BFloat16": 2, "Short": 2},
+}
+
 _NOT_A_CHECKPOINT = (
     (b"version https://git-lfs", "is a git-lfs pointer; run git lfs pull in its repository"),
     (b"\x1f\x8b", "is compressed with gzip; unpack it first"),
@@ -133,12 +139,82 @@ def _check_entries(path: pathlib.Path, archive: zipfile.ZipFile) -> bool:
     unpacked = sum(entry.file_size for entry in entries)
     if unpacked > _MIN_UNPACKED + _UNPACKED_PER_BYTE * path.stat().st_size:
         raise _unreadable(path, f"would unpack to {unpacked / 1e9:.1f} GB; get it from elsewhere")
+    _check_storage_sizes(archive, root)
     for entry in entries:
         if entry.CRC:  # torch writes 0 where checksums are switched off
             with archive.open(entry) as file:
                 while file.read(1 << 20):
                     pass
     return all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+
+
+def _check_storage_sizes(archive: zipfile.ZipFile, root: str) -> None:
+    """Check that each storage is as large as its entry: torch maps it without looking.
+
+    Raises:
+        zipfile.BadZipFile: an entry is missing, or smaller than the storage it is for.
+    """
+    with archive.open(f"{root}/data.pkl") as file:
+        scanner = StorageScanner(file)
+        scanner.load()
+    sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+    for key, needed in scanner.sizes.items():
+        found = sizes.get(f"{root}/data/{key}")
+        if found is None or found < needed:
+            raise zipfile.BadZipFile(
+                f"storage {key} should have {needed} bytes, its entry has {found or 0}"
+            )
+
+
+class StorageScanner(pickle.Unpickler):
+    """Collect how large the storages of a zip checkpoint are; builds no objects, runs no code.
+
+    Attributes:
+        sizes: key of a storage -> bytes that the pickle says it has.
+    """
+
+    def __init__(self, file: Any):
+        super().__init__(file, encoding="utf-8")
+        self.sizes: dict[str, int] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        return name if module == "torch" and name.endswith("Storage") else Placeholder
+
+    def persistent_load(self, pid: Any) -> None:
+        kind, key, _, count = pid[1:5]
+        needed = int(count) * _ITEM_SIZES.get(kind.removesuffix("Storage"), 1)
+        self.sizes[str(key)] = max(self.sizes.get(str(key), 0), needed)
+
+
+class Placeholder:
+    """Stands for any object of a pickle, and ignores what is done to it."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Placeholder:
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        pass
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Placeholder:
+        return self
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, item: Any) -> None:
+        pass
+
+    def extend(self, items: Any) -> None:
+        pass
+
+    def add(self, item: Any) -> None:
+        pass
+
+    def update(self, items: Any) -> None:
+        pass
 
 
 def _load_torch(path: pathlib.Path, trust_pickle: bool, mmap: bool) -> Any:
