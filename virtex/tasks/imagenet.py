@@ -1,4 +1,4 @@
-"""ImageNet classification, or any folder of classes: linear probes, k-NN, few labels."""
+"""Classification of ImageNet or any image folder: linear probes, k-NN, few labels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IMAGES = {"imagenet_train": 1281167, "imagenet_val": 50000}
 
 
 def build_evaluator(job: Evaluation) -> Evaluator:
-    """Return the evaluator that the settings of the protocol are for."""
+    """Build the evaluator that matches the settings of the protocol."""
     train, val = read_images(job.args)
     if "KNN" in job.settings:
         from virtex.probes.jobs import build_extractor
@@ -58,7 +58,7 @@ def plan(args: argparse.Namespace) -> list[Job]:
 
 
 def plan_fractions(args: argparse.Namespace) -> list[Job]:
-    """Plan fine-tuning on class-balanced fractions of the labels, one job for each."""
+    """Plan fine-tuning on class-balanced fractions of the labels, one job per fraction."""
     return [plan_fraction(args, fraction) for fraction in sorted(set(args.fraction))]
 
 
@@ -108,7 +108,7 @@ def build_fraction_evaluator(job: Evaluation) -> Evaluator:
 
 
 def for_data_set(protocol: Protocol, args: argparse.Namespace) -> Protocol:
-    """Return the protocol, as a task named after ``--image-folder`` where that is given."""
+    """Return the protocol, for a task named after ``--image-folder`` if that is given."""
     if not args.image_folder:
         return protocol
     task = protocol.task.replace("imagenet", data_set_name(args), 1)
