@@ -98,6 +98,7 @@ class TaskReport:
     """
 
     name: str
+    data_root: str
     source: str
     paths: Sequence[PathReport]
     error: str
@@ -115,7 +116,9 @@ class TaskReport:
         if self.is_complete:
             subset = ", a toy version or a subset of the published data" * self.is_subset
             return f"{self.name}: complete{subset}"
-        found = [f"{p.path} ({p.problem()})" for p in self.paths if p.state != "ok"]
+        found = [
+            f"{Path(self.data_root, p.path)} ({p.problem()})" for p in self.paths if p.state != "ok"
+        ]
         return f"{self.name}: incomplete: {'; '.join([*found, *filter(None, [self.error])])}"
 
     def as_json(self) -> dict[str, Any]:
@@ -209,14 +212,14 @@ def report(
     own = [paths[need.path] for need in task.layout.needs]
     read = task.read_data
     if not deep or read is None or any(path.state != "ok" for path in own):
-        return TaskReport(task.name, task.layout.source, own, "")
+        return TaskReport(task.name, str(root), task.layout.source, own, "")
     if read not in errors:
         errors[read] = ""
         try:
             read(root)
         except UserError as error:
             errors[read] = str(error)
-    return TaskReport(task.name, task.layout.source, own, errors[read])
+    return TaskReport(task.name, str(root), task.layout.source, own, errors[read])
 
 
 # One path ----

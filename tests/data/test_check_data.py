@@ -65,7 +65,9 @@ def test_new_task_needs_no_other_edit(tmp_path, monkeypatch):
     layout = Layout((Need("mine", "class_folders", {"images": 9}),), "my disk: https://mine")
     task = Task("mine", "Mine", layout, {}, lambda args: [], read_data=read_data)
     monkeypatch.setitem(TASKS, "mine", task)
-    assert check_task(tmp_path, "mine").summary() == "mine: incomplete: mine (not found)"
+    assert (
+        check_task(tmp_path, "mine").summary() == f"mine: incomplete: {tmp_path}/mine (not found)"
+    )
     (tmp_path / "mine/cat").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "mine/cat/1.png")
     report = check_task(tmp_path, "mine", deep=True)
