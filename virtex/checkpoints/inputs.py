@@ -69,7 +69,7 @@ def read_input(
     if config.is_file():
         return _from_config(default, arch, config)
     note = (
-        "no config.yaml next to the file: Detectron2's default input is assumed "
+        "no config.yaml next to the file: Detectron2's defaults are assumed "
         "(BGR, mean 103.53 116.28 123.675, std 1, STRIDE_IN_1X1 True)"
     )
     return default, arch, [note]
