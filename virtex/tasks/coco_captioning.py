@@ -49,7 +49,7 @@ def captioner_options(args: argparse.Namespace) -> CaptionerOptions:
 def plan(args: argparse.Namespace) -> list[Job]:
     """Plan captioning COCO val2017, or ``--images``, whose captions are not scored."""
     from virtex.captioning.captioner import captioner_identity
-    from virtex.probes.jobs import plan_probe
+    from virtex.tasks.jobs import plan_probe
 
     protocol = COCO_CAPTIONING.protocol(args.protocol)
     if args.images:

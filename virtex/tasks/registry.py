@@ -97,7 +97,7 @@ class Task:
         """
         if self.plan is not None:
             return self.plan(args)
-        from virtex.probes.jobs import plan_probe
+        from virtex.tasks.jobs import plan_probe
 
         assert self.build_evaluator is not None  # a task has one or the other
         return [plan_probe(args, self, self.build_evaluator)]

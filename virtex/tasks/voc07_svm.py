@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def build_evaluator(job: Evaluation) -> Evaluator:
-    from virtex.probes.jobs import build_extractor
     from virtex.probes.svm import Voc07Svm
+    from virtex.tasks.jobs import build_extractor
 
     args = job.args
     return Voc07Svm(
@@ -33,7 +33,7 @@ def build_evaluator(job: Evaluation) -> Evaluator:
 
 def plan(args: argparse.Namespace) -> list[Job]:
     """Plan one job; another average precision and low-shot are separate protocols."""
-    from virtex.probes.jobs import plan_probe
+    from virtex.tasks.jobs import plan_probe
 
     protocol = VOC07_SVM.protocol(args.protocol)
     parts = [protocol.name]
