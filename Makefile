@@ -19,7 +19,7 @@ setup: $(READY)
 $(READY): setup.cfg pyproject.toml constraints.txt virtex/detectron/install.py
 	$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check uv
-	$(VENV)/bin/uv pip install --python $(RUN) --constraint constraints.txt --editable '.[test,docs]'
+	$(VENV)/bin/uv pip install --compile-bytecode --python $(RUN) --constraint constraints.txt --editable '.[test,docs]'
 	$(RUN) -m virtex.detectron.install
 	touch $@
 

@@ -5,7 +5,15 @@ import os
 
 import pytest
 
-from virtex.records import SCHEMA_VERSION, Deviation, Result, git_revision, write_json
+from tests.errors import raises_code
+from virtex.records import (
+    SCHEMA_VERSION,
+    Deviation,
+    Result,
+    git_revision,
+    read_record,
+    write_json,
+)
 
 
 def make_result(**changes):
@@ -31,6 +39,19 @@ def test_record_has_the_schema(tmp_path):
     assert found["higher_is_better"] is True
     assert {"python", "torch", "torchvision", "gpus", "git_revision"} <= set(found["environment"])
     assert found["created"].endswith("+00:00")
+
+
+def test_written_record_can_be_read(tmp_path):
+    arch = {"name": "resnet18"}
+    model = {"name": "m", "sha256": "0" * 64, "format": "torchvision", "arch": arch}
+    path = make_result(model=model).write(tmp_path)
+    assert read_record(path)["metrics"] == {"bbox/AP": 12.5, "bbox/APs": None}
+
+
+def test_invalid_record_is_reported(tmp_path):
+    path = make_result(model={"name": "m"}).write(tmp_path)
+    with raises_code("records.invalid", path, "model.sha256"):
+        read_record(path)
 
 
 def test_undefined_metric_is_null(tmp_path):

@@ -20,7 +20,7 @@ from typing import NamedTuple, NoReturn
 
 import virtex
 from virtex.engine.signals import RESUME, SigtermReceived, end_workers, raise_on_sigterm
-from virtex.errors import UserError, describe_os_error, ignore_reported_errors, named
+from virtex.errors import UserError, describe_os_error, ignore_reported_errors, set_error_path
 from virtex.text import printable
 
 
@@ -292,7 +292,7 @@ def run_tool(
         use_zoo_files(getattr(args, "zoo", []))
         with raise_on_sigterm() if can_resume else nullcontext():
             status = main(args)
-        with named("standard output"):
+        with set_error_path("standard output"):
             sys.stdout.flush()
     except UserError as error:
         print(f"{parser.prog}: error: {printable(str(error))} [{error.code}]", file=sys.stderr)

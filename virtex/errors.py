@@ -1,4 +1,4 @@
-"""Errors that a user can fix."""
+"""Errors that a user can fix, with a message and a stable code."""
 
 import errno
 import os
@@ -6,22 +6,22 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# What an OSError is that no change to the program would fix, and what to do about it.
+# errno of an OSError that the user can fix -> how to fix it.
 REMEDIES = {
-    errno.ENOSPC: "make room there",
-    errno.EDQUOT: "make room there, or ask for a larger quota",
-    errno.EFBIG: "raise the largest file size (ulimit -f)",
-    errno.EROFS: "name a folder that can be written",
-    errno.EACCES: "fix its permissions, or name another",
-    errno.EPERM: "fix its permissions, or name another",
-    errno.EIO: "check that disk, or name another",
-    errno.ESTALE: "mount that file system again",
-    errno.EMFILE: "raise the number of open files (ulimit -n)",
+    errno.ENOSPC: "free some space there",
+    errno.EDQUOT: "free some space there, or request a larger quota",
+    errno.EFBIG: "raise the file size limit (ulimit -f)",
+    errno.EROFS: "choose a writable folder",
+    errno.EACCES: "fix its permissions, or choose another path",
+    errno.EPERM: "fix its permissions, or choose another path",
+    errno.EIO: "check the disk, or choose another one",
+    errno.ESTALE: "remount the file system",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "close other programs",
     errno.ENOMEM: "free some memory",
-    errno.ENAMETOOLONG: "name it shorter",
-    errno.ENOTDIR: "a file stands where a folder is named",
-    errno.EISDIR: "a folder stands where a file is named",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOTDIR: "expected a folder where a file exists",
+    errno.EISDIR: "expected a file where a folder exists",
     errno.ENOENT: "restore it",
 }
 
@@ -46,8 +46,8 @@ class UserError(Exception):
 
 
 @contextmanager
-def named(path: str | os.PathLike[str]) -> Iterator[None]:
-    """An OSError of the block that names no file, as that of a write, names ``path``."""
+def set_error_path(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Set the path of an OSError that has none, such as one from a failed write."""
     try:
         yield
     except OSError as error:
@@ -57,14 +57,16 @@ def named(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def ignore_reported_errors(thrown: threading.ExceptHookArgs) -> None:
-    """For ``threading.excepthook``: the thread that writes tensorboard's events has failed, which
-    is raised at the next event."""
+    """Ignore OSErrors in threads, as a ``threading.excepthook``.
+
+    If the thread that writes TensorBoard events fails, the next event raises its error.
+    """
     if not (isinstance(thrown.exc_value, OSError) and describe_os_error(thrown.exc_value)):
         threading.__excepthook__(thrown)
 
 
 def describe_os_error(error: OSError) -> str | None:
-    """What a disk or the system refused, in plain words; None: it would be no help."""
+    """Return a message with a fix for an error of the system; None if no fix is known."""
     if error.errno not in REMEDIES:
         return None
     where = f"{error.filename}: " if error.filename else ""

@@ -1,4 +1,4 @@
-"""What an evaluator is: it gets a backbone and returns metrics, and a report for the record."""
+"""The evaluator interface: backbone in, metrics and a report for the record out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,13 +14,13 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def describe(self) -> dict[str, Any]:
-        """Return their number, ``images``, and hashes, for the record."""
+        """Return the number of ``images`` and hashes, for the record."""
         ...
 
 
 @dataclass
 class Report:
-    """What an evaluator reports besides its metrics; see ``virtex.records.Result``.
+    """The report of an evaluator besides its metrics; see ``virtex.records.Result``.
 
     Attributes:
         deviations: known once the evaluator is built.
@@ -47,11 +47,11 @@ class Evaluator(Protocol):
 
     @property
     def images(self) -> Mapping[str, Images]:
-        """Data set -> its images, read and checked when the evaluator is built."""
+        """Return data set -> images, read and checked when the evaluator is built."""
         ...
 
     def check(self, backbone: Backbone) -> None:
-        """Check what can be known before anything is written.
+        """Check requirements before anything is written.
 
         Raises:
             UserError: the features do not fit the cache, the model cannot be loaded, …
@@ -61,7 +61,7 @@ class Evaluator(Protocol):
     def __call__(self, backbone: Backbone) -> dict[str, float] | None:
         """Return metrics in percent, in every process; NaN where one is not defined.
 
-        ``None`` if there is nothing to compare with, and hence no result to record.
+        ``None`` if there is no ground truth, and hence no result to record.
 
         Raises:
             UserError: invalid input.

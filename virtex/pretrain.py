@@ -1,7 +1,7 @@
 """Pretrain a visual backbone with language: VirTex (arXiv 2006.06666) and its ablations.
 
 examples:
-  # once: the vocabulary of the captions
+  # train the vocabulary of the captions, once
   python -m virtex.data.tokenizer --captions datasets/coco/annotations/captions_train2017.json \\
       --vocab-size 10000 --output datasets/vocab/coco_10k.model
 
@@ -9,15 +9,15 @@ examples:
   python -m virtex.pretrain --config bicaptioning_R_50_L1_H2048 --data-root datasets \\
       --output-dir output/virtex
 
-  # an ablation, your own YAML file, any setting
+  # train an ablation, or your own YAML file with changed settings
   python -m virtex.pretrain --config task_ablations/masked_lm_R_50_L1_H2048 ...
   python -m virtex.pretrain --config pretrain_config.yaml ... OPTIM.BATCH_SIZE 128
 
-  # every setting, and the packaged configs
+  # print all settings; list the packaged configs
   python -m virtex.pretrain --config bicaptioning_R_50_L1_H2048 --print-config
   python -m virtex.pretrain --list-configs
 
-  # two machines with 8 GPUs each: run on both; or use torchrun
+  # two machines with 8 GPUs each: run on both, or use torchrun
   ... --num-gpus 8 --num-machines 2 --machine-rank 0 --dist-url tcp://HOST:PORT
   torchrun --nproc-per-node 8 -m virtex.pretrain ...
 
@@ -28,7 +28,7 @@ examples:
   python -m virtex.pretrain --config toy/bicaptioning_R_18_L1_H256 --data-root toy \\
       --output-dir output/toy_pretraining --num-gpus 0
 
-  # smaller still: a first look in a minute
+  # smaller still: about a minute
   ... DATA.IMAGE_CROP_SIZE 64 OPTIM.BATCH_SIZE 8 OPTIM.NUM_ITERATIONS 60 OPTIM.WARMUP_STEPS 10
 
   # continue an interrupted run

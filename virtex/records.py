@@ -1,4 +1,4 @@
-"""The result record that every evaluation writes: what was measured, of what, and how."""
+"""The result record that every evaluation writes: metrics, model, protocol and environment."""
 
 import json
 import math
@@ -29,7 +29,7 @@ class Deviation:
         protocol: its value under the protocol.
         run: its value in this run.
         reason: ``"override"``, ``"scaled"`` (with the batch size), ``"data"``, ``"device"`` or
-            ``"software"`` (that is not installed).
+            ``"software"`` (a missing package).
     """
 
     key: str
@@ -46,15 +46,15 @@ class Result:
         task: ``coco``, ``lvis``, ``voc``, …
         protocol: name and version of the packaged protocol.
         deviations: every setting that differs from it; empty for a full run.
-        metrics: ``"bbox/AP"`` -> value in percent; None where it is not defined.
-        primary_metric: the key of ``metrics`` that ranks.
+        metrics: ``"bbox/AP"`` -> value in percent; None if undefined.
+        primary_metric: the key of ``metrics`` that ranks models.
         model: ``Backbone.record()``.
         seed: the seed of the run.
         timing: seconds by phase, images per second.
         data: data set name -> its size and the hash of its annotations.
-        verification: what was verified about the loaded weights.
-        details: what was chosen during the run, such as the costs of SVMs.
-        setup: what ``environment`` does not cover: device, processes, scorer, engine.
+        verification: checks of the loaded weights.
+        details: values chosen during the run, such as the costs of SVMs.
+        setup: additions to ``environment``: device, processes, scorer, engine.
     """
 
     task: str
@@ -100,7 +100,7 @@ class Result:
 
 
 def finite_or_none(value: float | None) -> float | None:
-    """Return a metric as JSON can hold it: NaN (no ground truth of that kind) becomes None."""
+    """Replace NaN (no ground truth of that kind), which JSON cannot represent, by None."""
     return None if value is None or not math.isfinite(value) else float(value)
 
 
@@ -126,7 +126,7 @@ def read_record(path: Path) -> dict[str, Any]:
         version = ResultRecord.model_validate_json(content).schema_version
         if version == SCHEMA_VERSION:
             return json.loads(content)
-        problem = f"schema_version {version} is that of an earlier release"
+        problem = f"schema_version {version} is from an earlier release"
     except OSError as error:
         problem = error.strerror or str(error)
     except ValidationError as error:
@@ -139,7 +139,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Return the versions and hardware that a number depends on."""
+    """Return the versions and hardware that results depend on."""
     import torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -165,7 +165,7 @@ def package_version(name: str) -> str | None:
 
 
 def git_revision() -> str | None:
-    """Return the commit of this checkout, with "+changes" if edited; None outside of one."""
+    """Return the commit of this checkout, with "+changes" if modified; None without one."""
     folder = Path(virtex.__file__).resolve().parent
     if not (folder.parent / ".git").exists():
         return None

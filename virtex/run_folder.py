@@ -1,4 +1,4 @@
-"""The output folder of a run: one run per folder, and nothing overwritten by accident."""
+"""Manage the output folder of a run: one run per folder, nothing overwritten by accident."""
 
 import argparse
 import errno
@@ -21,7 +21,7 @@ RUN_FILE = "run.json"
 RUN_VERSION = 2
 LOCK_FILE = ".lock"
 GALLERY = "gallery"
-# errno of a file system without locks
+# errno on file systems without locks
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 RUN_FILES = (
     *(RUN_FILE, RECORD_NAME, "config.yaml", "metrics.json", "last_checkpoint"),
@@ -34,7 +34,7 @@ RUN_FILES = (
 
 
 def list_run_files(folder: Path) -> list[Path]:
-    """List what a run has left in ``folder``."""
+    """List the files and folders of a run in ``folder``."""
     return sorted(path for pattern in RUN_FILES for path in folder.glob(pattern))
 
 
@@ -46,7 +46,7 @@ def claim_folder(
     inputs: Iterable[Path] = (),
     is_main: bool = True,
 ) -> Iterator[None]:
-    """Keep other runs out of ``folder`` in the block; create it, and remove it if it stays empty.
+    """Lock ``folder`` against other runs; create it, and remove it if it stays empty.
 
     Args:
         inputs: files and folders that the run reads.
@@ -134,7 +134,7 @@ def check_available(
         inputs: files and folders that the run reads.
 
     Raises:
-        UserError: it is a file; it holds a run and neither flag is given; or overwriting would
+        UserError: it is a file; it contains a run and neither flag is given; or overwriting would
             delete files that no run wrote, or that this run reads.
     """
     if folder.exists() and not folder.is_dir():
@@ -157,14 +157,14 @@ def check_available(
 
 
 def check_inputs_are_kept(inputs: Iterable[Path], deleted: Iterable[Path]) -> None:
-    """Check that ``--overwrite`` deletes nothing that the run reads.
+    """Check that ``--overwrite`` does not delete an input of the run.
 
     Raises:
         UserError: it would.
     """
     for path, old in product(map(Path.resolve, inputs), deleted):
         target = old.resolve()
-        # a run may write into a folder that it reads, unless it deletes a folder in there
+        # a run may write into a folder that it reads, unless it deletes a folder in it
         if path == target or target in path.parents or (target.is_dir() and path in target.parents):
             raise UserError(
                 f"--overwrite would delete {old}, which this run reads; give another --output-dir",
@@ -183,23 +183,23 @@ def list_inputs(args: argparse.Namespace) -> list[Path]:
 
 
 def clear(folder: Path) -> None:
-    """Delete what a run has left, and nothing else; the run file last."""
+    """Delete the files and folders of a run, and nothing else; the run file last."""
     for path in sorted(list_run_files(folder), key=lambda path: path.name == RUN_FILE):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def write_run_file(folder: Path, identity: dict[str, Any], **extra: Any) -> None:
-    """Write what the run was started with.
+    """Write the run file.
 
     Args:
-        identity: what a resumed run must agree on, see ``check_same_run``.
-        extra: JSON types that a later run of the folder needs, not compared.
+        identity: the values that a resumed run must match, see ``check_same_run``.
+        extra: JSON types for later runs in the folder, not compared.
     """
     write_json(folder / RUN_FILE, {"version": RUN_VERSION, "identity": identity, **extra})
 
 
 def read_run_file(folder: Path) -> dict[str, Any] | None:
-    """Return what ``write_run_file`` wrote, or ``None`` if the folder contains no run.
+    """Return the content of the run file, or ``None`` if the folder contains no run.
 
     Raises:
         UserError: the folder's run is of an earlier version or cannot be identified.
@@ -233,10 +233,10 @@ def check_same_run(folder: Path, identity: dict[str, Any], ignored: tuple[str, .
     """Check that the run in ``folder``, if there is one, was started with the same identity.
 
     Args:
-        ignored: prefixes of dotted keys that need not agree.
+        ignored: prefixes of dotted keys that need not match.
 
     Raises:
-        UserError: naming the first difference.
+        UserError: they differ; the message names the first difference.
     """
     run = read_run_file(folder)
     if run is None:

@@ -1,8 +1,8 @@
-"""The one runner: from parsed arguments to the record, for every evaluation and pretraining.
+"""Run every evaluation and pretraining, from parsed arguments to the record.
 
 A ``Job`` is one run in one output folder. ``run`` claims the folders, starts the processes, loads
-the checkpoint and takes each job through ``run_job``: prepare, compare with what the folder
-contains, resume or start, run, write the record last. A task supplies only what differs.
+the checkpoint and passes each job to ``run_job``: prepare, compare with the content of the folder,
+resume or start, run, write the record last. A task implements only the differences.
 """
 
 import argparse
@@ -48,8 +48,7 @@ class Job(ABC):
         args: the parsed arguments of the command.
         folder: the output folder.
         loggers: names of the loggers that write to the terminal and to ``log.txt``.
-        starts_run: False for a job that evaluates the run in the folder and changes nothing
-            of it.
+        starts_run: False for a job that evaluates the run in the folder without modifying it.
         ignored_keys: prefixes of identity keys that need not agree with those of that run.
     """
 
@@ -73,10 +72,10 @@ class Job(ABC):
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """Return what a resumed run must agree on (JSON types)."""
+        """Return the keys and values that a resumed run must match (JSON types)."""
 
     def run_file_extra(self) -> dict[str, Any]:
-        """Return what else ``run.json`` stores for a later run of the folder."""
+        """Return additional content of ``run.json``, for later runs in the folder."""
         return {}
 
     @abstractmethod
@@ -88,7 +87,7 @@ class Job(ABC):
         logger.info("this run is finished: %s", self.folder)
 
     def setup(self) -> None:  # noqa: B027 (optional)
-        """Check and build what only an unfinished run needs; restore the newest checkpoint.
+        """Check and build the parts that only an unfinished run needs; load the newest checkpoint.
 
         Writes nothing.
 
@@ -98,10 +97,10 @@ class Job(ABC):
 
     @abstractmethod
     def write_inputs(self) -> None:
-        """Write the settings and what else the run starts from; called in the main process."""
+        """Write the settings and other inputs of the run; called in the main process."""
 
     def log_start(self) -> None:  # noqa: B027 (optional)
-        """Log what is run and how it deviates from its protocol."""
+        """Log the run and its deviations from the protocol."""
 
     @abstractmethod
     def run(self) -> dict[str, float] | None:
@@ -109,11 +108,11 @@ class Job(ABC):
 
     @abstractmethod
     def write_record(self, metrics: dict[str, float]) -> None:
-        """Write the record and print where it is; called in the main process."""
+        """Write the record and print its path; called in the main process."""
 
 
 def run(args: argparse.Namespace, planner: Planner) -> int:
-    """Run the jobs that the command line asks for, in as many processes as it asks for.
+    """Run the jobs of a command line, in as many processes as it requests.
 
     Args:
         planner: parsed arguments -> jobs; a module-level function, as further processes import it.
@@ -149,7 +148,7 @@ def run_job(job: Job, backbone: Backbone | None) -> None:
     """Take one job from its arguments to its record.
 
     Raises:
-        UserError: invalid input; nothing has been written if it could be known before.
+        UserError: invalid input; if it can be detected early, nothing has been written.
     """
     args = job.args
     setup_logging(job)
@@ -183,14 +182,14 @@ def setup_logging(job: Job, folder: Path | None = None) -> None:
 
 
 def open_folder(job: Job) -> None:
-    """Prepare the output folder; the first time that the run writes.
+    """Prepare the output folder: the first write of the run.
 
     Raises:
         UserError: it cannot be written.
     """
     synchronize()  # other processes may still be reading what the folder contains
     if rank() == 0:
-        # before the folder is cleared: the identity may depend on files in there
+        # before the folder is cleared: the identity may depend on files in it
         identity = job.identity()
         if job.args.overwrite:
             run_folder.clear(job.folder)
@@ -218,10 +217,10 @@ class Evaluation(Job):
     """The evaluation of a backbone under a protocol, recorded in ``result.json``.
 
     Attributes:
-        protocol: the packaged one, possibly renamed for a variant.
+        protocol: the packaged one, or a renamed variant of it.
         settings: the protocol's, with the user's overrides.
         deviations: where the run differs from the protocol; complete after ``prepare``.
-        options: identity keys besides protocol, checkpoint, seed and data.
+        options: additional identity keys, besides protocol, checkpoint, seed and data.
         evaluator, backbone, data: set by ``prepare``.
     """
 
@@ -244,7 +243,7 @@ class Evaluation(Job):
         Args:
             build_evaluator: reads and checks the data of this job; writes nothing.
             layout: files that must be below ``--data-root``.
-            model_identity: identity keys of what belongs to the model besides the backbone.
+            model_identity: identity keys of the parts of the model other than the backbone.
         """
         super().__init__(args, folder)
         self.protocol, self.settings = protocol, settings
@@ -325,7 +324,7 @@ class Evaluation(Job):
         return metrics
 
     def run_setup(self) -> dict[str, Any]:
-        """Return what the record's ``environment`` says of this run."""
+        """Return this run's entries of the record's ``environment``."""
         return {
             "device": device_of(self.args),
             "processes": world_size(),
@@ -374,10 +373,10 @@ def data_deviations(protocol: Protocol, data: Mapping[str, Any]) -> list[Deviati
 
 
 def comparable_data(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what must agree of each data set: everything of the first, which is trained on.
+    """Return the data descriptions that a resumed run must match.
 
-    The files of the others may change, since they are read again: a corrupt image that stopped
-    the evaluation may have been restored.
+    The files of all but the first data set, the training set, may change, since they are read
+    again: a corrupt image that stopped the evaluation may have been restored.
     """
     first = next(iter(data))
     return {
@@ -387,9 +386,9 @@ def comparable_data(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_metrics(folder: Path, metrics: Mapping[str, float]) -> None:
-    """Write the final metrics to metrics.json, unless a training has written its curves there."""
+    """Write the final metrics to metrics.json, unless training has written its curves there."""
     path = folder / METRICS
-    if path.is_file() and b"\n" in path.read_bytes():  # not half a line
+    if path.is_file() and b"\n" in path.read_bytes():  # not a partial line
         return
     path.unlink(missing_ok=True)
     writer = MetricsWriter(folder, 0)
@@ -398,7 +397,7 @@ def write_metrics(folder: Path, metrics: Mapping[str, float]) -> None:
 
 
 def print_summary(record: dict[str, Any], folder: Path) -> None:
-    """Print the metrics of a record and where it is."""
+    """Print the metrics of a record and its path."""
     protocol, metrics = record["protocol"], record["metrics"]
     print(f"\n{record['model']['name']}: {record['task']}, protocol {protocol['name']}")
     if all("/" in name for name in metrics):

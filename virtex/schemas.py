@@ -1,4 +1,4 @@
-"""Pydantic models of the JSON files that the toolkit reads, and how their errors are reported.
+"""Pydantic models of the JSON files that the toolkit reads, and their error messages.
 
 Import this module inside functions: pydantic takes longer to import than ``--help`` may take.
 """
@@ -23,14 +23,14 @@ from pydantic import (
 from virtex.records import SCHEMA_VERSION
 from virtex.text import short_repr
 
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")  # but tabs and line ends
-MAX_METRIC = 1e15  # beyond it four digits after the point mean nothing
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")  # except tabs and line ends
+MAX_METRIC = 1e15  # above it, four decimal places exceed the precision of a float
 MAX_SEED = 2**64
 MAX_PATH = 300  # characters of a field's path in a message
 
 
 def require_printable(text: str) -> str:
-    """Reject control characters and halves of surrogate pairs, which cannot be written."""
+    """Reject control characters and lone surrogates, which cannot be written."""
     if CONTROL.search(text):
         raise ValueError("expected text without control characters")
     return text
@@ -77,7 +77,7 @@ class ModelSchema(Schema):
 
 
 class ResultRecord(Schema):
-    """A ``result.json`` of schema 1 or 2: the fields that are read again."""
+    """A ``result.json`` of schema 1 or 2: the fields that are read back."""
 
     schema_version: int = Field(ge=1)
     task: Text
@@ -95,7 +95,7 @@ class ResultRecord(Schema):
     @model_validator(mode="before")
     @classmethod
     def convert_schema_1(cls, content: Any) -> Any:
-        """Rename ``departures`` to ``overrides``, and of each ``why`` to ``reason``."""
+        """Rename ``departures`` to ``overrides``, and ``why`` in each of them to ``reason``."""
         try:
             if content["schema_version"] == 1:
                 protocol = {**content["protocol"]}
@@ -118,7 +118,7 @@ class ResultRecord(Schema):
     @classmethod
     def require_primary_metric(cls, name: str, info: ValidationInfo) -> str:
         if name not in info.data.get("metrics", {name: None}):
-            raise ValueError("expected one of metrics")
+            raise ValueError("expected a key of metrics")
         return name
 
     @field_validator("created")
@@ -129,7 +129,7 @@ class ResultRecord(Schema):
 
 
 def parse_time(text: str) -> float:
-    """Return seconds since 1970 of an ISO 8601 time; UTC where it names no time zone.
+    """Return seconds since 1970 of an ISO 8601 time; UTC if it has no time zone.
 
     Raises:
         ValueError: ``text`` is not a time.

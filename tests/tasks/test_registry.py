@@ -94,7 +94,6 @@ def test_plugin_is_evaluated_and_ranked(run_tool, data_root, tmp_path):
     assert "flowers[toy]/top1" in (tmp_path / "board.csv").read_text().splitlines()[0]
 
 
-@pytest.mark.xfail(reason="the command does not read the registry yet")
 def test_plugin_is_checked(run_tool, data_root, tmp_path):
     done = run_tool("check_data", "--data-root", data_root, "--task", "flowers")
     assert done.returncode == 0, done.stderr
@@ -104,7 +103,6 @@ def test_plugin_is_checked(run_tool, data_root, tmp_path):
     assert str(Path("flowers", "train")) in done.stdout + done.stderr
 
 
-@pytest.mark.xfail(reason="the command does not read the registry yet")
 def test_plugin_is_planned(run_tool, data_root):
     arguments = ("--data-root", data_root, "--output-dir", "all", "--dry-run")
     done = run_tool("evaluate_all", "--tasks", "flowers", *CHECKPOINT, *arguments)

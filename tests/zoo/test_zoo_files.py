@@ -99,7 +99,7 @@ def test_an_invalid_field_is_named(old, new, path, written):
         (WHOLE.replace("*mine", "*yours"), "line 5: invalid YAML"),
         (WHOLE.replace("size: 100", "size: 100\n   x: 1"), "line 9: invalid YAML"),
         (WHOLE.replace("MIT", "!!python/object/apply:os.system [x]"), "line 2: invalid YAML"),
-        ("models: {a: {urls: [https://a.org/m?dl=1]}}", "quote an address with ?"),
+        ("models: {a: {urls: [https://a.org/m?dl=1]}}", "quote a URL that contains ?"),
         ("[" * 5000, "nested"),
         ("a: 2020-99-99", "invalid YAML"),
         ("\x00", "invalid YAML"),

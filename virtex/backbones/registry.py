@@ -1,7 +1,7 @@
 """The registry of backbone families.
 
-A family is one kind of network that checkpoints may hold. Everything the toolkit knows of it is in
-one subclass of ``Family``; adding a family is registering an instance::
+A family is a kind of network, such as ResNet. Everything the toolkit knows about it is in one
+subclass of ``Family``. To add a family, register an instance::
 
     register_family(ConvNeXt())
 """
@@ -45,24 +45,24 @@ class Arch:
 
     @property
     def name(self) -> str:
-        """The name of the network, as torchvision or timm calls it where they have it."""
+        """Return the name of the network: that of torchvision or timm, where they have it."""
         raise NotImplementedError
 
 
 class Family(ABC):
-    """One kind of network.
+    """A kind of network.
 
     Attributes:
         name: key in the registry; ``Arch.family``.
         default_arch: a typical member, to which an unrecognized checkpoint is compared.
-        landmark: name of a tensor that every member has, by which a prefix is found.
-        format_fields: fields of the architecture that leave no trace in the tensors' shapes. A
-            checkpoint's format or the file itself states them.
-        torchvision_options: keyword arguments of torchvision's builders that this family takes
-            beside the common ones.
+        landmark: name of a tensor that every member has, used to find the prefix.
+        format_fields: fields of the architecture that tensor shapes do not determine. The
+            checkpoint's format or the file itself defines them.
+        torchvision_options: keyword arguments of torchvision's builders that this family
+            accepts besides the common ones.
         detectron2_converters: detector layout (``"FPN"``, …) -> ``"module:function"`` with the
             signature of ``virtex.detectron.adapters.Converter``. Layouts that are not listed are
-            refused.
+            rejected.
     """
 
     name: ClassVar[str]
@@ -95,7 +95,7 @@ class Family(ABC):
     def features(self, network: Any, images: Tensor) -> dict[str, Tensor]:
         """Return feature maps (batch, channels, height / stride, width / stride), first to last.
 
-        Networks with a class token also give ``"cls"`` (batch, channels).
+        Networks with a class token also return ``"cls"`` (batch, channels).
 
         Args:
             images: normalized (batch, 3, height, width).
@@ -118,7 +118,7 @@ class Family(ABC):
         """Return the depth of a parameter for layer-wise learning rate decay; 0 is the stem."""
 
     def pool(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return one vector an image (batch, channels): ``"avg"`` and, where it exists, ``"cls"``.
+        """Return one vector per image (batch, channels): ``"avg"`` and, where it exists, ``"cls"``.
 
         The channels of ``"avg"`` are those of the last feature map.
         """
@@ -126,7 +126,7 @@ class Family(ABC):
         return pooled | ({"cls": features["cls"]} if "cls" in features else {})
 
     def supported_input(self, arch: Any, height: int, width: int) -> str | None:
-        """Return which images the network takes, if it does not take those of this size."""
+        """Return a description of the supported sizes if this one is not; ``None`` if it is."""
         return None
 
     def remove_head(self, network: Any) -> None:
@@ -134,7 +134,7 @@ class Family(ABC):
         raise NotImplementedError
 
     def explain_unsupported(self, shapes: Shapes) -> str | None:
-        """Return why tensors that no family detects are not supported, if they are known.
+        """Return why an undetected network is not supported; ``None`` if it is unknown.
 
         Args:
             shapes: all tensors of the file, under any prefix.
@@ -148,9 +148,9 @@ class Dialect:
 
     Attributes:
         translate: a name without its prefix -> the family's name; ``None`` for a tensor that is
-            not the backbone's. A tensor inside the backbone that the family has no name for keeps
-            a name of its own, so that the architecture is refused instead of the tensor ignored.
-        derive: translated tensors -> tensors that such files leave out, by the family's name.
+            not part of the backbone. A tensor inside the backbone that is unknown to the family
+            keeps its own name, so that the architecture is rejected and the tensor not ignored.
+        derive: translated tensors -> tensors that such files omit, by the family's name.
     """
 
     translate: Callable[[str], str | None]
@@ -189,13 +189,13 @@ def family_of(arch: Arch) -> Family:
 
 
 def detect_arch(tensors: Mapping[str, Any], fields: Mapping[str, Any] | None = None) -> Arch | None:
-    """Return the architecture by the first family that detects it; ``None`` if none does.
+    """Return the architecture from the first family that detects it; ``None`` if none does.
 
     Args:
         fields: values for the family's ``format_fields``.
 
     Raises:
-        UnsupportedArchitectureError: a family detects its names, and none can build the network.
+        UnsupportedArchitectureError: a family detects its names, but none can build the network.
     """
     refusal = None
     for family in families().values():
@@ -236,11 +236,11 @@ def _meta_network(arch: Arch) -> nn.Module:
 
 
 def check_input_size(arch: Arch, height: int, width: int) -> None:
-    """Raise ``UserError`` if a network does not take images of this size in pixels."""
+    """Raise ``UserError`` if a network does not support images of this size in pixels."""
     supported = family_of(arch).supported_input(arch, height, width)
     if supported:
         raise UserError(
-            f"{arch.name} takes images of {supported}, found {height}x{width}; set the crop size "
+            f"{arch.name} expects images of {supported}, found {height}x{width}; set the crop size "
             "of the protocol (DATA.IMAGE_CROP_SIZE)",
             code="checkpoint.input_size",
         )
@@ -270,7 +270,7 @@ def build_torchvision(name: str, **options: Any) -> nn.Module:
 
     Args:
         name: of torchvision's model builder.
-        options: keyword arguments for it; those its family does not take are ignored.
+        options: keyword arguments for it; those its family does not accept are ignored.
 
     Raises:
         UnsupportedArchitectureError: no family detects the network.

@@ -49,8 +49,8 @@ class ResNetArch(Arch):
         groups: groups of the 3x3 convolutions.
         stem: ``"standard"``: one 7x7 convolution of 64 channels, stride 2, then max pooling.
         stride_in_1x1: whether a bottleneck's stride is in its first 1x1 convolution (as in the
-            original MSRA models) and not in its 3x3 one (as in torchvision). It leaves no trace
-            in the shapes; the format states it.
+            original MSRA models) and not in its 3x3 one (as in torchvision). Shapes do
+            not show it; the format defines it.
     """
 
     family: str = field(default="resnet", init=False)
@@ -63,7 +63,7 @@ class ResNetArch(Arch):
 
     @property
     def name(self) -> str:
-        """torchvision's name, or one in its pattern for networks torchvision does not have."""
+        """Return torchvision's name, or one in its style for networks torchvision does not have."""
         if self.groups > 1:
             return f"resnext{self.depth}_{self.groups}x{self.width_per_group}d"
         if self.width_per_group != 64:
@@ -106,7 +106,7 @@ class ResNetFamily(Family):
         return f"res{int(match[1]) + 1}" if match else "stem"
 
     def layer_id(self, arch: ResNetArch, name: str) -> int:
-        """Return 0 for the stem, then one layer a residual block."""
+        """Return 0 for the stem, then one layer per residual block."""
         match = _IN_BLOCK.fullmatch(name)
         if match is None:
             return 0
@@ -134,7 +134,7 @@ def build_resnet(arch: ResNetArch) -> ResNet:
     (batch, 512) for basic blocks, (batch, 2048) for bottlenecks.
 
     Raises:
-        ValueError: there is no such depth with this kind of block, or the blocks are basic
+        ValueError: no ResNet has this depth with this kind of block, or the blocks are basic
             and not of width 64 in one group (torchvision's own limit).
     """
     blocks = BLOCKS_PER_STAGE.get((arch.block, arch.depth))
@@ -207,7 +207,7 @@ def detect_resnet(tensors: Mapping[str, Any]) -> ResNetArch | None:
 
 
 def _depth(block: str, blocks: list[tuple[int, int, str]]) -> int:
-    """Return the depth with as many blocks in each stage; stages missing from the file match."""
+    """Return the depth with these numbers of blocks; stages missing from the file match any."""
     found = tuple(
         max((b + 1 for s, b, _ in blocks if s == stage), default=0) for stage in range(1, 5)
     )
@@ -245,8 +245,8 @@ def _width_and_groups(shapes: Shapes) -> tuple[int, int]:
     n_groups = groups.most_common(1)[0][0] if groups else 1
     if n_groups < 1 or not 1 <= width <= MAX_WIDTH or width % n_groups:
         raise UnsupportedArchitectureError(
-            f"its bottlenecks have {width:g} channels in res2 in {n_groups} groups, which no "
-            "ResNet, wide ResNet or ResNeXt has"
+            f"its bottlenecks have {width:g} channels in res2 in {n_groups} groups, which "
+            "match no ResNet, wide ResNet or ResNeXt"
         )
     return int(width) // n_groups, n_groups
 
@@ -270,13 +270,13 @@ def _refuse_extra_tensors(shapes: Shapes, arch: ResNetArch) -> None:
 
 @dataclass(frozen=True)
 class Variant:
-    """A network close to a ResNet that computes something else.
+    """A network that resembles a ResNet but computes something else.
 
     Attributes:
-        matches: whether tensor shapes show it.
-        reason: what it is; may hold ``{conv1}``, the shape of the first convolution.
-        matches_anywhere: whether its names are unmistakable under any prefix, without any of a
-            ResNet's names around them.
+        matches: predicate of the tensor shapes.
+        reason: description; may contain ``{conv1}``, the shape of the first convolution.
+        matches_anywhere: whether its names identify it under any prefix, even without names of
+            a ResNet.
     """
 
     matches: Callable[[Shapes], bool]
@@ -310,7 +310,7 @@ UNSUPPORTED_VARIANTS: tuple[Variant, ...] = (
     Variant(
         lambda shapes: any("/~/" in name for name in shapes),
         "a JAX (Haiku) network, such as DeepMind's BYOL: its padding is TensorFlow's SAME, which "
-        "at stride 2 samples other pixels than a torchvision ResNet does",
+        "at stride 2 samples different pixels than a torchvision ResNet does",
         matches_anywhere=True,
     ),
     Variant(

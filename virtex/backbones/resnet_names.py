@@ -21,7 +21,7 @@ _SEQUENTIAL = re.compile(r"([014567])\.(.+)")
 
 _BRANCHES = {"2a": ("conv1", "bn1"), "2b": ("conv2", "bn2"), "2c": ("conv3", "bn3")}
 _BRANCHES["1"] = ("downsample.0", "downsample.1")
-# Detectron's names; riv holds the variance, as detectron2/checkpoint/c2_model_loading.py maps it.
+# Detectron's names; riv is the variance, as detectron2/checkpoint/c2_model_loading.py maps it.
 _CAFFE2_BLOBS = {
     "s": "weight",
     "gamma": "weight",
@@ -96,11 +96,11 @@ def from_sequential(name: str) -> str | None:
 def derive_affine_statistics(tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Return running statistics for batch norm that was folded into a scale and a shift.
 
-    Caffe2's files hold ``y = scale * x + shift``, which a mean of 0 and a variance of 1 - eps
+    Caffe2's files contain ``y = scale * x + shift``, which a mean of 0 and a variance of 1 - eps
     reproduce exactly. A file that has some statistics must have all of them.
 
     Returns:
-        Statistics by torchvision name, each of its scale's shape; empty if the file has some.
+        Statistics by torchvision name, in the shape of their scales; empty if the file has some.
     """
     if any(name.endswith(".running_mean") for name in tensors):
         return {}

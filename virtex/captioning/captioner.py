@@ -45,7 +45,7 @@ FIX = (
 
 @dataclass(frozen=True)
 class CaptionerOptions:
-    """Files of the model, where they are not found beside the checkpoint.
+    """Files of the model, if they are not next to the checkpoint.
 
     Attributes:
         config: pretraining config, a YAML file or the name of a packaged one.
@@ -88,7 +88,7 @@ class Captioner:
 
 
 def captioner_identity(backbone: Backbone, options: CaptionerOptions) -> dict[str, str]:
-    """Return what captions depend on besides the weights, for a run's identity.
+    """Return the identity keys of a run for what captions depend on besides the weights.
 
     Raises:
         UserError: see ``load_captioner``.
@@ -144,9 +144,9 @@ def check_backbone(model: CaptioningModel, backbone: Backbone) -> None:
     Raises:
         UserError: a tensor differs.
     """
-    own = model.visual.cnn.state_dict()
+    loaded = model.visual.cnn.state_dict()
     for name, tensor in backbone.state_dict.items():
-        if not torch.equal(own[name].to(tensor), tensor):
+        if not torch.equal(loaded[name].to(tensor), tensor):
             raise UserError(
                 f"{backbone.source.requested}: {name} of the captioning model differs from the "
                 f"tensor that format {backbone.source.format} loads; omit --format",
@@ -157,10 +157,10 @@ def check_backbone(model: CaptioningModel, backbone: Backbone) -> None:
 def check_tokenizer(tokenizer: Tokenizer, config: CfgNode, backbone: Backbone) -> None:
     """Verify that the vocabulary is the one of the model's pretraining.
 
-    Its hash is known if the pretraining's run folder holds the checkpoint.
+    Its hash is known if the checkpoint is in the run folder of the pretraining.
 
     Raises:
-        UserError: it is another vocabulary.
+        UserError: it is a different vocabulary.
     """
     validate_vocabulary(tokenizer, config.DATA)
     folder = Path(backbone.source.path).parent
@@ -170,8 +170,8 @@ def check_tokenizer(tokenizer: Tokenizer, config: CfgNode, backbone: Backbone) -
     if expected not in (None, sha256_of(tokenizer.path)):
         raise UserError(
             f"{backbone.source.requested} was trained with the vocabulary of sha256 "
-            f"{expected[:12]}… (see {path}), but {tokenizer.path} is another; select the right one "
-            "with --tokenizer",
+            f"{expected[:12]}… (see {path}), but {tokenizer.path} is a different one; select the "
+            "right one with --tokenizer",
             code="captioning.wrong_vocabulary",
         )
     if len(tokenizer) < config.DATA.VOCAB_SIZE and expected is None:
@@ -193,7 +193,7 @@ def require_captioning(checkpoint: str, weights: dict[str, Any], options: Captio
 def not_captioning_reason(
     checkpoint: str, weights: dict[str, Any], options: CaptionerOptions
 ) -> str:
-    """Return why the weights in a checkpoint cannot caption; "" if they can.
+    """Return why the weights are not those of a captioning model; "" if they are.
 
     Raises:
         UserError: they may be a captioning model's, but its config is missing.
@@ -213,7 +213,7 @@ def unsupported_reason(args: argparse.Namespace, may_open: bool) -> str:
     """Return why ``coco_captioning.py`` cannot evaluate the checkpoint of its arguments, or "".
 
     Args:
-        may_open: the checkpoint is on this machine.
+        may_open: whether the checkpoint is on this machine.
 
     Raises:
         UserError: it cannot be opened, or its config is missing.
@@ -230,7 +230,7 @@ def unsupported_reason(args: argparse.Namespace, may_open: bool) -> str:
 
 
 def find_captioning_config(checkpoint: str, options: CaptionerOptions) -> CfgNode:
-    """Load the config of ``--config``, of the zoo entry, or beside the checkpoint.
+    """Load the config of ``--config``, of the zoo entry, or next to the checkpoint.
 
     Raises:
         UserError: there is none.
@@ -247,8 +247,8 @@ def find_captioning_config(checkpoint: str, options: CaptionerOptions) -> CfgNod
 
 
 def find_tokenizer(backbone: Backbone, config: CfgNode, options: CaptionerOptions) -> Tokenizer:
-    """Load the vocabulary of ``--tokenizer``, of the zoo entry, beside the checkpoint, or of the
-    config.
+    """Load the vocabulary of ``--tokenizer``, of the zoo entry, next to the checkpoint, or of
+    the config.
 
     Raises:
         UserError: there is none.

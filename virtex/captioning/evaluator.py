@@ -1,4 +1,4 @@
-"""The captioning evaluation: write captions, score them, and show them on a page."""
+"""Evaluate captioning: write captions, score them, and show them on a page."""
 
 import logging
 import time
@@ -81,7 +81,7 @@ class Captioning:
 
     @property
     def captioner(self) -> Captioner:
-        """The model that ``check`` has loaded."""
+        """Return the model that ``check`` loaded."""
         assert self._captioner is not None
         return self._captioner
 
@@ -121,7 +121,7 @@ class Captioning:
         return CaptioningSet(self.data, build_transform(names, crop, resize), self.seed, steps)
 
     def _report_unreadable(self, captions: Captions) -> None:
-        """Report the images that are left out.
+        """Report the images that are skipped.
 
         Raises:
             UserError: no image can be read.
@@ -137,11 +137,11 @@ class Captioning:
         names = [self.data.files[index] for index in captions.unreadable]
         more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
         self.report.notes.append(
-            f"{len(names)} of {len(self.data)} images cannot be read and are left out: "
+            f"{len(names)} of {len(self.data)} images cannot be read and are skipped: "
             f"{', '.join(names[:MAX_NAMED])}{more}; restore them and restart with --overwrite"
         )
         for reason in captions.unreadable.values():
-            logger.warning("left out: %s", reason)
+            logger.warning("skipped: %s", reason)
         self.report.details["unreadable"] = names
         self.report.late_deviations.append(
             Deviation(f"{self.data.name}: unreadable images", 0, len(names), "data")
@@ -152,7 +152,7 @@ class Captioning:
         scores = self._score(captions) if self.data.references else None
         self._write_page(backbone, captions, scores)
         logger.info(
-            "%d images captioned, %d left out", len(captions.written), len(captions.unreadable)
+            "%d images captioned, %d skipped", len(captions.written), len(captions.unreadable)
         )
         logger.info("captions: %s", self.folder / RESULTS)
         logger.info("page:     %s", self.folder / PAGE)
@@ -212,7 +212,7 @@ class Captioning:
         self.report.timing["page_seconds"] = time.perf_counter() - start
 
     def _cards(self, captions: Captions, per_image: Mapping) -> Iterator[CaptionedImage]:
-        """Yield one image after another, so that they are not all in memory."""
+        """Yield images one at a time, so that they are not all in memory."""
         longest = SMALL_THUMBNAIL if len(captions.written) > MANY_IMAGES else THUMBNAIL
         references = self.data.references
         with progress_bar(len(captions.written), "image", "page") as bar:

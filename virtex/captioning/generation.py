@@ -1,7 +1,7 @@
-"""Caption many images: each once over all processes, saved as they are written, resumable.
+"""Caption many images: each once over all processes, saved incrementally, resumable.
 
 Finished captions are lines of ``captions.partial*.jsonl`` until ``captions.json`` is complete. A
-caption depends on its image, for sampling also on the image's id and the seed, but not on the
+caption depends on its image and, with sampling, on the image's id and the seed, but not on the
 other images, the batch or the number of processes.
 """
 
@@ -110,13 +110,13 @@ def check_aspect_ratio(image: Tensor, path: Path) -> None:
     """Reject images so elongated that resizing the short side needs millions of pixels.
 
     Raises:
-        UserError: the image is one.
+        UserError: the image is too elongated.
     """
     height, width = image.shape[-2:]
     if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
         raise UserError(
             f"the aspect ratio of an image must be at most {MAX_ASPECT_RATIO}, but {path} has "
-            f"{width} x {height} pixels; leave it out",
+            f"{width} x {height} pixels; remove it",
             code="data.image_aspect_ratio",
         )
 
@@ -136,7 +136,7 @@ def write_captions(
         batch_size: images per process.
 
     Returns:
-        the captions of this and earlier runs, the same in all processes.
+        The captions of this and earlier runs, the same in all processes.
 
     Raises:
         UserError: the files in ``folder`` are invalid, or it is not writable.
@@ -145,14 +145,14 @@ def write_captions(
     todo = [index for index in range(len(data)) if index not in done]
     if done and todo:
         logger.info("resuming after %d of %d captions", len(done), len(data))
-    own = todo[rank() :: world_size()]
+    assigned = todo[rank() :: world_size()]
     batches = [
-        [(data.position(index), index) for index in own[first : first + batch_size]]
-        for first in range(0, len(own), batch_size)
+        [(data.position(index), index) for index in assigned[first : first + batch_size]]
+        for first in range(0, len(assigned), batch_size)
     ]
     captions, partial = Captions(done), folder / PARTIAL_OF_RANK.format(rank())
     captioner.to(device)
-    with progress_bar(len(own), "image", "captions") as bar:
+    with progress_bar(len(assigned), "image", "captions") as bar:
         for batch in listed_loader(data, batches, num_workers):
             captions.unreadable |= batch["problems"]
             written = caption_batch(captioner, batch, device)
@@ -199,14 +199,14 @@ def _report_os_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read or written ({error.strerror or error}); fix that and rerun "
+            f"{path} cannot be read or written ({error.strerror or error}); fix this and rerun "
             "with --resume",
             code="captioning.file_error",
         ) from error
 
 
 def load_captions(folder: Path, images: CaptioningImages) -> dict[int, str]:
-    """Load the captions of earlier runs, in every process, and merge their partial files.
+    """Load the captions of earlier runs in every process, and merge their partial files.
 
     Raises:
         UserError: ``captions.json`` is invalid.
@@ -265,7 +265,7 @@ def read_results(path: Path, images: CaptioningImages) -> dict[int, str]:
     """Read a ``captions.json`` of these images as index -> caption.
 
     Raises:
-        UserError: it is invalid, or of other images.
+        UserError: it is invalid, or contains other images.
     """
     indices = {image_id: index for index, image_id in enumerate(images.ids)}
     try:

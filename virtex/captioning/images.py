@@ -1,4 +1,4 @@
-"""The images to caption: COCO val2017 with its references, or the user's own images."""
+"""Find the images to caption: COCO val2017 with its references, or the user's own images."""
 
 import functools
 import hashlib

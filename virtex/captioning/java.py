@@ -1,7 +1,7 @@
-"""The Java programs that pycocoevalcap brings: PTB tokenizer, METEOR 1.5 and SPICE 1.0.
+"""Run the Java programs bundled with pycocoevalcap: PTB tokenizer, METEOR 1.5 and SPICE 1.0.
 
-pycocoevalcap's own wrappers write beside their jars, ignore exit statuses, can wait forever and
-download files on their own. This module runs the same jars as subprocesses with a timeout; a
+pycocoevalcap's own wrappers write next to their jars, ignore exit statuses, can wait forever and
+download files without asking. This module runs the same jars as subprocesses with a timeout; a
 program that fails raises UserError with the end of its output.
 """
 
@@ -42,8 +42,8 @@ QUOTED_LINES, QUOTED_CHARACTERS = 4, 500  # of a program's output in an error
 LINE_ENDS = str.maketrans(dict.fromkeys("\n\r\v\f\u2028\u2029", " "))
 METEOR_STATISTICS = 23  # numbers that METEOR 1.5 computes for a caption and its references
 
-# SPICE 1.0 writes its results with Java's JavaScript engine, which Java 15 removed. From there on
-# this program calls SPICE and writes the results; a JDK compiles it on the fly.
+# SPICE 1.0 writes its results with Java's JavaScript engine, which Java 15 removed. For later
+# versions, this program calls SPICE and writes the results; a JDK compiles it on the fly.
 FIRST_WITHOUT_JAVASCRIPT = 15
 SPICE_PROGRAM = """
 import edu.anu.spice.*;
@@ -78,7 +78,7 @@ class SpiceScores {
 """
 
 
-# ---- What is installed
+# ---- Installation
 
 
 def find_java() -> str | None:
@@ -110,7 +110,7 @@ def package_folder() -> Path | None:
 
 
 def missing_java() -> str | None:
-    """Return what the tokenizer and METEOR lack and how to install it; None if they can run."""
+    """Return why the tokenizer and METEOR cannot run, and how to fix it; None if they can."""
     if package_folder() is None:
         return "pycocoevalcap is not installed: pip install pycocoevalcap"
     java = find_java()
@@ -130,7 +130,7 @@ def missing_spice_models() -> list[str]:
 
 
 def missing_spice() -> str | None:
-    """Return what SPICE lacks besides, and how to install it; None if it can run.
+    """Return why SPICE in particular cannot run, and how to fix it; None if it can.
 
     Raises:
         UserError: as ``java_command``, or Java is broken.
@@ -179,7 +179,7 @@ def run_program(
         text: standard input.
 
     Returns:
-        its standard output and standard error.
+        Its standard output and standard error.
 
     Raises:
         UserError: it cannot be started, fails, or exceeds the timeout.
@@ -274,10 +274,10 @@ def meteor(captions: Captions, references: References) -> tuple[float, np.ndarra
 
     # "|||" separates sentences, so no sentence may contain it
     sentences = [
-        [" ".join(tokens).replace("|||", "") for tokens in (*own, caption)]
-        for caption, own in zip(captions, references, strict=True)
+        [" ".join(tokens).replace("|||", "") for tokens in (*refs, caption)]
+        for caption, refs in zip(captions, references, strict=True)
     ]
-    lines = [" ||| ".join(["SCORE", *own]) for own in sentences]
+    lines = [" ||| ".join(["SCORE", *texts]) for texts in sentences]
     statistics = ask(lines, len(captions), METEOR_STATISTICS)
     answers = ask([" ||| ".join(["EVAL", *statistics])], len(captions) + 1, 1)
     *per_image, corpus = map(float, answers)
@@ -298,7 +298,7 @@ def spice(captions: Captions, references: References) -> tuple[float, np.ndarray
     runs cannot share it.
 
     Returns:
-        the mean over images, which like in pycocoevalcap is NaN if an image's is, and (images,).
+        the mean over images, which as in pycocoevalcap is NaN if an image's is, and (images,).
 
     Raises:
         UserError: SPICE fails, or returns anything but its scores.
@@ -307,8 +307,8 @@ def spice(captions: Captions, references: References) -> tuple[float, np.ndarray
     if reason:
         raise UserError(f"SPICE cannot run: {reason}", code="captioning.no_spice")
     images = [
-        {"image_id": index, "test": " ".join(caption), "refs": [" ".join(r) for r in own]}
-        for index, (caption, own) in enumerate(zip(captions, references, strict=True))
+        {"image_id": index, "test": " ".join(caption), "refs": [" ".join(r) for r in refs]}
+        for index, (caption, refs) in enumerate(zip(captions, references, strict=True))
     ]
     with tempfile.TemporaryDirectory(prefix="virtex-spice-") as folder:
         given, returned = Path(folder, "captions.json"), Path(folder, "scores.json")
@@ -336,7 +336,7 @@ def spice_command(given: Path, returned: Path) -> list[str]:
     """Return the command of the jar's own main class, or of ``SPICE_PROGRAM`` if that fails.
 
     Args:
-        given, returned: JSON files; the program is written beside the first.
+        given, returned: JSON files; the program is written next to the first.
     """
     # without the option, SPICE waits forever for a thread that ran out of memory
     command = java_command(SPICE_JAR, "-Xmx8G", "-XX:+ExitOnOutOfMemoryError")

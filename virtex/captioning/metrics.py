@@ -1,11 +1,11 @@
 """CIDEr-D, BLEU and ROUGE-L of tokenized captions, as COCO's caption evaluation computes them.
 
 They equal pycocoevalcap's numbers, which papers report, including its deviations from the original
-papers; comments name these. n-grams are integers and counts are sparse, so that the 25 000
+papers, which comments mention. n-grams are integers and counts are sparse, so that the 25 000
 references of COCO's 5000 validation images take less than a second.
 
-``captions`` holds one tokenized caption per image, ``references`` the tokenized references of each
-image. All functions return fractions: the score of the corpus, and float64 scores of the images.
+``captions`` contains one tokenized caption per image, ``references`` the tokenized references of
+each image. All functions return fractions: the score of the corpus, and float64 scores of images.
 They raise ValueError for no images, an image without references, or different lengths.
 """
 
@@ -60,8 +60,8 @@ def bleu(captions: Captions, references: References) -> tuple[np.ndarray, np.nda
     length = np.array(list(islice(lengths, sentences.images)))
     closest = np.array(
         [
-            closest_length(of_caption, islice(lengths, len(own)))
-            for of_caption, own in zip(length, references, strict=True)
+            closest_length(of_caption, islice(lengths, len(refs)))
+            for of_caption, refs in zip(length, references, strict=True)
         ]
     )
     given = np.maximum(length[:, None] - np.arange(MAX_N), 0)
@@ -130,7 +130,7 @@ def build_sentences(captions: Captions, references: References) -> Sentences:
     # white space, so CIDEr and BLEU see two words.
     words = [" ".join(tokens).split() for tokens in chain(captions, *references)]
     images = np.arange(len(captions))
-    image = np.concatenate([images, images.repeat([len(own) for own in references])])
+    image = np.concatenate([images, images.repeat([len(refs) for refs in references])])
     return Sentences(words, image, len(captions))
 
 
@@ -230,7 +230,7 @@ def bleu_from_counts(
 
 
 def rouge_l_of_image(caption: Tokens, references: Sequence[Tokens]) -> float:
-    # split at blanks as pycocoevalcap, for which an empty sentence has one empty word
+    # split at blanks like pycocoevalcap, for which an empty sentence has one empty word
     caption, *references = (" ".join(tokens).split(" ") for tokens in (caption, *references))
     common = lcs_lengths(caption, references)
     precision = max(common) / len(caption)

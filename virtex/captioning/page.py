@@ -1,6 +1,6 @@
-"""Images with their captions as one HTML page that needs no network, and no script to be read.
+"""Write images with their captions as one HTML page, readable offline and without scripts.
 
-Cards are written one at a time to a temporary file: where a card stands is known only when all
+Cards are written one at a time to a temporary file: the position of a card is known only when all
 are scored, and a set of images may be larger than memory.
 """
 
@@ -23,7 +23,7 @@ from torch import Tensor
 from virtex import pages
 from virtex.files import replace_file
 
-VISIBLE_REFERENCES = 2  # the others are opened by a click, so that cards are equally high
+VISIBLE_REFERENCES = 2  # the others are opened by a click, so that cards have equal heights
 DIGITS = 4  # after the point, of the numbers that are sorted
 JPEG_QUALITY = 70
 
@@ -34,7 +34,7 @@ class CaptionedImage:
 
     Attributes:
         name: of its file, as shown.
-        references: captions by people; may be empty.
+        references: human captions; may be empty.
         scores: metric -> percent of this image alone, NaN where not defined; empty without
             references.
         thumbnail: content of a JPEG file.
@@ -51,7 +51,7 @@ class CaptionedImage:
 
 @dataclass(frozen=True)
 class Card:
-    """Where the HTML of a card is, in bytes, and what ranks it; ``scores`` by metric."""
+    """The byte range of a card's HTML, and its sort keys; ``scores`` by metric."""
 
     name: str
     scores: tuple[float | None, ...]
@@ -85,7 +85,7 @@ def write_page(
     """Replace ``path`` atomically by the page.
 
     Args:
-        images: taken one at a time and not kept; the disk has to hold them twice meanwhile.
+        images: consumed one at a time; the disk needs temporary space for a second copy.
         metrics: scores of the whole set in percent; the first ranks and is shown on the cards.
             Empty without references: then images are sorted by name.
         about: labels and values, for the head of the page.
@@ -97,7 +97,7 @@ def write_page(
     """
 
     def write(file: BinaryIO) -> None:
-        # beside the page, where there is space for it; without a name that could be left behind
+        # an unnamed file, which is never left behind, on the same file system as the page
         with tempfile.TemporaryFile(dir=path.parent) as kept:
             cards = rank(list(write_cards(kept, images, tuple(metrics))))
             scores = [c.scores[0] for c in cards if c.scores and c.scores[0] is not None]
@@ -135,7 +135,7 @@ def write_cards(
             metric=metrics[0] if metrics and image.scores else None,
             score=scores[0] if scores else None,
             references=image.references,
-            # a click for a single line is not worth it
+            # a single line is not worth a click
             visible=count if count <= VISIBLE_REFERENCES + 1 else VISIBLE_REFERENCES,
         )
         content = encode(text)
@@ -150,7 +150,7 @@ def read_card(file: BinaryIO, card: Card) -> Markup:
 
 
 def encode(text: str) -> bytes:
-    """Return UTF-8; a file name may hold bytes that are not text (``os.fsdecode``)."""
+    """Return UTF-8; a file name may contain bytes that are not text (``os.fsdecode``)."""
     return text.encode("utf-8", "replace")
 
 
@@ -170,13 +170,13 @@ def rank(cards: Sequence[Card]) -> list[Card]:
 
 def name_order(name: str) -> list[str | int]:
     """Return a sort key by which 9.jpg comes before 10.jpg."""
-    # 18 digits at most: Python refuses to read very long ones
+    # at most 18 digits: Python rejects very long integers
     parts = re.split("([0-9]{1,18})", name.casefold())
     return [int(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
 def bar_range(scores: Sequence[float]) -> tuple[float, float] | None:
-    """Return the scores of the shortest and the longest bar; of equal scores all are full."""
+    """Return the scores of the shortest and the longest bar; equal scores have full bars."""
     if not scores:
         return None
     worst, best = min(scores), max(scores)

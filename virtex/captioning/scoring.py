@@ -30,7 +30,7 @@ SCORERS = ("auto", "java", "python")
 
 @dataclass(frozen=True)
 class CaptionScores:
-    """The scores of a set of captions.
+    """Scores of a set of captions.
 
     Attributes:
         metrics: in percent, of the whole set: CIDEr, BLEU-1 to BLEU-4, ROUGE-L and, if available,
@@ -49,7 +49,7 @@ class CaptionScores:
 
 
 def choose_scorer(scorer: str) -> Literal["java", "python"]:
-    """Resolve the scorer, before anything is captioned.
+    """Resolve the scorer before any image is captioned.
 
     Args:
         scorer: one of ``SCORERS``; "auto" selects "java" if it can run.
@@ -119,7 +119,7 @@ def _tokenize(
     """Tokenize both in one call, because a tokenizer may be slow to start."""
     tokens = iter(tokenize([*captions, *chain(*references)]))
     found = list(islice(tokens, len(captions)))
-    expected = [list(islice(tokens, len(own))) for own in references]
+    expected = [list(islice(tokens, len(refs))) for refs in references]
     if not any(map(any, expected)):
         raise UserError(
             "the references must contain words to score captions against, but none does; check the "
@@ -228,5 +228,5 @@ def _to_pycocoevalcap(
     captions: Captions, references: References
 ) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
     """Return references and captions by the index of the image."""
-    expected = {n: [" ".join(tokens) for tokens in own] for n, own in enumerate(references)}
+    expected = {n: [" ".join(tokens) for tokens in refs] for n, refs in enumerate(references)}
     return expected, {n: [" ".join(tokens)] for n, tokens in enumerate(captions)}

@@ -22,7 +22,7 @@ class CheckpointError(UserError):
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a network expects of an image.
+    """The input that a network expects.
 
     Attributes:
         channel_order: ``"RGB"`` or ``"BGR"``.
@@ -38,7 +38,7 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a backbone came from: the name given, the file, its sha256, format and coverage."""
+    """The origin of a backbone: the requested name, the file, its sha256, format and coverage."""
 
     requested: str
     path: str
@@ -56,8 +56,8 @@ class Backbone:
         arch: the architecture, a dataclass of its family.
         state_dict: the family's canonical names (torchvision's for ResNets), no classifier,
             float32 tensors on the CPU.
-        input: what the network expects of an image.
-        source: where it came from.
+        input: the input that the network expects.
+        source: the origin of the tensors.
     """
 
     arch: Arch

@@ -2,7 +2,7 @@
 
 A file is identified by its first bytes. torch files are unpickled with ``weights_only=True``, numpy
 pickles (Detectron2's and Caffe2's) by an unpickler that allows arrays and plain containers. A file
-that needs more is refused, and the global it asks for is named, unless the user trusts the file.
+that needs other globals is rejected, and the error names them, unless the user trusts the file.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MAX_SAFETENSORS_HEADER = 100_000_000  # bytes, by the format's own definition
 # Limits on unpacked zip entries: torch never compresses them.
 _MIN_UNPACKED, _UNPACKED_PER_BYTE = 512 << 20, 8
 
-# Bytes per item of torch's storage types; of all others 1.
+# Bytes per item of torch's storage types; 1 for all others.
 _ITEM_SIZES = {
     **{"ComplexDouble": 16, "ComplexFloat": 8, "Double": 8, "Long": 8, "Float": 4, "Int": 4},
     **{"QInt32": 4, "Half": 2, "BFloat16": 2, "Short": 2},
@@ -49,7 +49,7 @@ _PICKLE_STARTS = (b"\x80", b"(dp", b"}q", b"ccollections\n", b"ccopy_reg\n")
 
 
 def open_checkpoint(path: str | pathlib.Path, trust_pickle: bool = False) -> tuple[Any, bool]:
-    """Return the content of a file, its tensors on the CPU.
+    """Return the content of a checkpoint file, with its tensors on the CPU.
 
     Args:
         path: a local file: torch (zip or legacy), numpy pickle or safetensors.
@@ -60,7 +60,7 @@ def open_checkpoint(path: str | pathlib.Path, trust_pickle: bool = False) -> tup
         zip file are mapped from disk, so the file must stay while they are in use.
 
     Raises:
-        CheckpointError: the file is missing, damaged, of another kind, or needs to be trusted.
+        CheckpointError: the file is missing, damaged, not a checkpoint, or needs ``trust_pickle``.
     """
     path = pathlib.Path(path)
     if path.is_dir():
@@ -111,7 +111,7 @@ def _open_zip(path: pathlib.Path, trust_pickle: bool) -> Any:
             stored = _check_entries(path, archive)
     except CheckpointError:
         raise
-    except Exception as error:  # zipfile raises many kinds for invalid files
+    except Exception as error:  # zipfile raises many exception types for invalid files
         raise _damaged(path, error) from error
     return _load_torch(path, trust_pickle, mmap=stored)
 
@@ -131,17 +131,17 @@ def _check_entries(path: pathlib.Path, archive: zipfile.ZipFile) -> bool:
     if f"{root}/data.pkl" not in names:
         raise _unreadable(
             path,
-            f"is a zip file but not a checkpoint (it holds {shown or 'nothing'}); if the "
+            f"is a zip file but not a checkpoint (it contains {shown or 'nothing'}); if the "
             "checkpoint is inside, unpack it",
         )
     if len(set(names)) < len(names):
         raise zipfile.BadZipFile("two of its entries have the same name")
     unpacked = sum(entry.file_size for entry in entries)
     if unpacked > _MIN_UNPACKED + _UNPACKED_PER_BYTE * path.stat().st_size:
-        raise _unreadable(path, f"would unpack to {unpacked / 1e9:.1f} GB; get it from elsewhere")
+        raise _unreadable(path, f"would unpack to {unpacked / 1e9:.1f} GB; use another copy")
     _check_storage_sizes(archive, root)
     for entry in entries:
-        if entry.CRC:  # torch writes 0 where checksums are switched off
+        if entry.CRC:  # torch writes 0 if checksums are disabled
             with archive.open(entry) as file:
                 while file.read(1 << 20):
                     pass
@@ -149,10 +149,10 @@ def _check_entries(path: pathlib.Path, archive: zipfile.ZipFile) -> bool:
 
 
 def _check_storage_sizes(archive: zipfile.ZipFile, root: str) -> None:
-    """Check that each storage is as large as its entry: torch maps it without looking.
+    """Check that each storage fits in its zip entry; torch memory-maps it unchecked.
 
     Raises:
-        zipfile.BadZipFile: an entry is missing, or smaller than the storage it is for.
+        zipfile.BadZipFile: an entry is missing, or smaller than its storage.
     """
     with archive.open(f"{root}/data.pkl") as file:
         scanner = StorageScanner(file)
@@ -162,15 +162,15 @@ def _check_storage_sizes(archive: zipfile.ZipFile, root: str) -> None:
         found = sizes.get(f"{root}/data/{key}")
         if found is None or found < needed:
             raise zipfile.BadZipFile(
-                f"storage {key} should have {needed} bytes, its entry has {found or 0}"
+                f"storage {key} needs {needed} bytes, but its entry has {found or 0}"
             )
 
 
 class StorageScanner(pickle.Unpickler):
-    """Collect how large the storages of a zip checkpoint are; builds no objects, runs no code.
+    """Collect the storage sizes of a zip checkpoint without building objects or running code.
 
     Attributes:
-        sizes: key of a storage -> bytes that the pickle says it has.
+        sizes: storage key -> size in bytes according to the pickle.
     """
 
     def __init__(self, file: Any):
@@ -187,7 +187,7 @@ class StorageScanner(pickle.Unpickler):
 
 
 class Placeholder:
-    """Stands for any object of a pickle, and ignores what is done to it."""
+    """Stand-in for any object of a pickle; ignores every operation on it."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Placeholder:
         return super().__new__(cls)
@@ -250,10 +250,10 @@ class ArrayUnpickler(pickle.Unpickler):
 
 
 def allowed_globals() -> list[Any]:
-    """Return what a torch checkpoint may hold beside tensors, for ``torch.serialization``.
+    """Return the globals allowed in a torch checkpoint, for ``torch.serialization``.
 
-    numpy arrays and scalars, plain containers, the ``argparse.Namespace`` of a training script,
-    and paths (Windows paths as pure paths).
+    These are numpy arrays and scalars, plain containers, the ``argparse.Namespace`` of a training
+    script, and paths (Windows paths as pure paths).
     """
     named = array_globals() | plain_globals() | {"argparse.Namespace": argparse.Namespace}
     for name, kind in vars(np.dtypes).items():
@@ -267,7 +267,7 @@ def allowed_globals() -> list[Any]:
 
 
 def array_globals() -> dict[str, Any]:
-    """Return numpy's functions that rebuild arrays, by the names numpy 1 and numpy 2 write."""
+    """Return numpy's functions that rebuild arrays, under their names in numpy 1 and numpy 2."""
     array = np.zeros(1)
     rebuilders = {
         "multiarray._reconstruct": array.__reduce__()[0],
@@ -281,7 +281,7 @@ def array_globals() -> dict[str, Any]:
 
 
 def plain_globals() -> dict[str, Callable]:
-    """Return plain containers and numbers, by name."""
+    """Return the allowed container and number types, by name."""
     plain = (bool, bytearray, complex, dict, float, frozenset, int, list, set, str, tuple)
     named: dict[str, Callable] = {f"builtins.{kind.__name__}": kind for kind in plain}
     named["collections.OrderedDict"] = collections.OrderedDict
@@ -303,19 +303,19 @@ def _is_text(head: bytes) -> bool:
     try:
         text = head.decode()
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 4:  # not a character cut in two by reading only the head
+        if error.start < len(head) - 4:  # not a multi-byte character cut off at the end
             return False
         text = head[: error.start].decode()
     return all(character.isprintable() or character.isspace() for character in text)
 
 
 def _unpickling_error(path: pathlib.Path, error: Exception, trust_pickle: bool) -> CheckpointError:
-    """Describe an error of any kind, which unpickling may raise by pickle's documentation."""
+    """Describe an unpickling error; by pickle's documentation it may be of any type."""
     if isinstance(error, ImportError) and trust_pickle:
         package = (error.name or "").partition(".")[0] or "another package"
         return CheckpointError(
             f"{path} needs the Python package {package!r} to be unpickled; install it, or save "
-            f"the state_dict alone where it is installed ({_first_line(error)})",
+            f"only the state_dict where it is installed ({_first_line(error)})",
             code="checkpoint.missing_package",
         )
     blocked = re.search(r"GLOBAL ([\w.]+\w)", str(error))
@@ -324,7 +324,7 @@ def _unpickling_error(path: pathlib.Path, error: Exception, trust_pickle: bool) 
     is_jax = blocked[1].startswith(("jax", "haiku", "byol", "optax"))
     note = "; JAX checkpoints are not supported, convert it first" if is_jax else ""
     return CheckpointError(
-        f"{path} should hold weights only, but its pickle asks for {escape(blocked[1])}; if you "
+        f"{path} should contain only weights, but its pickle needs {escape(blocked[1])}; if you "
         f"trust its origin, --trust-pickle allows it to run code{note}",
         code="checkpoint.unsafe_pickle",
     )

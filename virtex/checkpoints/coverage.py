@@ -1,4 +1,4 @@
-"""Which of a backbone's tensors a file fills, by block group."""
+"""Coverage: the backbone tensors that a checkpoint provides, by block group."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_LINES = 40  # of a list of missing and mismatched tensors
 
 @dataclass(frozen=True)
 class GroupCoverage:
-    """Names of one group's tensors: expected, loaded, missing, of another shape."""
+    """Tensor names of one block group: expected, loaded, missing, and mismatched in shape."""
 
     expected: tuple[str, ...]
     loaded: tuple[str, ...]
@@ -21,11 +21,11 @@ class GroupCoverage:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Which tensors of the backbone the file fills, and which of the file's are unused.
+    """The backbone tensors that a file provides, and the file's tensors that are unused.
 
     Attributes:
         stages: block group (of a ResNet: stem, res2 … res5) -> ``GroupCoverage``.
-        unused: name of a group of unused tensors (``fc``, ``module.encoder_k``) -> how many.
+        unused: name of a group of unused tensors (``fc``, ``module.encoder_k``) -> count.
     """
 
     stages: dict[str, GroupCoverage]
@@ -36,7 +36,7 @@ class Coverage:
         return all(not s.missing and not s.mismatched for s in self.stages.values())
 
     def as_dict(self) -> dict[str, Any]:
-        """Return counts for the result record; names only of missing and mismatched tensors."""
+        """Return counts for the result record, with names of missing and mismatched tensors."""
         return {
             "complete": self.complete,
             "stages": {
@@ -63,7 +63,7 @@ def compute_coverage(
     Args:
         expected: name -> shape of every tensor of the backbone.
         found: name -> tensor or array.
-        unused: group of unused tensors -> how many.
+        unused: group of unused tensors -> count.
         group_of: name -> block group.
     """
     groups: dict[str, tuple[list[str], ...]] = {}

@@ -1,7 +1,8 @@
-"""Detect which row of the format table a checkpoint is, or explain why none fits.
+"""Detect the format of a checkpoint, or explain why none matches.
 
-Looks at containers and keys, never at a file's name. All rows are tried; rows that yield the same
-tensors in the same way agree, rows that do not are an error that asks for ``--format``.
+Detection uses containers and keys, never the file's name. All rows of the format table are tried.
+Rows that yield the same tensors in the same way are equivalent; if several others match, the
+checkpoint is ambiguous and needs ``--format``.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from virtex.text import escape
 
 # Prefixes added by DistributedDataParallel, torch.compile and FSDP.
 WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
-MAX_DEPTH = 5  # of mappings in mappings
+MAX_DEPTH = 5  # of nested mappings
 MAX_ENTRIES = 200_000  # of all mappings together
 MAX_NAME_LENGTH = 300  # characters; VISSL's and FSDP's longest names have about 100
 
@@ -44,7 +45,7 @@ class ParsedCheckpoint:
         format: the row of the format table.
         container: dotted path of the state_dict, "" for the root.
         tensors: canonical name -> tensor or array as in the file, heads excluded.
-        unused: name of a group of unused tensors -> how many.
+        unused: name of a group of unused tensors -> count.
         arch: the architecture; ``None`` where ``refusal`` is set.
         refusal: why the network is not supported, or "".
         derived: names of ``tensors`` that were computed from others.
@@ -73,12 +74,12 @@ class ParsedCheckpoint:
 
 @dataclass(frozen=True)
 class StateDicts:
-    """Every mapping of names to tensors in a file.
+    """All mappings of names to tensors in a file.
 
     Attributes:
         by_path: dotted path ("" for the root) -> name -> tensor or array.
         root_entries: keys of the file's root.
-        flat: whether the file cannot nest (safetensors): every row then matches at the root.
+        flat: whether the file cannot nest (safetensors), so that every row matches at the root.
     """
 
     by_path: dict[str, dict[str, Any]]
@@ -87,16 +88,16 @@ class StateDicts:
 
 
 def detect_format(content: Any, name: str = "auto", flat: bool = False) -> ParsedCheckpoint:
-    """Parse a checkpoint as the one format that fits.
+    """Parse a checkpoint as the one format that matches.
 
     Args:
-        content: what the file holds (``containers.open_checkpoint``).
+        content: the content of the file (``containers.open_checkpoint``).
         name: a format's name, or ``auto``.
         flat: see ``StateDicts``.
 
     Raises:
-        CheckpointError: the file holds no tensors; no format fits (with the closest one), or
-            several with different results (with their names).
+        CheckpointError: the file contains no tensors, no format matches (the message describes the
+            closest one), or several match with different results (the message names them).
         UnsupportedArchitectureError: no family can build the network.
     """
     found = collect_state_dicts(content, flat)
@@ -128,7 +129,7 @@ def detect_format(content: Any, name: str = "auto", flat: bool = False) -> Parse
             for choice, c in choices.items()
         )
         raise CheckpointError(
-            f"formats {' and '.join(choices)} both fit and read different weights; choose one: "
+            f"formats {' and '.join(choices)} match but read different weights; choose one: "
             f"{listed}",
             code="checkpoint.ambiguous_format",
         )
@@ -136,7 +137,7 @@ def detect_format(content: Any, name: str = "auto", flat: bool = False) -> Parse
 
 
 def parse_as(row: Format, found: StateDicts, explicit: bool) -> ParsedCheckpoint | None:
-    """Parse a checkpoint as one row; return ``None`` if it does not fit.
+    """Parse a checkpoint as one row; return ``None`` if it does not match.
 
     A row given explicitly does not need its required prefixes.
     """
@@ -216,7 +217,7 @@ def translate(row: Format, tensors: Mapping[str, Any], prefix: str, dialect: str
         if name is None:
             continue
         if name in translated.tensors:
-            raise UnsupportedArchitectureError(f"two of its tensors map to {name}, one is {key}")
+            raise UnsupportedArchitectureError(f"several tensors map to {name}, one is {key}")
         translated.tensors[name], translated.keys[name] = value, prefix + inner + key
     translated.derived = dialects()[dialect].derive(translated.tensors)
     return translated
@@ -240,7 +241,7 @@ def strip_wrappers(tensors: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def collect_state_dicts(content: Any, flat: bool = False) -> StateDicts:
-    """Find every mapping of names to tensors; modules of a trusted pickle give theirs.
+    """Find all mappings of names to tensors, and the state_dicts of unpickled modules.
 
     Raises:
         CheckpointError: a tensor's name is not printable, or there are too many entries.
@@ -256,7 +257,7 @@ def collect_state_dicts(content: Any, flat: bool = False) -> StateDicts:
         visited += len(mapping)
         if visited > MAX_ENTRIES:
             raise CheckpointError(
-                f"its mappings hold more than {MAX_ENTRIES} entries; save the state_dict alone",
+                f"its mappings contain more than {MAX_ENTRIES} entries; save the state_dict alone",
                 code="checkpoint.unreadable",
             )
         tensors, inner = {}, []
@@ -275,7 +276,7 @@ def collect_state_dicts(content: Any, flat: bool = False) -> StateDicts:
 
 
 def is_array(value: Any) -> bool:
-    """Return whether a state_dict may hold it: an array, or a tensor with a shape."""
+    """Return whether it can be an item of a state_dict: an array, or a tensor with a shape."""
     if isinstance(value, Tensor):
         return not value.is_nested
     return isinstance(value, np.ndarray | np.generic)
@@ -336,14 +337,14 @@ def _describe(content: Any) -> str:
 
 
 def _no_format_error(found: StateDicts, name: str) -> UserError:
-    """Explain why no row fits: unsupported network, only copies, or the closest format."""
+    """Explain why no row matches: unsupported network, only copies, or the closest format."""
     shapes = {
         f"{path}.{key}": tuple(np.shape(value))
         for path, tensors in found.by_path.items()
         for key, value in tensors.items()
     }
     prefixes = _find_landmarks(found)
-    # a family whose landmark is there knows best what the network is
+    # prefer the explanation of a family whose landmark was found
     for family in prefixes or families():
         if reason := families()[family].explain_unsupported(shapes):
             return UnsupportedArchitectureError(reason)
@@ -362,7 +363,7 @@ def _no_format_error(found: StateDicts, name: str) -> UserError:
     ]
     if copies:
         return CheckpointError(
-            f"the file holds several networks and none is the main one; choose "
+            f"the file contains several networks, none of which is the main one; choose "
             f"{' or '.join(copies)}; {keys}",
             code="checkpoint.ambiguous_format",
         )
@@ -385,7 +386,7 @@ def _find_landmarks(found: StateDicts) -> dict[str, str]:
 
 
 def _closest(found: StateDicts, name: str) -> str:
-    """Describe the row and family with the most tensors of a backbone, and what is missing."""
+    """Describe the row and family that match the most tensors, and the missing ones."""
     best, most = "no tensor has a known name", 0
     for path, tensors in found.by_path.items():
         tensors = strip_wrappers(tensors)[1]

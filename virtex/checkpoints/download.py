@@ -1,7 +1,7 @@
 """Download a file once: resumed, verified, and never left half-written.
 
 A download goes to ``FILE.part`` and is renamed when it is complete; ``FILE.lock`` lets one process
-download while others wait; ``FILE.sha256`` (in sha256sum's form) pins the content of its first use.
+download while others wait; ``FILE.sha256`` (in sha256sum's format) pins the content.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from virtex.files import replace_file, sha256_of
 
 logger = logging.getLogger("virtex.download")
 
-MAX_ATTEMPTS = 5  # in a row without progress, for one address
+MAX_ATTEMPTS = 5  # in a row without progress, for one URL
 MIN_PROGRESS = 1 << 20  # bytes; an attempt that receives less counts as without progress
 BACK_OFF = 1.0  # seconds before the second attempt; doubled before each further one
-MAX_WAIT = 60.0  # seconds, whatever a server asks for
+MAX_WAIT = 60.0  # seconds, even if a server requests more
 TIMEOUT = (10, 60)  # seconds to connect, and between two chunks of the content
-CHUNK = 1 << 16  # bytes read at once; a broken connection loses the last chunk
+CHUNK = 1 << 16  # bytes per read; a broken connection loses the last chunk
 RETRY_STATUSES = (408, 425, 429)  # and 5xx
 WEB_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype|!--|html|head|body|\?xml)", re.IGNORECASE)
 JSON_MESSAGE = re.compile(rb"\s*\{\s*\"[\t\n\r\x20-\x7e]{20}")
@@ -55,7 +55,7 @@ _PERMANENT_ERRORS = (
     requests.exceptions.InvalidHeader,
     requests.exceptions.SSLError,
     requests.TooManyRedirects,
-    ValueError,  # an invalid address, perhaps of a redirect
+    ValueError,  # an invalid URL, possibly of a redirect
 )
 
 
@@ -65,14 +65,14 @@ def download(urls: Sequence[str], path: Path, sha256: str = "", size: int = 0) -
     No connection is made for an existing file.
 
     Args:
-        urls: addresses of the same file, tried in this order.
+        urls: locations of the same file, tried in this order.
         path: the destination; its folder is created.
         sha256: the file's hash, or its first digits; "" if unknown. The full hash is written to
             ``FILE.sha256`` at the first use and verified from then on.
         size: in bytes; 0 if unknown.
 
     Raises:
-        CheckpointError: no address provides it, it differs from what is expected, or it cannot be
+        CheckpointError: no URL provides it, it differs from the expected file, or it cannot be
             written. An interrupted download is kept, and resumed by the next one.
     """
     try:
@@ -86,7 +86,7 @@ def download(urls: Sequence[str], path: Path, sha256: str = "", size: int = 0) -
         problem = mismatch(path, found, path, sha256, size)
         if not problem:
             pin_hash(path, found)
-            PartialFile(path).remove_origin()  # of a process killed at the very end
+            PartialFile(path).remove_origin()  # left by a killed process
     except OSError as error:
         raise CheckpointError(
             f"could not write {path} ({error.strerror or error}); free space, or set FVCORE_CACHE "
@@ -103,16 +103,16 @@ def download(urls: Sequence[str], path: Path, sha256: str = "", size: int = 0) -
 
 
 def cached_path(url: str) -> Path:
-    """Return the file in the cache for an address: by host and path, and by a query's hash.
+    """Return the cache path of a URL, made of its host, its path and a hash of its query.
 
     Raises:
-        CheckpointError: the address has no file name.
+        CheckpointError: the URL has no file name.
     """
     parts = urlsplit(url)
     path = posixpath.normpath(f"/{parts.path}").lstrip("/")  # stays inside the cache
     if not parts.hostname or not path:
         raise CheckpointError(
-            f"{url} has no file name; give the address of a checkpoint",
+            f"{url} has no file name; give the URL of a checkpoint file",
             code="checkpoint.invalid_name",
         )
     host = parts.netloc.rpartition("@")[2].replace(":", "_")
@@ -123,7 +123,7 @@ def cached_path(url: str) -> Path:
 
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock of ``path``; the system releases it when the process ends in any way."""
+    """Hold the lock of ``path``; the system releases it however the process ends."""
     lock = FileLock(f"{path}.lock")
     try:
         lock.acquire(blocking=False)
@@ -140,7 +140,7 @@ def fetch_from_any(urls: Sequence[str], path: Path, sha256: str, size: int) -> N
     """Download the file to ``path``, verify it and pin its hash.
 
     Raises:
-        CheckpointError: each address, with the reason why it does not give it.
+        CheckpointError: no URL provides it; the message gives the reason for each.
     """
     part, reasons = PartialFile(path), []
     for url in urls:
@@ -148,13 +148,13 @@ def fetch_from_any(urls: Sequence[str], path: Path, sha256: str, size: int) -> N
             found = fetch_checked(url, part, sha256, size)
         except DownloadRefused as error:
             if url != urls[-1]:
-                logger.warning("%s: %s; trying the next address", url, error)
+                logger.warning("%s: %s; trying the next URL", url, error)
             reasons.append(f"{url}: {error}")
         else:
             part.finish()
             pin_hash(path, found)
             return
-    remedy = f"check the address and the connection, or download the file by other means to {path}"
+    remedy = f"check the URL and the connection, or download the file by other means to {path}"
     if any(str(pin_path(path)) in reason for reason in reasons):
         remedy = f"if you trust the new file, delete {pin_path(path)}"
     raise CheckpointError(
@@ -163,13 +163,13 @@ def fetch_from_any(urls: Sequence[str], path: Path, sha256: str, size: int) -> N
 
 
 def fetch_checked(url: str, part: PartialFile, sha256: str, size: int) -> str:
-    """Fill ``part`` from one address; start over if a resumed file turns out wrong.
+    """Fill ``part`` from one URL; start over if a resumed file does not match.
 
     Returns:
-        its sha256.
+        The sha256 of the file.
 
     Raises:
-        DownloadRefused: the address does not provide the file, or provides another.
+        DownloadRefused: the URL does not provide the file, or provides a different one.
     """
     tries = 2 if part.is_resumable(url, sha256) else 1
     for _ in range(tries):
@@ -179,14 +179,14 @@ def fetch_checked(url: str, part: PartialFile, sha256: str, size: int) -> str:
         if not problem:
             return found
         part.discard()
-    raise DownloadRefused(f"it provides another file: {problem}")
+    raise DownloadRefused(f"it provides a different file: {problem}")
 
 
 def fetch(url: str, part: PartialFile, sha256: str, size: int) -> None:
-    """Fill ``part`` from one address, over as many connections as necessary.
+    """Fill ``part`` from one URL, over as many connections as necessary.
 
     Raises:
-        DownloadRefused: the address does not provide it.
+        DownloadRefused: the URL does not provide it.
     """
     failures = 0
     while True:
@@ -199,7 +199,7 @@ def fetch(url: str, part: PartialFile, sha256: str, size: int) -> None:
             if failures >= MAX_ATTEMPTS:
                 raise DownloadRefused(f"{error} ({MAX_ATTEMPTS} attempts)") from error
             wait = min(max(error.wait, BACK_OFF * 2 ** (failures - 1)), MAX_WAIT)
-            wait *= random.uniform(1.0, 1.25)  # so that machines do not retry at the same time
+            wait *= random.uniform(1.0, 1.25)  # jitter: machines should not retry simultaneously
             logger.warning("%s: %s; retrying in %.1f s", part.target.name, error, wait)
             time.sleep(wait)
 
@@ -236,14 +236,14 @@ def pin_hash(path: Path, found: str) -> None:
 
 
 def is_truncated_zip(file: Path) -> bool:
-    """Return whether a torch file has no end, as when a server announces too few bytes."""
+    """Return whether a torch zip file is truncated, as when a server announces too few bytes."""
     with open(file, "rb") as content:
         begins = content.read(4) == b"PK\x03\x04"
     return begins and not zipfile.is_zipfile(file)
 
 
 def pinned_hash(path: Path) -> str:
-    """Return the sha256 of ``path`` at its first use; "" before it."""
+    """Return the pinned sha256 of ``path``; "" before its first use."""
     try:
         return pin_path(path).read_text().partition(" ")[0].strip()
     except FileNotFoundError:
@@ -255,14 +255,14 @@ def pin_path(path: Path) -> Path:
 
 
 class DownloadRefused(Exception):
-    """This address does not provide the file; another may."""
+    """This URL does not provide the file; another one may."""
 
 
 class DownloadInterrupted(Exception):
-    """A temporary failure; the same address may provide the rest.
+    """A temporary failure; the same URL may provide the rest.
 
     Attributes:
-        wait: seconds that the server asks to wait.
+        wait: seconds that the server requests to wait.
     """
 
     def __init__(self, reason: str, wait: float = 0.0):
@@ -292,12 +292,12 @@ class PartialFile:
         return self.path.stat().st_size if self.path.is_file() else 0
 
     def start(self, url: str, validator: str) -> None:
-        """Record its address and the server's validator of the content (ETag or date)."""
+        """Record its URL and the server's validator of the content (ETag or date)."""
         origin = json.dumps({"url": url, "validator": validator})
         replace_file(self.origin, lambda file: file.write(origin.encode()))
 
     def read_origin(self) -> tuple[str, str]:
-        """Return the address and the validator that ``start`` recorded; "" if there is none."""
+        """Return the URL and the validator that ``start`` recorded; "" if there is none."""
         try:
             origin = json.loads(self.origin.read_text())
             return str(origin["url"]), str(origin["validator"])
@@ -305,7 +305,7 @@ class PartialFile:
             return "", ""
 
     def is_resumable(self, url: str, sha256: str) -> bool:
-        """Return whether this address can provide the rest, verified by validator or hash."""
+        """Return whether this URL can provide the rest, verified by validator or hash."""
         origin, validator = self.read_origin()
         return self.length() > 0 and origin == url and bool(validator or sha256)
 
@@ -314,7 +314,7 @@ class PartialFile:
         self.origin.unlink(missing_ok=True)
 
     def finish(self) -> None:
-        """Rename it to the target."""
+        """Rename the complete file to the target."""
         os.replace(self.path, self.target)
         self.remove_origin()
 
@@ -332,7 +332,7 @@ def fetch_once(url: str, part: PartialFile, sha256: str, size: int) -> None:
         sha256, size: of the whole file; "" and 0 if unknown.
 
     Raises:
-        DownloadRefused: the address does not provide it.
+        DownloadRefused: the URL does not provide it.
         DownloadInterrupted: the connection ended early, or the server is busy.
         OSError: it cannot be written.
     """
@@ -345,10 +345,10 @@ def fetch_once(url: str, part: PartialFile, sha256: str, size: int) -> None:
     try:
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
             if response.status_code == 416:
-                if content_range(response)[1] == have:  # it was complete
+                if content_range(response)[1] == have:  # already complete
                     return
                 part.discard()
-                raise DownloadInterrupted("the server has no content from there on")
+                raise DownloadInterrupted("the server has no content beyond the partial file")
             check_status(response, url)
             if response.status_code == 206:
                 start, total = have, check_range(response, part, have)
@@ -366,10 +366,10 @@ def fetch_once(url: str, part: PartialFile, sha256: str, size: int) -> None:
 
 
 def check_range(response: requests.Response, part: PartialFile, have: int) -> int | None:
-    """Return the size of the whole file, for a response with its content from byte ``have`` on.
+    """Return the total file size, given a response with the content from byte ``have`` on.
 
     Raises:
-        DownloadInterrupted: it has another range, or is of another file; ``part`` is discarded.
+        DownloadInterrupted: the range or the file is a different one; ``part`` is discarded.
     """
     start, total = content_range(response)
     before, now = part.read_origin()[1], validator_of(response)
@@ -377,19 +377,19 @@ def check_range(response: requests.Response, part: PartialFile, have: int) -> in
     if have and start == have and is_same and not is_encoded(response):
         return total
     part.discard()
-    raise DownloadInterrupted("the server sent another range than requested")
+    raise DownloadInterrupted("the server sent a different range than requested")
 
 
 def check_status(response: requests.Response, url: str) -> None:
     """Check that a response has content.
 
     Raises:
-        DownloadRefused, DownloadInterrupted: it has none, or an https address led to http.
+        DownloadRefused, DownloadInterrupted: it has none, or an https URL led to http.
     """
     visited = [answer.url for answer in (*response.history, response)]
     unencrypted = [address for address in visited if address.lower().startswith("http://")]
     if unencrypted and url.lower().startswith("https://"):
-        raise DownloadRefused(f"it redirects to an address without encryption, {unencrypted[0]}")
+        raise DownloadRefused(f"it redirects to an unencrypted URL, {unencrypted[0]}")
     code = response.status_code
     if code in (200, 206):
         return
@@ -405,15 +405,15 @@ def save(
     """Write a response's content from byte ``start`` on, with a progress bar.
 
     Args:
-        total: bytes of the whole file, as announced; size: as expected, 0 if unknown.
+        total: announced size of the whole file in bytes; size: the expected one, 0 if unknown.
 
     Raises:
-        DownloadRefused: it is a web page or a message, or a file of another size.
+        DownloadRefused: the content is a web page or a message, or has a different size.
         DownloadInterrupted: less was received than announced.
-        OSError: the disk is too small.
+        OSError: the disk is full.
     """
     if size and total and total != size:
-        raise DownloadRefused(f"the file has {total} bytes, not {size}")
+        raise DownloadRefused(f"the file has {total} bytes, expected {size}")
     free = shutil.disk_usage(part.path.parent).free
     if total and free < total - start:
         raise OSError(errno.ENOSPC, f"{total - start} bytes needed, {free} free")
@@ -464,7 +464,7 @@ def content_range(response: requests.Response) -> tuple[int | None, int | None]:
 
 
 def validator_of(response: requests.Response) -> str:
-    """Return what identifies this content (a strong ETag, else its date); "" if nothing does."""
+    """Return the validator of the content: its strong ETag, else its date, else ""."""
     etag = response.headers.get("ETag", "")
     if is_encoded(response):  # the transferred bytes are not the file's
         return ""
@@ -476,7 +476,7 @@ def is_encoded(response: requests.Response) -> bool:
 
 
 def retry_seconds(retry_after: str) -> float:
-    """Return Retry-After, a number or a date, as seconds from now; 0 if it is neither."""
+    """Return Retry-After, a number or a date, in seconds from now; 0 if it is neither."""
     if retry_after.isdecimal():
         return float(retry_after)
     try:

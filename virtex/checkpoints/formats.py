@@ -1,9 +1,9 @@
 """The table of checkpoint formats: one declarative row each.
 
-A row states where a project keeps its weights and under which names. Adding a project is adding
-a row, here or through ``register_format``; ``detect.py`` does the rest. Rows are tried in this
+A row states where a project stores its weights and under which names. To add a project, add a
+row, here or with ``register_format``; ``detect.py`` does the rest. Rows are tried in this
 order, the specific before the general; several rows that yield the same tensors do not conflict.
-Sources are the projects named in each row, read at their published scripts.
+Sources are the projects named in each row, according to their published scripts.
 """
 
 from __future__ import annotations
@@ -26,25 +26,27 @@ from virtex.text import escape
 
 @dataclass(frozen=True)
 class Format:
-    """How one project writes a backbone. Prefixes are matched at the start of a key, after
-    ``module.`` and ``_orig_mod.`` have been removed.
+    """The checkpoint format of one project.
+
+    Prefixes are matched at the start of a key, after ``module.`` and ``_orig_mod.`` have been
+    removed.
 
     Attributes:
         name, aliases: values of ``--format``.
-        project: whose files these are.
+        project: the project that writes such files.
         containers: dotted paths to the state_dict, the preferred first; "" is the file's root.
         strip: prefixes of the backbone, the preferred first.
         ignore_prefixes: prefixes of other parts: heads, queues, momentum copies.
         required_prefixes: at least one key must have one of these for the row to be detected.
         forbidden_prefixes: no key may have one of these.
-        forbidden_entries: entries that the file's root must not have beside the container.
+        forbidden_entries: entries that the file's root must not have besides the container.
         dialects: names of ``virtex.backbones.registry.DIALECTS``, the preferred first.
-        input: what the network expects of an image.
-        arch_fields: fields of the architecture that the tensors do not show
+        input: the input that the network expects.
+        arch_fields: fields of the architecture that tensor shapes do not determine
             (``Family.format_fields``).
-        reads_config: whether Detectron2's ``config.yaml`` beside the file states both.
+        reads_config: whether Detectron2's ``config.yaml`` next to the file overrides both.
         only_if: a condition on the architecture.
-        explicit_only: whether the row is never detected, only used when ``--format`` names it.
+        explicit_only: whether the row is never detected, only selected with ``--format``.
         note: added to the notes of every checkpoint of this format.
     """
 
@@ -92,7 +94,7 @@ def get_format(name: str) -> Format:
     ``prefix:PREFIX`` returns a row for canonical names under that prefix.
 
     Raises:
-        CheckpointError: there is none; the message lists the nearest names.
+        CheckpointError: no row has this name; the message lists the closest ones.
     """
     if name.startswith("prefix:"):
         prefix = name.removeprefix("prefix:")
@@ -289,8 +291,8 @@ _ROWS = (
         containers=("model", ""),
         dialects=("detectron2_backbone",),
         ignore_prefixes=("stem.fc.",),
-        note="its input is taken to be torchvision's, as with every converter known (MoCo's, "
-        "PixPro's, …); --format detectron2_backbone_caffe where the weights were Caffe2's",
+        note="its input is assumed to be torchvision's, as for all known converters (MoCo's, "
+        "PixPro's, …); use --format detectron2_backbone_caffe if the weights were Caffe2's",
     ),
     Format(
         "detectron2_backbone_caffe",
@@ -329,7 +331,7 @@ _ROWS = (
         input=CAFFE_BGR,
         arch_fields={"stride_in_1x1": True},
         only_if=lambda arch: arch.groups == 1,
-        note="batch norm that is folded into scale and shift gets mean 0 and variance 1 - eps",
+        note="batch norm folded into scale and shift gets mean 0 and variance 1 - eps",
     ),
     Format(
         "torchvision",

@@ -1,7 +1,7 @@
-"""What a network expects of an image.
+"""Determine the input that a network expects: channel order, normalization, scale.
 
-The first source that states it counts: the file's own ``virtex_backbone`` entry, written by this
-package's training; for Detectron2's detectors the ``config.yaml`` beside the file; else the
+The first available source is used: the file's own ``virtex_backbone`` entry, written by this
+package's training; for Detectron2's detectors, the ``config.yaml`` next to the file; otherwise the
 checkpoint's format.
 """
 
@@ -37,7 +37,7 @@ _CONFIG_KEYS = {
 def saved_input(backbone: Backbone) -> dict[str, Any]:
     """Return the entry that this package's training adds to its checkpoints, by its key.
 
-    It holds the input and the fields of the architecture that the tensors do not show.
+    It contains the input and the fields of the architecture that tensor shapes do not determine.
     """
     fields = family_of(backbone.arch).format_fields
     entry = {"input": asdict(backbone.input)}
@@ -51,9 +51,9 @@ def read_input(
 
     Args:
         default: the format's input.
-        arch: the architecture as detected, its ``format_fields`` as the format states them.
-        content: what the file holds, perhaps with a ``virtex_backbone`` entry.
-        config: where Detectron2 would have left its config; ``None`` for other formats.
+        arch: the detected architecture, with the ``format_fields`` of the format.
+        content: the content of the file, possibly with a ``virtex_backbone`` entry.
+        config: where Detectron2 writes its config; ``None`` for other formats.
 
     Returns:
         (input, architecture, notes on what was assumed).
@@ -69,7 +69,7 @@ def read_input(
     if config.is_file():
         return _from_config(default, arch, config)
     note = (
-        "no config.yaml beside the file states its input: Detectron2's defaults are assumed "
+        "no config.yaml next to the file: Detectron2's defaults are assumed "
         "(BGR, mean 103.53 116.28 123.675, std 1, STRIDE_IN_1X1 True)"
     )
     return default, arch, [note]
@@ -85,7 +85,7 @@ def _from_entry(entry: Any, arch: Arch) -> tuple[InputSpec, Arch]:
     except (KeyError, TypeError, ValueError) as error:
         fields = ", ".join(["{channel_order, mean, std, scale}", *names])
         raise CheckpointError(
-            f'the entry "{ENTRY}" of the checkpoint should hold input = {fields}, but is invalid: '
+            f'expected input = {fields} in the entry "{ENTRY}" of the checkpoint, found another: '
             f"{escape(_one_line(error), 300)}",
             code="checkpoint.invalid_input_spec",
         ) from error
@@ -96,7 +96,7 @@ def _from_config(default: InputSpec, arch: Arch, config: Path) -> tuple[InputSpe
         tree = read_yaml(config)
     except UserError as error:
         raise CheckpointError(
-            f"{config} beside the checkpoint should state its input, but is not plain YAML; "
+            f"{config} next to the checkpoint should define its input, but is not plain YAML; "
             f"fix it or move it away ({_one_line(error)})",
             code="checkpoint.invalid_input_spec",
         ) from error
@@ -121,9 +121,9 @@ def _from_config(default: InputSpec, arch: Arch, config: Path) -> tuple[InputSpe
         arch = _with_fields(arch, fields)
     except (TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{config} beside the checkpoint: {error}", code="checkpoint.invalid_input_spec"
+            f"{config} next to the checkpoint: {error}", code="checkpoint.invalid_input_spec"
         ) from error
-    notes = [f"input and stride from {config.name} beside the file"]
+    notes = [f"input and stride from {config.name} next to the file"]
     if missing:
         notes.append(
             f"{config.name} has no {', '.join(missing)}: Detectron2's defaults are assumed"

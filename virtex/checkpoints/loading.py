@@ -1,4 +1,4 @@
-"""Load a checkpoint by name as a ``Backbone``, complete and finite, or report why it cannot be."""
+"""Load a checkpoint as a complete and finite ``Backbone``, or report why this is impossible."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from virtex.checkpoints.sources import resolve_source
 from virtex.errors import UserError
 from virtex.files import sha256_of
 
-# Memory that a backbone may take: for any file, and for each byte of a large one.
+# Memory limit of a backbone in bytes: for any file, and per byte of a large file.
 _MIN_MEMORY, _MEMORY_PER_BYTE = 600 << 20, 16
 _COUNTERS = (torch.int64, torch.int32, torch.int16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """Everything known of a checkpoint, complete or not.
+    """Everything known about a checkpoint, complete or not.
 
     Attributes:
-        requested, path, size, sha256: the name given, and the file (bytes, hex digest).
+        requested, path, size, sha256: the requested name, and the file (bytes, hex digest).
         format, project: the row of the format table, "" if none was detected.
         arch, input, coverage: ``None`` if they could not be determined.
         notes: what was assumed or converted.
@@ -121,7 +121,7 @@ def load_backbone(
     Args:
         name: a local path, ``https://…``, ``virtex://NAME``, ``torchvision://resnet50``,
             ``random:resnet50?seed=0``, or a name of another registered source.
-        format: a name of the format table; ``auto`` takes the zoo's statement, else detects it.
+        format: a name of the format table; ``auto`` uses the zoo entry's, else detects it.
         trust_pickle: allow a pickle to run code.
 
     Returns:
@@ -129,7 +129,7 @@ def load_backbone(
         counters of 0 where the file has none.
 
     Raises:
-        CheckpointError: it is not complete; the message names the tensors and shows coverage.
+        CheckpointError: it is incomplete; the message names the tensors and shows coverage.
         UnsupportedArchitectureError: no family can build the network.
     """
     found = inspect_checkpoint(name, format, trust_pickle)
@@ -145,9 +145,9 @@ def load_backbone(
 def inspect_checkpoint(
     name: str | os.PathLike[str], format: str = "auto", trust_pickle: bool = False
 ) -> Inspection:
-    """Collect everything known of a checkpoint, even if it is not complete.
+    """Collect everything known about a checkpoint, complete or not.
 
-    Arguments as for ``load_backbone``.
+    The arguments are those of ``load_backbone``.
 
     Raises:
         CheckpointError: the format is unknown, or the file was not found or cannot be opened.
@@ -162,14 +162,14 @@ def inspect_checkpoint(
     try:
         parsed = detect_format(content, format, flat)
         row = parsed.format
-        assert parsed.arch is not None  # else a refusal, which detect_format raises
+        assert parsed.arch is not None  # otherwise detect_format raises
         config = Path(path).parent / "config.yaml" if row.reads_config else None
         found = replace(found, format=row.name, project=row.project)
         spec, arch, notes = read_input(row.input, parsed.arch, content, config)
         if source.arch not in ("", arch.name):
             raise CheckpointError(
-                f"{source.stated_by} states that it is a {source.arch}, found a {arch.name}; "
-                "correct it there",
+                f"{source.stated_by} declares a {source.arch}, but the checkpoint contains a "
+                f"{arch.name}; correct the declaration",
                 code="checkpoint.unexpected_architecture",
             )
     except UserError as error:
@@ -206,15 +206,15 @@ def _load_tensors(
         missing = sum(len(stage.missing) for stage in found.coverage.stages.values())
         mismatched = sum(len(stage.mismatched) for stage in found.coverage.stages.values())
         raise CheckpointError(
-            f"of the {len(expected)} tensors of the backbone {missing} are missing and "
-            f"{mismatched} have another shape; get the complete file, or choose another "
+            f"expected {len(expected)} backbone tensors, but {missing} are missing and "
+            f"{mismatched} have a different shape; get the complete file, or choose another "
             f"--format\n{coverage_table(found.coverage)}\n"
             f"{coverage_problems(found.coverage, expected, parsed.tensors)}",
             code="checkpoint.incomplete",
         )
     if 4 * sum(map(math.prod, expected.values())) > _MIN_MEMORY + _MEMORY_PER_BYTE * found.size:
         raise CheckpointError(
-            f"its tensors would take far more memory than the file's {found.size} bytes can fill; "
+            f"its tensors would need far more memory than the file's {found.size} bytes can fill; "
             "save the weights again as plain tensors",
             code="checkpoint.unreadable",
         )
@@ -274,7 +274,7 @@ def _batch_count(value: Tensor | np.ndarray | None) -> int:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    lowest, highest = torch.aminmax(tensor)  # NaN if any is; several times as fast as isfinite
+    lowest, highest = torch.aminmax(tensor)  # NaN if any is; several times faster than isfinite
     return bool(lowest.isfinite() and highest.isfinite())
 
 

@@ -1,8 +1,8 @@
 """Resolve the name of a checkpoint to a file on this machine.
 
 A name is a local path, ``https://…``, ``virtex://NAME`` (of the model zoo), ``torchvision://resnet50``,
-``torchvision://resnet50?weights=IMAGENET1K_V2`` or ``random:resnet50?seed=0``. A source of another
-kind is one function::
+``torchvision://resnet50?weights=IMAGENET1K_V2`` or ``random:resnet50?seed=0``. To add a
+source, register a function::
 
     @register_source("s3://")
     def resolve_s3(uri: str) -> Resolved: ...
@@ -34,14 +34,14 @@ _EXAMPLES = "a local path, https://…, virtex://NAME, torchvision://resnet50 or
 
 @dataclass(frozen=True)
 class Resolved:
-    """A local file, and what its source states about it.
+    """A local file and the metadata that its source declares.
 
     Attributes:
         path: the file.
         format: a format's name; ``"auto"`` to detect it.
-        input: what the network expects of an image; ``None``: what the format states.
+        input: the input that the network expects; ``None`` for that of the format.
         arch: the architecture's name; "" if unknown.
-        stated_by: the file in which a user can correct these statements.
+        stated_by: the file that declares the metadata, for error messages.
     """
 
     path: str
@@ -66,7 +66,7 @@ def register_source(prefix: str) -> Callable[[Resolver], Resolver]:
 
     def register(resolver: Resolver) -> Resolver:
         if prefix in SOURCES:
-            raise ValueError(f"a source of {prefix}… is already registered")
+            raise ValueError(f"a source for the prefix {prefix!r} is already registered")
         SOURCES[prefix] = resolver
         return resolver
 
@@ -108,7 +108,7 @@ def resolve(name: str | os.PathLike[str]) -> str:
 @register_source("https://")
 @register_source("http://")
 def resolve_url(url: str) -> Resolved:
-    """Download an address once into the cache; check the file whenever it is used."""
+    """Download a URL once into the cache; verify the file at every use."""
     return Resolved(str(download([url], cached_path(url))))
 
 
@@ -121,7 +121,7 @@ def resolve_torchvision(uri: str) -> Resolved:
     if wanted not in weights.__members__:
         available = " and ".join(weights.__members__)
         raise CheckpointError(
-            f"{uri}: torchvision has no weights {wanted}, only {available}",
+            f"{uri}: unknown weights {wanted}; torchvision has {available}",
             code="checkpoint.invalid_name",
         )
     url = weights[wanted].url
@@ -132,8 +132,8 @@ def resolve_torchvision(uri: str) -> Resolved:
 def resolve_random(uri: str) -> Resolved:
     """Create torchvision's network with random initialization from a seed.
 
-    The file is created once for each network, seed and version of torch, which decides what a
-    seed yields. The global random state is left unchanged.
+    The file is created once for each network, seed and version of torch, on which the random
+    numbers depend. The global random state is left unchanged.
     """
     name, options = _parse(uri, "random:", {"seed"})
     seed = options.get("seed", "0")
@@ -153,7 +153,7 @@ def resolve_random(uri: str) -> Resolved:
 
 
 def sha256_prefix(url: str) -> str:
-    """Return the first digits of the sha256, which torchvision puts into its file names."""
+    """Return the first digits of the sha256, which torchvision includes in its file names."""
     found = re.search(r"-([0-9a-f]{8,})\.pth$", url)
     return found[1] if found else ""
 
@@ -172,7 +172,7 @@ def _parse(uri: str, prefix: str, known: set[str]) -> tuple[str, dict[str, str]]
     if name not in names:
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names
         raise CheckpointError(
-            f"{uri}: torchvision has no network {name!r}; closest: {', '.join(near)}",
+            f"{uri}: unknown torchvision network {name!r}; closest: {', '.join(near)}",
             code="checkpoint.invalid_name",
         )
     return name, options

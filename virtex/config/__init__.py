@@ -1,7 +1,7 @@
 """Configs: packaged YAML files, ``KEY VALUE`` overrides, validation.
 
-Keys and file layout of pretraining configs are those of VirTex (arXiv 2006.06666), so that its
-published YAML files, and the ``pretrain_config.yaml`` its runs leave behind, load unchanged.
+Pretraining configs have the keys and file layout of VirTex (arXiv 2006.06666), so that its
+published YAML files, and the ``pretrain_config.yaml`` written by its runs, load unchanged.
 """
 
 from virtex.config.defaults import default_config

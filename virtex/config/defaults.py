@@ -1,4 +1,4 @@
-"""Default values of every pretraining setting, as published."""
+"""Default values of all pretraining settings, as published."""
 
 from fvcore.common.config import CfgNode
 
@@ -72,7 +72,7 @@ def _model_defaults() -> CfgNode:
     # Initialize from torchvision's ImageNet weights.
     model.VISUAL.PRETRAINED = False
     # Initialize each residual block as the identity (scale 0 in its last BatchNorm), as
-    # published. False is better for short trainings, which hardly leave that point.
+    # published. False is better for short trainings, which hardly leave this initial state.
     model.VISUAL.ZERO_INIT_RESIDUAL = True
     # Freeze the backbone and train the textual head only.
     model.VISUAL.FROZEN = False

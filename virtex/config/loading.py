@@ -43,7 +43,7 @@ def find_config(name: str, folder: str | os.PathLike[str] = "") -> Path:
             ``configs/`` and a trailing ``.yaml``, or the last part of a packaged name.
 
     Raises:
-        UserError: not found; the most similar packaged names are listed.
+        UserError: not found; the message lists the most similar packaged names.
     """
     path = os.path.join(folder, expanduser(name))
     if os.path.isfile(path):
@@ -55,7 +55,7 @@ def find_config(name: str, folder: str | os.PathLike[str] = "") -> Path:
         )
     packaged = packaged_configs()
     wanted = name.removesuffix(".yaml").removeprefix("configs/")
-    # the same last part in several groups of ablations is the same config
+    # configs with the same last part in several groups of ablations are equal
     by_last_part = {known.rpartition("/")[2]: known for known in reversed(packaged)}
     wanted = by_last_part.get(wanted, wanted)
     if wanted in packaged:
@@ -74,7 +74,7 @@ def load_config(name_or_path: str | os.PathLike[str], overrides: Sequence[Any] =
 
     Args:
         name_or_path: see ``find_config``.
-        overrides: ``KEY VALUE KEY VALUE …``; a string is read as a Python literal where it is one.
+        overrides: ``KEY VALUE KEY VALUE …``; a string that is a Python literal is evaluated.
 
     Returns:
         The validated, frozen config.
@@ -118,7 +118,7 @@ def with_settings(config: CfgNode, settings: dict[str, Any]) -> CfgNode:
 
 
 def save_config(config: CfgNode, path: str | os.PathLike[str]) -> None:
-    """Write every setting to a YAML file, atomically. ``load_config`` reads it back equal."""
+    """Write all settings to a YAML file, atomically; ``load_config`` restores an equal config."""
     replace_file(Path(path), lambda file: file.write(config.dump().encode()))
 
 

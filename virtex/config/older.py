@@ -10,18 +10,18 @@ class OldKey:
     """A key of an earlier VirTex.
 
     Attributes:
-        now: the key that replaces it; None: it is ignored.
+        replacement: the new key; None if the old one is ignored.
         note: for the log.
-        convert: its value -> the value of ``now``.
+        convert: old value -> value of ``replacement``.
     """
 
-    now: str | None
+    replacement: str | None
     note: str
     convert: Callable[[Any], Any] = lambda value: value
 
 
 def is_mixed_precision(level: Any) -> Any:
-    # any other type is left to fail as a value of AMP
+    # other types are kept, and rejected as values of AMP
     return level != 0 if type(level) is int else level
 
 

@@ -26,7 +26,7 @@ KINDS = {bool: "booleans", int: "numbers", float: "numbers", str: "strings", typ
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value of every setting; tuples become lists, as in JSON."""
+    """Return dotted key -> value of every setting; tuples become lists, as in JSON."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, CfgNode):
@@ -37,12 +37,12 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def to_list(value: Any) -> Any:
-    """Turn tuples into lists, nested ones too."""
+    """Convert tuples to lists, recursively."""
     return [to_list(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def get_setting(config: CfgNode, key: str) -> Any:
-    """Look up a dotted key, tuples as lists; None if there is no such key."""
+    """Look up a dotted key, with tuples as lists; None if it does not exist."""
     node: Any = config
     for part in key.split("."):
         if not isinstance(node, CfgNode) or part not in node:
@@ -61,7 +61,7 @@ def set_setting(config: CfgNode, key: str, value: Any) -> None:
 
 
 def merge_tree(config: CfgNode, tree: Mapping[Any, Any], source: str, prefix: str = "") -> None:
-    """Set what a YAML tree sets.
+    """Apply the settings of a YAML tree.
 
     Args:
         source: the file, for error messages.
@@ -85,7 +85,7 @@ def merge_tree(config: CfgNode, tree: Mapping[Any, Any], source: str, prefix: st
 
 
 def merge_overrides(config: CfgNode, overrides: Sequence[Any], nested: bool = False) -> None:
-    """Set ``KEY VALUE KEY VALUE …``; a string is read as a Python literal where it is one.
+    """Apply ``KEY VALUE KEY VALUE …``; a string that is a Python literal is evaluated.
 
     Raises:
         UserError: a pair is incomplete, a key unknown, or a value of the wrong type.
@@ -126,25 +126,26 @@ def merge_setting(config: CfgNode, key: str, value: Any, source: str, nested: bo
         source: the file, for error messages; empty for an override.
 
     Raises:
-        UserError: there is no such key, or the value has the wrong type.
+        UserError: the key is unknown, or the value has the wrong type.
     """
     name = f"{source}: {escape(key)}" if source else escape(key)
     if key in OLD_KEYS:
         old = OLD_KEYS[key]
         logger.info("%s is a key of an earlier VirTex; %s", name, old.note)
-        if old.now is None:
+        if old.replacement is None:
             return
-        key, value, name = old.now, old.convert(value), f"{name} (now {old.now})"
+        name = f"{name} (now {old.replacement})"
+        key, value = old.replacement, old.convert(value)
     known = flatten(config)
     if key not in known:
         sections = {known_key.rpartition(".")[0] for known_key in known} - {""}
         similar = nearest(key, sections if isinstance(value, dict) else known)
-        raise UserError(f"{name} is not a setting; {similar}", code="config.unknown_key")
+        raise UserError(f"unknown setting {name}; {similar}", code="config.unknown_key")
     value = coerce(known[key], value, name, nested)
-    for before, now in OLD_NAMES.get(key, {}).items():
-        if value.startswith(before):
-            logger.info("%s: %s… of an earlier VirTex is now %s…", name, before, now)
-            value = now + value[len(before) :]
+    for old_prefix, new_prefix in OLD_NAMES.get(key, {}).items():
+        if value.startswith(old_prefix):
+            logger.info("%s: %s… of an earlier VirTex is now %s…", name, old_prefix, new_prefix)
+            value = new_prefix + value[len(old_prefix) :]
     set_setting(config, key, value)
 
 
@@ -166,7 +167,7 @@ def coerce(default: Any, value: Any, name: str, nested: bool = False) -> Any:
     if default is not None and type(value) is not type(default):
         raise invalid_value(f"{name} must be {TYPES[type(default)]}, not {short_repr(value)}")
     if not nested and isinstance(value, list) and any(isinstance(item, list) for item in value):
-        raise invalid_value(f"{name} must be a list without lists in it, not {short_repr(value)}")
+        raise invalid_value(f"{name} must be a list without nested lists, not {short_repr(value)}")
     kinds = {KINDS.get(type(item)) for item in scalars(default)}
     if default is None or not kinds:
         kinds |= {"booleans", "numbers", "strings"}
@@ -182,7 +183,7 @@ def coerce(default: Any, value: Any, name: str, nested: bool = False) -> Any:
 
 
 def scalars(value: Any) -> list[Any]:
-    """The items of a list and of the lists in it; of anything else, the value itself."""
+    """Return the items of a list and of its nested lists; for anything else, the value itself."""
     return [x for item in value for x in scalars(item)] if isinstance(value, list) else [value]
 
 

@@ -1,7 +1,7 @@
 """Check the values of settings before anything is built from them.
 
-One table of choices and one of ranges serve pretraining and downstream configs alike: a key that a
-config does not have is skipped.
+Pretraining and downstream configs share one table of choices and one of ranges; keys that a config
+does not have are skipped.
 """
 
 import itertools
@@ -30,7 +30,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Range:
-    """Which numbers are valid: in words for the error message, and as a test."""
+    """A range of valid numbers: words for the error message, and a predicate."""
 
     words: str
     contains: Callable[[float], bool]
@@ -198,14 +198,14 @@ def validate_masking(config: CfgNode) -> None:
     total = masking.MASK_PROBABILITY + masking.REPLACE_PROBABILITY
     if total > 1 + 1e-9:  # 0.7 + 0.3 may exceed 1 by a rounding error
         raise invalid_value(
-            "DATA.MASKED_LM.MASK_PROBABILITY and REPLACE_PROBABILITY must not sum to more than 1, "
-            f"not to {total:g}"
+            "DATA.MASKED_LM.MASK_PROBABILITY and REPLACE_PROBABILITY must sum to at most 1, "
+            f"not {total:g}"
         )
 
 
 def validate_special_tokens(config: CfgNode) -> None:
     if config.MODEL.NAME == "multilabel_classification":
-        return  # it has classes, not tokens
+        return  # the vocabulary consists of classes, not tokens
     data = config.DATA
     indices = {key: data[key] for key in ("UNK_INDEX", "SOS_INDEX", "EOS_INDEX", "MASK_INDEX")}
     if len(set(indices.values())) < len(indices):

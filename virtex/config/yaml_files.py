@@ -1,7 +1,7 @@
 """Read YAML config files, with ``_BASE_``, as plain data.
 
-Nothing in a file is executed and nothing is downloaded. (fvcore reads a file that is not plain
-YAML with ``yaml.unsafe_load``, and a ``_BASE_`` from the web.)
+Nothing in a file is executed and nothing is downloaded. (fvcore loads a file that is not plain
+YAML with ``yaml.unsafe_load``, and a remote ``_BASE_``.)
 """
 
 import os
@@ -18,7 +18,7 @@ from virtex.text import escape, short_repr
 MAX_BYTES = 256 * 1024  # a complete config has about 20 kB
 MAX_VALUES = 20_000
 MAX_FILES = 50  # based on each other
-MAX_BRACKETS = 500  # PyYAML takes seconds for a thousand that are nested
+MAX_BRACKETS = 500  # PyYAML takes seconds for a thousand nested ones
 # PyYAML raises the builtin errors for tagged values of the wrong kind, such as `!!int x`.
 YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 # The only expression in Detectron2's own YAML files (Base-RetinaNet.yaml), and its value.
@@ -120,7 +120,7 @@ def read_layers(
         except UserError as error:
             raise UserError(f"{path}: {BASE_KEY}: {error}", code=error.code) from error
         for file, settings in read_layers(base_path, find_base, seen).items():
-            layers.pop(file, None)  # a file that is a base twice applies once, the later time
+            layers.pop(file, None)  # a repeated base applies once, at its last position
             layers[file] = settings
     layers[resolved] = tree
     seen[resolved] = layers
@@ -131,16 +131,16 @@ def find_relative(name: str, folder: Path) -> Path:
     """Find a base file by its path, relative to ``folder``.
 
     Raises:
-        UserError: there is no such file.
+        UserError: the file does not exist.
     """
     path = Path(os.path.join(folder, expanduser(name)))
     if "://" in name or not os.path.isfile(path):
-        raise UserError(f"no such file: '{escape(str(path), 300)}'", code="config.not_found")
+        raise UserError(f"file not found: '{escape(str(path), 300)}'", code="config.not_found")
     return path
 
 
 def expanduser(name: str) -> str:
-    """``os.path.expanduser``, for text that may not be a valid path at all."""
+    """Apply ``os.path.expanduser`` to text that may not be a valid path."""
     return name if "\0" in name else os.path.expanduser(name)
 
 
@@ -149,7 +149,7 @@ def unreadable(message: str) -> UserError:
 
 
 def _is_small(tree: Any) -> bool:
-    """Whether ``tree``, which may contain itself or one part many times, is of bounded size."""
+    """Return whether ``tree``, which may contain itself or repeated parts, has a bounded size."""
     pending, values = [tree], 0
     while pending and values <= MAX_VALUES:
         value = pending.pop()

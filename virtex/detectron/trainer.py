@@ -28,7 +28,7 @@ from virtex.engine.checkpoints import Checkpoints, unwrap_model
 from virtex.engine.distributed import broadcast_object, distribute, reduce_any
 from virtex.engine.progress import Stopwatch, lines_at, truncate_metrics
 from virtex.engine.signals import SigtermReceived, defer_sigterm, raise_on_sigterm
-from virtex.errors import UserError, named
+from virtex.errors import UserError, set_error_path
 
 logger = logging.getLogger(__name__)
 
@@ -258,13 +258,13 @@ class WriteMetrics(HookBase):
 
     def before_train(self) -> None:
         # not in __init__: resume() replaces metrics.json
-        with named(self.folder):
+        with set_error_path(self.folder):
             self.writers = self.trainer.build_writers()
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
         if done % WRITE_PERIOD == 0 or done == self.trainer.max_iter:
-            with named(self.folder):
+            with set_error_path(self.folder):
                 for writer in self.writers:
                     writer.write()
 
@@ -277,7 +277,7 @@ class WriteMetrics(HookBase):
 def write_scores(folder: Path, iterations: int, metrics: Metrics) -> None:
     """Append finite scores to metrics.json, as a separate line, and to TensorBoard."""
     finite = {key: value for key, value in metrics.items() if math.isfinite(value)}
-    with EventStorage(iterations) as storage, named(folder):
+    with EventStorage(iterations) as storage, set_error_path(folder):
         storage.put_scalars(**finite, smoothing_hint=False)
         for writer in (JSONWriter(str(folder / "metrics.json")), TensorboardXWriter(str(folder))):
             writer.write()

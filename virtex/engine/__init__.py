@@ -1,1 +1,1 @@
-"""What every training shares: processes, random states, logs, checkpoints, the loop."""
+"""Training infrastructure: processes, random states, logs, checkpoints, the training loop."""

@@ -10,9 +10,9 @@ from torch import nn
 from virtex.errors import UserError
 from virtex.files import replace_file
 
-LAST = "last_checkpoint"  # holds the newest checkpoint's file name, as Detectron2's tools expect
+LAST = "last_checkpoint"  # contains the newest checkpoint's file name, as Detectron2's tools expect
 FINAL = "model_final.pth"
-# Raised by loading a file that is not a checkpoint, or one of another model.
+# Raised by loading a file that is not a checkpoint, or is one of another model.
 LOAD_ERRORS = (
     *(KeyError, TypeError, RuntimeError, ValueError, AttributeError, EOFError),
     pickle.UnpicklingError,
@@ -32,7 +32,7 @@ class Checkpoints:
         Args:
             model: wrapped or not.
             state: name -> optimizer, scheduler, scaler: anything with ``state_dict``.
-            keep: how many checkpoints stay on disk beside the final one.
+            keep: number of checkpoints kept on disk besides the final one.
         """
         self.folder, self.model, self.state, self.keep = folder, unwrap_model(model), state, keep
 
@@ -51,7 +51,7 @@ class Checkpoints:
         return path
 
     def resume(self) -> dict[str, Any]:
-        """Load the newest checkpoint. Returns its content; empty if there is none.
+        """Load the newest checkpoint and return its content; empty if there is none.
 
         Raises:
             UserError: the file is not a checkpoint of this model.
@@ -79,6 +79,6 @@ def last_checkpoint(folder: Path) -> Path | None:
     pointer = folder / LAST
     if pointer.is_file() and (path := folder / pointer.read_text().strip()).is_file():
         return path
-    # without the pointer, a run must not start again and overwrite its own checkpoints
+    # if the pointer is missing, a run must not restart and overwrite its own checkpoints
     found = sorted(folder.glob("model_[0-9]*.pth")) + sorted(folder.glob(FINAL))
     return found[-1] if found else None

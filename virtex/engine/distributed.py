@@ -55,13 +55,13 @@ def device_of(args: argparse.Namespace) -> str:
 
 
 def is_main(args: argparse.Namespace) -> bool:
-    """Whether this process, or the first that it will launch, is the main one of the job."""
+    """Return whether this process, or the first one it launches, is the main one of the job."""
     # RANK alone may be set by another launcher
     return int(os.environ["RANK"] if "LOCAL_RANK" in os.environ else args.machine_rank) == 0
 
 
 def launch(main: Main, args: argparse.Namespace) -> int:
-    """Call ``main(args)`` in every process of the job. Returns the exit status.
+    """Call ``main(args)`` in every process of the job and return the exit status.
 
     torchrun has launched the processes already. Otherwise this machine launches one per GPU
     (``--num-gpus``), or one on the CPU; ``--num-machines`` machines do the same.
@@ -155,11 +155,11 @@ def run_spawned(
 
 
 def in_process(main: Main, args: argparse.Namespace, device: str) -> int:
-    """Run one of several processes; for invalid input, exit at once with status 2.
+    """Run one of several processes; for invalid input, exit immediately with status 2.
 
     The main process prints an error that all processes encounter. One that only another process
-    encounters (an unreadable image of its share) is printed by that one ``ERROR_DELAY`` later; the
-    launcher then ends the others, which would wait for it forever.
+    encounters (an unreadable image in its share) is printed by that process ``ERROR_DELAY`` later;
+    the launcher then stops the others, which would wait for it forever.
     """
     try:
         with raise_on_sigterm():
@@ -250,14 +250,14 @@ def all_gather_object(value: Any) -> list[Any]:
 
 @cache
 def cpu_group() -> Any:
-    """Return a group of all processes for CPU tensors; with NCCL, the GPU would be waited for."""
+    """Return a group of all processes for CPU tensors; NCCL would have to wait for the GPU."""
     if dist.get_backend() == "gloo":
         return None
     return dist.new_group(backend="gloo", timeout=TIMEOUT)
 
 
 def reduce_any(flag: bool) -> bool:
-    """Whether ``flag`` is set in any process."""
+    """Return whether ``flag`` is set in any process."""
     if not dist.is_initialized():
         return flag
     flags = torch.tensor(int(flag))
@@ -266,9 +266,9 @@ def reduce_any(flag: bool) -> bool:
 
 
 def sync_buffers(model: nn.Module) -> None:
-    """Copy the main process's buffers (BatchNorm statistics), which a checkpoint holds, to all.
+    """Copy the main process's buffers (BatchNorm statistics), which checkpoints contain, to all.
 
-    DistributedDataParallel does so before each forward pass only.
+    DistributedDataParallel does so only before each forward pass.
     """
     if dist.is_initialized():
         for buffer in model.buffers():
@@ -276,16 +276,16 @@ def sync_buffers(model: nn.Module) -> None:
 
 
 def synchronize() -> None:
-    """Wait until every process has called this."""
+    """Wait until every process has called this function."""
     if dist.is_initialized():
         dist.barrier()
 
 
 def distribute(model: nn.Module, broadcast_buffers: bool = True) -> nn.Module:
-    """Wrap in DistributedDataParallel, unless this is the only process.
+    """Wrap a model in DistributedDataParallel, unless this is the only process.
 
     Args:
-        broadcast_buffers: use the main process's BatchNorm statistics, which a checkpoint holds,
+        broadcast_buffers: use the main process's BatchNorm statistics, which a checkpoint contains,
             in every process.
     """
     if world_size() == 1:

@@ -60,7 +60,7 @@ class LoopSettings:
         clip_norm: maximum norm of the gradient; 0: no clipping.
         amp_dtype: autocast dtype on a GPU; None: float32.
         checkpoint_every, log_every: in iterations.
-        keep: how many checkpoints stay on disk beside the final one.
+        keep: number of checkpoints kept on disk besides the final one.
         remedy: what to do about a loss that is not finite, for the error message.
     """
 
@@ -73,8 +73,8 @@ class LoopSettings:
     log_every: int = 20
     keep: int = 2
     remedy: str = (
-        "lower the learning rate, then continue from the last checkpoint with --resume or start "
-        "again with --overwrite"
+        "lower the learning rate, then continue from the last checkpoint with --resume or "
+        "restart with --overwrite"
     )
 
 
@@ -140,11 +140,11 @@ class TrainingLoop:
         self.done = 0
 
     def resume(self) -> int:
-        """Load the newest checkpoint, if there is one. Returns the completed iterations.
+        """Load the newest checkpoint, if any, and return the number of completed iterations.
 
         Raises:
-            UserError: it is beyond the last iteration, of another model, or not the same file for
-                all processes.
+            UserError: the checkpoint is beyond the last iteration, of another model, or not the
+                same file for all processes.
         """
         self.done = self.checkpoints.resume().get("iteration", 0)
         if len(set(all_gather_object(self.done))) > 1:
@@ -162,7 +162,7 @@ class TrainingLoop:
         return self.done
 
     def run(self, batches: Iterator[Batch]) -> Metrics:
-        """Train from iteration ``done`` to the last; ``batches`` start with the next one's.
+        """Train from iteration ``done`` to the last; ``batches`` start with that of the next one.
 
         Returns:
             The metrics of the last validation.
@@ -179,7 +179,7 @@ class TrainingLoop:
         try:
             if self.done == self.settings.iterations:
                 self.save()  # zero iterations, or the run was shortened to this one
-            if self.at_checkpoint() and (self.done or not self.settings.iterations):
+            if self.is_checkpoint_due() and (self.done or not self.settings.iterations):
                 # the earlier session may have ended between checkpoint and validation
                 metrics = self.last_validation() or self.validate()
             while self.done < self.settings.iterations:
@@ -197,13 +197,13 @@ class TrainingLoop:
                 self.writer.close()
         return metrics
 
-    def at_checkpoint(self) -> bool:
-        """Whether iteration ``done`` is regularly saved and validated."""
+    def is_checkpoint_due(self) -> bool:
+        """Return whether a checkpoint and validation are due after iteration ``done``."""
         last = self.done == self.settings.iterations
         return last or self.done % self.settings.checkpoint_every == 0
 
     def last_validation(self) -> Metrics:
-        """Read the metrics that an earlier session wrote for ``done``; empty if it did not."""
+        """Read the metrics that an earlier session wrote for ``done``; empty if there are none."""
         metrics = validation_at(self.folder / METRICS, self.done) if rank() == 0 else {}
         return broadcast_object(metrics)
 
@@ -218,7 +218,7 @@ class TrainingLoop:
                 self.pace.waited += time.perf_counter() - waiting
                 self.step(batch)
                 stopped = reduce_any(sigterm.received)
-                due = stopped or self.at_checkpoint()
+                due = stopped or self.is_checkpoint_due()
                 # also at a checkpoint: a resumed run starts with empty sums
                 if due or self.done % settings.log_every == 0:
                     self.log()
@@ -316,8 +316,8 @@ class TrainingLoop:
         invalid = [name for name, value in metrics.items() if not math.isfinite(value)]
         if invalid:
             raise UserError(
-                f"{', '.join(invalid)} is not finite after iteration {self.done}; start again "
-                "with a lower learning rate and --overwrite",
+                f"{', '.join(invalid)} is not finite after iteration {self.done}; restart with "
+                "a lower learning rate and --overwrite",
                 code="run.not_finite",
             )
         if self.writer:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from virtex.engine.distributed import rank
-from virtex.errors import named
+from virtex.errors import set_error_path
 from virtex.files import replace_file
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ METRICS = "metrics.json"  # one JSON object per line, as Detectron2 writes it
 
 
 class Stopwatch:
-    """Seconds of training, over all sessions of a resumed run."""
+    """Measure the seconds of training, over all sessions of a resumed run."""
 
     def __init__(self) -> None:
         self.before = 0.0
@@ -45,7 +45,7 @@ class Stopwatch:
 
 
 def truncate_metrics(metrics_file: Path, iteration: int) -> None:
-    """Remove lines from ``iteration`` on, which a resumed run writes again."""
+    """Remove the lines from ``iteration`` on, which a resumed run writes again."""
     if not metrics_file.is_file():
         return
     kept = []
@@ -75,7 +75,7 @@ def lines_at(metrics_file: Path, iteration: int) -> list[dict[str, float]]:
 
 
 class LogFile(logging.FileHandler):
-    """A log file that raises OSError, where ``logging`` prints a traceback for every line."""
+    """A log file that raises OSError, for which ``logging`` prints a traceback at every line."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
@@ -115,31 +115,31 @@ class MetricsWriter:
         truncate_metrics(folder / METRICS, start + 1)
         self.folder = folder
         self.file = open(folder / METRICS, "a")  # noqa: SIM115 (closed by close)
-        with named(folder):
+        with set_error_path(folder):
             self.board = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
 
     def numbers(self, iteration: int, values: dict[str, float]) -> None:
-        with named(self.folder / METRICS):
+        with set_error_path(self.folder / METRICS):
             self.file.write(json.dumps({"iteration": iteration, **values}) + "\n")
             self.file.flush()
-        with named(self.folder):
+        with set_error_path(self.folder):
             for name, value in values.items():
                 self.board.add_scalar(name, value, iteration)
             self.board.flush()
 
     def text(self, iteration: int, name: str, content: str) -> None:
-        with named(self.folder):
+        with set_error_path(self.folder):
             self.board.add_text(name, content, iteration)
             self.board.flush()
 
     def close(self) -> None:
         for part in (self.file, self.board):
-            with suppress(OSError):  # raised before, when it was written
+            with suppress(OSError):  # already raised by the write
                 part.close()
 
 
 class Pace:
-    """Seconds per iteration since the last measurement, and the estimated time left."""
+    """Measure seconds per iteration since the last measurement, and the estimated time left."""
 
     def __init__(self, iteration: int, last: int):
         self.iteration, self.last, self.start = iteration, last, time.perf_counter()
@@ -159,10 +159,10 @@ class Pace:
 
 
 class LoggedProgress:
-    """A progress bar for log files: a line every ``LOG_PERIOD`` seconds."""
+    """A progress bar for log files: one line every ``LOG_PERIOD`` seconds."""
 
-    def __init__(self, total: int, unit: str, what: str):
-        self.total, self.unit, self.what, self.done = total, unit, what, 0
+    def __init__(self, total: int, unit: str, description: str):
+        self.total, self.unit, self.description, self.done = total, unit, description, 0
         self.start = self.logged = time.perf_counter()
 
     def __enter__(self) -> "LoggedProgress":
@@ -179,7 +179,7 @@ class LoggedProgress:
         self.logged, rate = now, self.done / (now - self.start)
         logger.info(
             "%s: %d/%d %s, %.1f/s, eta: %s",
-            self.what,
+            self.description,
             self.done,
             self.total,
             self.unit,
@@ -188,11 +188,11 @@ class LoggedProgress:
         )
 
 
-def progress_bar(total: int, unit: str, what: str) -> "tqdm | LoggedProgress":
+def progress_bar(total: int, unit: str, description: str) -> "tqdm | LoggedProgress":
     """Show progress in the main process: a bar in a terminal, otherwise log lines."""
     if rank() or sys.stderr.isatty():
-        return tqdm(total=total, unit=unit, desc=what, disable=rank() > 0)
-    return LoggedProgress(total, unit, what)
+        return tqdm(total=total, unit=unit, desc=description, disable=rank() > 0)
+    return LoggedProgress(total, unit, description)
 
 
 def duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Random states that depend on the seed and the purpose only, not on earlier draws."""
+"""Set random states that depend only on the seed and the purpose, not on earlier draws."""
 
 import random
 

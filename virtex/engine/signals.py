@@ -1,4 +1,4 @@
-"""Handling of SIGTERM, which cluster schedulers send some time before they kill a job."""
+"""Handle SIGTERM, which cluster schedulers send some time before they kill a job."""
 
 import multiprocessing
 import os
@@ -23,7 +23,7 @@ class SigtermReceived(KeyboardInterrupt):
 
 
 class SigtermFlag:
-    """Whether SIGTERM has been received."""
+    """A flag that is set when SIGTERM is received."""
 
     received = False
 
@@ -47,7 +47,7 @@ def raise_on_sigterm() -> Iterator[None]:
 def defer_sigterm() -> Iterator[SigtermFlag]:
     """Record SIGTERM in the yielded flag, which the block checks where it can stop cleanly.
 
-    If the block ends without having stopped, the signal is raised again after it.
+    If the block completes nevertheless, the signal is raised again after it.
     """
     flag = SigtermFlag()
 
@@ -76,7 +76,7 @@ def block_sigterm() -> Iterator[None]:
 def init_worker_signals(_worker: int = 0) -> None:
     """Let a worker process ignore Ctrl-C and SIGTERM, which the main process handles.
 
-    After SIGTERM a worker that nobody ends exits by itself after ``GRACE_SECONDS``.
+    After SIGTERM, a worker that is not killed exits by itself after ``GRACE_SECONDS``.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -85,7 +85,7 @@ def init_worker_signals(_worker: int = 0) -> None:
 
 
 def end_workers() -> None:
-    """Kill the worker processes: one may wait for a lock that another held when it died."""
+    """Kill the worker processes: one may be waiting for a lock of another that died."""
     workers = [process for process in multiprocessing.active_children() if process.daemon]
     if not workers:
         return
@@ -100,8 +100,8 @@ def forward_sigterm(processes: list[int]) -> SigtermFlag:
     """From now on, forward SIGTERM to the given processes.
 
     Args:
-        processes: ids; the list may grow. Whoever extends it checks the returned flag afterwards,
-            as a signal received before was not forwarded to the new ones.
+        processes: process ids; the list may grow. Check the returned flag after extending it,
+            as an earlier signal was not forwarded to the new processes.
     """
     flag = SigtermFlag()
 

@@ -92,8 +92,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> int:
-    from virtex.probes.jobs import run_probe
     from virtex.tasks.coco_captioning import plan
+    from virtex.tasks.jobs import run_probe
 
     return run_probe(args, plan)
 

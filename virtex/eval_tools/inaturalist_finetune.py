@@ -73,8 +73,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> int:
-    from virtex.probes.jobs import run_probe
     from virtex.tasks.inaturalist import plan
+    from virtex.tasks.jobs import run_probe
 
     return run_probe(args, plan)
 

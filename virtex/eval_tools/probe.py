@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
                 f"--task {task.name} has a command of its own; run eval_tools/{task.command}.py",
                 "arguments.wrong_command",
             )
-    from virtex.probes.jobs import run_probe
+    from virtex.tasks.jobs import run_probe
 
     return run_probe(args, plan_task)
 

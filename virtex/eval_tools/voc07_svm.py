@@ -69,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> int:
-    from virtex.probes.jobs import run_probe
+    from virtex.tasks.jobs import run_probe
     from virtex.tasks.voc07_svm import plan
 
     return run_probe(args, plan)

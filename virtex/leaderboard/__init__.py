@@ -1,4 +1,4 @@
-"""Result records as a leaderboard: CSV, Markdown, one HTML page, a chart.
+"""Build a leaderboard from result records: CSV, Markdown, one HTML page, a chart.
 
 >>> from virtex import leaderboard
 >>> board = leaderboard.make(["output"])
@@ -42,7 +42,7 @@ AnyPath = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """A table of ``records`` records, and the files that are not in it."""
+    """A table of ``records`` records, and the skipped and duplicate files."""
 
     table: Table
     records: int
@@ -81,10 +81,10 @@ def make(
 
     Args:
         results: folders, or records.
-        published: add rows of published numbers.
-        tasks: only these; empty for all.
+        published: whether to add rows of published numbers.
+        tasks: tasks to include; empty for all.
         labels: ``NAME=LABEL``: a model's recorded name, or 8 digits of its hash, and the name
-            to show.
+            to display.
 
     Raises:
         UserError: a path does not exist, no record is valid, or a task or model is unknown.
@@ -97,7 +97,7 @@ def make(
             first = f" ({skipped} skipped; {found.skipped[0].path}: {found.skipped[0].reason})"
         where = ", ".join(map(str, results))
         raise UserError(
-            printable(f"no valid {RECORD_NAME} found in {where}{first}; name a folder of results"),
+            printable(f"no valid {RECORD_NAME} found in {where}{first}; give a folder of results"),
             "leaderboard.no_results",
         )
     numbers = []
@@ -122,12 +122,12 @@ def make(
 
 
 def write_csv(table: Table, path: AnyPath) -> None:
-    """Write all metrics, a line per model. Each ``write_`` raises UserError if it cannot."""
+    """Write all metrics, one line per model; like all ``write_*``, raise UserError on failure."""
     write_file(path, csv_text(table).encode())
 
 
 def write_long_csv(table: Table, path: AnyPath) -> None:
-    """Write a line for each model, task, protocol and metric."""
+    """Write one line per model, task, protocol and metric."""
     write_file(path, long_csv_text(table).encode())
 
 
@@ -152,18 +152,18 @@ def write_plot(table: Table, path: AnyPath, title: str = "Leaderboard") -> None:
 
 
 def check_outputs(paths: Sequence[Path]) -> None:
-    """Make the folders of files that are to be written.
+    """Create the parent folders of output files.
 
     Raises:
-        UserError: a path cannot be written, is named twice, or would replace a record.
+        UserError: a path cannot be written, is given twice, or would replace a record.
     """
 
     def reject(path: Path, reason: str) -> UserError:
-        return UserError(f"{path} {reason}; name another file", "leaderboard.output")
+        return UserError(f"{path} {reason}; choose another file", "leaderboard.output")
 
     for number, path in enumerate(paths):
         if os.path.realpath(path) in map(os.path.realpath, paths[:number]):
-            raise reject(path, "is named for two outputs")
+            raise reject(path, "is given for two outputs")
         if path.name == RECORD_NAME:
             raise reject(path, "is reserved for results")
         if path.is_dir() or (path.exists() and not path.is_file()):
@@ -188,5 +188,6 @@ def write_file(path: AnyPath, content: bytes) -> None:
         replace_file(Path(path), lambda file: file.write(content))
     except OSError as error:
         raise UserError(
-            f"{path} cannot be written ({error.strerror}); name another file", "leaderboard.output"
+            f"{path} cannot be written ({error.strerror}); choose another file",
+            "leaderboard.output",
         ) from error

@@ -1,8 +1,8 @@
-"""Columns of comparable numbers.
+"""Group comparable numbers into columns.
 
 A column is a metric under one task, protocol, version, set of overrides and data. The default
 protocol of a task, followed exactly, is labeled ``task/metric``; the label of every other column
-says in brackets what differs.
+states the differences in brackets.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from virtex.protocols import Protocol
 from virtex.tasks import TASKS
 from virtex.text import one_line, truncate
 
-MAX_OVERRIDES = 2  # spelled out in a label; of more, the first
+MAX_OVERRIDES = 2  # in a label; if there are more, only the first
 MAX_VALUE = 24  # characters of a setting's value in a label
 
 Item = TypeVar("Item", bound=Hashable)
@@ -25,10 +25,10 @@ Item = TypeVar("Item", bound=Hashable)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Column:
-    """A metric under conditions.
+    """A metric measured under the same conditions.
 
     Attributes:
-        setting: what differs from the task's default protocol; may be empty.
+        setting: differences from the task's default protocol; may be empty.
         label: ``task/metric`` or ``task[setting]/metric``; unique.
         primary: whether the metric ranks.
     """
@@ -47,7 +47,7 @@ def default_protocol(task: str) -> Protocol | None:
 
 
 def is_default(conditions: Conditions) -> bool:
-    """Whether the protocol is the default of its task."""
+    """Return whether the protocol is the default of its task."""
     default = default_protocol(conditions.task)
     return default is not None and default.name == conditions.protocol
 
@@ -62,7 +62,7 @@ def make_columns(
     primary: set[tuple[Conditions, str]],
     lower_is_better: set[tuple[Conditions, str]],
 ) -> list[Column]:
-    """Return columns by task; of a task, its packaged default and the primary metric first."""
+    """Return columns sorted by task, each with its default protocol and primary metric first."""
     tasks = list(TASKS)
 
     def order(key: tuple[Conditions, str]) -> tuple[Any, ...]:
@@ -95,7 +95,7 @@ def make_columns(
 
 
 def describe(conditions: Conditions) -> list[str]:
-    """Return protocol, version and overrides, as far as they differ from the task's default."""
+    """Return the protocol, version and overrides that differ from the task's default."""
     parts = []
     if conditions.version != "1":
         parts = [f"{conditions.protocol}@{conditions.version}"]
@@ -127,7 +127,7 @@ def disambiguate(
 
     Args:
         name: ``name(item, suffixes)``.
-        qualifiers: tried in turn; one is added where items that share a name differ in it.
+        qualifiers: tried in turn; one is added if items with the same name differ in it.
     """
     suffixes: dict[Item, tuple[str, ...]] = dict.fromkeys(items, ())
     for qualifier in qualifiers:

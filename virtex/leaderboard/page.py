@@ -1,7 +1,7 @@
-"""The table as one HTML page that needs no network, and no script to be read.
+"""Render the table as one HTML page, readable offline and without scripts.
 
-``page.html.j2`` writes the columns that are shown first; ``page.js`` makes the cells of the
-others alike, from the data in the page.
+``page.html.j2`` renders the columns that are shown initially; ``page.js`` renders the others in the
+same way, from the data in the page.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from virtex.leaderboard.table import SHORT_HASH, Row, Table
 if TYPE_CHECKING:
     from virtex.zoo import PublishedResult
 
-MAX_SHOWN = 200  # columns at first; each has a place in every row, filled or not
+MAX_SHOWN = 200  # columns shown initially; each has a cell in every row, filled or not
 SHORTEST_BAR = 6  # percent of a cell: the column's worst value is still a bar
 DIGITS = 4  # after the point, of the numbers that are sorted and listed
 
@@ -29,11 +29,11 @@ def page_text(table: Table, title: str = "Leaderboard", show_all: bool = False) 
     """Return the page.
 
     Args:
-        show_all: show every column at first, not only primary metrics; at most ``MAX_SHOWN``
+        show_all: initially show all columns, not only primary metrics; at most ``MAX_SHOWN``
             in either case, the others on demand.
 
     Raises:
-        UserError: a zoo file, where published numbers are looked up, is invalid.
+        UserError: a zoo file, which contains published numbers, is invalid.
     """
     # Measured columns first: they are visible without scrolling past published numbers.
     measured = set(table.cells.loc[table.cells["n"] > 0, "column"])
@@ -127,7 +127,7 @@ def cell_data(row: Row, column: Column, cell: Any) -> dict[str, Any]:
 
 
 def published_results(row: Row) -> Sequence[PublishedResult]:
-    """Return what is published of a measured model that is in the zoo."""
+    """Return the published results of a measured model, if it is in the zoo."""
     if row.model is None:
         return ()
     from virtex.zoo import matching
@@ -169,7 +169,7 @@ def bar_lengths(table: Table) -> Sequence[int]:
 
 
 def group_data(conditions: Conditions) -> dict[str, Any]:
-    """Return what the columns of the same conditions share."""
+    """Return the data shared by all columns of the same conditions."""
     return {
         "protocol": conditions.protocol,
         "version": conditions.version,
@@ -189,7 +189,7 @@ def data_words(name: str, about: Mapping[str, Any]) -> str:
 
 
 def words(value: Any) -> str:
-    """Return JSON as text for people."""
+    """Return JSON as readable text."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {words(inner)}" for key, inner in value.items()) or "none"
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""A chart: a panel per column, a bar per model, best first."""
+"""Draw a chart: one panel per column, one bar per model, best first."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ FORMATS: dict[str, dict[str, None]] = {
 MAX_BARS = 30  # in a panel
 MAX_PANELS = 40
 MAX_NAME = 60  # characters
-TITLE_LINE = 34  # characters: what fits over the bars beside the longest names
+TITLE_LINE = 34  # characters that fit over the bars next to the longest names
 WIDTH = 7.6  # inches, of a panel
 BAR = 0.28  # inches
-MARGIN = 0.15  # inches, around the whole and each panel
+MARGIN = 0.15  # inches, around the figure and each panel
 MEASURED, BEST, PUBLISHED, EDGE = "#7c9cc4", "#2b5c9e", "#e4e0d8", "#8d877b"
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "virtex",
@@ -47,13 +47,13 @@ def check_plot_path(path: Path) -> None:
 
 
 def plot_bytes(table: Table, suffix: str, title: str = "Leaderboard") -> bytes:
-    """Return the chart of a table as a file's content.
+    """Return the chart of a table as the content of a file.
 
     Args:
         suffix: ``".png"``, ``".svg"`` or ``".pdf"``.
 
     Raises:
-        UserError: there is no number to draw.
+        UserError: no primary metric is defined.
     """
     if not table.columns:
         raise UserError(
@@ -106,7 +106,7 @@ def rank(table: Table, number: int) -> pd.DataFrame:
 
 
 def draw_panel(axes: Axes, table: Table, number: int, cells: pd.DataFrame, depth: int) -> None:
-    """Draw bars from the top down, as thick as if there were ``depth`` of them."""
+    """Draw bars from the top down, with a thickness for ``depth`` of them."""
     column, shown = table.columns[number], cells[:MAX_BARS]
     spread = shown["std"].fillna(0)
     colors = [
@@ -137,7 +137,7 @@ def draw_panel(axes: Axes, table: Table, number: int, cells: pd.DataFrame, depth
         axes.set_xlim(left=0)
     axes.spines[:].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    axes.xaxis.set_visible(False)  # each bar has its number beside it
+    axes.xaxis.set_visible(False)  # each bar has its number next to it
     title = f"{column.conditions.task} {column.metric}"
     if len(cells) > MAX_BARS:
         title += f" (best {MAX_BARS} of {len(cells)})"

@@ -1,4 +1,4 @@
-"""Find result records, read what a leaderboard needs of them, keep the newest of each run."""
+"""Find result records, read the fields a leaderboard needs, keep the newest of each run."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ ENVIRONMENT = (
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What was evaluated: a file's content and how it was read, whatever the file was called.
+    """An evaluated model: a file's content and how it was read, regardless of the file's name.
 
     Attributes:
         arch: name of the architecture.
-        read_as: canonical JSON of the whole architecture and of the input (color order, mean, …).
+        read_as: canonical JSON of the whole architecture and of the input (channel order, mean, …).
     """
 
     sha256: str
@@ -41,7 +41,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What two numbers must share to be comparable.
+    """The conditions that two numbers must share to be comparable.
 
     Attributes:
         overrides: canonical JSON of the sorted overrides; ``"[]"`` for the packaged protocol.
@@ -61,9 +61,9 @@ class Record:
 
     Attributes:
         path: of the file.
-        shown: the path from the name of the given folder on, as UTF-8 text, wherever that lies.
-        name: what the user called the model.
-        metrics: name -> value; None where it is not defined.
+        shown: the path relative to the parent of the given folder, as UTF-8 text.
+        name: the name the user gave the model.
+        metrics: name -> value; None if undefined.
         when: ``created`` in seconds since 1970.
         environment: canonical JSON of versions and hardware.
     """
@@ -122,7 +122,7 @@ def read_records(roots: Sequence[str | os.PathLike[str]]) -> Found:
         UserError: one of ``roots`` does not exist.
     """
     errors: list[OSError] = []
-    # A file's name may be any bytes.
+    # A file name may consist of any bytes.
     found = {
         (os.fsencode(shown).decode(errors="replace"), path) for path, shown in _find(roots, errors)
     }
@@ -148,16 +148,16 @@ def read_records(roots: Sequence[str | os.PathLike[str]]) -> Found:
 def _find(
     roots: Sequence[str | os.PathLike[str]], errors: list[OSError]
 ) -> Iterator[tuple[str, str]]:
-    """Yield the path of each record, and that path from the name of its root on.
+    """Yield the path of each record, and its path relative to the parent of its root.
 
     Args:
-        errors: folders that cannot be read are appended.
+        errors: list to which unreadable folders are appended.
     """
     visited = set()
     for root in map(os.path.expanduser, roots):
         if not os.path.exists(root):
             raise UserError(
-                f"{printable(root)} does not exist; name a folder with results",
+                f"{printable(root)} does not exist; give a folder with results",
                 "leaderboard.not_found",
             )
         top = os.path.abspath(root)
@@ -178,7 +178,7 @@ def _read_record(path: str, shown: str, pool: dict[Any, Any]) -> Record:
     """Read one record.
 
     Args:
-        pool: one object for all equal ones: most records share protocol and environment.
+        pool: interns equal objects, as most records share protocol and environment.
 
     Raises:
         OSError: it cannot be read.
@@ -250,10 +250,10 @@ def _keep_newest(records: Iterable[Record]) -> tuple[list[Record], list[Duplicat
 
 
 def canonical(content: Any) -> str:
-    """Return the same text for equal JSON.
+    """Return canonical JSON: the same text for equal content.
 
     Raises:
-        ValueError: a number is infinite, as ``1e999`` is when it is read.
+        ValueError: a number is infinite, as ``1e999`` is once parsed.
     """
     return json.dumps(
         content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False

@@ -1,4 +1,4 @@
-"""Records as a table: a row per model, a column per comparable number, averaged over seeds."""
+"""Build a table of records: a row per model, a column per comparable number, seeds averaged."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Row:
     """A model.
 
     Attributes:
-        name: as shown; unique among measured models.
-        names: what the records call it, the newest first.
+        name: displayed name; unique among measured models.
+        names: its names in the records, the newest first.
         model: None for a row of published numbers.
         runs: conditions -> records, by seed.
         source: of published numbers.
@@ -87,7 +87,7 @@ def build_table(
     """Group records by model and conditions, and average over seeds.
 
     Args:
-        labels: a model's recorded name, or the first digits of its hash -> the name to show.
+        labels: a model's recorded name, or the first digits of its hash -> the name to display.
     """
     runs: dict[Model, dict[Conditions, list[Record]]] = defaultdict(lambda: defaultdict(list))
     metrics, primary, lower = set(), set(), set()
@@ -126,7 +126,7 @@ def average(rows: Sequence[Row], positions: Mapping[tuple[Conditions, str], int]
     cells = values.groupby(["row", "column"])["value"].agg(
         mean="mean", std="std", n="size", low="min", high="max"
     )
-    # The mean of equal numbers may be rounded to another one.
+    # The mean of equal numbers may differ from them by rounding.
     equal = cells["low"] == cells["high"]
     cells["mean"] = cells["mean"].mask(equal, cells["low"])
     cells["std"] = cells["std"].mask(equal & (cells["n"] > 1), 0.0)
@@ -167,7 +167,7 @@ def name_models(runs: Mapping[Model, Runs], labels: Mapping[str, str]) -> list[R
 
 
 def recorded_names(groups: Iterable[Sequence[Record]]) -> tuple[str, ...]:
-    """Return what a model's records call it, the newest's name first."""
+    """Return the names of a model in its records, the newest record's first."""
     records = [record for group in groups for record in group]
     records.sort(key=lambda record: (record.when, record.shown, record.path), reverse=True)
     return tuple(dict.fromkeys(record.name for record in records))
@@ -186,12 +186,12 @@ def parse_labels(texts: Iterable[str], records: Iterable[Record]) -> dict[str, s
     """Parse ``NAME=LABEL`` …, where NAME is a recorded name or the first digits of a hash.
 
     Raises:
-        UserError: there is no such model, or no "=".
+        UserError: no model matches, or "=" is missing.
     """
     models = dict.fromkeys((record.model, record.name) for record in records)
     labels = {}
     for text in texts:
-        # NAME and LABEL may hold "=", as random:resnet50?seed=0 does: the longest known name wins.
+        # NAME and LABEL may contain "=", as random:resnet50?seed=0 does: the longest known wins.
         for end in reversed([n for n, letter in enumerate(text) if letter == "="]):
             if any(is_called(model, [name], text[:end]) for model, name in models):
                 labels[text[:end]] = printable(text[end + 1 :])
@@ -201,7 +201,7 @@ def parse_labels(texts: Iterable[str], records: Iterable[Record]) -> dict[str, s
             near = difflib.get_close_matches(text, known, n=1, cutoff=0.3)
             hint = f", did you mean {printable(near[0])}?" if near else ""
             raise UserError(
-                f"--label {printable(text)} names no model of these records{hint}; expected "
+                f"--label {printable(text)} matches no model of these records{hint}; expected "
                 "NAME=LABEL with a recorded name or at least 8 digits of the file's hash",
                 "leaderboard.unknown_label",
             )
@@ -214,7 +214,7 @@ def place_published(
     """Return published numbers with the conditions whose columns they belong to.
 
     The data they were measured on are not recorded: they share the column of runs without
-    overrides, unless there are such runs on several data.
+    overrides, unless there are such runs on several data sets.
     """
     full = defaultdict(list)
     for conditions in measured:
@@ -233,7 +233,7 @@ def published_cells(
     positions: Mapping[tuple[Conditions, str], int],
     first_row: int,
 ) -> tuple[list[Row], pd.DataFrame]:
-    """Return a row per published model; a second one where two sources give the same number."""
+    """Return one row per published model, and another for a second source of the same number."""
     numbers: dict[tuple[str, str, int], dict[int, PublishedResult]] = defaultdict(dict)
     count: Counter[tuple[str, str, int]] = Counter()
     for conditions, result in results:

@@ -1,4 +1,4 @@
-"""The table as text: CSV for programs and spreadsheets, Markdown for a README."""
+"""Format the table as text: CSV for programs and spreadsheets, Markdown for a README."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from tabulate import tabulate
 from virtex.leaderboard.records import printable
 from virtex.leaderboard.table import Table
 
-# What makes a spreadsheet take text for a formula (OWASP, "CSV injection").
+# Prefixes that make a spreadsheet evaluate text as a formula (OWASP, "CSV injection").
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001
-# What Markdown formats: underscores only at the ends of words, brackets only in links.
+# Markdown syntax: underscores only at the ends of words, brackets only in links.
 MARKUP = re.compile(r"[\\`*<>|~&$]|(?<![^\W_])_|_(?![^\W_])|\](?=[(\[:])")
 LONG_COLUMNS = (
     "model", "kind", "arch", "sha256", "task", "protocol", "version", "overrides", "data",
@@ -22,7 +22,7 @@ STATISTICS = ("", "_std", "_n")
 
 
 def csv_text(table: Table) -> str:
-    """Return a line per model; per column its mean, ``…_std`` and ``…_n``, where defined."""
+    """Return one line per model; per column its mean, ``…_std`` and ``…_n``, where defined."""
     cells, rows = format_statistics(table), range(len(table.rows))
     wide = cells.pivot(index="row", columns="column", values=list(STATISTICS))
     order = [(statistic, n) for n in range(len(table.columns)) for statistic in STATISTICS]
@@ -39,7 +39,7 @@ def csv_text(table: Table) -> str:
 
 
 def long_csv_text(table: Table) -> str:
-    """Return a line per number: model, task, protocol (with overrides and data), metric."""
+    """Return one line per number: model, task, protocol (with overrides and data), metric."""
     lines = []
     statistics = format_statistics(table)[list(STATISTICS)].itertuples(index=False, name=None)
     for cell, numbers in zip(table.cells.itertuples(index=False), statistics, strict=True):
@@ -59,7 +59,7 @@ def long_csv_text(table: Table) -> str:
 
 
 def format_statistics(table: Table) -> pd.DataFrame:
-    """Return the cells with mean, std and n as text, each empty where it is not defined."""
+    """Return the cells with mean, std and n as text, empty where undefined."""
     cells = table.cells
     mean, std = cells["mean"].map("{:.4f}".format), cells["std"].map("{:.4f}".format)
     n = cells["n"].astype(str)
@@ -69,9 +69,9 @@ def format_statistics(table: Table) -> pd.DataFrame:
 
 
 def safe(text: str) -> str:
-    """Put an apostrophe before text that a spreadsheet would run as a formula."""
+    """Prefix text that a spreadsheet would evaluate as a formula with an apostrophe."""
     guarded = f"'{text}" if text.startswith(FORMULA_STARTS) else text
-    # CSV readers do not agree on how to read either.
+    # CSV readers disagree on both characters.
     return guarded.replace("\r", " ").replace("\0", " ")
 
 
@@ -112,5 +112,5 @@ def format_spread(std: float, n: int) -> list[str]:
 
 
 def escape_markdown(text: str) -> str:
-    """Escape what would end a cell or be formatted."""
+    """Escape characters that would end a cell or be formatted."""
     return MARKUP.sub(r"\\\g<0>", printable(text))

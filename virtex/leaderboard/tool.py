@@ -16,17 +16,17 @@ SUFFIXES = {"output": ".csv", "markdown": ".md", "html": ".html"}
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the outputs that the arguments ask for.
+    """Write the outputs that the arguments request.
 
     Raises:
         UserError: no valid record was found, --strict found a problem, or a file cannot be
-            written. Then nothing is written.
+            written. In that case, nothing is written.
     """
     outputs = [path for path in (args.output, args.markdown, args.html, args.plot) if path]
     if args.long and not args.output:
         raise UserError("--long needs --output FILE, the CSV to write", "leaderboard.arguments")
     if outputs.count(STDOUT) > 1:
-        raise UserError("- is given for two outputs; name a file for one", "leaderboard.arguments")
+        raise UserError("- is given for two outputs; give a file for one", "leaderboard.arguments")
     if args.plot:
         from virtex.leaderboard.plot import check_plot_path
 
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         ranking = board.table if args.metrics == "all" else board.table.primary()
         print(leaderboard.markdown_text(ranking))
     written = f"; wrote {', '.join(map(str, contents))}" if contents else ""
-    # A program that reads standard output gets the table and nothing else.
+    # Standard output contains only the table, for programs that read it.
     stream = sys.stdout if printed is None else sys.stderr
     print(printable(f"{board.summary()}{written}"), file=stream)
     return 0
@@ -70,7 +70,7 @@ def check_suffixes(args: argparse.Namespace) -> None:
         path = getattr(args, flag)
         if path and path != STDOUT and path.is_file() and path.suffix.lower() != suffix:
             raise UserError(
-                f"--{flag} would replace the existing {path}; name a file that ends in {suffix}",
+                f"--{flag} would replace the existing {path}; give a file that ends in {suffix}",
                 "leaderboard.output",
             )
 

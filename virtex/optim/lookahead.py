@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 
 class Lookahead:
-    """Keeps slow weights for any optimizer.
+    """Maintain slow weights for any optimizer.
 
     After every k-th step they move by ``alpha`` towards the fast weights, which then continue from
     there. It registers hooks rather than wrapping the optimizer, so that gradient scalers and

@@ -55,8 +55,8 @@ def multiplier(step: int, optim: CfgNode) -> float:
 class Schedule(LambdaLR):
     """The learning rate schedule of a config.
 
-    Its state is the step only: the rates that torch saves too would override the config when a
-    run is resumed with more iterations.
+    Its state contains only the step: the rates, which torch saves too, would override the config
+    when a run is resumed with more iterations.
     """
 
     def __init__(self, optimizer: Optimizer, optim: CfgNode):

@@ -1,4 +1,4 @@
-"""A pretraining as a job of the runner: config, data, training, ``pretraining.json``."""
+"""Pretraining as a job of the runner: config, data, training, ``pretraining.json``."""
 
 import argparse
 import hashlib
@@ -60,7 +60,7 @@ CHANGEABLE = (
 
 
 class PretrainingJob(Job):
-    """The pretraining of one config in one output folder."""
+    """Pretrain the model of one config in one output folder."""
 
     config: CfgNode
     overrides: list[Deviation]
@@ -107,7 +107,7 @@ class PretrainingJob(Job):
         self.device = torch.device(device_of(args))
         share = config.OPTIM.BATCH_SIZE // world_size()
         visual = config.MODEL.VISUAL
-        # a feature map of one location
+        # a feature map with a single location
         is_single = last_stride(visual_arch(visual.NAME)) >= config.DATA.IMAGE_CROP_SIZE
         if share == 1 and is_single and not visual.FROZEN:
             raise UserError(
@@ -133,7 +133,7 @@ class PretrainingJob(Job):
         return {"train": describe(self.train), "val": describe(self.val)}
 
     def is_finished(self) -> bool:
-        """Whether a record covers as many iterations as requested."""
+        """Return whether a record covers as many iterations as requested."""
         record = self.folder / RECORD
         content = read_json(record, "a pretraining record") if record.is_file() else {}
         done = content.get("iterations") if isinstance(content, dict) else None
@@ -178,7 +178,7 @@ class PretrainingJob(Job):
         if args.resume:
             self.loop.resume()
         self.changes = list_changes(config, self.folder, self.loop.done)
-        # read before the folder is cleared, as it may be in there
+        # read before the folder is cleared, which may contain it
         self.vocabulary = self.tokenizer.path.read_bytes() if self.tokenizer else None
         self.batches = training_loader(
             self.train,

@@ -16,7 +16,7 @@ def open_tokenizer(config: CfgNode) -> Tokenizer:
     """Open the vocabulary of a config.
 
     Raises:
-        UserError: it is missing (the command that trains it is named) or invalid.
+        UserError: it is missing (the message gives the command to train it) or invalid.
     """
     data = config.DATA
     path = Path(data.TOKENIZER_MODEL)

@@ -1,1 +1,1 @@
-"""How good features are: classifiers on frozen backbones and the metrics they are judged by."""
+"""Classifiers on pretrained backbones, and their metrics."""

@@ -15,7 +15,7 @@ PER_CLASS = "per_class.csv"
 
 
 class Accuracy:
-    """Accumulate the accuracy of a classifier, in the manner of ``torchmetrics``.
+    """Accumulate the accuracy of a classifier, with the interface of ``torchmetrics``.
 
     Attributes:
         counts: (num_classes, 3) float64: images, correct top-1, correct top-5.

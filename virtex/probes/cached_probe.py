@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 GRID = "grid.csv"
 CHUNK = 8192  # rows of features read at a time
-MAX_LOGITS = 2**24  # logits held at a time in an evaluation
+MAX_LOGITS = 2**24  # logits in memory at a time during evaluation
 # Separates the random numbers of the epochs from those of the held-out part.
 EPOCH_ORDER = int.from_bytes(b"epoch", "little")
 

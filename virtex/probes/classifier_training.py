@@ -39,7 +39,7 @@ HEAD_STD = 0.01  # of the head's initial weights; its bias starts at 0, as in Vi
 class Classifier(nn.Module):
     """A backbone and a linear layer.
 
-    Its checkpoint has the names of a pretraining's, so that it is read by the same format.
+    Its checkpoint has the tensor names of pretraining, so that the same format reads it.
     """
 
     def __init__(self, visual: PooledBackbone, classes: int):

@@ -1,7 +1,7 @@
 """A cache of features on disk, shared by all probes and by concurrent processes.
 
 An entry is a folder named after the hash of its key, with ``features.npy`` and ``entry.json``,
-which holds the key. It is written under a temporary name and renamed once it is complete.
+which contains the key. It is written under a temporary name and renamed once it is complete.
 """
 
 import hashlib
@@ -74,7 +74,7 @@ class FeatureCache:
             limit: total size in bytes; the least recently used entries are evicted beyond it.
         """
         self.folder, self.limit = folder or default_folder(), limit
-        self.used: set[Path] = set()  # by this process: evicted last, whatever the clock says
+        self.used: set[Path] = set()  # by this process: evicted last, regardless of the clock
 
     def entry_folder(self, key: dict[str, Any]) -> Path:
         """Return the folder of a key's entry."""
@@ -224,7 +224,7 @@ class FeatureCache:
                     raise
 
     def _evict(self, folder: Path) -> None:
-        """Delete an entry; rename it first, so that no reader finds half of it."""
+        """Delete an entry; rename it first, so that no reader finds a partial one."""
         doomed = self._temporary_folder()
         with suppress(OSError):  # deleted by another process, or owned by another user
             os.rename(folder, doomed)
@@ -264,7 +264,7 @@ def release_pages(array: np.memmap) -> None:
 
 
 def _allocate(path: Path, shape: tuple[int, int]) -> None:
-    """Create an array file of zeros with all of its blocks allocated.
+    """Create an array file of zeros with all its blocks allocated.
 
     A sparse file succeeds on a full disk, and kills the process (SIGBUS) that fills it later.
 

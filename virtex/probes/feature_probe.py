@@ -1,4 +1,4 @@
-"""The part that all probes on frozen features share: extract, score, verify."""
+"""Base class of the probes on frozen features: extract, score, verify."""
 
 import time
 from abc import ABC, abstractmethod
@@ -22,7 +22,7 @@ class FeatureProbe(ABC):
 
     Attributes:
         images, report: see ``virtex.evaluator.Evaluator``.
-        timing_key: names the time of ``score`` in the record.
+        timing_key: key of the time of ``score`` in the record.
     """
 
     timing_key: ClassVar[str] = "probe_seconds"

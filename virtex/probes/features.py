@@ -1,4 +1,4 @@
-"""Extract pooled features of a frozen backbone, once: later runs read them from the cache."""
+"""Extract pooled features of a frozen backbone once; later runs read them from the cache."""
 
 import logging
 import time

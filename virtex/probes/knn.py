@@ -34,7 +34,7 @@ class NearestNeighbors(FeatureProbe):
         knn, device = self.settings.KNN, self.extractor.device
         ks = [min(k, len(train_features)) for k in knn.NEIGHBORS]
         self.report.notes += [
-            f"k{k}: only {len(train_features)} training images, all of them vote"
+            f"k{k}: all of the only {len(train_features)} training images vote"
             for k in knn.NEIGHBORS
             if k > len(train_features)
         ]

@@ -30,7 +30,7 @@ class PooledBackbone(nn.Module):
         self.feature_size = feature_size(backbone)
         self.cnn = build_network(backbone).requires_grad_(not frozen)
         self.frozen, self.bgr = frozen, backbone.input.channel_order == "BGR"
-        # of pixels in 0 … 255; not saved, since the checkpoint's entry holds them
+        # of pixels in 0 … 255; not saved, since the checkpoint's entry contains them
         scale = 255.0 / backbone.input.scale
         for name in ("mean", "std"):
             values = torch.tensor(getattr(backbone.input, name)) * scale
@@ -47,7 +47,7 @@ class PooledBackbone(nn.Module):
         """Return features (batch, feature_size) of RGB images (batch, 3, height, width), uint8.
 
         Raises:
-            UserError: the network does not take images of this size.
+            UserError: the network does not support images of this size.
         """
         check_input_size(self.arch, images.shape[-2], images.shape[-1])
         if self.bgr:

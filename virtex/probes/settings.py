@@ -1,7 +1,7 @@
-"""The settings in the YAML files of the probes' protocols.
+"""Load the settings in the YAML files of the probes' protocols.
 
-The packaged file of a task's kind says which settings there are and of which type; a toy file, or
-``KEY VALUE`` pairs, can only change their values. Nothing in a file can run.
+The packaged base file of a kind of task defines the settings and their types; a toy file and
+``KEY VALUE`` pairs can only change values. No file can execute code.
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ from virtex.records import Deviation
 def load_settings(
     protocol: Protocol, overrides: Sequence[Any] = ()
 ) -> tuple[CfgNode, list[Deviation]]:
-    """Return the settings of a run, checked and frozen, and their deviations from the protocol.
+    """Return the validated, frozen settings of a run and its deviations from the protocol.
 
     Args:
-        overrides: ``KEY VALUE KEY VALUE …``, values as text or as they are.
+        overrides: ``KEY VALUE KEY VALUE …``, values as text or as Python objects.
 
     Raises:
-        UserError: an unknown key, a value of the wrong type or one that cannot work.
+        UserError: an unknown key, a value of the wrong type or an invalid value.
     """
     settings, changed = config.load_settings(protocol.config, overrides)
     return settings, [Deviation(*change, "override") for change in changed]

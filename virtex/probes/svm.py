@@ -74,7 +74,7 @@ class Voc07Svm(FeatureProbe):
         """Return the classes that can be trained and evaluated; report the others.
 
         Raises:
-            UserError: there is none.
+            UserError: no class is usable.
         """
         negatives = (-1,) if self.low_shot else (-1, 0)
         usable = [

@@ -1,4 +1,4 @@
-"""The linear SVMs of ``svm_solver`` solved by liblinear, as in published results."""
+"""Solve the linear SVMs of ``svm_solver`` with liblinear, as in published results."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""Many linear support vector machines solved at once, on CPU or GPU.
+"""Solve many linear support vector machines simultaneously, on CPU or GPU.
 
 Every class, cost and fold of an evaluation is a column of one problem. All columns descend
 together by nonlinear conjugate gradients, so the work is matrix products with the features they

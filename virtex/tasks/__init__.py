@@ -1,4 +1,4 @@
-"""Every task, declared in one module each. See ``docs/extending.md`` for how to add one."""
+"""All tasks, declared in one module each. See ``docs/extending.md`` for how to add one."""
 
 from virtex.tasks.registry import (
     TASKS as TASKS,

@@ -1,4 +1,4 @@
-"""COCO Captions: captions of val2017 by the pretrained model, scored against the references."""
+"""COCO Captions: caption val2017 with the pretrained model, scored against the references."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ def build_evaluator(job: Evaluation) -> Evaluator:
 
 
 def captioner_options(args: argparse.Namespace) -> CaptionerOptions:
-    """Return the options that say which config and vocabulary belong to the checkpoint."""
+    """Return the options that select the config and vocabulary of the checkpoint."""
     from virtex.captioning.captioner import CaptionerOptions
 
     return CaptionerOptions(args.config, args.tokenizer, args.data_root, args.trust_pickle)
 
 
 def plan(args: argparse.Namespace) -> list[Job]:
-    """Plan the captions of COCO val2017, or of ``--images``, which are not scored."""
+    """Plan captioning COCO val2017, or ``--images``, whose captions are not scored."""
     from virtex.captioning.captioner import captioner_identity
-    from virtex.probes.jobs import plan_probe
+    from virtex.tasks.jobs import plan_probe
 
     protocol = COCO_CAPTIONING.protocol(args.protocol)
     if args.images:
@@ -69,11 +69,11 @@ def decoding_overrides(args: argparse.Namespace) -> list[str]:
     """Return the decoding options as ``KEY VALUE`` pairs.
 
     Raises:
-        UserError: the options exclude one another.
+        UserError: the options are mutually exclusive.
     """
     if args.nucleus is not None and args.beam_size is not None:
         raise UserError(
-            "--nucleus samples and --beam-size searches; give only one of them",
+            "--nucleus and --beam-size are mutually exclusive; give only one of them",
             "arguments.conflict",
         )
     pairs = {
@@ -87,7 +87,7 @@ def decoding_overrides(args: argparse.Namespace) -> list[str]:
 
 
 def unsupported_reason(args: argparse.Namespace, may_open: bool) -> str:
-    """See ``Task.unsupported_reason``: a backbone alone cannot caption."""
+    """See ``Task.unsupported_reason``: a backbone alone cannot caption images."""
     from virtex.captioning.captioner import unsupported_reason as reason
 
     return reason(args, may_open)

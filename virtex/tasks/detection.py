@@ -1,4 +1,4 @@
-"""What the detection tasks share: their command and how it is planned."""
+"""Shared by the detection tasks: their registration, and the plan of their command."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def plan_detection(args: argparse.Namespace) -> Sequence[Job]:
 def protocol_from_config(config: str) -> Protocol:
     """Return the protocol defined by a Detectron2 YAML file.
 
-    The file of a packaged protocol gives that protocol. Any other file gives one that is named
-    after it and versioned by its hash, so that an edited file is another protocol.
+    The file of a packaged protocol yields that protocol. Any other file defines one named after
+    it and versioned by its hash, so that an edited file is a different protocol.
 
     Args:
         config: a path, or a name in Detectron2's model zoo.
@@ -90,6 +90,6 @@ def register_detection(
             arguments=("--task", name),
             is_default=True,
             workers_option="DATALOADER.NUM_WORKERS",
-            fixed_options=("weights", "config"),  # either would make it another protocol
+            fixed_options=("weights", "config"),  # either would change the protocol
         )
     )

@@ -1,4 +1,4 @@
-"""ImageNet classification, or any folder of classes: linear probes, k-NN, few labels."""
+"""Classification of ImageNet or any image folder: linear probes, k-NN, few labels."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ IMAGES = {"imagenet_train": 1281167, "imagenet_val": 50000}
 
 
 def build_evaluator(job: Evaluation) -> Evaluator:
-    """Return the evaluator that the settings of the protocol are for."""
+    """Build the evaluator that matches the settings of the protocol."""
     train, val = read_images(job.args)
     if "KNN" in job.settings:
-        from virtex.probes.jobs import build_extractor
         from virtex.probes.knn import NearestNeighbors
+        from virtex.tasks.jobs import build_extractor
 
         return NearestNeighbors(train, val, job.settings, build_extractor(job.args))
     if "PROBE" in job.settings:
         from virtex.probes.cached_probe import CachedLinearProbe
-        from virtex.probes.jobs import build_extractor
+        from virtex.tasks.jobs import build_extractor
 
         extractor = build_extractor(job.args)
         return CachedLinearProbe(train, val, job.settings, extractor, job.folder, job.args.seed)
     from virtex.probes.classifier_training import ClassifierTraining
-    from virtex.probes.jobs import build_training_options
+    from virtex.tasks.jobs import build_training_options
 
     options = build_training_options(job.args, job.folder)
     return ClassifierTraining(train, val, job.settings, options)
@@ -43,7 +43,7 @@ def build_evaluator(job: Evaluation) -> Evaluator:
 
 def plan(args: argparse.Namespace) -> list[Job]:
     """Plan ``imagenet_linear``: a linear probe, on cached features or not, or k-NN."""
-    from virtex.probes.jobs import plan_probe
+    from virtex.tasks.jobs import plan_probe
 
     task = IMAGENET_KNN if args.knn else IMAGENET_LINEAR
     protocol = for_data_set(task.protocol(args.protocol), args)
@@ -58,12 +58,12 @@ def plan(args: argparse.Namespace) -> list[Job]:
 
 
 def plan_fractions(args: argparse.Namespace) -> list[Job]:
-    """Plan fine-tuning on class-balanced fractions of the labels, one job for each."""
+    """Plan fine-tuning on class-balanced fractions of the labels, one job per fraction."""
     return [plan_fraction(args, fraction) for fraction in sorted(set(args.fraction))]
 
 
 def plan_fraction(args: argparse.Namespace, fraction: float) -> Job:
-    from virtex.probes.jobs import count_processes, plan_probe
+    from virtex.tasks.jobs import count_processes, plan_probe
 
     if fraction > 1:
         raise UserError(
@@ -86,8 +86,8 @@ def plan_fraction(args: argparse.Namespace, fraction: float) -> Job:
 def build_fraction_evaluator(job: Evaluation) -> Evaluator:
     from virtex.data.image_sets import balanced_fraction
     from virtex.probes.classifier_training import ClassifierTraining
-    from virtex.probes.jobs import build_training_options
     from virtex.records import Deviation
+    from virtex.tasks.jobs import build_training_options
 
     fraction = job.options["fraction"]
     full, val = read_images(job.args)
@@ -108,7 +108,7 @@ def build_fraction_evaluator(job: Evaluation) -> Evaluator:
 
 
 def for_data_set(protocol: Protocol, args: argparse.Namespace) -> Protocol:
-    """Return the protocol, as a task named after ``--image-folder`` where that is given."""
+    """Return the protocol, for a task named after ``--image-folder`` if that is given."""
     if not args.image_folder:
         return protocol
     task = protocol.task.replace("imagenet", data_set_name(args), 1)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def build_evaluator(job: Evaluation) -> Evaluator:
     from virtex.data.inaturalist import read_inaturalist
     from virtex.probes.classifier_training import ClassifierTraining
-    from virtex.probes.jobs import build_training_options
+    from virtex.tasks.jobs import build_training_options
 
     train, val = read_inaturalist(Path(job.args.data_root))
     options = build_training_options(job.args, job.folder)
@@ -28,7 +28,7 @@ def build_evaluator(job: Evaluation) -> Evaluator:
 
 def plan(args: argparse.Namespace) -> list[Job]:
     """Plan ``inaturalist_finetune``; with ``--fraction``, ImageNet with few labels."""
-    from virtex.probes.jobs import count_processes, plan_probe
+    from virtex.tasks.jobs import count_processes, plan_probe
 
     if args.fraction:
         return plan_fractions(args)

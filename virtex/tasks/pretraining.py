@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def plan(args: argparse.Namespace) -> Sequence[Job]:
-    """Plan ``virtex.pretrain`` for its parsed arguments; its config chooses between the tasks."""
+    """Plan ``virtex.pretrain`` for its parsed arguments; its config selects the task."""
     from virtex.pretraining.run import PretrainingJob
 
     return [PretrainingJob(args)]

@@ -1,7 +1,7 @@
-"""The Task registry: an entry declares everything the toolkit knows about one task.
+"""The task registry: an entry declares everything the toolkit knows about one task.
 
-``evaluate_all``, the leaderboard, ``check_data``, the documentation's tables and the shell help
-read it. Importing an entry is cheap: torch and the code that evaluates are imported by ``plan``.
+``evaluate_all``, the leaderboard, ``check_data``, the documentation's tables and ``--help`` read
+it. Importing an entry is cheap: torch and the evaluation code are imported by ``plan``.
 """
 
 from __future__ import annotations
@@ -32,21 +32,22 @@ class Task:
 
     Attributes:
         name: the key in records and on command lines.
-        title: the name for people, as in "COCO detection".
-        layout: the files it needs below the data root, and where to get them.
+        title: the displayed name, as in "COCO detection".
+        layout: the required files below the data root, and their sources.
         protocols: short name -> protocol; the first is the default.
-        build_evaluator: reads and checks the data of a job and returns its evaluator; enough for
-            a task of one job without options of its own.
+        build_evaluator: reads and checks the data of a job and returns its evaluator; sufficient
+            for a task of one job without specific options.
         plan: parsed arguments of ``command`` -> the jobs to run; default: one job, evaluated by
-            ``build_evaluator``. Checks the arguments and opens no data.
+            ``build_evaluator``. It checks the arguments but opens no data.
         command: the module in ``virtex.eval_tools`` that runs it.
-        arguments: of the command, that select this task; default for ``probe``: ``--task NAME``.
+        arguments: the arguments of ``command`` that select this task; default for ``probe``:
+            ``--task NAME``.
         read_data: reads and checks all data below a data root, as the task does before it runs.
         is_default: whether ``evaluate_all`` runs it when no tasks are named.
         is_evaluation: False for pretraining, which the leaderboard does not show.
         workers_option: option or setting for the number of data loading processes.
-        seeded_by: its result depends on the seed only with one of these arguments; "" stands for
-            always, an empty tuple for never.
+        seeded_by: arguments with which the result depends on the seed; "" stands for always, an
+            empty tuple for never.
         fixed_options: options of the command that ``evaluate_all --arguments`` must not set.
         unsupported_reason: (parsed arguments, whether the checkpoint may be opened) -> why the
             task cannot evaluate the checkpoint, "" if it can.
@@ -84,19 +85,19 @@ class Task:
         """Return a protocol by its short name; the default for ``None``.
 
         Raises:
-            UserError: the task has no protocol of that name.
+            UserError: the task has no protocol with that name.
         """
         return choose_protocol(dict(self.protocols), self.name, name)
 
     def jobs(self, args: argparse.Namespace) -> Sequence[Job]:
-        """Return the jobs that the parsed arguments of ``command`` ask for.
+        """Return the jobs that the parsed arguments of ``command`` request.
 
         Raises:
             UserError: the arguments are invalid.
         """
         if self.plan is not None:
             return self.plan(args)
-        from virtex.probes.jobs import plan_probe
+        from virtex.tasks.jobs import plan_probe
 
         assert self.build_evaluator is not None  # a task has one or the other
         return [plan_probe(args, self, self.build_evaluator)]
@@ -109,7 +110,7 @@ def register_task(task: Task) -> Task:
     """Add a task to the registry and return it.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: the name is already registered.
     """
     if task.name in TASKS:
         raise ValueError(f"a task named {task.name!r} is already registered")
@@ -183,7 +184,10 @@ def load_plugins() -> None:
     """
     for number, path in enumerate(filter(None, os.environ.get(PLUGINS, "").split(os.pathsep))):
         if not os.path.isfile(path):
-            raise UserError(f"${PLUGINS} names {path}, which is not a file", "environment.plugin")
+            raise UserError(
+                f"${PLUGINS} must list Python files, but {path} is not a file; correct it",
+                "environment.plugin",
+            )
         spec = importlib.util.spec_from_file_location(f"virtex_plugin_{number}", path)
         assert spec is not None and spec.loader is not None  # a path to a file always has one
         spec.loader.exec_module(importlib.util.module_from_spec(spec))

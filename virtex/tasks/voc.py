@@ -8,7 +8,7 @@ from virtex.tasks.detection import register_detection
 
 
 def read_data(data_root: Path) -> None:
-    """Read and check the annotations of all splits, as Detectron2 sees them.
+    """Read and check the annotations of all splits, as Detectron2 reads them.
 
     Raises:
         UserError: an annotation is invalid, or Detectron2 cannot be imported.

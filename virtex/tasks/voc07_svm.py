@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def build_evaluator(job: Evaluation) -> Evaluator:
-    from virtex.probes.jobs import build_extractor
     from virtex.probes.svm import Voc07Svm
+    from virtex.tasks.jobs import build_extractor
 
     args = job.args
     return Voc07Svm(
@@ -32,13 +32,13 @@ def build_evaluator(job: Evaluation) -> Evaluator:
 
 
 def plan(args: argparse.Namespace) -> list[Job]:
-    """Plan one job; another average precision and low-shot are protocols of their own."""
-    from virtex.probes.jobs import plan_probe
+    """Plan one job; another average precision and low-shot are separate protocols."""
+    from virtex.tasks.jobs import plan_probe
 
     protocol = VOC07_SVM.protocol(args.protocol)
     parts = [protocol.name]
     if args.low_shot:
-        # no publication fixes the number of samples and the cost used here
+        # no publication specifies the number of samples and the cost used here
         parts = ["toy"] if protocol.name == "toy" else []
         parts.append("-".join(["low-shot", *map(str, args.low_shot)]))
         protocol = replace(protocol, primary_metric=f"{max(args.low_shot)}-shot/mAP")

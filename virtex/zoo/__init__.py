@@ -1,10 +1,10 @@
-"""The model zoo: ``model_zoo.yaml`` and files like it, looked up, downloaded, loaded strictly.
+"""The model zoo: look up, download and strictly load the models of ``model_zoo.yaml``.
 
 >>> from virtex import zoo
 >>> path = zoo.download("moco/v2_800ep")
 >>> model = zoo.get("width_ablations/bicaptioning_R_50_L1_H2048", pretrained=True)
 
-As a checkpoint's name an entry is ``virtex://NAME``.
+As a checkpoint, an entry is named ``virtex://NAME``.
 """
 
 from virtex.zoo.entries import (

@@ -28,23 +28,23 @@ from virtex.schemas import PlainText, Schema, describe_error
 from virtex.zoo.reading import load_yaml
 
 ZOO_FILE = resource_path("model_zoo.yaml")
-VARIABLE = "VIRTEX_ZOO"  # further files, with os.pathsep between them
+VARIABLE = "VIRTEX_ZOO"  # further files, separated by os.pathsep
 PREFIX = "virtex://"
 MAX_NAME = 200  # bytes of a file name; during a download it is longer
 
 
 def require_url(url: str) -> str:
-    """Accept the web address of a file, whose host and path become folders of the cache."""
+    """Validate the URL of a file; its host and path become folders of the cache."""
     if not re.fullmatch(r"[!-~\xa1-\uffff]{1,2000}", url):
-        raise ValueError("expected an address without spaces")
+        raise ValueError("expected a URL without spaces")
     parts = urlsplit(url)
     *folders, file = parts.path.split("/")
     if parts.scheme not in ("http", "https") or parts.port == 0 or file in ("", ".", ".."):
-        raise ValueError("expected the address of a file, https://…")
+        raise ValueError("expected the URL of a file, https://…")
     if (parts.hostname or ".").startswith(".") or any(
         len(part.encode()) > MAX_NAME for part in (*folders, file, parts.netloc)
     ):
-        raise ValueError("expected an address of a host and short names")
+        raise ValueError("expected a URL with a host and short file names")
     return url
 
 
@@ -77,7 +77,7 @@ class PublishedResult(EntrySchema):
     Attributes:
         task, protocol, metric: as in a result record (protocol: its name, version 1).
         value: in percent.
-        source: where it is published.
+        source: the publication.
         model: name of the model.
         arch: name of its backbone's architecture.
         entry: name of the zoo entry; "" if there is none.
@@ -121,10 +121,10 @@ class Entry(EntrySchema):
         config: the pretraining config it was trained with, packaged or a file; "" if none.
         tokenizer: the vocabulary of its captions, a file; "" for that of the config.
         input_fields: see ``input``.
-        pretraining_data, license, source: for people; source is where the address is published.
+        pretraining_data, license, source: informational; source publishes the URL.
         results: published numbers.
         name: in the zoo.
-        zoo_file: the file that has the entry.
+        zoo_file: the file that contains the entry.
     """
 
     urls: Annotated[tuple[Url, ...], Field(strict=False, min_length=1, max_length=100)]
@@ -147,16 +147,16 @@ class Entry(EntrySchema):
     @model_validator(mode="after")
     def require_config(self) -> Entry:
         if self.holds == "model" and not self.config:
-            raise ValueError("expected a config, because it holds a whole model")
+            raise ValueError("expected a config, because the file contains a whole model")
         return self
 
     @property
     def input(self) -> InputSpec | None:
-        """What the model expects of an image; None: as its format defines."""
+        """Return the input that the model expects; None for that of its format."""
         return InputSpec(**dict(self.input_fields)) if self.input_fields else None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return JSON types; None for what is unknown."""
+        """Return JSON types; None for unknown values."""
         known = {key: value or None for key, value in self.model_dump(mode="json").items()}
         known["input"] = known.pop("input_fields")
         return known
@@ -167,10 +167,10 @@ class ZooFile(EntrySchema):
 
 
 def entries() -> dict[str, Entry]:
-    """Return every entry by name: of ``model_zoo.yaml``, then of the files in ``VIRTEX_ZOO``.
+    """Return all entries by name, from ``model_zoo.yaml`` and the files in ``VIRTEX_ZOO``.
 
     Raises:
-        UserError: a file is invalid, or a name is in two of them.
+        UserError: a file is invalid, or two files define the same name.
     """
     paths = os.environ.get(VARIABLE, "").split(os.pathsep)
     found = dict(entries_of(ZOO_FILE))
@@ -186,7 +186,7 @@ def entries() -> dict[str, Entry]:
 
 
 def resolve_path(path: str) -> Path:
-    """Return the absolute path, links followed, except of a link to itself."""
+    """Return the absolute path with links resolved, except a link to itself."""
     return Path(os.path.realpath(os.path.expanduser(path)))
 
 
@@ -228,10 +228,10 @@ def _entries_of(path: Path, changed: int) -> dict[str, Entry]:
 
 
 def find(name: str) -> Entry:
-    """Return the entry of this name; its last part is enough where it is unique.
+    """Return the entry with this name; its last part is sufficient if unique.
 
     Raises:
-        UserError: there is none, or there are several; the names are listed.
+        UserError: no entry or several entries match; the message lists names.
     """
     known, wanted = entries(), name.removeprefix(PREFIX).removesuffix(".yaml")
     if wanted in known:
@@ -240,7 +240,7 @@ def find(name: str) -> Entry:
     if len({entry.urls for entry in named}) > 1:
         several = " or ".join(entry.name for entry in named)
         raise UserError(
-            f"several models are named {wanted!r} in the zoo; choose {several}", "zoo.ambiguous"
+            f"several zoo models are named {wanted!r}; choose {several}", "zoo.ambiguous"
         )
     if named:
         return named[0]
@@ -248,13 +248,13 @@ def find(name: str) -> Entry:
     near = difflib.get_close_matches(wanted[:MAX_NAME], [*known, *last_parts], n=3, cutoff=0.5)
     names = ", ".join(dict.fromkeys(last_parts.get(key, key) for key in near))
     hint = f"did you mean {names}?" if near else "eval_tools/model_zoo.py list shows all"
-    raise UserError(f"no model is named {wanted!r} in the zoo; {hint}", "zoo.unknown_model")
+    raise UserError(f"unknown zoo model {wanted!r}; {hint}", "zoo.unknown_model")
 
 
 def entry_named(checkpoint: str) -> Entry | None:
     """Return the entry of ``virtex://NAME``, None for any other name of a checkpoint.
 
     Raises:
-        UserError: there is no such entry.
+        UserError: the entry does not exist.
     """
     return find(checkpoint) if checkpoint.startswith(PREFIX) else None

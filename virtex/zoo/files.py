@@ -1,4 +1,4 @@
-"""The files of zoo entries: in the cache, downloaded, copied."""
+"""Download the files of zoo entries to the cache, and copy them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def fetch_entry(entry: Entry) -> Path:
     """Return the file of a zoo entry in the cache, downloaded once.
 
     Raises:
-        CheckpointError: it could not be downloaded, or has another hash or size than the entry.
+        CheckpointError: it could not be downloaded, or does not have the hash or size of the entry.
     """
     return download(entry.urls, cached_file(entry), entry.sha256, entry.size)
 
@@ -25,7 +25,7 @@ def copy_entry(entry: Entry, folder: Path) -> Path:
     """Copy the file of a zoo entry to a folder, which is created.
 
     Raises:
-        UserError: it could not be downloaded or written, or another file has its name.
+        UserError: it could not be downloaded or written, or a different file exists there.
     """
     cached, path = fetch_entry(entry), folder / entry.file
     try:
@@ -33,23 +33,23 @@ def copy_entry(entry: Entry, folder: Path) -> Path:
             if path.is_file() and sha256_of(path) == sha256_of(cached):
                 return path
             raise UserError(
-                f"{path} exists and is not {entry.name}; name another folder", "zoo.output"
+                f"{path} exists and is not {entry.name}; choose another folder", "zoo.output"
             )
         folder.mkdir(parents=True, exist_ok=True)
         with open(cached, "rb") as source:
             replace_file(path, lambda file: shutil.copyfileobj(source, file, 1 << 20))
     except OSError as error:
         raise UserError(
-            f"{path} cannot be written ({error.strerror or error}); name another folder",
+            f"{path} cannot be written ({error.strerror or error}); choose another folder",
             "zoo.output",
         ) from error
     return path
 
 
 def cached_file(entry: Entry) -> Path:
-    """Return where the cache keeps the file of a zoo entry, whether it exists or not."""
+    """Return the cache path of a zoo entry's file, which may not exist yet."""
     path = cached_path(entry.urls[0])
     if path.name == entry.file:
         return path
-    # files of other addresses may have the same name
+    # files of other URLs may have the same name
     return path.parent / hashlib.sha256(path.name.encode()).hexdigest()[:12] / entry.file

@@ -1,4 +1,4 @@
-"""Zoo entries as a table and as JSON."""
+"""Format zoo entries as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from virtex.zoo.files import cached_file
 
 
 def as_table(found: Sequence[Entry]) -> str:
-    """Return a line per model, with only the name of its license."""
+    """Return one line per model, with only the name of its license."""
     rows = [
         (
             entry.name,

@@ -1,4 +1,4 @@
-"""Zoo models in Python: download, whole models with their textual head, the backbone."""
+"""The zoo's Python API: files, whole models with their textual head, the backbone."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def download(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
 
     Args:
         name: as ``width_ablations/bicaptioning_R_50_L1_H2048``, or its last part alone.
-        folder: for a copy; ``None``: only in the cache, where ``virtex://NAME`` looks.
+        folder: for a copy; ``None`` for the cache only, which ``virtex://NAME`` uses.
 
     Raises:
-        UserError: there is no such entry, or its file could not be downloaded.
+        UserError: the entry does not exist, or its file could not be downloaded.
     """
     from virtex.zoo.files import copy_entry, fetch_entry
 
@@ -34,10 +34,10 @@ def download(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
 
 
 def config_yaml(name: str) -> str:
-    """Return every setting of a model's pretraining, as YAML that reproduces it.
+    """Return all settings of a model's pretraining, as YAML that reproduces it.
 
     Raises:
-        UserError: there is no such entry, or it has no config.
+        UserError: the entry does not exist, or has no config.
     """
     from virtex.config import load_config
 
@@ -53,12 +53,12 @@ def config_yaml(name: str) -> str:
 
 
 def config_of(entry: Entry) -> str:
-    """Return the name of a packaged config, or the path of one beside the entry's zoo file."""
+    """Return the name of a packaged config, or the path of one next to the entry's zoo file."""
     return beside_zoo_file(entry, entry.config)
 
 
 def beside_zoo_file(entry: Entry, name: str) -> str:
-    """Return the path of a file beside the entry's zoo file if it exists, else ``name``."""
+    """Return the path of a file next to the entry's zoo file if it exists, else ``name``."""
     beside = entry.zoo_file.parent / name
     return str(beside) if beside.is_file() else name
 
@@ -71,7 +71,7 @@ def get(name: str, pretrained: bool = False) -> PretrainingModel:
         pretrained: with its published weights, downloaded once; else randomly initialized.
 
     Raises:
-        UserError: there is no such model, or its weights could not be downloaded.
+        UserError: the model does not exist, or its weights could not be downloaded.
     """
     from virtex.config import load_config
     from virtex.pretraining.models.build import build_model
@@ -92,10 +92,10 @@ def load(checkpoint: str) -> PretrainingModel:
     """Return the whole model of a checkpoint of ``virtex.pretrain``, in eval mode.
 
     Args:
-        checkpoint: a path with ``pretrain_config.yaml`` beside it, or ``virtex://NAME``.
+        checkpoint: a path with ``pretrain_config.yaml`` next to it, or ``virtex://NAME``.
 
     Raises:
-        UserError: there is no config beside it, or it is the config of another model.
+        UserError: the config is missing, or is that of another model.
     """
     from virtex.config import load_config
     from virtex.pretraining.models.build import build_model
@@ -108,10 +108,10 @@ def load(checkpoint: str) -> PretrainingModel:
 
 
 def config_beside(checkpoint: str) -> Path:
-    """Return the ``pretrain_config.yaml`` that training wrote beside a checkpoint.
+    """Return the ``pretrain_config.yaml`` that training wrote next to a checkpoint.
 
     Raises:
-        UserError: there is none.
+        UserError: it is missing.
     """
     from virtex.checkpoints.sources import resolve
 
@@ -130,7 +130,7 @@ def resnet50(pretrained: bool | str = False, **kwargs: Any) -> nn.Module:
 
     Args:
         pretrained: ``True``: the backbone of VirTex's best model (bicaptioning, L1 H2048),
-            downloaded once; a path, address or other name of a checkpoint: the backbone in it,
+            downloaded once; a path, URL or other name of a checkpoint: the backbone in it,
             whatever its format; ``False``: randomly initialized.
         kwargs: for ``torchvision.models.ResNet``.
 
@@ -160,10 +160,10 @@ def resnet50(pretrained: bool | str = False, **kwargs: Any) -> nn.Module:
 
 
 def load_weights(model: nn.Module, checkpoint: str) -> None:
-    """Load all weights of a pretraining model from a checkpoint, which must hold no others.
+    """Load all weights of a pretraining model from a checkpoint, which must contain no others.
 
     Args:
-        checkpoint: a path, an address or another name of a checkpoint.
+        checkpoint: a path, a URL or another name of a checkpoint.
 
     Raises:
         UserError: the checkpoint could not be loaded, or is of another model.
@@ -206,5 +206,6 @@ def fill(model: nn.Module, weights: dict[str, Any], checkpoint: str) -> None:
         first = problems[0] if problems else str(error)
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
         raise UserError(
-            f"{checkpoint} holds another model: {first[:300]}{more}", "checkpoint.other_model"
+            f"{checkpoint} contains another model: {first[:300]}{more}",
+            "checkpoint.other_model",
         ) from error

@@ -1,4 +1,4 @@
-"""Published numbers: of the zoo's models, and of models it does not hold."""
+"""Published results of the zoo's models and of other models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RESULTS_FILE = resource_path("published_results.csv")
 
 
 def published_results() -> list[PublishedResult]:
-    """Return every published number, once; of several entries of a model, the first one's.
+    """Return each published number once; of a model with several entries, those of the first.
 
     Raises:
         UserError: a zoo file is invalid.
@@ -35,10 +35,10 @@ def published_results() -> list[PublishedResult]:
 
 
 def matching(name: str, sha256: str) -> Entry | None:
-    """Return the zoo's entry of an evaluated model, None if it has none.
+    """Return the zoo entry of an evaluated model; None if it has none.
 
     Args:
-        name: the requested name: ``virtex://NAME``, an address, or anything else.
+        name: the requested name: ``virtex://NAME``, a URL, or anything else.
         sha256: of the file; an entry with another hash does not match.
 
     Raises:
@@ -48,7 +48,7 @@ def matching(name: str, sha256: str) -> Entry | None:
     if name.startswith(PREFIX):
         try:
             named = [find(name)]
-        except UserError:  # of a zoo file that is not given now
+        except UserError:  # its zoo file is not in VIRTEX_ZOO any more
             named = []
     else:
         named = [entry for entry in known if name in entry.urls]

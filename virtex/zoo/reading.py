@@ -1,4 +1,4 @@
-"""YAML files without duplicate keys."""
+"""Read YAML files, rejecting duplicate keys."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from virtex.errors import UserError
 from virtex.files import read_file
 from virtex.text import one_line
 
-MAX_BYTES = 500_000  # PyYAML takes seconds for more
+MAX_BYTES = 500_000  # PyYAML takes seconds beyond it
 NESTED = re.compile(rb"(?:[\[{]\s*){50}")  # PyYAML's time is quadratic in the depth
-MAX_KEYS = 1_000  # of a mapping with what it merges
+MAX_KEYS = 1_000  # of a mapping, including merged ones
 
 
 class Loader(yaml.SafeLoader):
-    """Rejects duplicate keys, of which YAML takes the last, and merges (<<) that multiply."""
+    """Reject duplicate keys, of which PyYAML keeps the last, and merges (<<) that multiply."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -61,7 +61,7 @@ def load_yaml(path: Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         problem = one_line(getattr(error, "problem", None) or error)
-        hint = "; quote an address with ?" if "'?'" in problem else ""
+        hint = "; quote a URL that contains ?" if "'?'" in problem else ""
         raise UserError(f"{path}{line}: invalid YAML: {problem}{hint}", "zoo.invalid") from error
     if isinstance(tree, dict):
         return {key: value for key, value in tree.items() if not str(key).startswith("x-")}

@@ -1,4 +1,4 @@
-"""``virtex://NAME`` as the name of a checkpoint."""
+"""Resolve ``virtex://NAME`` to a checkpoint."""
 
 from virtex.checkpoints.sources import Resolved, register_source
 from virtex.zoo.entries import PREFIX, find

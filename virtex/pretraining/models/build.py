@@ -22,7 +22,7 @@ def build_model(config: CfgNode) -> PretrainingModel:
     It is initialized from torch's generator; its state_dict has the published names.
 
     Raises:
-        UserError: unknown backbone.
+        UserError: the backbone is unknown.
     """
     visual = config.MODEL.VISUAL
     backbone = build_visual(

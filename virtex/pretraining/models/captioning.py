@@ -58,7 +58,7 @@ class CaptioningModel(nn.Module):
         """Compute the losses from visual features (batch, channels, height, width).
 
         The image is projected once; both directions are embedded and classified together. The
-        last token of a caption has nothing to predict and is dropped.
+        last token of a caption is dropped, as it has no target.
         """
         directions = {"captioning_forward": (self.textual, tokens)}
         if self.backward_textual is not None:
@@ -96,7 +96,7 @@ class CaptioningModel(nn.Module):
         """Generate token ids for images (batch, 3, height, width), without [SOS] and [EOS].
 
         Args:
-            draws: see ``NucleusSampling``; for no other decoder.
+            draws: see ``NucleusSampling``; only for that decoder.
         """
         extra = () if draws is None else (draws,)
         tokens, _ = self.decoder(self.textual, self.visual(images), self.sos, self.eos, *extra)

@@ -1,4 +1,4 @@
-"""Multi-label classification: the labels are the tokens of a caption, or object classes."""
+"""Multi-label classification of images by caption tokens or object classes."""
 
 from collections.abc import Sequence
 

@@ -32,7 +32,7 @@ class BeamSearch:
     def __call__(
         self, head: TransformerTextualHead, features: Tensor, start: int, end: int
     ) -> tuple[Tensor, Tensor]:
-        """Find the best caption of each image.
+        """Find the most probable caption of each image.
 
         Args:
             features: (batch, channels, height, width).
@@ -107,9 +107,9 @@ class NucleusSampling:
             logits = state.step(last).float()
             ranked, order = logits.sort(descending=True)
             share = ranked.softmax(dim=-1)
-            outside = share.cumsum(dim=-1) - share > self.nucleus_size  # complete before it
+            outside = share.cumsum(dim=-1) - share > self.nucleus_size  # after the nucleus
             ranked = ranked.masked_fill(outside | (order == last[:, None]), -torch.inf)
-            # a nucleus of the previous token only is empty; use the next most probable token then
+            # without the previous token, a nucleus may be empty: use the next most probable token
             ranked[:, 1] = torch.where(
                 ranked.isneginf().all(dim=-1), torch.zeros_like(ranked[:, 1]), ranked[:, 1]
             )

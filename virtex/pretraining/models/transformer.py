@@ -1,7 +1,7 @@
 """A transformer decoder that skips padding and caches keys and values.
 
 Parameters (names and shapes) and results are those of ``torch.nn.TransformerDecoder``; it does
-less work:
+less computation:
 
 - Layers that treat tokens independently (projections, feed-forward, norms) run on the tokens
   without padding, as rows (tokens, hidden). Only attention, which mixes the tokens of a caption,
@@ -78,7 +78,7 @@ class LayerCache:
     values: Tensor | None = None
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Append those of one more token and return all."""
+        """Append the keys and values of one more token; return all."""
         if self.keys is not None and self.values is not None:
             keys = torch.cat([self.keys, keys], dim=2)
             values = torch.cat([self.values, values], dim=2)

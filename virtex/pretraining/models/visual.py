@@ -19,7 +19,7 @@ PREFIX = "torchvision::"
 
 
 class VisualBackbone(nn.Module):
-    """Images to a grid of features.
+    """Map images to a grid of features.
 
     Attributes:
         cnn: the network, without a classifier.
@@ -54,7 +54,7 @@ def visual_arch(name: str) -> Arch:
         name: ``torchvision::`` and the name of a network there, of a registered family.
 
     Raises:
-        UserError: there is no such network, or no family supports it.
+        UserError: the network does not exist, or no family supports it.
     """
     network = name.removeprefix(PREFIX)
     names = torchvision.models.list_models(torchvision.models)
@@ -72,7 +72,7 @@ def visual_arch(name: str) -> Arch:
 
 
 def last_stride(arch: Arch) -> int:
-    """Return the pixels per location of the last feature map."""
+    """Return the stride in pixels of the last feature map."""
     return list(family_of(arch).strides(arch).values())[-1]
 
 
@@ -87,12 +87,12 @@ def build_visual(
 
     Args:
         name: see ``visual_arch``.
-        feature_size: the config's number of channels; 0 if it gives none.
+        feature_size: the config's number of channels; 0 to skip the check.
         pretrained: start from torchvision's ImageNet weights (a download).
         zero_init_residual: initialize each residual block as the identity (arXiv 1706.02677, 5.1).
 
     Raises:
-        UserError: there is no such network, or it has another number of channels.
+        UserError: the network does not exist, or has another number of channels.
     """
     arch, network = visual_arch(name), name.removeprefix(PREFIX)
     cnn = build_torchvision(network, zero_init_residual=zero_init_residual)

@@ -1,4 +1,4 @@
-"""From the parsed arguments of a probe's command to its job."""
+"""Build the job of a probe from its parsed command line."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def run_probe(args: argparse.Namespace, planner: Planner) -> int:
-    """Run a probe's command, or list the feature cache.
+    """Run the command of a probe, or list the feature cache.
 
     Returns:
         The exit status.
@@ -56,11 +56,11 @@ def plan_probe(
     options: Mapping[str, Any] | None = None,
     model_identity: Callable[[Backbone], dict[str, Any]] | None = None,
 ) -> Evaluation:
-    """Return the job of a task with the user's overrides.
+    """Build the job of a task with the user's overrides.
 
     Args:
         build_evaluator: see ``Evaluation``.
-        protocol: default: the task's, as ``--protocol`` says.
+        protocol: default: the one that ``--protocol`` selects.
         layout: default: the task's, unless a protocol for other data is given.
         folder: default: ``--output-dir``.
         overrides: ``KEY VALUE …``; default: those of the command line.
@@ -87,7 +87,7 @@ def plan_probe(
 
 
 def build_extractor(args: argparse.Namespace) -> FeatureExtractor:
-    """Return how the command line asks for features to be computed and cached."""
+    """Build the feature extractor from the command line's options."""
     return FeatureExtractor(
         torch.device(device_of(args)),
         build_feature_cache(args),
@@ -102,7 +102,7 @@ def build_feature_cache(args: argparse.Namespace) -> FeatureCache:
 
 
 def build_training_options(args: argparse.Namespace, folder: Path) -> "TrainingOptions":
-    """Return the command line's options of a training, besides its settings."""
+    """Build the training options from the command line; settings are separate."""
     from virtex.probes.classifier_training import TrainingOptions
 
     return TrainingOptions(
