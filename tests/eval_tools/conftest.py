@@ -1,11 +1,11 @@
-"""Toy data, caches of their own and finished runs for the tools' tests."""
+"""Toy data, private caches and finished runs for the tests of the tools."""
 
 import functools
 import shutil
 
 import pytest
 
-from tests.eval_tools.probe_runs import ended_well, often, write_data
+from tests.eval_tools.probe_runs import log_flags, run_to_end, write_data
 
 
 @pytest.fixture(scope="session")
@@ -14,8 +14,8 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_cache_of_the_users(tmp_path_factory):
-    """Random backbones are kept here; features in a folder that each test has for itself."""
+def private_backbone_cache(tmp_path_factory):
+    """Keep random backbones out of the user's cache; each test has its own feature cache."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("FVCORE_CACHE", str(folder))
@@ -32,22 +32,22 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def out(tmp_path):
-    """An output folder that is not there yet; deleted after the test, for checkpoints are large."""
+    """A new output folder, deleted after the test because checkpoints are large."""
     yield tmp_path / "out"
     shutil.rmtree(tmp_path)
 
 
 @pytest.fixture(scope="session")
 def finished(data, tmp_path_factory):
-    """Kind -> a finished run, to look at and never to change."""
+    """Kind -> a finished run, read-only."""
     folder = tmp_path_factory.mktemp("finished")
 
     @functools.cache
     def run(kind):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("VIRTEX_FEATURE_CACHE", str(folder / f"features of {kind}"))
-            patch.setenv("LOKY_MAX_CPU_COUNT", "1")  # liblinear's processes take long to start
-            return ended_well(kind, data, folder / kind, *often(kind))
+            patch.setenv("VIRTEX_FEATURE_CACHE", str(folder / f"features_{kind}"))
+            patch.setenv("LOKY_MAX_CPU_COUNT", "1")  # liblinear's processes are slow to start
+            return run_to_end(kind, data, folder / kind, *log_flags(kind))
 
     yield run
     shutil.rmtree(folder)
@@ -55,7 +55,7 @@ def finished(data, tmp_path_factory):
 
 @pytest.fixture
 def copy_of_data(data, tmp_path):
-    """ImageNet and iNaturalist to be spoiled, and VOC2007."""
+    """A copy of ImageNet, iNaturalist and VOC2007 that a test may change."""
     root = tmp_path / "data"
     for name in ("imagenet", "inaturalist", "VOC2007"):
         shutil.copytree(data / name, root / name)

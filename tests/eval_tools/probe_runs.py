@@ -1,7 +1,7 @@
-"""Short runs of the probes' tools on toy data, and what they leave behind.
+"""Short runs of the probe tools on toy data, and helpers to read their outputs.
 
-As a program it runs several of them in the processes that torchrun has started, one after the
-other: ``torchrun --nproc-per-node 2 -m tests.eval_tools.probe_runs FILE``, which holds a list of
+Run several in the processes of torchrun, one after the other, with
+``torchrun --nproc-per-node 2 -m tests.eval_tools.probe_runs FILE``; FILE is a list of
 [kind, port, arguments].
 """
 
@@ -19,13 +19,13 @@ from virtex.cli import run_tool
 from virtex.data.toy import write_toy_data
 from virtex.eval_tools import imagenet_linear, inaturalist_finetune, voc07_svm
 
-# odd, so that two processes validate different numbers of images; one of each class at least
+# odd, so that two processes validate different numbers of images; at least one per class
 TRAIN_IMAGES, VAL_IMAGES = 40, 21
 CHECKPOINT = "random:resnet18"
 
 CROPS = {"DATA.IMAGE_CROP_SIZE": 32, "DATA.IMAGE_RESIZE_SIZE": 36}
 EPOCH = CROPS | {"OPTIM.BATCH_SIZE": 8, "OPTIM.NUM_EPOCHS": 1.0}
-# of 10 iterations
+# 10 iterations
 TRAINED = EPOCH | {"OPTIM.NUM_EPOCHS": 2.0, "OPTIM.LR": 0.2}
 FINETUNED = TRAINED | {"OPTIM.CNN_LR": 0.01, "OPTIM.LR_STEP_EPOCHS": [1.0]}
 GRID = CROPS | {"PROBE.NUM_EPOCHS": 5, "PROBE.LRS": [0.001, 0.01, 0.1], "PROBE.BATCH_SIZE": 16}
@@ -33,12 +33,12 @@ GRID = CROPS | {"PROBE.NUM_EPOCHS": 5, "PROBE.LRS": [0.001, 0.01, 0.1], "PROBE.B
 
 @dataclass(frozen=True)
 class Kind:
-    """A tool, as it is called.
+    """A tool and its arguments.
 
     Attributes:
-        name: of the protocol, as the record says it.
-        metric: the primary one.
-        settings: overrides, which are the deviations of the record.
+        name: protocol in the record.
+        metric: primary metric.
+        settings: overrides, the deviations in the record.
     """
 
     tool: ModuleType
@@ -83,43 +83,43 @@ KINDS = {
 
 
 def write_data(root: Path) -> Path:
-    """A data root with toy images of every task."""
+    """Write a data root with toy images of every task."""
     write_toy_data(root, seed=0, train_images=TRAIN_IMAGES, val_images=VAL_IMAGES)
     return root
 
 
 def arguments(kind, data, out, *flags, **settings):
-    """Command-line arguments; ``OPTIM__LR=1`` for ``OPTIM.LR 1``. Later flags win."""
+    """Return command-line arguments; ``OPTIM__LR=1`` stands for ``OPTIM.LR 1``."""
     kind = KINDS[kind]
-    # the part of the name that --low-shot and --ap do not add
+    # without the suffixes of --low-shot and --ap
     protocol = "toy-cached" if kind.name == "toy-cached" else "toy"
     settings = {**kind.settings, **{k.replace("__", "."): v for k, v in settings.items()}}
     return [
         *("--checkpoint", CHECKPOINT, *kind.flags, "--protocol", protocol),
         *("--data-root", str(data), "--output-dir", str(out), "--num-gpus", "0"),
         *map(str, flags),
-        *("--num-workers", "0"),  # after --fraction, which would take the settings for fractions
+        *("--num-workers", "0"),  # ends the values of --fraction
         *(str(word) for pair in settings.items() for word in pair),
     ]
 
 
 def status_of(kind, argv):
-    """Exit status of the tool, in this process."""
+    """Run the tool in this process and return its exit status."""
     tool = KINDS[kind].tool
     try:
         run_tool(tool.main, tool.build_parser(), argv)
-    except SystemExit as left:
-        return left.code
+    except SystemExit as exit_error:
+        return exit_error.code
 
 
 def command(kind, data, out, *flags, **settings):
-    """The same as a command of its own."""
+    """Return the command line of a separate process."""
     tool = str(Path(KINDS[kind].tool.__file__))
     return [sys.executable, tool, *arguments(kind, data, out, *flags, **settings)]
 
 
-def ended_well(kind, data, out, *flags, **settings):
-    """The folder of a run that ended well."""
+def run_to_end(kind, data, out, *flags, **settings):
+    """Run to the end and return the output folder."""
     assert status_of(kind, arguments(kind, data, out, *flags, **settings)) == 0
     return out
 
@@ -129,13 +129,13 @@ def record_of(folder):
 
 
 def overrides_in(record):
-    """Key -> value of the deviations that somebody asked for."""
+    """Key -> value of the requested deviations."""
     deviations = record["protocol"]["overrides"]
     return {d["key"]: d["run"] for d in deviations if d["reason"] == "override"}
 
 
 def from_data_in(record):
-    """Key -> (protocol's, run's) value of the deviations that the data made necessary."""
+    """Key -> (value of the protocol, value of the run) of deviations caused by the data."""
     deviations = record["protocol"]["overrides"]
     return {d["key"]: (d["protocol"], d["run"]) for d in deviations if d["reason"] == "data"}
 
@@ -159,40 +159,44 @@ DATA = {
 
 
 def quick():
-    """One iteration; ``KEY=VALUE`` as ``arguments`` takes it."""
+    """Return settings of ``arguments`` for one iteration."""
     return {"OPTIM__NUM_EPOCHS": 0.2, "OPTIM__LR_STEP_EPOCHS": [0.1]} | {"OPTIM__LR": 0.01}
 
 
-def refused(capsys, out, kind, argv):
-    """The sentence with which a tool declines; nothing is written."""
+def assert_rejected(capsys, out, kind, argv, code, *named):
+    """Expect exit status 2 and one error with ``code`` that names each of ``named``.
+
+    The output folder must not change.
+    """
     before = files_in(out)
     capsys.readouterr()
     assert status_of(kind, argv) == 2
+    assert_error(capsys, code, *named)
+    assert files_in(out) == before
+
+
+def assert_error(capsys, code, *named):
+    """Expect one error with ``code`` on stderr that names each of ``named``."""
     error = capsys.readouterr().err
     assert "Traceback" not in error
-    assert files_in(out) == before
-    return error.partition("error: ")[2].strip()
-
-
-def refused_in_a_line(capsys, out, kind, argv):
-    error = refused(capsys, out, kind, argv)
-    assert error and "\n" not in error
-    return error
+    assert error.count("error: ") == 1 and f"[{code}]" in error, error
+    for name in named:
+        assert str(name) in error
 
 
 def comparable(record):
-    """A record but for times and dates, and the state of this checkout."""
+    """Return a record without times, dates and the state of this checkout."""
     environment = record["environment"] | {"git_revision": None}
     return record | {"environment": environment, "timing": None, "created": None}
 
 
-def often(kind):
+def log_flags(kind):
     return ("--log-every", "1") if kind in TRAINING else ()
 
 
 if __name__ == "__main__":
     for chosen, port, argv in json.loads(Path(sys.argv[1]).read_text()):
-        # a store of each run's own, for torchrun's would give it the last one's addresses
+        # a separate store per run: torchrun's contains the addresses of the previous run
         os.environ |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "False"}
         if status_of(chosen, argv):
-            sys.exit(f"{chosen} did not end well")
+            sys.exit(f"{chosen} failed")

@@ -1,4 +1,4 @@
-"""Probes in two processes, which torchrun starts, find what one process finds."""
+"""Probes in two processes of torchrun give the same results as in one process."""
 
 import contextlib
 import csv
@@ -16,8 +16,8 @@ import torch
 from tests.eval_tools.probe_runs import (
     VAL_IMAGES,
     arguments,
-    ended_well,
     record_of,
+    run_to_end,
     write_data,
 )
 from tests.run_states import content_of
@@ -34,8 +34,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def kept_apart(folder):
-    """Random backbones are kept here, not in the user's cache."""
+def private_backbone_cache(folder):
+    """Keep random backbones out of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FVCORE_CACHE", str(folder / "backbones"))
         yield
@@ -51,7 +51,7 @@ def alone(folder):
     """Probe -> the folder of its run in this process."""
     data = write_data(folder / "data")
     return {
-        probe: ended_well(
+        probe: run_to_end(
             probe, data, folder / "alone" / probe, *flags_of(probe, folder / "alone/features")
         )
         for probe in PROBES
@@ -60,7 +60,7 @@ def alone(folder):
 
 @pytest.fixture(scope="module")
 def two(folder, alone):
-    """Probe -> the folder of its run in two processes; all in one job, which starts only once."""
+    """Probe -> the folder of its run in two processes; all run in one torchrun job."""
     found = {probe: folder / "two" / probe for probe in PROBES}
     flags = {probe: flags_of(probe, folder / "two/features") for probe in PROBES}
     runs = [
@@ -89,7 +89,7 @@ def free_ports(number):
 
 
 @pytest.mark.parametrize("probe", PROBES)
-def test_two_processes_give_the_metrics_of_one(alone, two, probe):
+def test_same_metrics(alone, two, probe):
     record, expected = record_of(two[probe]), record_of(alone[probe])
     assert record["environment"]["processes"] == 2
     assert record["metrics"] == pytest.approx(expected["metrics"], abs=1e-9)
@@ -98,7 +98,7 @@ def test_two_processes_give_the_metrics_of_one(alone, two, probe):
 
 
 @pytest.mark.parametrize("probe", ["cached", "linear"])
-def test_every_validation_image_counts_once(alone, two, probe):
+def test_each_validation_image_counts_once(alone, two, probe):
     tables = []
     for run in (two, alone):
         with open(run[probe] / "per_class.csv", newline="") as file:
@@ -109,7 +109,7 @@ def test_every_validation_image_counts_once(alone, two, probe):
 
 
 @pytest.mark.parametrize("metric", ["top1", "top5", "k20/top5"])
-def test_neighbors_are_counted_over_every_validation_image(two, metric):
+def test_knn_accuracy_covers_all_images(two, metric):
     right = record_of(two["knn"])["metrics"][metric] * VAL_IMAGES / 100
     assert right == pytest.approx(round(right), abs=1e-9)
 
@@ -119,23 +119,23 @@ def features_in(cache):
     return {path.parent.name: np.load(path) for path in cache.glob("*/features.npy")}
 
 
-def test_features_that_two_processes_share_out_are_those_of_one(folder, alone, two):
+def test_same_features(folder, alone, two):
     found, expected = (features_in(folder / name / "features") for name in ("two", "alone"))
     assert len(expected) == 4  # train and val of VOC2007 and of ImageNet
     assert found.keys() == expected.keys()
     for name, features in expected.items():
         assert features.any(axis=1).all()
-        # other batches are other orders of summation
+        # other batches change the order of summation
         np.testing.assert_allclose(found[name], features, rtol=0, atol=1e-6)
     assert not list(Path(folder, "two/features").glob("partial-*"))
 
 
-def test_two_processes_compute_features_once_for_all_probes(two):
+def test_features_are_computed_once(two):
     assert "features of imagenet_train" in (two["cached"] / "log.txt").read_text()
     assert "features of imagenet_train" not in (two["knn"] / "log.txt").read_text()
 
 
-def test_a_grid_that_processes_share_out_chooses_the_same_setting(alone, two):
+def test_same_grid(alone, two):
     chosen = [record_of(run["cached"])["details"]["chosen"] for run in (two, alone)]
     assert chosen[0] == chosen[1]
     grids = [(run["cached"] / "grid.csv").read_text() for run in (two, alone)]
@@ -143,14 +143,14 @@ def test_a_grid_that_processes_share_out_chooses_the_same_setting(alone, two):
     assert grids[0] == grids[1]
 
 
-def test_an_svm_chooses_the_same_costs(alone, two):
+def test_same_svm_costs(alone, two):
     costs = [record_of(run["svm"])["details"]["svm_costs"] for run in (two, alone)]
     assert costs[0] == costs[1]
 
 
-def test_the_same_global_batches_train_the_same_head(alone, two):
+def test_same_trained_head(alone, two):
     found, expected = (content_of(run["linear"])["model"] for run in (two, alone))
     assert found.keys() == expected.keys()
-    assert expected["head.weight"].abs().max() > 0.03  # it has moved from where it began
+    assert expected["head.weight"].abs().max() > 0.03  # it has been trained
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-5)

@@ -32,7 +32,7 @@ def evaluation(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("FVCORE_CACHE", "VIRTEX_FEATURE_CACHE"):
             patch.setenv(name, str(folder / name))
-        yield data, probe_runs.ended_well("svm", data, folder / "out")
+        yield data, probe_runs.run_to_end("svm", data, folder / "out")
     shutil.rmtree(folder)
 
 
@@ -88,6 +88,6 @@ def test_scores_reach_the_metrics_file(evaluation, out, torn):
     shutil.copytree(finished, out)
     (out / "result.json").unlink()
     (out / "metrics.json").write_text(torn)
-    probe_runs.ended_well("svm", data, out, "--resume")
+    probe_runs.run_to_end("svm", data, out, "--resume")
     whole = probe_runs.lines_of(finished)
     assert probe_runs.lines_of(out) == whole and whole[0]["mAP"] > 0

@@ -107,7 +107,7 @@ def test_whatever_captions_a_vocabulary_is_learnt_from(folder, content, suffix):
         status, _, err = run(
             tokenizer, "--captions", captions, "--vocab-size", "24", "--output", output
         )
-    require_plain(status, err, captions, "captions", "vocabulary")
+    require_plain(status, err, captions, "captions", "--vocab-size")
     assert output.exists() == (status == 0)
 
 
