@@ -115,7 +115,7 @@ def test_download_of_a_killed_process_is_resumed(server, path):
 def test_processes_download_once(server, path):
     url = server.serve("/model.pth", CONTENT, Answer(pause=0.02))
     processes = [in_a_process(url, path) for _ in range(3)]
-    errors = [process.communicate(timeout=120)[1] for process in processes]
+    errors = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * 3, errors
     assert server.asked == [("/model.pth", "")]
     assert path.read_bytes() == CONTENT

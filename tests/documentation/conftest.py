@@ -23,7 +23,7 @@ def tiny_data(tmp_path_factory):
     with FileLock(shared / "tiny.lock"):
         if not (shared / "made").exists():
             tool = ROOT / "eval_tools" / "make_toy_data.py"
-            subprocess.run([sys.executable, str(tool), *TINY], cwd=shared, check=True, timeout=120)
+            subprocess.run([sys.executable, str(tool), *TINY], cwd=shared, check=True, timeout=300)
             (shared / "made").touch()
     return folder
 

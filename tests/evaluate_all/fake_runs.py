@@ -75,7 +75,7 @@ def is_alive(number):
         return False
 
 
-def wait_until(condition, seconds=60):
+def wait_until(condition, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "timed out"

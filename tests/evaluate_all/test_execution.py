@@ -74,10 +74,24 @@ def test_single_run_uses_all_gpus_and_streams(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines().count("started") == 2
 
 
+# Prints progress until its note exists
+PROGRESS = """
+import os, sys, time
+print("\\r 1 of 3", end="\\r 2 of 3", flush=True)
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.01)
+"""
+
+
 def test_parallel_runs_report_progress(tmp_path):
-    program = "import time; print('\\r 1 of 3', end='\\r 2 of 3', flush=True); time.sleep(2)"
     lines = []
-    run_all(fake_runs(tmp_path, program), [()] * 2, LocalLauncher(2), lines.append, 0.2)
+
+    def log(line):
+        lines.append(line)
+        if line.endswith("2 of 3"):
+            (tmp_path / "note_0").touch()  # ends the run
+
+    run_all(fake_runs(tmp_path, PROGRESS), [()] * 2, LocalLauncher(2), log, 0.01)
     assert "[1/1] run 0:  2 of 3" in lines
 
 
@@ -151,7 +165,7 @@ def start_parent(folder, program):
 def test_interruption_stops_all_processes(tmp_path, number):
     parent, numbers = start_parent(tmp_path, STUBBORN)
     parent.send_signal(number)
-    printed, _ = parent.communicate(timeout=60)
+    printed, _ = parent.communicate(timeout=300)
     assert parent.returncode == 128 + number
     assert printed.splitlines()[-1] == "interrupted, interrupted, pending"
     assert not any(is_alive(number) for number in numbers)
@@ -162,7 +176,7 @@ def test_interruption_stops_all_processes(tmp_path, number):
 def test_runs_end_when_the_parent_is_killed(tmp_path):
     parent, numbers = start_parent(tmp_path, STUBBORN.replace("SIG_IGN", "SIG_DFL"))
     parent.kill()
-    parent.communicate(timeout=60)
+    parent.communicate(timeout=300)
     wait_until(lambda: not any(is_alive(number) for number in numbers[::2]))
     for number in numbers[1::2]:  # their own children
         os.kill(number, signal.SIGKILL)

@@ -63,7 +63,7 @@ def run_python(code, *arguments):
     """Run code with this module's names in another process; return its output."""
     code = "from tests.probes.test_feature_cache import *\n" + textwrap.dedent(code)
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
