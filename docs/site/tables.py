@@ -1,6 +1,6 @@
-"""Tables of the documentation, made from the package at each build, so that none goes stale.
+"""Tables of the documentation, generated from the package at each build.
 
-Each function gives Markdown. ``directives.py`` makes a directive of each; a page holds, say,
+Each function returns Markdown. ``directives.py`` makes a directive of each; a page holds, say,
 `````{formats-table}`````, and the built page the table.
 """
 
@@ -17,7 +17,7 @@ WIDTH = 88  # columns of a tool's --help
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table; cells are Markdown, too."""
+    """Return a Markdown table; cells are Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell(c) for c in line) + " |" for line in lines)
 
@@ -38,7 +38,7 @@ def codes(texts: Iterable[Any]) -> str:
 
 
 def formats_table() -> str:
-    """A row a format, in the order in which they are tried."""
+    """Return a table of checkpoint formats, in detection order."""
     from virtex.checkpoints.formats import FORMATS
 
     rows = []
@@ -59,7 +59,7 @@ def formats_table() -> str:
 
 
 def formats_in_short() -> str:
-    """What README shows of them: names and whose they are."""
+    """Return the short table of formats for the README."""
     from virtex.checkpoints.formats import FORMATS
 
     rows = ([codes([row.name, *row.aliases]), row.project] for row in FORMATS.values())
@@ -67,7 +67,7 @@ def formats_in_short() -> str:
 
 
 def input_in_words(spec: Any) -> str:
-    """Color order, mean and std; those of torchvision are the usual ones."""
+    """Describe color order, mean and std."""
     from virtex.checkpoints.inputs import IMAGENET_RGB
 
     if spec == IMAGENET_RGB:
@@ -82,7 +82,7 @@ def numbers(values: Iterable[float]) -> str:
 
 
 def zoo_table() -> str:
-    """A row a model that is listed here: those of VIRTEX_ZOO's files are left out."""
+    """Return a table of the packaged models, without those of VIRTEX_ZOO's files."""
     from virtex import zoo
 
     rows = [
@@ -97,14 +97,14 @@ def zoo_table() -> str:
 
 
 def all_protocols() -> dict[str, dict[str, Any]]:
-    """task -> short name -> ``virtex.protocols.Protocol``, detection first."""
+    """Return task -> short name -> ``virtex.protocols.Protocol``, in registry order."""
     from virtex.tasks import TASKS
 
     return {name: dict(task.protocols) for name, task in TASKS.items() if task.protocols}
 
 
 def protocols_table() -> str:
-    """Every packaged protocol."""
+    """Return a table of every packaged protocol."""
     rows = []
     for task, named in all_protocols().items():
         for short, protocol in named.items():
@@ -127,7 +127,7 @@ def protocols_table() -> str:
 
 
 def detection_settings() -> str:
-    """What the detection YAML files set, a column a protocol; toy ones are left out."""
+    """Return a table of the settings of the detection protocols, without toy protocols."""
     from fvcore.common.config import CfgNode
 
     from virtex.config import flatten
@@ -150,14 +150,14 @@ def detection_settings() -> str:
 
 
 def short_json(value: Any) -> str:
-    """A setting's value; a long list of numbers by its ends."""
+    """Format a value; abbreviate a long list to its first and last items."""
     if isinstance(value, list) and len(value) > 4:
         return f"{value[0]} … {value[-1]} ({len(value)})"
     return value if isinstance(value, str) and value else json.dumps(value)
 
 
 def pretraining_table() -> str:
-    """The packaged pretraining configs, with what was published of each."""
+    """Return a table of the packaged pretraining configs with published results."""
     from virtex import zoo
     from virtex.config import load_config, packaged_configs
 
@@ -172,10 +172,10 @@ def pretraining_table() -> str:
 
 
 def published_table(task: str, protocol: str) -> str:
-    """Published numbers of one task under one protocol: a row a model.
+    """Return the published results of one task and protocol, one row per model.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are no such results.
     """
     from virtex import zoo
 
@@ -184,7 +184,7 @@ def published_table(task: str, protocol: str) -> str:
         if (r.task, r.protocol) == (task, protocol):
             found.setdefault((r.model, r.source), {})[r.metric] = r.value
     if not found:
-        raise ValueError(f"no published number of {task} under {protocol}")
+        raise ValueError(f"no published results for {task} under {protocol}")
     metrics = list(dict.fromkeys(metric for values in found.values() for metric in values))
     rows = [
         [model, *(values.get(metric, "") for metric in metrics), source]
@@ -197,7 +197,7 @@ def published_table(task: str, protocol: str) -> str:
 
 
 def layout_list(task: str) -> str:
-    """What a task needs below the data root, and where it comes from."""
+    """Return the paths that a task needs below the data root, and the source of the data."""
     from virtex.tasks import TASKS
 
     layout = TASKS[task].layout
@@ -207,7 +207,7 @@ def layout_list(task: str) -> str:
 
 
 def tool_help(module: str) -> str:
-    """What a tool prints for ``--help``, its commands' too."""
+    """Return the ``--help`` text of a tool and its subcommands."""
     parser = parser_of(module)
     texts = [parser.format_help()]
     for action in parser._actions:
@@ -217,7 +217,7 @@ def tool_help(module: str) -> str:
 
 
 def parser_of(module: str) -> argparse.ArgumentParser:
-    """A tool's parser, called what the tool is called from a shell."""
+    """Return the parser of a tool, with ``prog`` set to the script's name."""
     parser = importlib.import_module(module).build_parser()
     called, parser.prog = parser.prog, f"{module.rpartition('.')[2]}.py"
     commands = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]

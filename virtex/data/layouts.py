@@ -1,7 +1,7 @@
-"""What a task needs on disk, checked before anything is computed.
+"""Layouts of data sets on disk, checked before a task runs.
 
-A task declares its ``Layout``: paths below the data root, what each holds, and the sizes of the
-published data. This module holds the types and the layouts of the built-in data sets.
+A task declares its ``Layout``: paths below the data root, their contents, and the sizes of the
+published data. This module defines the types and the layouts of the built-in data sets.
 """
 
 import errno
@@ -15,10 +15,10 @@ from pathlib import Path
 from virtex.errors import UserError
 from virtex.files import describe_folder, is_folder
 
-# The tools are named by their modules: an installed wheel has no folder eval_tools.
+# Modules, because an installed wheel has no folder eval_tools.
 TOY_HINT = "toy versions of all data sets: python -m virtex.eval_tools.make_toy_data OUT"
 
-# Kinds of paths. ``virtex.check_data`` looks into each of them in its own way.
+# Kinds of paths; ``virtex.check_data`` checks the contents of each kind.
 FOLDER_KINDS = frozenset({"folder", "images", "class_folders", "voc_xml"})
 FILE_KINDS = frozenset(
     {"file", "coco_json", "lvis_json", "captions_json", "inaturalist_json", "image_list"}
@@ -34,7 +34,7 @@ class Need:
         path: relative to the data root, with "/" between its parts.
         kind: one of ``FOLDER_KINDS`` or ``FILE_KINDS``:
 
-            - "folder", "file": only have to be there; a folder must not be empty
+            - "folder", "file": must exist; a folder must not be empty
             - "images": a folder of images, at any depth
             - "class_folders": one folder of images per class
             - "voc_xml": a folder of one XML file per image
@@ -42,8 +42,8 @@ class Need:
             - "image_list": a text file with the name of one image per line
             - "voc_labels": the first of VOC's 20 files of labels, one per class
         counts: the sizes of the published data, for instance ``{"images": 5000}``.
-        images: where the images lie that a file names: a path relative to the data root in which
-            "{}" stands for the name, for instance "coco/val2017/{}".
+        images: path template, relative to the data root, of the images that a file names, for
+            instance "coco/val2017/{}".
     """
 
     path: str
@@ -62,17 +62,17 @@ class Need:
 
 @dataclass(frozen=True)
 class Layout:
-    """Everything that a task reads below the data root.
+    """All paths that a task reads below the data root.
 
     Attributes:
-        source: where to get the published data: a name and an address.
+        source: name and URL of the published data.
     """
 
     needs: tuple[Need, ...]
     source: str
 
 
-# Built-in data sets. Sizes: the data sets' own pages.
+# Built-in data sets. Sizes are from the data sets' web pages.
 
 COCO_SOURCE = "COCO 2017 images and annotations: https://cocodataset.org/#download"
 COCO_SIZES = {"train": 118287, "val": 5000}
@@ -182,10 +182,13 @@ def missing_paths(data_root: str | Path, layout: Layout) -> list[str]:
 
 
 def require_layout(data_root: str | Path, layout: Layout, task: str) -> None:
-    """Raise UserError (``data.missing``) that names every missing path unless all are there.
+    """Check that all paths of ``layout`` exist.
 
     Args:
-        task: name of the task, for the message.
+        task: name of the task, for the error message.
+
+    Raises:
+        UserError: paths are missing (``data.missing``); the message names all of them.
     """
     problems = _problems(data_root, layout)
     if not problems:
@@ -210,7 +213,7 @@ def _problems(data_root: str | Path, layout: Layout) -> list[tuple[Need, str]]:
 
 
 def find_problem(path: Path, need: Need) -> str | None:
-    """Return in a few words why ``path`` does not satisfy ``need``, or None if it does."""
+    """Return why ``path`` does not satisfy ``need``, or None if it does."""
     try:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):

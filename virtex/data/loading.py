@@ -1,7 +1,7 @@
 """Seeded data sets and resumable loaders.
 
-A sample and its augmentation are a function of (seed, position in the stream), whatever process,
-worker, epoch or resumed run computes them.
+A sample and its augmentation are a function of (seed, position in the stream), independent of the
+process, worker and epoch, and of resuming.
 """
 
 import logging
