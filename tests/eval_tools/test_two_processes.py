@@ -131,8 +131,8 @@ def test_same_features(folder, alone, two):
 
 
 def test_features_are_computed_once(two):
-    assert "features of imagenet_train" in (two["cached"] / "log.txt").read_text()
-    assert "features of imagenet_train" not in (two["knn"] / "log.txt").read_text()
+    assert "INFO: features of imagenet_train" in (two["cached"] / "log.txt").read_text()
+    assert "INFO: features of imagenet_train" not in (two["knn"] / "log.txt").read_text()
 
 
 def test_same_grid(alone, two):

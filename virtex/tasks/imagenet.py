@@ -108,10 +108,14 @@ def build_fraction_evaluator(job: Evaluation) -> Evaluator:
 
 
 def for_data_set(protocol: Protocol, args: argparse.Namespace) -> Protocol:
-    """Return the protocol, for a task named after ``--image-folder`` if that is given."""
-    if not args.image_folder:
+    """Return the protocol, for a task named after ``--image-folder`` if that is given.
+
+    A folder named imagenet is expected to contain ImageNet.
+    """
+    name = data_set_name(args)
+    if name == "imagenet":
         return protocol
-    task = protocol.task.replace("imagenet", data_set_name(args), 1)
+    task = protocol.task.replace("imagenet", name, 1)
     return replace(protocol, task=task, images={})
 
 
