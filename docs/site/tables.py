@@ -198,9 +198,9 @@ def published_table(task: str, protocol: str) -> str:
 
 def layout_list(task: str) -> str:
     """What a task needs below the data root, and where it comes from."""
-    from virtex.data.layouts import LAYOUTS
+    from virtex.tasks import TASKS
 
-    layout = LAYOUTS[task]
+    layout = TASKS[task].layout
     lines = [f"- `{need.path}` ({need.kind})" for need in layout.needs]
     source = re.sub(r"https?://[^\s;,]+", r"<\g<0>>", layout.source)
     return "\n".join([*lines, "", f"{source}."])

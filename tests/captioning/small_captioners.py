@@ -42,7 +42,8 @@ def diversify(model, tokenizer):
     torch.nn.init.normal_(model.textual.visual_projection.weight, std=30.0)
     torch.nn.init.normal_(model.textual.embedding.words.weight, std=0.2)
     whole = [
-        len(tokenizer.piece(i)) > 2 and tokenizer.piece(i)[0] == "▁" for i in range(VOCABULARY)
+        len(tokenizer.id_to_piece(i)) > 2 and tokenizer.id_to_piece(i)[0] == "▁"
+        for i in range(VOCABULARY)
     ]
     with torch.no_grad():
         model.textual.output.bias.copy_(2.0 * torch.tensor(whole))

@@ -9,8 +9,9 @@ import pytest
 from tests.errors import raises_code
 from virtex.data import layouts
 from virtex.data.layouts import Layout, Need, missing_paths, require_layout
+from virtex.tasks import TASKS
 
-LAYOUTS = {name: value for name, value in vars(layouts).items() if isinstance(value, Layout)}
+LAYOUTS = {name: task.layout for name, task in TASKS.items()}
 BUILT_IN = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 
 
@@ -131,5 +132,5 @@ def test_message_lists_contents_of_data_root(tmp_path):
 
 
 def test_unknown_kind_is_a_programming_error():
-    with pytest.raises(ValueError, match="pictures"):
-        Need("data", "pictures")
+    with pytest.raises(ValueError, match="tarball"):
+        Need("data", "tarball")

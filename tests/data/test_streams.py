@@ -1,18 +1,18 @@
-"""Which sample comes when depends on the seed alone, and every image is validated once."""
+"""The order of samples."""
 
 import itertools
 
 import pytest
 
+from tests.errors import raises_code
 from virtex.data.streams import TrainingStream, subset, validation_share
-from virtex.errors import UserError
 
 
 def batches_of(count: int, **arguments) -> list[list[tuple[int, int]]]:
     return list(itertools.islice(TrainingStream(**{"images": 12, "seed": 0, **arguments}), count))
 
 
-def test_an_epoch_has_each_image_once_in_a_new_order():
+def test_each_epoch_is_a_new_permutation():
     indices = [index for batch in batches_of(6, batch_size=4) for _, index in batch]
     assert sorted(indices[:12]) == sorted(indices[12:]) == list(range(12))
     assert indices[:12] != indices[12:]
@@ -27,7 +27,7 @@ def test_batches_may_span_epochs(batch_size):
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_processes_share_the_same_global_batches(world_size):
+def test_processes_split_global_batches(world_size):
     whole = batches_of(7, batch_size=8)
     shares = [
         batches_of(7, batch_size=8, rank=rank, world_size=world_size) for rank in range(world_size)
@@ -38,29 +38,29 @@ def test_processes_share_the_same_global_batches(world_size):
         assert {len(part) for part in parts} == {8 // world_size}
 
 
-def test_a_stream_starts_at_any_iteration():
+def test_stream_starts_at_any_iteration():
     assert batches_of(9, batch_size=5)[4:] == batches_of(5, batch_size=5, start=4)
     far = 10**9
     assert batches_of(1, batch_size=4, start=far)[0][0][0] == 4 * far
 
 
-def test_another_seed_gives_another_order():
+def test_order_depends_on_seed():
     assert batches_of(3, batch_size=4) != batches_of(3, batch_size=4, seed=1)
 
 
-def test_a_batch_that_cannot_be_shared_evenly_is_refused():
-    with pytest.raises(UserError, match=r"4 processes, not 10; change OPTIM\.BATCH_SIZE"):
+def test_batch_size_must_be_multiple_of_world_size():
+    with raises_code("config.batch_size", "OPTIM.BATCH_SIZE", 10, 4):
         TrainingStream(12, batch_size=10, seed=0, world_size=4)
 
 
 @pytest.mark.parametrize(("images", "world_size"), [(10, 1), (10, 3), (10, 4), (2, 4)])
-def test_validation_has_each_image_exactly_once_over_all_processes(images, world_size):
+def test_validation_share_is_a_partition(images, world_size):
     shares = [validation_share(images, rank, world_size) for rank in range(world_size)]
     assert sorted(index for share in shares for index in share) == list(range(images))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_a_share_is_drawn_from_the_seed_and_is_part_of_a_larger_one():
+def test_subsets_are_seeded_and_nested():
     assert subset(1000, 10, seed=0) == subset(1000, 10, seed=0)
     assert subset(1000, 10, seed=0) != subset(1000, 10, seed=1)
     assert set(subset(1000, 10, seed=0)) < set(subset(1000, 20, seed=0))

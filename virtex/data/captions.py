@@ -189,7 +189,7 @@ def _with_files(images: list[Image], path: Path, skip_missing: bool) -> list[Ima
         message = describe_missing(missing, path)
         if not skip_missing:
             raise UserError(f"{message}; restore them", "data.missing_images")
-        logger.warning("left out: %s", message)
+        logger.warning("skipped: %s", message)
         gone = set(missing)
         images = [image for image in images if str(image.file) not in gone]
     if not images:

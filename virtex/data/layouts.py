@@ -170,23 +170,10 @@ COCO_CAPTIONING = Layout((_coco_images("val"), _coco_captions("val")), COCO_SOUR
 COCO_CAPTION_PRETRAINING = Layout(COCO_IMAGES + COCO_CAPTIONS, COCO_SOURCE)
 COCO_MULTILABEL_PRETRAINING = COCO_DETECTION
 
-LAYOUTS: dict[str, Layout] = {
-    "coco": COCO_DETECTION,
-    "lvis": LVIS_DETECTION,
-    "voc": VOC_DETECTION,
-    "voc07_svm": VOC07_CLASSIFICATION,
-    "imagenet": IMAGENET,
-    "inaturalist": INATURALIST_2018,
-    "captioning": COCO_CAPTIONING,
-    "pretraining": COCO_CAPTION_PRETRAINING,
-    "multilabel_pretraining": COCO_MULTILABEL_PRETRAINING,
-}
-
-
 # Checks
 
 
-def missing_paths(data_root: str | Path, layout: Layout | str) -> list[str]:
+def missing_paths(data_root: str | Path, layout: Layout) -> list[str]:
     """Return the paths of ``layout`` that are missing or unusable, joined with ``data_root``.
 
     An empty folder counts as missing.
@@ -194,14 +181,12 @@ def missing_paths(data_root: str | Path, layout: Layout | str) -> list[str]:
     return [str(Path(data_root, need.path)) for need, _ in _problems(data_root, layout)]
 
 
-def require_layout(data_root: str | Path, layout: Layout | str, task: str = "") -> None:
+def require_layout(data_root: str | Path, layout: Layout, task: str) -> None:
     """Raise UserError (``data.missing``) that names every missing path unless all are there.
 
     Args:
         task: name of the task, for the message.
     """
-    if isinstance(layout, str):
-        task, layout = layout, LAYOUTS[layout]
     problems = _problems(data_root, layout)
     if not problems:
         return
@@ -219,9 +204,8 @@ def require_layout(data_root: str | Path, layout: Layout | str, task: str = "") 
     )
 
 
-def _problems(data_root: str | Path, layout: Layout | str) -> list[tuple[Need, str]]:
-    needs = (LAYOUTS[layout] if isinstance(layout, str) else layout).needs
-    found = ((need, find_problem(Path(data_root, need.path), need)) for need in needs)
+def _problems(data_root: str | Path, layout: Layout) -> list[tuple[Need, str]]:
+    found = ((need, find_problem(Path(data_root, need.path), need)) for need in layout.needs)
     return [(need, problem) for need, problem in found if problem]
 
 

@@ -28,7 +28,7 @@ Batch = dict[str, Tensor]
 
 
 class SeededSet(Dataset[Sample | UserError], ABC):
-    """Maps (position in the stream, index of the image) to a sample; draws from (seed, position).
+    """Map (position in the stream, image index) to a sample; seeded by (seed, position).
 
     Subclasses implement ``__len__``, ``sample`` and ``batch``.
     """
@@ -60,7 +60,7 @@ class SeededSet(Dataset[Sample | UserError], ABC):
     def __getitem__(self, key: Key) -> Sample | UserError:
         """Return the sample, or the error as a value.
 
-        An exception raised in a worker would arrive as text.
+        An exception would reach the main process as text.
         """
         position, index = key
         for attempt in range(len(self)):
@@ -70,9 +70,9 @@ class SeededSet(Dataset[Sample | UserError], ABC):
             except UserError as error:
                 if not self.skip_bad_images:
                     return error
-                logger.warning("left out: %s", error)
+                logger.warning("skipped: %s", error)
         return UserError(
-            "no image of the training set can be read; restore the images", "data.image"
+            "cannot decode any image of the training set; restore the images", "data.image"
         )
 
     def collate(self, samples: Sequence[Sample | UserError]) -> Batch | UserError:
@@ -93,7 +93,7 @@ def raise_if_error(batch: Batch | UserError) -> Batch:
 
 
 class CheckedBatches:
-    """The batches of a loader; raises UserError for undecodable images and killed workers."""
+    """Batches of a loader; raises UserError for undecodable images and killed workers."""
 
     def __init__(self, loader: DataLoader):
         self.loader = loader
@@ -114,14 +114,14 @@ def training_loader(
     world_size: int = 1,
     num_workers: int = 0,
 ) -> Iterator[Batch]:
-    """Endless batches of this process, from iteration ``start`` on.
+    """Return the infinite batches of this process, beginning with iteration ``start``.
 
     Args:
-        batch_size: of all processes together.
+        batch_size: total over all processes.
 
     Raises:
-        UserError: here, if the processes cannot share a batch evenly; at the batch that holds
-            an image which cannot be read.
+        UserError: ``batch_size`` is not a multiple of ``world_size``; while iterating, an image
+            cannot be decoded.
     """
     stream = TrainingStream(len(dataset), batch_size, seed, rank, world_size, start)
     return iter(CheckedBatches(_loader(dataset, stream, num_workers)))
@@ -134,15 +134,15 @@ def validation_loader(
     world_size: int = 1,
     num_workers: int = 0,
 ) -> CheckedBatches:
-    """This process's share of the images, each exactly once over all processes.
+    """Return the batches that this process validates; each image belongs to one process.
 
-    Processes may get different numbers of batches, and none at all of a small set.
+    The number of batches may differ between processes; it can be 0.
 
     Args:
-        batch_size: of all processes together.
+        batch_size: total over all processes.
 
     Raises:
-        UserError: at the batch that holds an image which cannot be read.
+        UserError: while iterating, an image cannot be decoded.
     """
     batches = validation_batches(len(dataset), batch_size, rank, world_size)
     return listed_loader(dataset, batches, num_workers)
@@ -151,10 +151,10 @@ def validation_loader(
 def listed_loader(
     dataset: SeededSet, batches: list[list[Key]], num_workers: int = 0
 ) -> CheckedBatches:
-    """The batches that are listed, each of (position, index of the image).
+    """Return the given batches, lists of (position, image index).
 
     Raises:
-        UserError: as ``validation_loader``.
+        UserError: while iterating, an image cannot be decoded.
     """
     return CheckedBatches(_loader(dataset, batches, num_workers))
 
@@ -162,8 +162,7 @@ def listed_loader(
 def _loader(
     dataset: SeededSet, batches: TrainingStream | list[list[Key]], num_workers: int
 ) -> DataLoader:
-    # Workers need no seeds of their own, for every sample sets its seed; and torch keeps each of
-    # them to one thread.
+    # Workers need no seeds because every sample sets its own.
     return DataLoader(
         dataset,
         batch_sampler=batches,

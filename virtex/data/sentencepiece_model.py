@@ -1,35 +1,35 @@
-"""Whether a file is a sentencepiece model, before C++ reads it, which is content with less."""
+"""Detect truncated SentencePiece models, which the C++ library would load without an error."""
 
-MOST_BYTES = 2**22  # of a vocabulary; 10 000 tokens are 400 000
+MAX_BYTES = 2**22  # 10,000 tokens take 400,000 bytes
 
 
-def is_whole_model(content: bytes) -> bool:
-    """Whether the three parts of a sentencepiece model are there, each to its end.
+def is_complete_model(content: bytes) -> bool:
+    """Return whether ``content`` has all fields of a SentencePiece model, none truncated.
 
-    A file that was cut between two tokens loads in silence, with the tokens before the cut and
-    without the rules of normalization. The parts are those of sentencepiece_model.proto: 1
-    (tokens, repeated), 2 (training) and 3 (normalization), each led by its number and length.
+    A file that is truncated between two tokens would load without an error, with fewer tokens and
+    without normalization rules. Fields of sentencepiece_model.proto: 1 (tokens, repeated),
+    2 (trainer spec) and 3 (normalizer spec), each preceded by its tag and length.
     """
-    if len(content) > MOST_BYTES:
+    if len(content) > MAX_BYTES:
         return False
-    parts, place = set(), 0
-    while place < len(content):
-        tag, place = _varint(content, place)
-        if tag & 7 != 2:  # not led by a length: no part of a model
+    fields, offset = set(), 0
+    while offset < len(content):
+        tag, offset = _read_varint(content, offset)
+        if tag & 7 != 2:  # not length-delimited
             return False
-        length, place = _varint(content, place)
+        length, offset = _read_varint(content, offset)
         if not length:
             return False
-        parts.add(tag >> 3)
-        place += length
-    return place == len(content) and {1, 2, 3} <= parts
+        fields.add(tag >> 3)
+        offset += length
+    return offset == len(content) and {1, 2, 3} <= fields
 
 
-def _varint(content: bytes, place: int) -> tuple[int, int]:
-    """The number at ``place``, seven bits a byte with the lowest first, and the place after it."""
+def _read_varint(content: bytes, offset: int) -> tuple[int, int]:
+    """Decode a base-128 varint; return its value and the offset after it."""
     value = shift = 0
-    for shift, byte in enumerate(content[place : place + 10]):
+    for shift, byte in enumerate(content[offset : offset + 10]):
         value |= (byte & 0x7F) << (7 * shift)
         if byte < 0x80:
             break
-    return value, place + shift + 1
+    return value, offset + shift + 1

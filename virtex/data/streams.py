@@ -1,7 +1,7 @@
 """The order of samples: a function of the seed and the position in the stream only.
 
-The training stream is one infinite sequence of positions, shared by all processes. It depends
-neither on their number, nor on the number of workers, nor on where a run was resumed.
+The training stream is one infinite sequence of positions, split among all processes. It does not
+depend on the number of processes or workers, or on where a run was resumed.
 """
 
 from collections.abc import Iterator
@@ -12,16 +12,16 @@ from torch.utils.data import Sampler
 
 from virtex.errors import UserError
 
-Key = tuple[int, int]  # position in the stream, index of the image
-PURPOSE = int.from_bytes(b"order", "little")  # a random stream of its own
+Key = tuple[int, int]  # position in the stream, image index
+PURPOSE = int.from_bytes(b"order", "little")  # separates its random stream from others
 
 
 class TrainingStream(Sampler[list[Key]]):
-    """Infinite batches of (position, index) for one process, from any iteration on.
+    """Infinite batches of (position, index) for one process, beginning at any iteration.
 
     Global batch i covers the positions i·B … (i+1)·B - 1. Each epoch is a new permutation of
-    all images; a batch may span two. Of each global batch, rank r of w takes every w-th
-    position from the r-th on.
+    all images; a batch may span two epochs. Rank r of w takes the positions r, r + w, r + 2w, …
+    of each global batch.
     """
 
     def __init__(
@@ -35,17 +35,17 @@ class TrainingStream(Sampler[list[Key]]):
     ):
         """
         Args:
-            images: number of images of the set.
-            batch_size: of all processes together.
-            start: iteration of the first batch; skipping those before it is free.
+            images: number of images.
+            batch_size: total over all processes.
+            start: iteration of the first batch; skipping costs nothing.
 
         Raises:
-            UserError: the processes cannot share a batch evenly.
+            UserError: ``batch_size`` is not a multiple of ``world_size``.
         """
         if batch_size % world_size:
             raise UserError(
-                f"the batch size must be a multiple of the {world_size} processes, not "
-                f"{batch_size}; change OPTIM.BATCH_SIZE",
+                f"OPTIM.BATCH_SIZE must be a multiple of the number of processes, {world_size}, "
+                f"not {batch_size}",
                 "config.batch_size",
             )
         self.images, self.batch_size, self.seed = images, batch_size, seed
@@ -72,7 +72,7 @@ class TrainingStream(Sampler[list[Key]]):
 def validation_share(images: int, rank: int = 0, world_size: int = 1) -> list[int]:
     """Return the indices that a process validates: each image belongs to exactly one process.
 
-    Shares may differ by one image; none is padded.
+    The numbers of images may differ by one; there is no padding.
     """
     return list(range(rank, images, world_size))
 
@@ -80,7 +80,7 @@ def validation_share(images: int, rank: int = 0, world_size: int = 1) -> list[in
 def validation_batches(
     images: int, batch_size: int, rank: int = 0, world_size: int = 1
 ) -> list[list[Key]]:
-    """Return the share of a process in batches; ``batch_size`` is that of all processes."""
+    """Return the batches of a process; ``batch_size`` is the total over all processes."""
     share = validation_share(images, rank, world_size)
     size = max(batch_size // world_size, 1)
     return [

@@ -1,8 +1,8 @@
-"""Image transforms that keep the caption true: a mirrored image has its left at the right.
+"""Transforms of images and their captions: a horizontal flip swaps "left" and "right".
 
-Named and written in configs as published: ``"center_crop"``, or with arguments
+Configs name them as published: ``"center_crop"``, or with arguments
 ``"random_resized_crop::{'scale': (0.08, 1.0)}"``. All random numbers come from torch's global
-generator, so that a seed set before a call decides all of it.
+generator, so that seeding it makes a call deterministic.
 """
 
 import ast
@@ -25,12 +25,12 @@ from virtex.errors import UserError
 from virtex.files import require_file
 from virtex.text import nearest, short_repr
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in 0 … 1
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# EXIF's orientation (tag 0x0112) -> what turns the image upright
+# Value of EXIF's orientation tag -> the transpose that turns the image upright
 ORIENTATION = 0x0112
-UPRIGHT = {
+TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -39,18 +39,18 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-PROGRAMS = ("EPS",)  # Pillow has it run by Ghostscript, whatever the file is called
-# What Pillow raises for a file that is broken in one way or another.
-BROKEN = (
+UNSAFE_FORMATS = ("EPS",)  # Pillow runs Ghostscript on it, regardless of the suffix
+# Everything that Pillow raises for a broken file.
+DECODE_ERRORS = (
     *(OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError),
-    RuntimeError,  # AVIF; NotImplementedError, of DDS, is one
+    RuntimeError,  # AVIF; DDS raises its subclass NotImplementedError
 )
 
 
 def decode_image(path: str | Path) -> Tensor:
     """Decode an image as RGB, (3, height, width) uint8, rotated according to its EXIF data.
 
-    Grey, palette, CMYK and 16-bit images become RGB as in Detectron2, by Pillow's ``convert``.
+    Grayscale, palette, CMYK and 16-bit images become RGB as in Detectron2, by Pillow's ``convert``.
 
     Raises:
         UserError: the file is missing, truncated or not an image.
@@ -58,27 +58,27 @@ def decode_image(path: str | Path) -> Tensor:
     try:
         require_file(path)
         with Image.open(path) as image:
-            if image.format in PROGRAMS:
-                raise ValueError(f"{image.format} files are programs")
-            upright = UPRIGHT.get(_orientation(image))
+            if image.format in UNSAFE_FORMATS:
+                raise ValueError(f"{image.format} files are not supported")
+            transpose = TRANSPOSES.get(_orientation(image))
             rgb = image.convert("RGB")
-    except BROKEN as error:
+    except DECODE_ERRORS as error:
         reason = "not found" if isinstance(error, FileNotFoundError) else str(error)
         raise UserError(
             f"cannot decode the image {path}: {reason or type(error).__name__}; restore it",
             "data.image",
         ) from error
-    if upright is not None:
-        rgb = rgb.transpose(upright)
-    # channels last in memory, which is cropped and resized twice as fast
+    if transpose is not None:
+        rgb = rgb.transpose(transpose)
+    # channels_last in memory, which makes crop and resize twice as fast
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
 
 
 def _orientation(image: Image.Image) -> Any:
-    """What the file says of it, whatever that is; None if it says nothing."""
+    """Return the value of the EXIF tag, valid or not; None without one."""
     try:
         return image.getexif().get(ORIENTATION)
-    except (SyntaxError, ValueError, KeyError, struct.error):  # broken EXIF in a sound image
+    except (SyntaxError, ValueError, KeyError, struct.error):  # broken EXIF in a valid image
         return None
 
 
@@ -86,8 +86,8 @@ Step = Callable[[Tensor, str], tuple[Tensor, str]]
 
 
 @dataclass(frozen=True)
-class OnImage:
-    """A transform of torchvision's that leaves the caption as it is."""
+class ImageTransform:
+    """A transform of the image that does not change the caption."""
 
     module: Callable[[Tensor], Tensor]
 
@@ -97,7 +97,7 @@ class OnImage:
 
 @dataclass(frozen=True)
 class HorizontalFlip:
-    """With probability ``p``: mirror the image, and swap the words left and right."""
+    """Flip the image and swap the words left and right with probability ``p``."""
 
     p: float
 
@@ -112,14 +112,14 @@ _SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 
 
 def swap_left_and_right(caption: str) -> str:
-    """``caption`` of the mirrored image: the words left and right swapped, case kept.
+    """Swap the words "left" and "right", preserving case.
 
-    Whole words alone: "bright" and "leftover" stay as they are.
+    Changes whole words only, not "bright" or "leftover".
     """
-    return _SIDE.sub(_other_side, caption)
+    return _SIDE.sub(_swap_side, caption)
 
 
-def _other_side(found: re.Match[str]) -> str:
+def _swap_side(found: re.Match[str]) -> str:
     word = found[0]
     other = _SIDES[word.lower()]
     if word.isupper():
@@ -128,38 +128,39 @@ def _other_side(found: re.Match[str]) -> str:
 
 
 def _random_resized_crop(size: int, scale: Sequence[float], ratio: Sequence[float]) -> Step:
-    return OnImage(v2.RandomResizedCrop(size, scale, ratio, antialias=True))
+    return ImageTransform(v2.RandomResizedCrop(size, scale, ratio, antialias=True))
 
 
 def _center_crop(size: int) -> Step:
-    return OnImage(v2.CenterCrop(size))
+    return ImageTransform(v2.CenterCrop(size))
 
 
 def _smallest_resize(size: int) -> Step:
-    return OnImage(v2.Resize(size, antialias=True))
+    return ImageTransform(v2.Resize(size, antialias=True))
 
 
 def _global_resize(size: int) -> Step:
-    return OnImage(v2.Resize((size, size), antialias=True))
+    return ImageTransform(v2.Resize((size, size), antialias=True))
 
 
 def _color_jitter(**arguments: float) -> Step:
-    return OnImage(ColorJitter(**arguments))
+    return ImageTransform(ColorJitter(**arguments))
 
 
 def _normalize(mean: Sequence[float], std: Sequence[float]) -> Step:
     steps = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
-    return OnImage(nn.Sequential(*steps))
+    return ImageTransform(nn.Sequential(*steps))
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a transform is built.
+class TransformSpec:
+    """How to build a transform.
 
     Attributes:
-        arguments: those a config can set, with the published defaults.
-        size: "crop" or "resize": which size it is given; None: it keeps the image's.
-        fixed: all images come out of it with the same height and width.
+        build: takes ``arguments``, and ``size`` unless that is None.
+        arguments: those that a config can set, with the published defaults.
+        size: "crop" or "resize", the size that it takes; None if it does not resize.
+        fixed: its output always has the same height and width.
     """
 
     build: Callable[..., Step]
@@ -168,75 +169,76 @@ class Recipe:
     fixed: bool = False
 
 
-TRANSFORMS: Mapping[str, Recipe] = MappingProxyType(
+TRANSFORMS: Mapping[str, TransformSpec] = MappingProxyType(
     {
-        "random_resized_crop": Recipe(
+        "random_resized_crop": TransformSpec(
             _random_resized_crop, {"scale": (0.2, 1.0), "ratio": (3 / 4, 4 / 3)}, "crop", True
         ),
-        "center_crop": Recipe(_center_crop, {}, "crop", True),
-        "smallest_resize": Recipe(_smallest_resize, {}, "resize"),
-        "global_resize": Recipe(_global_resize, {}, "crop", True),
-        # hue changes little, for captions name colors
-        "color_jitter": Recipe(
+        "center_crop": TransformSpec(_center_crop, {}, "crop", True),
+        "smallest_resize": TransformSpec(_smallest_resize, {}, "resize"),
+        "global_resize": TransformSpec(_global_resize, {}, "crop", True),
+        # a small hue range, because captions name colors
+        "color_jitter": TransformSpec(
             _color_jitter,
             {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "p": 0.8},
         ),
-        "horizontal_flip": Recipe(HorizontalFlip, {"p": 0.5}),
-        "normalize": Recipe(_normalize, {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}),
+        "horizontal_flip": TransformSpec(HorizontalFlip, {"p": 0.5}),
+        "normalize": TransformSpec(_normalize, {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}),
     }
 )
 
 
-def _numbers(value: Any, count: int, least: float, most: float = float("inf")) -> bool:
-    """Whether ``value`` is so many numbers (1: not in a list), each from ``least`` to ``most``."""
+def _is_numbers(value: Any, count: int, low: float, high: float = float("inf")) -> bool:
+    """Return whether ``value`` is ``count`` numbers (1: a plain number) in [low, high]."""
     items = [value] if count == 1 else value
     return (
         isinstance(items, list | tuple)
         and len(items) == count
-        and all(type(item) in (int, float) and least <= item <= most for item in items)
+        and all(type(item) in (int, float) and low <= item <= high for item in items)
     )
 
 
 def _is_range(value: Any) -> bool:
-    return _numbers(value, 2, 0) and 0 < value[0] <= value[1] < float("inf")
+    return _is_numbers(value, 2, 0) and 0 < value[0] <= value[1] < float("inf")
 
 
-def _is_share(value: Any) -> bool:
-    return _numbers(value, 1, 0, 1)
+def _is_fraction(value: Any) -> bool:
+    return _is_numbers(value, 1, 0, 1)
 
 
 def _is_strength(value: Any) -> bool:
-    return _numbers(value, 1, 0)
+    return _is_numbers(value, 1, 0)
 
 
-# argument -> what holds for its values, and that in words
-VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = MappingProxyType(
+# argument -> predicate of valid values, and its description
+ARGUMENT_CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = MappingProxyType(
     {
         "scale": (lambda v: _is_range(v) and v[1] <= 1, "two numbers in (0, 1], ascending"),
         "ratio": (_is_range, "two positive numbers, ascending"),
         "brightness": (_is_strength, "a number of 0 or more"),
         "contrast": (_is_strength, "a number of 0 or more"),
         "saturation": (_is_strength, "a number of 0 or more"),
-        "hue": (lambda v: _numbers(v, 1, 0, 0.5), "a number from 0 to 0.5"),
-        "p": (_is_share, "a probability from 0 to 1"),
-        "mean": (lambda v: _numbers(v, 3, 0, 1), "three numbers from 0 to 1"),
-        "std": (lambda v: _numbers(v, 3, 1e-6), "three positive numbers"),
+        "hue": (lambda v: _is_numbers(v, 1, 0, 0.5), "a number from 0 to 0.5"),
+        "p": (_is_fraction, "a probability from 0 to 1"),
+        "mean": (lambda v: _is_numbers(v, 3, 0, 1), "three numbers from 0 to 1"),
+        "std": (lambda v: _is_numbers(v, 3, 1e-6), "three positive numbers"),
     }
 )
 
 
 def parse_transform(text: str) -> tuple[str, dict[str, Any]]:
-    """``name`` or ``name::{'argument': value}`` as the name and its arguments, defaults included.
+    """Parse ``name`` or ``name::{'argument': value}``; return name and arguments with defaults.
 
-    Values are literals; code is not run.
+    Values are Python literals; no code is evaluated.
 
     Raises:
-        UserError: unknown name or argument (the nearest is told), or a value that cannot be.
+        UserError: unknown name or argument, or an invalid value.
     """
     name, separator, literal = text.partition("::")
     if name not in TRANSFORMS:
         raise UserError(
-            f"there is no image transform {short_repr(name)}; {nearest(name, TRANSFORMS)}"
+            f"unknown image transform {short_repr(name)}; {nearest(name, TRANSFORMS)}",
+            "config.unknown_transform",
         )
     arguments: Any = {}
     if separator:
@@ -246,24 +248,30 @@ def parse_transform(text: str) -> tuple[str, dict[str, Any]]:
             arguments = None
     if not isinstance(arguments, dict):
         raise UserError(
-            f"the arguments of the image transform {name} cannot be {short_repr(literal)}; "
-            f"write {name} alone or {name}::{{'argument': value}} with numbers as values"
+            f"the arguments of the image transform {name} must be a dict of numbers, not "
+            f"{short_repr(literal)}; write {name} or {name}::{{'argument': value}}",
+            "config.transform_arguments",
         )
     known = TRANSFORMS[name].arguments
     for argument, value in arguments.items():
         if argument not in known:
             hint = nearest(str(argument), known) if known else "it takes none"
-            raise UserError(f"the image transform {name} has no argument {argument!r}; {hint}")
-        holds, words = VALUES[argument]
-        if not holds(value):
             raise UserError(
-                f"the image transform {name}: {argument} must be {words}, not {short_repr(value)}"
+                f"the image transform {name} has no argument {argument!r}; {hint}",
+                "config.transform_arguments",
+            )
+        is_valid, expected = ARGUMENT_CHECKS[argument]
+        if not is_valid(value):
+            raise UserError(
+                f"{argument} of the image transform {name} must be {expected}, not "
+                f"{short_repr(value)}",
+                "config.transform_arguments",
             )
     return name, {**known, **arguments}
 
 
 class CaptionTransform:
-    """Transforms applied in turn to an image and its caption."""
+    """A sequence of transforms of an image and its caption."""
 
     def __init__(self, steps: Sequence[Step]):
         self.steps = tuple(steps)
@@ -274,8 +282,7 @@ class CaptionTransform:
             image: (3, height, width), uint8.
 
         Returns:
-            the image (3, size, size), float32: 0 … 1, or what "normalize" makes of that; and
-            the caption.
+            The image (3, size, size), float32 in [0, 1] or normalized, and the caption.
         """
         for step in self.steps:
             image, caption = step(image, caption)
@@ -287,36 +294,38 @@ class CaptionTransform:
 def build_transform(
     names: Sequence[str], crop_size: int, resize_size: int | None = None
 ) -> CaptionTransform:
-    """The transform a config's list of names describes.
+    """Build the transform that a config's list of names describes.
 
     Args:
-        names: of ``TRANSFORMS``, with or without arguments.
-        crop_size: height and width, in pixels, of the images that come out.
-        resize_size: what ``smallest_resize`` makes the short side; None: ``crop_size``.
+        names: names in ``TRANSFORMS``, with or without arguments.
+        crop_size: height and width of the output in pixels.
+        resize_size: shorter side after ``smallest_resize`` in pixels; default: ``crop_size``.
 
     Raises:
-        UserError: see ``parse_transform``; the images would come out in different sizes; colors
-            would be jittered after they were normalized.
+        UserError: an entry is invalid (see ``parse_transform``), the outputs would differ in
+            size, or colors would be jittered after normalization.
     """
     parsed = [parse_transform(text) for text in names]
     order = [name for name, _ in parsed]
     sized = [name for name in order if TRANSFORMS[name].size]
     if not sized or not TRANSFORMS[sized[-1]].fixed:
-        fixed = ", ".join(name for name, recipe in TRANSFORMS.items() if recipe.fixed)
+        fixed = ", ".join(name for name, spec in TRANSFORMS.items() if spec.fixed)
         raise UserError(
             f"the image transforms {', '.join(order) or '(none)'} give images of different "
-            f"sizes; let one of {fixed} come after all resizing"
+            f"sizes; end all resizing with one of {fixed}",
+            "config.transform_order",
         )
     colors = [name for name in order if name in ("color_jitter", "normalize")]
     if "normalize" in colors[:-1]:
         raise UserError(
-            f"the image transforms {', '.join(order)} change colors that are normalized already; "
-            "let normalize come once, after color_jitter"
+            f"the image transforms {', '.join(order)} change colors after normalize; use "
+            "normalize once, after color_jitter",
+            "config.transform_order",
         )
     sizes = {"crop": crop_size, "resize": resize_size or crop_size}
     steps = []
     for name, arguments in parsed:
-        recipe = TRANSFORMS[name]
-        size = {"size": sizes[recipe.size]} if recipe.size else {}
-        steps.append(recipe.build(**size, **arguments))
+        spec = TRANSFORMS[name]
+        size = {"size": sizes[spec.size]} if spec.size else {}
+        steps.append(spec.build(**size, **arguments))
     return CaptionTransform(steps)

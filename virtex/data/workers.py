@@ -1,4 +1,4 @@
-"""DataLoader workers: a killed worker becomes a UserError that says what to do."""
+"""Report killed DataLoader workers as UserError."""
 
 import os
 import re
@@ -46,15 +46,15 @@ def init_worker(worker: int) -> None:
 
 
 class GuardedLoader:
-    """The batches of a loader; raises UserError if a worker is killed.
+    """Batches of a loader; raises UserError if a worker is killed.
 
-    The error is raised at a batch, or wherever the main thread is.
+    The error is raised at a batch, or asynchronously in the main thread.
     """
 
     def __init__(self, loader: DataLoader, workers: str = "--num-workers"):
         """
         Args:
-            workers: the option that sets the number of workers, for the message.
+            workers: option that sets the number of workers, for the error message.
         """
         self.loader, self.workers = loader, workers
 
@@ -62,7 +62,7 @@ class GuardedLoader:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
-        """Start the workers here, not at the first batch."""
+        """Start the workers immediately, not at the first batch."""
         with block_sigterm():
             batches = iter(self.loader)
         if not self.loader.num_workers:
@@ -118,7 +118,7 @@ def kill_reason(error: Exception) -> str | None:
 
 
 def install_sigchld_handler(workers: str) -> None:
-    """Wrap torch's SIGCHLD handler, which raises wherever the main thread is.
+    """Wrap torch's SIGCHLD handler, which raises asynchronously in the main thread.
 
     torch installs it when the first loader starts its workers.
     """

@@ -28,7 +28,7 @@ from virtex.data.annotations import (
     lvis_file,
     read_json,
 )
-from virtex.data.layouts import require_layout
+from virtex.data.layouts import COCO_DETECTION, LVIS_DETECTION, VOC_DETECTION, require_layout
 from virtex.data.masks import MAX_SIDE
 from virtex.data.voc import VOC_CLASSES, read_stems
 from virtex.detectron.custom_data import Samples, describe_custom_set, read_custom_set
@@ -67,6 +67,7 @@ DETECTION_SETS = {
         DetectionSet("voc_2007_test", "voc", "VOC2007/ImageSets/Main/test.txt", "VOC2007"),
     )
 }  # fmt: skip
+LAYOUTS = {"coco": COCO_DETECTION, "lvis": LVIS_DETECTION, "voc": VOC_DETECTION}
 
 
 def register_detection_sets(data_root: Path) -> None:
@@ -261,7 +262,7 @@ def read_data(cfg: CfgNode, data_root: Path, eval_only: bool) -> tuple[Samples, 
             data_root / path for entry in known for path in (entry.annotations, entry.images)
         )
     for task in sorted({entry.task for entry in known if not eval_only}):
-        require_layout(data_root, task)
+        require_layout(data_root, LAYOUTS[task], task)
     for name in sorted(names - DETECTION_SETS.keys()):
         with dataset_errors(name):
             read_custom_set(name, scored=name in cfg.DATASETS.TEST)

@@ -17,7 +17,7 @@ from detectron2.utils import comm
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from virtex.data.transforms import PROGRAMS
+from virtex.data.transforms import UNSAFE_FORMATS
 from virtex.data.workers import GuardedLoader, init_worker
 from virtex.engine.randomness import seed_everything
 from virtex.errors import UserError
@@ -45,7 +45,7 @@ class SafeMapper:
         name = sample["file_name"]
         try:
             with Image.open(name) as image:  # Pillow would run a program to decode these formats
-                if image.format in PROGRAMS:
+                if image.format in UNSAFE_FORMATS:
                     raise OSError(f"{image.format} is not an image format")
             return self.mapper(sample)
         except SizeMismatchError as error:

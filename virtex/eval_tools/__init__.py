@@ -1,4 +1,4 @@
-"""The command-line tools, one thin script a task: ``python -m virtex.eval_tools.NAME --help``.
+"""Command-line tools, one thin script per command: ``python -m virtex.eval_tools.NAME --help``.
 
-In the repository they are run as ``python eval_tools/NAME.py``.
+In the repository, run them as ``python eval_tools/NAME.py``.
 """

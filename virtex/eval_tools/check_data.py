@@ -1,17 +1,17 @@
-"""Check what a data root holds: missing paths, counts beside the published ones, missing images.
+"""Check the contents of a data root: missing paths, counts and missing images.
 
     python eval_tools/check_data.py --data-root datasets
     python eval_tools/check_data.py --data-root datasets --task coco imagenet_linear
     python eval_tools/check_data.py --data-root datasets --task voc --deep
     python eval_tools/check_data.py --data-root datasets --json
 
-For each task: every path it needs, the numbers of images and annotations beside the published ones
-(a toy version or a subset is not an error), and the images that annotations name and that are not
-on disk: how many and the first of them, with --json all. Nothing is changed.
+For each task, prints every path it needs, the numbers of images and annotations next to the
+published ones (a toy version or a subset is not an error), and the number and first names of images
+that annotations refer to but that are missing (all names with --json). Changes nothing.
 
-Folders are listed and annotation files read, but no image is opened. --deep decodes every image
-and reads the annotations as the tasks do. Exit status 0: the data of all chosen tasks are
-complete; 2: something is missing or malformed, one line per task on stderr.
+By default, no image is opened; --deep decodes every image and reads the annotations as the tasks
+do. Exit status: 0 the data of all selected tasks are complete; 2 data are missing or malformed,
+with one line per task on stderr.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=positive_int,
         default=os.cpu_count() or 1,
         metavar="N",
-        help="processes that decode images with --deep (default: the number of cores)",
+        help="processes that decode images with --deep (default: number of cores)",
     )
     parser.add_argument("--json", action="store_true", help="print the whole report as JSON")
     return parser

@@ -36,7 +36,7 @@ are skipped and listed.
 OUTPUT_DIR contains CHECKPOINT/TASK/seed_N/, each as written by the task's own command; logs/, the
 output of each command; leaderboard.csv, .md, .html and .png. Exit status: 0 all complete; 1 some
 failed, each reported on stderr with reason and log; 2 invalid input, nothing was run; 130 or 75
-interrupted (by Ctrl-C, by SIGTERM), the same command resumes.
+interrupted (by Ctrl-C or SIGTERM; the same command resumes).
 """
 
 import argparse
@@ -60,11 +60,11 @@ class Parser(ToolParser):
     def parse_known_intermixed_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Parse, with ``--arguments TASK --flag`` as well: argparse takes no option as a value."""
+        """Also parse ``--arguments TASK --flag``: argparse accepts no option as a value."""
         argv = sys.argv[1:] if args is None else list(args)
-        for place, word in enumerate(argv[2:], 2):
-            if argv[place - 2] == "--arguments":
-                argv[place] = f" {word}"  # with a space it is not an option
+        for index, word in enumerate(argv[2:], 2):
+            if argv[index - 2] == "--arguments":
+                argv[index] = f" {word}"  # with a leading space it is not an option
         return super().parse_known_intermixed_args(argv, namespace)
 
 
@@ -85,10 +85,10 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=default,
         metavar="TASK[:PROTOCOL]",
-        help=f"of {', '.join(tasks)} (default: {' '.join(default)})",
+        help=f"choices: {', '.join(tasks)} (default: {' '.join(default)})",
     )
     parser.add_argument(
-        "--protocol", metavar="NAME", help="of tasks without one (default: that of each task)"
+        "--protocol", metavar="NAME", help="for tasks without one (default: that of each task)"
     )
     parser.add_argument(
         "--seeds",
@@ -121,7 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--num-gpus",
         type=non_negative_int,
         metavar="N",
-        help="of this machine, or of each Slurm job; 0: CPU (default: all)",
+        help="GPUs of this machine, or of each Slurm job; 0: CPU (default: all)",
     )
     resources.add_argument(
         "--max-parallel",
@@ -133,14 +133,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--launcher",
         choices=("local", "slurm", "submitit-local"),
         default="local",
-        help="processes of this machine, Slurm jobs, or submitit's local jobs (default: local)",
+        help="local processes, Slurm jobs, or submitit's local jobs (default: local)",
     )
     resources.add_argument(
         "--slurm",
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
-        help="job parameters, as of submitit's executor.update_parameters (default: "
+        help="parameters of submitit's executor.update_parameters (default: "
         "timeout_min=1440, gpus_per_node and cpus_per_task for --num-gpus and --num-workers)",
     )
     return parser

@@ -2,38 +2,37 @@
 """Fine-tune a backbone end to end: iNaturalist 2018, or a fraction of ImageNet's labels.
 
 examples:
-  # as published (VirTex, arXiv 2006.06666): 100 epochs, on all GPUs there are
+  # as published (VirTex, arXiv 2006.06666): 100 epochs, on all GPUs
   python eval_tools/inaturalist_finetune.py --checkpoint moco_v2_800ep.pth.tar \\
       --data-root datasets --output-dir output/moco_v2/inaturalist
 
-  # semi-supervised: 1 % and 10 % of ImageNet's labels, each in a folder of its own
+  # semi-supervised: 1% and 10% of ImageNet's labels, each in its own folder
   ... --fraction 0.01 0.1 --output-dir output/moco_v2/semi_supervised
 
-  # the same on any folder that holds train/<class>/ and val/<class>/
+  # the same for any folder with train/<class>/ and val/<class>/
   ... --fraction 0.1 --image-folder datasets/places205
 
-  # go on where it stopped; two machines of 8 GPUs, started on each; or torchrun
+  # resume; two machines with 8 GPUs each, started on both; or torchrun
   ... --resume
   ... --num-gpus 8 --num-machines 2 --machine-rank 0 --dist-url tcp://HOST:PORT
   torchrun --nproc-per-node 8 eval_tools/inaturalist_finetune.py ...
 
-  # minutes on a CPU, on the built-in toy data
+  # minutes on a CPU, with the built-in toy data
   python eval_tools/make_toy_data.py datasets/toy
   python eval_tools/inaturalist_finetune.py --checkpoint 'random:resnet18' --protocol toy \\
       --data-root datasets/toy --output-dir output/toy_inaturalist --num-gpus 0
 
-  # any setting
+  # override any setting
   ... OPTIM.LR 0.05 OPTIM.CNN_LR 0.05
   ... OPTIM.NUM_EPOCHS 2 OPTIM.LR_STEP_EPOCHS "[1]"
 
-The data root holds inaturalist/{train_val2018,annotations}, or imagenet/{train,val}/<class>/.
-OUTPUT_DIR then holds result.json (top-1, top-5, the protocol, every deviation from it, the
-checkpoint's hash), per_class.csv, model_final.pth (a checkpoint that every tool here reads),
-log.txt, metrics.json, tensorboard events, config.yaml, and what
---resume needs (run.json, last_checkpoint).
+Reads inaturalist/{train_val2018,annotations} or imagenet/{train,val}/<class>/ below the data root.
+Writes to OUTPUT_DIR: result.json (top-1, top-5, the protocol, every deviation from it, the
+checkpoint's hash), per_class.csv, model_final.pth (a valid --checkpoint for all tools), log.txt,
+metrics.json, TensorBoard events, config.yaml, and run.json and last_checkpoint for --resume.
 
-Exit status: 0 done; 2 something to fix, said in one sentence; 130 interrupted by Ctrl-C;
-75 stopped by SIGTERM (training saves first): the same command with --resume goes on.
+Exit status: 0 success; 2 invalid input; 130 interrupted by Ctrl-C; 75 stopped by SIGTERM after
+saving a checkpoint (continue with --resume).
 """
 
 import argparse
@@ -53,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--protocol",
         metavar="NAME",
-        help="paper (default) or toy; with --fraction 20-epochs (default) or toy",
+        help="paper (default) or toy; with --fraction: 20-epochs (default) or toy",
     )
     parser.add_argument(
         "--fraction",
@@ -61,13 +60,13 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=(),
         metavar="F",
-        help="of the labels of imagenet/, the same of each class; not iNaturalist (KEY VALUE pairs "
-        "go before it)",
+        help="train on this fraction of the images of each class of imagenet/, instead of "
+        "iNaturalist (place KEY VALUE pairs before it)",
     )
     parser.add_argument(
         "--image-folder",
         metavar="DIR",
-        help="with --fraction: holds train/ and val/; not imagenet/ of --data-root",
+        help="with --fraction: folder with train/ and val/, instead of imagenet/ of --data-root",
     )
     add_classifier_training_arguments(parser)
     return parser

@@ -6,7 +6,7 @@
     python eval_tools/inspect_checkpoint.py --list-formats
 
 A checkpoint is a local path, https://…, virtex://NAME (model_zoo.py list), torchvision://NAME or
-random:NAME?seed=N. Exit status 0: a complete backbone; 2: incomplete or unreadable, with the reason
+random:NAME?seed=N. Exit status: 0 complete backbone; 2 incomplete or unreadable, with the reason
 on stderr.
 """
 
@@ -34,7 +34,8 @@ def main(args: argparse.Namespace) -> None:
         return
     if args.checkpoint is None:
         raise UserError(
-            "a checkpoint is missing; give one to inspect, or --list-formats", "arguments.missing"
+            "the following arguments are required: checkpoint (or --list-formats)",
+            "arguments.missing",
         )
 
     from virtex.checkpoints.loading import inspect_checkpoint

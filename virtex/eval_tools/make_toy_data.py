@@ -6,9 +6,9 @@
     python eval_tools/make_toy_data.py small --seed 2 --overwrite
     python eval_tools/make_toy_data.py datasets_toy --coco-train-images 3000  # to pretrain on
 
-OUT becomes a --data-root for every other tool. It holds coco/ (instances and captions),
-lvis/, VOC2007/, VOC2012/, imagenet/ and inaturalist/. The same seed and sizes always give
-the same bytes; where OUT holds them already, nothing is written.
+OUT can be used as --data-root of every other tool. It contains coco/ (instances and captions),
+lvis/, VOC2007/, VOC2012/, imagenet/ and inaturalist/. The output is deterministic: the same seed
+and sizes give the same bytes. Nothing is written if OUT already contains them.
 """
 
 import argparse
@@ -19,33 +19,32 @@ from virtex.cli import run_tool, tool_parser
 
 def build_parser() -> argparse.ArgumentParser:
     parser = tool_parser(__doc__)
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write to, new or empty")
+    parser.add_argument("out", metavar="OUT", type=Path, help="new or empty output folder")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     parser.add_argument(
         "--train-images",
         type=int,
         default=240,
         metavar="N",
-        help="training images of COCO, VOC (both years together), ImageNet, iNaturalist each "
-        "(default: 240)",
+        help="training images of each data set; for VOC, of both years together (default: 240)",
     )
     parser.add_argument(
         "--coco-train-images",
         type=int,
         metavar="N",
-        help="training images of COCO, which models are pretrained on (default: as the others)",
+        help="training images of COCO, for pretraining (default: --train-images)",
     )
     parser.add_argument(
         "--val-images",
         type=int,
         default=60,
         metavar="N",
-        help="validation images each; for VOC, the test images (default: 60)",
+        help="validation images of each data set; for VOC, test images (default: 60)",
     )
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace toy data in OUT, finished or not; other files are never deleted",
+        help="replace complete or partial toy data in OUT; other files are never deleted",
     )
     parser.add_argument(
         "--preview",
@@ -64,11 +63,11 @@ def main(args: argparse.Namespace) -> None:
         check_preview_name(args.preview)
     sizes = (args.seed, args.train_images, args.val_images)
     coco = {"coco_train_images": args.coco_train_images}
-    there = not args.overwrite and has_toy_data(args.out, *sizes, **coco)
+    is_complete = not args.overwrite and has_toy_data(args.out, *sizes, **coco)
     files = write_toy_data(args.out, *sizes, overwrite=args.overwrite, progress=True, **coco)
-    counts = ", ".join(f"{layout} {number}" for layout, number in files.items())
-    if there:
-        print(f"{args.out} already holds these toy data, nothing written (files: {counts})")
+    counts = ", ".join(f"{name} {number}" for name, number in files.items())
+    if is_complete:
+        print(f"{args.out} already contains these toy data, nothing written (files: {counts})")
     else:
         print(f"wrote toy data to {args.out} (files: {counts})")
     if args.preview:

@@ -2,7 +2,7 @@
 """List and download the models of the zoo, and print the configs they were trained with.
 
 examples:
-  # every model: architecture, what the file holds, license, published numbers
+  # all models: architecture, contents of the file, license, published numbers
   python eval_tools/model_zoo.py list
   python eval_tools/model_zoo.py list moco 'swav/*800ep' --json
 
@@ -10,21 +10,21 @@ examples:
   python eval_tools/model_zoo.py config width_ablations/bicaptioning_R_50_L1_H2048 -o virtex.yaml
   python -m virtex.pretrain --config virtex.yaml --data-root datasets --output-dir output/virtex
 
-  # verified weights, into the cache; with a copy in a folder
+  # download verified weights into the cache; also copy them to a folder
   python eval_tools/model_zoo.py download moco/v2_800ep
   python eval_tools/model_zoo.py download torchvision/resnet50 hub/resnet50 --output-dir models
 
-  # as the name of a checkpoint anywhere; it is downloaded once
+  # use a name as the checkpoint of any tool; it is downloaded once
   python eval_tools/voc07_svm.py --checkpoint virtex://moco/v2_800ep ...
 
-  # your own models beside these (in the form of model_zoo.yaml); $VIRTEX_ZOO does the same, with
-  # a : between several files
+  # add your own models (same format as model_zoo.yaml), or set $VIRTEX_ZOO to files separated
+  # by ":"
   python eval_tools/model_zoo.py list --zoo my_zoo.yaml
   python eval_tools/inspect_checkpoint.py virtex://my/model --zoo my_zoo.yaml
 
-The last part of a name is enough where it is unique. An interrupted download is resumed, retried,
-then tried at the next mirror, and verified; the sha256 is pinned at the first use. Files go to
-iopath's cache ($FVCORE_CACHE moves it). Exit status: 0 done, 2 invalid input, 130 interrupted.
+The last part of a name is sufficient if it is unique. Downloads are resumed, retried, continued
+from the next mirror, and verified; the sha256 is pinned at the first use. Files are stored in
+iopath's cache ($FVCORE_CACHE). Exit status: 0 success, 2 invalid input, 130 interrupted.
 """
 
 import argparse
@@ -48,17 +48,17 @@ def build_parser() -> argparse.ArgumentParser:
         "patterns",
         nargs="*",
         metavar="PATTERN",
-        help="only names that contain or match it: 'moco*'",
+        help="show only names that contain or match it: 'moco*'",
     )
     listing.add_argument("--json", action="store_true", help="print all fields as JSON")
 
     config = commands.add_parser("config", help="print the YAML that reproduces a model")
-    config.add_argument("name", help="a name that list shows")
-    config.add_argument("-o", "--output", metavar="FILE", help="write it to a new file")
+    config.add_argument("name", help="name of a model")
+    config.add_argument("-o", "--output", metavar="FILE", help="write to a new file")
 
     download = commands.add_parser("download", help="download files and print their paths")
     download.add_argument("names", nargs="+", metavar="NAME")
-    download.add_argument("-o", "--output-dir", metavar="DIR", help="also copy them there")
+    download.add_argument("-o", "--output-dir", metavar="DIR", help="also copy the files there")
 
     for command in (listing, config, download):
         add_zoo_argument(command)
@@ -76,7 +76,9 @@ def show(args: argparse.Namespace) -> None:
     found = [entry for name, entry in zoo.entries().items() if matches(name, args.patterns)]
     if not found:
         wanted = " or ".join(map(repr, args.patterns))
-        raise UserError(f"no model matches {wanted}; list without it shows all", "zoo.no_match")
+        raise UserError(
+            f"no model matches {wanted}; run list without patterns to show all", "zoo.no_match"
+        )
     print(json.dumps(as_json(found), indent=2) if args.json else as_table(found))
 
 

@@ -1,22 +1,22 @@
 #!/usr/bin/env python3
-"""Evaluate a backbone on a task that a file of your own registers (see docs/extending.md).
+"""Evaluate a backbone on a task that your own file registers (see docs/extending.md).
 
 examples:
   # my_task.py registers a task named flowers
   VIRTEX_TASKS=my_task.py python eval_tools/probe.py --task flowers \\
       --checkpoint moco_v2_800ep.pth.tar --data-root datasets --output-dir output/flowers
 
-  # another protocol of the task, any of its settings, the feature cache
+  # another protocol of the task; overrides of its settings; list the feature cache
   ... --protocol toy
   ... PROBE.NUM_EPOCHS 20
   python eval_tools/probe.py --list-cache
 
-OUTPUT_DIR then contains result.json (the metrics, the protocol, every deviation from it, the
-checkpoint's hash), log.txt, metrics.json, TensorBoard events, config.yaml, and run.json for
---resume. evaluate_all.py --tasks, leaderboard.py and check_data.py know the task, too.
+Writes to OUTPUT_DIR: result.json (metrics, protocol, every deviation from it, the checkpoint's
+hash), log.txt, metrics.json, TensorBoard events, config.yaml, and run.json for --resume.
+evaluate_all.py, leaderboard.py and check_data.py support the task, too.
 
-Exit status: 0 success; 2 invalid input, reported in one sentence; 130 interrupted by Ctrl-C;
-75 stopped by SIGTERM: the same command with --resume continues.
+Exit status: 0 success; 2 invalid input; 130 interrupted by Ctrl-C; 75 stopped by SIGTERM (continue
+with --resume).
 """
 
 import argparse

@@ -1,33 +1,33 @@
 #!/usr/bin/env python3
-"""PASCAL VOC 2007 classification: one linear SVM a class on a frozen backbone's features.
+"""PASCAL VOC 2007 classification: one linear SVM per class on frozen features.
 
 examples:
   # as published (VirTex, arXiv 2006.06666): mAP over 20 classes
   python eval_tools/voc07_svm.py --checkpoint moco_v2_800ep.pth.tar \\
       --data-root datasets --output-dir output/moco_v2/voc07_svm
 
-  # by liblinear, as scikit-learn runs it: the same objective, many times slower
+  # scikit-learn's liblinear: the same objective, many times slower
   ... --solver liblinear
 
-  # another average precision; few positive images a class (each a protocol of its own)
+  # another definition of average precision; low-shot (each is a separate protocol)
   ... --ap voc11
   ... --low-shot 1,2,4,8,16,32,64,96
 
-  # seconds on a CPU, on the built-in toy data
+  # seconds on a CPU, with the built-in toy data
   python eval_tools/make_toy_data.py datasets/toy
   python eval_tools/voc07_svm.py --checkpoint 'random:resnet18' --protocol toy \\
       --data-root datasets/toy --output-dir output/toy_svm --num-gpus 0
 
-  # what the cache of features holds; any setting
+  # list the feature cache; override any setting
   python eval_tools/voc07_svm.py --list-cache
   ... SVM.COSTS "[0.1, 1.0]"
 
-The data root holds VOC2007/{JPEGImages,ImageSets/Main}. OUTPUT_DIR then holds result.json (the
-score, the protocol, every deviation from it, the checkpoint's hash, the chosen costs), log.txt,
-metrics.json, tensorboard events, config.yaml, and run.json for --resume.
+Reads VOC2007/{JPEGImages,ImageSets/Main} below the data root. Writes to OUTPUT_DIR: result.json
+(mAP, protocol, every deviation from it, the checkpoint's hash, the selected costs), log.txt,
+metrics.json, TensorBoard events, config.yaml, and run.json for --resume.
 
-Exit status: 0 done; 2 something to fix, said in one sentence; 130 interrupted by Ctrl-C;
-75 stopped by SIGTERM (training saves first): the same command with --resume goes on.
+Exit status: 0 success; 2 invalid input; 130 interrupted by Ctrl-C; 75 stopped by SIGTERM (continue
+with --resume).
 """
 
 import argparse
@@ -49,20 +49,20 @@ def build_parser() -> argparse.ArgumentParser:
         "--solver",
         choices=("fast", "liblinear"),
         default="fast",
-        help="all classes, costs and folds at once, or scikit-learn's (default: fast)",
+        help="batched over classes, costs and folds, or scikit-learn's liblinear (default: fast)",
     )
     parser.add_argument(
         "--ap",
         choices=("sklearn", "voc11", "interpolated"),
         default="sklearn",
-        help="average precision: not interpolated (default), VOC2007's at 11 points, VOC2010's",
+        help="average precision: not interpolated (default), 11-point of VOC2007, or VOC2010's",
     )
     parser.add_argument(
         "--low-shot",
         type=int_list,
         default=(),
         metavar="K,K,…",
-        help="train on so many positive images a class; mean and std over samples",
+        help="train on K positive images per class; reports mean and std over samples",
     )
     add_feature_arguments(parser)
     return parser

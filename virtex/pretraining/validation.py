@@ -73,7 +73,7 @@ def describe_samples(
             return ", ".join(val.label_names[i] for i in ids if i < len(val.label_names))
         assert tokenizer is not None  # all other tasks have captions
         if task in ("token_classification", "masked_lm"):
-            return " ".join(tokenizer.piece(i) for i in ids)
+            return " ".join(tokenizer.id_to_piece(i) for i in ids)
         return tokenizer.decode(ids)
 
     return [
