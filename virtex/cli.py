@@ -19,7 +19,7 @@ from contextlib import nullcontext
 from typing import NamedTuple, NoReturn
 
 import virtex
-from virtex.engine.signals import RESUME, SigtermReceived, end_workers, raise_on_sigterm
+from virtex.engine.signals import RESUME, SigtermReceived, kill_workers, raise_on_sigterm
 from virtex.errors import UserError, describe_os_error, ignore_reported_errors, set_error_path
 from virtex.text import printable
 
@@ -321,7 +321,7 @@ def run_tool(
             sys.stdout.flush()
         except OSError:  # on a full disk, the interpreter would fail to flush again at exit
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    end_workers()
+    kill_workers()
     sys.exit(status or 0)
 
 

@@ -56,13 +56,13 @@ def set_error_path(path: str | os.PathLike[str]) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
-def ignore_reported_errors(thrown: threading.ExceptHookArgs) -> None:
+def ignore_reported_errors(args: threading.ExceptHookArgs) -> None:
     """Ignore OSErrors in threads, as a ``threading.excepthook``.
 
     If the thread that writes TensorBoard events fails, the next event raises its error.
     """
-    if not (isinstance(thrown.exc_value, OSError) and describe_os_error(thrown.exc_value)):
-        threading.__excepthook__(thrown)
+    if not (isinstance(args.exc_value, OSError) and describe_os_error(args.exc_value)):
+        threading.__excepthook__(args)
 
 
 def describe_os_error(error: OSError) -> str | None:

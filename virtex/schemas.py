@@ -143,7 +143,7 @@ def parse_time(text: str) -> float:
 
 
 def describe_error(error: ValidationError) -> str:
-    """Return the first error as one line: path of the field, what was expected, the value."""
+    """Return the first error as one line: path of the field, expected, found."""
     first = error.errors(include_url=False, include_context=False)[0]
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "json_invalid":

@@ -18,7 +18,7 @@ from tests.checkpoints.fault_server import Answer
 from tests.errors import raises_code
 from virtex.checkpoints import download as downloads
 from virtex.checkpoints.download import (
-    DownloadRefused,
+    DownloadFailed,
     PartialFile,
     cached_path,
     check_status,
@@ -292,7 +292,7 @@ def test_redirect_without_encryption_is_refused(url, visited, refused):
         answers.append(requests.Response())
         answers[-1].url, answers[-1].status_code = address, 200
     answers[-1].history = answers[:-1]
-    with pytest.raises(DownloadRefused) if refused else nullcontext():
+    with pytest.raises(DownloadFailed) if refused else nullcontext():
         check_status(answers[-1], url)
 
 

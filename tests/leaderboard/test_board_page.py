@@ -135,7 +135,7 @@ def test_published_rows_are_marked_with_their_source(page):
     ],
 )
 def test_a_zoo_model_is_compared_with_its_published_value(page, change, expected):
-    [known] = [one for one in zoo.matching(VIRTEX, "").results if one.metric == "mAP"]
+    [known] = [one for one in zoo.match_entry(VIRTEX, "").results if one.metric == "mAP"]
     data = data_of(page(record(VIRTEX, value=known.value + 0.5, **change)))
     [index] = [n for n, column in enumerate(data["columns"]) if column["metric"] == "mAP"]
     found = data["rows"][0]["cells"][str(index)].get("published")

@@ -210,7 +210,7 @@ def test_details_show_overrides_as_text(open_page):
 
 
 def test_details_name_published_values_and_sources(open_page):
-    [known] = [one for one in zoo.matching(VIRTEX, "").results if one.metric == "mAP"]
+    [known] = [one for one in zoo.match_entry(VIRTEX, "").results if one.metric == "mAP"]
     page = open_page()
     page.locator("#table tbody tr:not(.published)", has_text=VIRTEX).locator("td[style]").click()
     text = page.locator("#details").inner_text()

@@ -194,15 +194,15 @@ def test_torchvision_addresses_are_those_of_torchvision(name):
 def test_a_model_matches_its_entry_by_name_address_or_hash():
     entry = zoo.find("torchvision/resnet50")
     whole = entry.sha256 + "0" * 56
-    assert zoo.matching("virtex://torchvision/resnet50", whole) == entry
-    assert zoo.matching(entry.urls[0], whole) == entry
-    assert zoo.matching("some/file.pth", whole) == entry
-    assert zoo.matching("some/file.pth", "0" * 64) is None
-    assert zoo.matching("torchvision/resnet50", "0" * 64) is None  # a folder of that name
-    assert zoo.matching("virtex://torchvision/resnet50", "f" * 64) is None
-    assert zoo.matching("virtex://not/in/any/file", "f" * 64) is None
+    assert zoo.match_entry("virtex://torchvision/resnet50", whole) == entry
+    assert zoo.match_entry(entry.urls[0], whole) == entry
+    assert zoo.match_entry("some/file.pth", whole) == entry
+    assert zoo.match_entry("some/file.pth", "0" * 64) is None
+    assert zoo.match_entry("torchvision/resnet50", "0" * 64) is None  # a folder of that name
+    assert zoo.match_entry("virtex://torchvision/resnet50", "f" * 64) is None
+    assert zoo.match_entry("virtex://not/in/any/file", "f" * 64) is None
     best = zoo.find("task_ablations/bicaptioning_R_50_L1_H2048")
-    assert zoo.matching("virtex://bicaptioning_R_50_L1_H2048", "0" * 64) == best
+    assert zoo.match_entry("virtex://bicaptioning_R_50_L1_H2048", "0" * 64) == best
 
 
 def test_own_numbers_of_a_packaged_config_are_kept(written, monkeypatch):

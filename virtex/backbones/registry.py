@@ -197,18 +197,18 @@ def detect_arch(tensors: Mapping[str, Any], fields: Mapping[str, Any] | None = N
     Raises:
         UnsupportedArchitectureError: a family detects its names, but none can build the network.
     """
-    refusal = None
+    unsupported = None
     for family in families().values():
         try:
             arch = family.detect(tensors)
         except UnsupportedArchitectureError as error:
-            refusal = refusal or error
+            unsupported = unsupported or error
             continue
         if arch is not None:
             known = {k: v for k, v in (fields or {}).items() if k in family.format_fields}
             return replace(arch, **known)
-    if refusal is not None:
-        raise refusal
+    if unsupported is not None:
+        raise unsupported
     return None
 
 

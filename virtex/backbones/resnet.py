@@ -202,7 +202,7 @@ def detect_resnet(tensors: Mapping[str, Any]) -> ResNetArch | None:
     block = "bottleneck" if any(part == "conv3.weight" for _, _, part in blocks) else "basic"
     width_per_group, groups = _width_and_groups(shapes) if block == "bottleneck" else (64, 1)
     arch = ResNetArch(_depth(block, blocks), block, width_per_group, groups)
-    _refuse_extra_tensors(shapes, arch)
+    _reject_extra_tensors(shapes, arch)
     return arch
 
 
@@ -251,7 +251,7 @@ def _width_and_groups(shapes: Shapes) -> tuple[int, int]:
     return int(width) // n_groups, n_groups
 
 
-def _refuse_extra_tensors(shapes: Shapes, arch: ResNetArch) -> None:
+def _reject_extra_tensors(shapes: Shapes, arch: ResNetArch) -> None:
     expected = expected_shapes(arch)
     extra = [
         name

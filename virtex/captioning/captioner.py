@@ -30,7 +30,7 @@ from virtex.pretraining.vocabulary import (
 )
 from virtex.run_folder import RUN_FILE, read_run_file
 from virtex.zoo.entries import entry_named
-from virtex.zoo.models import beside_zoo_file, config_beside, config_of, fill, weights_in
+from virtex.zoo.models import config_of, fill, find_pretraining_config, resolve_zoo_path, weights_in
 
 logger = logging.getLogger("virtex.captioning")
 
@@ -233,7 +233,7 @@ def find_captioning_config(checkpoint: str, options: CaptionerOptions) -> CfgNod
     """Load the config of ``--config``, of the zoo entry, or next to the checkpoint.
 
     Raises:
-        UserError: there is none.
+        UserError: it was not found.
     """
     if options.config is not None:
         return load_config(find_config(options.config))
@@ -241,7 +241,7 @@ def find_captioning_config(checkpoint: str, options: CaptionerOptions) -> CfgNod
     if entry is not None and entry.config:
         return load_config(config_of(entry))
     try:
-        return load_config(config_beside(checkpoint))
+        return load_config(find_pretraining_config(checkpoint))
     except UserError as error:
         raise UserError(f"{error}, or use --config", error.code) from error
 
@@ -251,21 +251,21 @@ def find_tokenizer(backbone: Backbone, config: CfgNode, options: CaptionerOption
     the config.
 
     Raises:
-        UserError: there is none.
+        UserError: it was not found.
     """
     if options.tokenizer is not None:
         return Tokenizer(options.tokenizer)
     entry = entry_named(backbone.source.requested)
     if entry is not None and entry.tokenizer:
-        return Tokenizer(beside_zoo_file(entry, entry.tokenizer))
-    beside = Path(backbone.source.path).with_name(TOKENIZER)
-    if beside.is_file():
-        return Tokenizer(beside)
+        return Tokenizer(resolve_zoo_path(entry, entry.tokenizer))
+    candidate = Path(backbone.source.path).with_name(TOKENIZER)
+    if candidate.is_file():
+        return Tokenizer(candidate)
     data = replace_data_root(config, options.data_root).DATA
     if Path(data.TOKENIZER_MODEL).is_file():
         return Tokenizer(data.TOKENIZER_MODEL)
     raise UserError(
-        f"the vocabulary of {backbone.source.requested} was found neither at {beside} nor at "
+        f"the vocabulary of {backbone.source.requested} was found neither at {candidate} nor at "
         f"{data.TOKENIZER_MODEL}; select it with --tokenizer, or train it again from the same "
         f"captions: {tokenizer_command(data)}",
         code="captioning.no_vocabulary",

@@ -262,7 +262,7 @@ def meteor(captions: Captions, references: References) -> tuple[float, np.ndarra
     command.append("-norm")
     timeout = timeout_for(len(captions) + sum(map(len, references)))
 
-    def ask(lines: Sequence[str], answers: int, numbers: int) -> list[str]:
+    def query(lines: Sequence[str], answers: int, numbers: int) -> list[str]:
         output, errors = run_program("METEOR", command, timeout, "".join(f"{x}\n" for x in lines))
         found = [line.strip() for line in output.splitlines()]
         wrong = [line for line in found if not _is_numbers(line, numbers)]
@@ -278,8 +278,8 @@ def meteor(captions: Captions, references: References) -> tuple[float, np.ndarra
         for caption, refs in zip(captions, references, strict=True)
     ]
     lines = [" ||| ".join(["SCORE", *texts]) for texts in sentences]
-    statistics = ask(lines, len(captions), METEOR_STATISTICS)
-    answers = ask([" ||| ".join(["EVAL", *statistics])], len(captions) + 1, 1)
+    statistics = query(lines, len(captions), METEOR_STATISTICS)
+    answers = query([" ||| ".join(["EVAL", *statistics])], len(captions) + 1, 1)
     *per_image, corpus = map(float, answers)
     return corpus, np.array(per_image)
 

@@ -1,5 +1,5 @@
-// Sorts, filters and enlarges. The cards are in the page already: without this script they are a
-// plain list. Captions and names go in as text, never as HTML.
+// Sort, filter and enlarge images. Without this script, the cards of the page are a plain list.
+// Captions and names are inserted as text, never as HTML.
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
@@ -23,13 +23,13 @@
       element, index, place, scores, caption, name, more,
       button: find("button"), image: find("img"), score: find(".score"),
       references: texts(".references li"),
-      hidden: texts("details li").join("\n").toLowerCase(), // until its details are opened
+      hidden: texts("details li").join("\n").toLowerCase(), // until the details are opened
       words: caption.split(/\s+/).filter(Boolean).length,
       text: [caption, name, ...texts(".references li")].join("\n").toLowerCase(),
     };
   });
 
-  // Sort keys: the value of a card, null where it has none, and the names of the two directions.
+  // Sort keys: the value of a card, null if undefined, and the names of the two directions.
   const orders = new Map(data.metrics.map((metric, column) => [metric, {
     value: (card) => card.scores[column], first: "descending",
     ends: { descending: "Best first", ascending: "Worst first" }, ...rangeOf(column), metric,
@@ -46,7 +46,7 @@
   });
   const usual = orders.keys().next().value;
   const state = { sort: usual, direction: orders.get(usual).first };
-  let order = cards; // as sorted now
+  let order = cards; // currently sorted
 
   function rangeOf(column) {
     let [worst, best] = [Infinity, -Infinity];
@@ -55,7 +55,7 @@
       worst = Math.min(worst, scores[column]);
       best = Math.max(best, scores[column]);
     }
-    return { worst: worst < best ? worst : best - 1, best }; // of equal scores all are the best
+    return { worst: worst < best ? worst : best - 1, best }; // equal scores are all the best
   }
 
   function make(tag, text = "", attributes = {}) {
@@ -79,7 +79,7 @@
       if (x === null || y === null) return (x === null) - (y === null) || a.place - b.place;
       return sign * (x - y) || a.place - b.place;
     });
-    // emptied at once: removing thousands of cards one by one takes seconds
+    // emptied in one step: removing thousands of cards one by one takes seconds
     list.replaceChildren();
     const fragment = document.createDocumentFragment();
     for (const card of order) fragment.append(card.element);
@@ -94,7 +94,7 @@
     }
   }
 
-  // Scores of the metric that sorts or, where none does, of the first.
+  // Scores of the metric that is the sort key, else of the first one.
   function showScores() {
     const shown = orders.get(state.sort).metric ? state.sort : usual;
     const { value, worst, best, metric } = orders.get(shown);
@@ -122,7 +122,7 @@
       card.element.hidden = !matches;
       shown += matches;
       if (!matches || !card.more) continue;
-      // matches in hidden references are made visible
+      // show matches in hidden references
       card.more.open = references.checked || words.some((word) => card.hidden.includes(word));
     }
     byId("none").hidden = shown > 0;
@@ -145,12 +145,12 @@
     toTop();
   }
 
-  // After sorting or filtering far down the page, the first card is shown.
+  // After sorting or filtering far down the page, scroll to the first card.
   function toTop() {
     if (byId("main").getBoundingClientRect().top < 0) byId("main").scrollIntoView();
   }
 
-  // ---- the view in the address
+  // ---- the view in the URL
 
   function remember() {
     const view = new URLSearchParams();
@@ -243,7 +243,7 @@
     if (card) show(card);
   });
   large.addEventListener("click", (event) => {
-    if (event.target === large) large.close(); // beside it
+    if (event.target === large) large.close(); // a click on the backdrop
   });
   large.addEventListener("keydown", (event) => {
     const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];

@@ -74,7 +74,7 @@ GAP = r"[- \xa0]"  # within numbers
 # of addresses
 LABEL, LINK, LINK_END = r"[^\s\"<>|.!?(){},]", r"[^\s\"<>|()]", r"[^\s\"<>|.!?(){},-]"
 MAILBOX, HOST = r"[^\s\"<>|(){}]{0,63}", r"[^\s\"<>|().{}]+"
-# what makes a longer token of one of these words
+# characters that extend one of these words to a longer token
 LONGER = rf"[-_/@!?.]?{L}|[-_/@]?[0-9]|\.[,:;]|['’]{CLITIC}|,[A-Za-z0-9.,]*-[A-Za-z0-9]"
 FIRST_OF_TWO = "|".join(
     f"{first}(?={second}(?!{LONGER}))"

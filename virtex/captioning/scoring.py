@@ -84,7 +84,7 @@ def score(
 
     Raises:
         UserError: as ``choose_scorer``, a Java program fails, or no reference contains a word.
-        ValueError: the images differ, there are none, or one has no reference.
+        ValueError: the images differ, are empty, or one has no reference.
     """
     if captions.keys() != references.keys():
         raise ValueError("expected captions and references of the same images")

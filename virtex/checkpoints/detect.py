@@ -46,8 +46,8 @@ class ParsedCheckpoint:
         container: dotted path of the state_dict, "" for the root.
         tensors: canonical name -> tensor or array as in the file, heads excluded.
         unused: name of a group of unused tensors -> count.
-        arch: the architecture; ``None`` where ``refusal`` is set.
-        refusal: why the network is not supported, or "".
+        arch: the architecture; ``None`` where ``unsupported`` is set.
+        unsupported: why the network is not supported, or "".
         derived: names of ``tensors`` that were computed from others.
     """
 
@@ -56,7 +56,7 @@ class ParsedCheckpoint:
     tensors: dict[str, Any]
     unused: dict[str, int]
     arch: Arch | None
-    refusal: str = ""
+    unsupported: str = ""
     derived: frozenset[str] = frozenset()
 
     def is_equivalent(self, other: ParsedCheckpoint) -> bool:
@@ -115,13 +115,13 @@ def detect_format(content: Any, name: str = "auto", flat: bool = False) -> Parse
         for candidate in [parse_as(row, found, explicit=name != "auto")]
         if candidate is not None
     ]
-    fitting = [candidate for candidate in parsed if not candidate.refusal] or parsed
-    if not fitting:
+    matching = [candidate for candidate in parsed if not candidate.unsupported] or parsed
+    if not matching:
         raise _no_format_error(found, name)
-    best = fitting[0]
-    if best.refusal:
-        raise UnsupportedArchitectureError(f"read as format {best.format.name}: {best.refusal}")
-    others = [other for other in fitting[1:] if not best.is_equivalent(other)]
+    best = matching[0]
+    if best.unsupported:
+        raise UnsupportedArchitectureError(f"read as format {best.format.name}: {best.unsupported}")
+    others = [other for other in matching[1:] if not best.is_equivalent(other)]
     if others:
         choices = {choice.format.name: choice for choice in [best, *others]}
         listed = "; ".join(
@@ -143,18 +143,18 @@ def parse_as(row: Format, found: StateDicts, explicit: bool) -> ParsedCheckpoint
     """
     if not explicit and not found.flat and found.root_entries & {*row.forbidden_entries}:
         return None
-    refused = None
+    unsupported = None
     for container in ("",) if found.flat else row.containers:
         wrapper, tensors = strip_wrappers(found.by_path.get(container, {}))
         if not explicit and not _has_required_prefixes(row, tensors):
             continue
         for prefix, dialect in itertools.product(row.strip, row.dialects):
             parsed = _parse_names(row, container, tensors, wrapper, prefix, dialect)
-            if parsed is not None and not parsed.refusal:
+            if parsed is not None and not parsed.unsupported:
                 unused = parsed.unused | _other_state_dicts(found, container)
                 return replace(parsed, unused=unused)
-            refused = refused or parsed
-    return refused
+            unsupported = unsupported or parsed
+    return unsupported
 
 
 def _has_required_prefixes(row: Format, tensors: Mapping[str, Any]) -> bool:

@@ -78,7 +78,7 @@ def download(urls: Sequence[str], path: Path, sha256: str = "", size: int = 0) -
     try:
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with exclusive(path):
+            with file_lock(path):
                 if not path.is_file():  # another process may have downloaded it
                     fetch_from_any(urls, path, sha256, size)
                     return path
@@ -122,7 +122,7 @@ def cached_path(url: str) -> Path:
 
 
 @contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def file_lock(path: Path) -> Iterator[None]:
     """Hold the lock of ``path``; the system releases it however the process ends."""
     lock = FileLock(f"{path}.lock")
     try:
@@ -146,7 +146,7 @@ def fetch_from_any(urls: Sequence[str], path: Path, sha256: str, size: int) -> N
     for url in urls:
         try:
             found = fetch_checked(url, part, sha256, size)
-        except DownloadRefused as error:
+        except DownloadFailed as error:
             if url != urls[-1]:
                 logger.warning("%s: %s; trying the next URL", url, error)
             reasons.append(f"{url}: {error}")
@@ -169,7 +169,7 @@ def fetch_checked(url: str, part: PartialFile, sha256: str, size: int) -> str:
         The sha256 of the file.
 
     Raises:
-        DownloadRefused: the URL does not provide the file, or provides a different one.
+        DownloadFailed: the URL does not provide the file, or provides a different one.
     """
     tries = 2 if part.is_resumable(url, sha256) else 1
     for _ in range(tries):
@@ -179,14 +179,14 @@ def fetch_checked(url: str, part: PartialFile, sha256: str, size: int) -> str:
         if not problem:
             return found
         part.discard()
-    raise DownloadRefused(f"it provides a different file: {problem}")
+    raise DownloadFailed(f"it provides a different file: {problem}")
 
 
 def fetch(url: str, part: PartialFile, sha256: str, size: int) -> None:
     """Fill ``part`` from one URL, over as many connections as necessary.
 
     Raises:
-        DownloadRefused: the URL does not provide it.
+        DownloadFailed: the URL does not provide it.
     """
     failures = 0
     while True:
@@ -197,7 +197,7 @@ def fetch(url: str, part: PartialFile, sha256: str, size: int) -> None:
         except DownloadInterrupted as error:
             failures = 1 if part.length() - before >= MIN_PROGRESS else failures + 1
             if failures >= MAX_ATTEMPTS:
-                raise DownloadRefused(f"{error} ({MAX_ATTEMPTS} attempts)") from error
+                raise DownloadFailed(f"{error} ({MAX_ATTEMPTS} attempts)") from error
             wait = min(max(error.wait, BACK_OFF * 2 ** (failures - 1)), MAX_WAIT)
             wait *= random.uniform(1.0, 1.25)  # jitter: machines should not retry simultaneously
             logger.warning("%s: %s; retrying in %.1f s", part.target.name, error, wait)
@@ -254,7 +254,7 @@ def pin_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-class DownloadRefused(Exception):
+class DownloadFailed(Exception):
     """This URL does not provide the file; another one may."""
 
 
@@ -332,7 +332,7 @@ def fetch_once(url: str, part: PartialFile, sha256: str, size: int) -> None:
         sha256, size: of the whole file; "" and 0 if unknown.
 
     Raises:
-        DownloadRefused: the URL does not provide it.
+        DownloadFailed: the URL does not provide it.
         DownloadInterrupted: the connection ended early, or the server is busy.
         OSError: it cannot be written.
     """
@@ -360,7 +360,7 @@ def fetch_once(url: str, part: PartialFile, sha256: str, size: int) -> None:
                     part.start(url, validator_of(response))
             save(response, part, start, total, size)
     except _PERMANENT_ERRORS as error:
-        raise DownloadRefused(one_line(error)) from error
+        raise DownloadFailed(one_line(error)) from error
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         raise DownloadInterrupted(innermost_reason(error)) from error
 
@@ -384,19 +384,19 @@ def check_status(response: requests.Response, url: str) -> None:
     """Check that a response has content.
 
     Raises:
-        DownloadRefused, DownloadInterrupted: it has none, or an https URL led to http.
+        DownloadFailed, DownloadInterrupted: it has none, or an https URL led to http.
     """
     visited = [answer.url for answer in (*response.history, response)]
     unencrypted = [address for address in visited if address.lower().startswith("http://")]
     if unencrypted and url.lower().startswith("https://"):
-        raise DownloadRefused(f"it redirects to an unencrypted URL, {unencrypted[0]}")
+        raise DownloadFailed(f"it redirects to an unencrypted URL, {unencrypted[0]}")
     code = response.status_code
     if code in (200, 206):
         return
     reason = f"the server answered {code} {response.reason or ''}".rstrip()
     if code in RETRY_STATUSES or code >= 500:
         raise DownloadInterrupted(reason, retry_seconds(response.headers.get("Retry-After", "")))
-    raise DownloadRefused(reason)
+    raise DownloadFailed(reason)
 
 
 def save(
@@ -408,12 +408,12 @@ def save(
         total: announced size of the whole file in bytes; size: the expected one, 0 if unknown.
 
     Raises:
-        DownloadRefused: the content is a web page or a message, or has a different size.
+        DownloadFailed: the content is a web page or a message, or has a different size.
         DownloadInterrupted: less was received than announced.
         OSError: the disk is full.
     """
     if size and total and total != size:
-        raise DownloadRefused(f"the file has {total} bytes, expected {size}")
+        raise DownloadFailed(f"the file has {total} bytes, expected {size}")
     free = shutil.disk_usage(part.path.parent).free
     if total and free < total - start:
         raise OSError(errno.ENOSPC, f"{total - start} bytes needed, {free} free")
@@ -424,9 +424,9 @@ def save(
         response.raw.enforce_content_length = is_encoded(response)
         for chunk in response.iter_content(CHUNK):
             if file.tell() == 0 and WEB_PAGE.match(chunk):
-                raise DownloadRefused("the server sent a web page, not the file")
+                raise DownloadFailed("the server sent a web page, not the file")
             if file.tell() == 0 and JSON_MESSAGE.match(chunk):
-                raise DownloadRefused(
+                raise DownloadFailed(
                     f"the server sent a message, not the file: {chunk[:80].decode()}"
                 )
             file.write(chunk)

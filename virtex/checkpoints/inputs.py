@@ -56,7 +56,7 @@ def read_input(
         config: where Detectron2 writes its config; ``None`` for other formats.
 
     Returns:
-        (input, architecture, notes on what was assumed).
+        (input, architecture, notes on assumptions).
 
     Raises:
         CheckpointError: the entry or the config exists and is invalid.

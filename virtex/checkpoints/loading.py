@@ -41,7 +41,7 @@ class Inspection:
         requested, path, size, sha256: the requested name, and the file (bytes, hex digest).
         format, project: the row of the format table, "" if none was detected.
         arch, input, coverage: ``None`` if they could not be determined.
-        notes: what was assumed or converted.
+        notes: assumptions and conversions.
         error: why it cannot be loaded; ``None`` if it can.
         tensors: the backbone's state_dict if it is complete, see ``Backbone``.
     """
@@ -218,10 +218,10 @@ def _load_tensors(
             "save the weights again as plain tensors",
             code="checkpoint.unreadable",
         )
-    unfit = [name for name in expected if not _is_floating(parsed.tensors[name])]
-    if unfit:
+    not_floating = [name for name in expected if not _is_floating(parsed.tensors[name])]
+    if not_floating:
         raise CheckpointError(
-            f"expected floating-point tensors, found other types in {_first_names(unfit)}; save "
+            f"expected floating-point tensors, found others in {_first_names(not_floating)}; save "
             "plain weights",
             code="checkpoint.not_floating_point",
         )
@@ -229,7 +229,7 @@ def _load_tensors(
     for name in expected:
         try:
             tensors[name] = _as_float32(parsed.tensors[name])
-        except (RuntimeError, TypeError) as error:  # a dtype that torch can hold but not convert
+        except (RuntimeError, TypeError) as error:  # a dtype that torch cannot convert
             raise CheckpointError(
                 f"{name} has a dtype that cannot be converted to float32: {error}",
                 code="checkpoint.not_floating_point",

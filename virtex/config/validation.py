@@ -148,7 +148,7 @@ def validate_pretraining(config: CfgNode) -> None:
     """Check a complete pretraining config.
 
     Raises:
-        UserError: a value is invalid; its key, the value and what is valid are named.
+        UserError: a value is invalid; the message gives its key, the value and valid ones.
     """
     validate_values(config)
     validate_no_decay(config)
@@ -163,7 +163,7 @@ def validate_downstream(config: CfgNode) -> None:
     """Check the settings of a downstream task that is not a detector.
 
     Raises:
-        UserError: a value is invalid; its key, the value and what is valid are named.
+        UserError: a value is invalid; the message gives its key, the value and valid ones.
     """
     validate_values(config)
     if "DATA" in config:

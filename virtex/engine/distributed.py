@@ -22,8 +22,8 @@ from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 from virtex.engine.signals import (
     RESUME,
     SigtermReceived,
-    end_workers,
     forward_sigterm,
+    kill_workers,
     raise_on_sigterm,
 )
 from virtex.errors import UserError, describe_os_error
@@ -39,7 +39,7 @@ TIMEOUT = timedelta(minutes=60)  # evaluating LVIS in the main process exceeds t
 
 
 def device_of(args: argparse.Namespace) -> str:
-    """Return ``"cuda"`` or ``"cpu"``: what ``--num-gpus`` requests, by default what is available.
+    """Return ``"cuda"`` or ``"cpu"``, as ``--num-gpus`` requests, by default if available.
 
     Raises:
         UserError: more GPUs are requested than available.
@@ -198,7 +198,7 @@ def exit_now(message: str, status: int) -> NoReturn:
         if status != RESUME or own_rank == 0:
             print(message, file=sys.stderr, flush=True)
         sys.stdout.flush()
-    end_workers()
+    kill_workers()
     os._exit(status)
 
 

@@ -61,7 +61,7 @@ class LoopSettings:
         amp_dtype: autocast dtype on a GPU; None: float32.
         checkpoint_every, log_every: in iterations.
         keep: number of checkpoints kept on disk besides the final one.
-        remedy: what to do about a loss that is not finite, for the error message.
+        remedy: how to fix a loss that is not finite, for the error message.
     """
 
     iterations: int
@@ -244,16 +244,16 @@ class TrainingLoop:
         # read after backward was launched, to synchronize with the GPU once; a GradScaler skips
         # steps whose gradient overflows by itself
         if not math.isfinite(loss.item()):
-            raise self.not_finite("loss", loss.item(), batch, losses)
+            raise self.non_finite_error("loss", loss.item(), batch, losses)
         if not self.scaler.is_enabled() and not math.isfinite(norm.item()):
-            raise self.not_finite("gradient", norm.item(), batch, losses)
+            raise self.non_finite_error("gradient", norm.item(), batch, losses)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.scheduler.step()
         self.sums.add(losses)
         self.done += 1
 
-    def not_finite(self, what: str, value: float, batch: Batch, losses: Losses) -> UserError:
+    def non_finite_error(self, name: str, value: float, batch: Batch, losses: Losses) -> UserError:
         """Build the error for a loss or gradient; called in every process."""
         images = batch["image_id"].tolist()
         finite = all(loss.total.isfinite() for loss in losses.values())
@@ -263,7 +263,7 @@ class TrainingLoop:
         found = found or [ids for _, ids in by_process]
         named = ", ".join(str(image) for ids in found for image in ids)
         return UserError(
-            f"the {what} is {value} at iteration {self.done + 1} (images {named}); "
+            f"the {name} is {value} at iteration {self.done + 1} (images {named}); "
             f"{self.settings.remedy}",
             code="run.not_finite",
         )
@@ -357,7 +357,7 @@ def objective(losses: Losses) -> Tensor:
     """Compute this process's share of the sum of the mean losses over all processes.
 
     DistributedDataParallel averages gradients, hence the factor ``world_size()``: 1 x 16 and
-    2 x 8 images give the same gradient, whatever the lengths of their captions. If the loss of
+    2 x 8 images give the same gradient, regardless of caption lengths. If the loss of
     one process is not finite, the result is NaN in all.
     """
     totals = torch.stack([loss.total for loss in losses.values()])

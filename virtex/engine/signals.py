@@ -84,7 +84,7 @@ def init_worker_signals(_worker: int = 0) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
-def end_workers() -> None:
+def kill_workers() -> None:
     """Kill the worker processes: one may be waiting for a lock of another that died."""
     workers = [process for process in multiprocessing.active_children() if process.daemon]
     if not workers:

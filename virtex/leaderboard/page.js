@@ -1,4 +1,4 @@
-// Sorts, filters, chooses columns and shows details. Without this script the page is a plain table.
+// Sort, filter, select columns and show details. Without this script the page is a plain table.
 // Text from records is inserted as text, never as HTML.
 "use strict";
 (() => {
@@ -63,7 +63,7 @@
 
   // ---- sorting and filtering
 
-  // Without a choice, or where its column is not visible, the first measured column ranks.
+  // Without a selected column, or if it is not visible, sort by the first measured column.
   function currentOrder() {
     if (state.sort === "model" || visible.includes(columnOf.get(state.sort))) return state;
     const index = visible.find((one) => columns[one].measured) ?? visible[0];
@@ -100,7 +100,7 @@
   function select() {
     const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
     const wanted = state.shown.filter((index) => !task.value || columns[index].task === task.value);
-    // A hash matches from its first digit only: within 64 digits short words are common.
+    // Match a hash only from its first digit: short words are common within 64 digits.
     const matches = rows.filter((row) => (published.checked || row.measured) &&
       words.every((word) => row.text.includes(word) || row.sha256?.startsWith(word)) &&
       (!task.value || wanted.some((index) => row.cells[index])));
@@ -115,7 +115,7 @@
 
   function sortBy(label) {
     const by = currentOrder();
-    // a new column starts with the best, the names with A
+    // initially sort a column best first, and names from A to Z
     state.ascending = label === by.sort ? !by.ascending : !columns[columnOf.get(label)]?.higher;
     state.sort = label;
     arrange();
@@ -164,7 +164,7 @@
     task.append(...[...groups.keys()].map((name) => make("option", name, { value: name })));
   }
 
-  // ---- the view in the address
+  // ---- the view in the URL
 
   function remember() {
     const view = new URLSearchParams();
@@ -197,7 +197,7 @@
       const labels = JSON.parse(view.get("columns")) ?? shownAtFirst.map((n) => columns[n].label);
       state.shown = labels.map((label) => columnOf.get(label)).filter((n) => n !== undefined);
     } catch {
-      // an address that was cut short shows the default columns
+      // show the default columns for a truncated URL
     }
     refresh();
   }

@@ -130,9 +130,9 @@ def published_results(row: Row) -> Sequence[PublishedResult]:
     """Return the published results of a measured model, if it is in the zoo."""
     if row.model is None:
         return ()
-    from virtex.zoo import matching
+    from virtex.zoo import match_entry
 
-    entries = (matching(name, row.sha256) for name in row.names)
+    entries = (match_entry(name, row.sha256) for name in row.names)
     entry = next(filter(None, entries), None)
     return entry.results if entry else ()
 
@@ -142,7 +142,7 @@ def compare(
 ) -> list[tuple[str, str | None, str]]:
     """Return the published values of a number: value, difference, source.
 
-    There is no difference where the run has overrides: the two are not comparable.
+    The difference is None if the run has overrides, as the two are not comparable.
     """
     conditions = column.conditions
     wanted = conditions.task, conditions.protocol, conditions.version, column.metric

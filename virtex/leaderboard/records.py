@@ -16,7 +16,7 @@ from virtex.records import RECORD_NAME
 from virtex.text import one_line
 from virtex.text import printable as without_control
 
-DATA = ("images", "annotations_sha256", "files_sha256")  # what identifies a data set
+DATA = ("images", "annotations_sha256", "files_sha256")  # keys that identify a data set
 DRAWN = "_semi_supervised"  # suffix of tasks whose training images depend on the seed
 ENVIRONMENT = (
     "virtex", "git_revision", "python", "torch", "torchvision", "detectron2", "scorer",

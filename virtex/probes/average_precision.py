@@ -1,4 +1,4 @@
-"""Average precision of one class, in three definitions that give different numbers."""
+"""Compute the average precision of one class by three definitions with different results."""
 
 from collections.abc import Callable
 

@@ -277,7 +277,7 @@ def _allocate(path: Path, shape: tuple[int, int]) -> None:
 
 
 def _is_older(folder: Path, seconds: float) -> bool:
-    """Return whether the folder is older than this, by the clock of its file system."""
+    """Return whether the folder is older, according to the clock of its file system."""
     with suppress(OSError), tempfile.TemporaryFile(dir=folder.parent) as new:
         newest = max(file.stat().st_mtime for file in (folder, *folder.iterdir()))
         return os.fstat(new.fileno()).st_mtime - newest > seconds

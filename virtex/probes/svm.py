@@ -101,7 +101,7 @@ class Voc07Svm(FeatureProbe):
 
     def score(self, train: Sequence[np.ndarray], val: np.ndarray) -> dict[str, float]:
         """Return ``mAP`` and ``AP/<class>``; with ``low_shot``, ``<k>-shot/mAP`` and ``/std``."""
-        # it takes seconds, so the main process does it alone
+        # only the main process computes it, in seconds
         return broadcast_object(None if rank() else self._score(train[0], val))
 
     def _score(self, train: np.ndarray, test: np.ndarray) -> dict[str, float]:

@@ -18,7 +18,7 @@ from virtex.zoo.entries import (
     find,
 )
 from virtex.zoo.models import config_yaml, download, get, load, load_weights, resnet50
-from virtex.zoo.published import matching, published_results
+from virtex.zoo.published import match_entry, published_results
 
 __all__ = [
     "PREFIX",
@@ -34,7 +34,7 @@ __all__ = [
     "get",
     "load",
     "load_weights",
-    "matching",
+    "match_entry",
     "published_results",
     "resnet50",
 ]

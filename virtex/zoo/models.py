@@ -54,13 +54,13 @@ def config_yaml(name: str) -> str:
 
 def config_of(entry: Entry) -> str:
     """Return the name of a packaged config, or the path of one next to the entry's zoo file."""
-    return beside_zoo_file(entry, entry.config)
+    return resolve_zoo_path(entry, entry.config)
 
 
-def beside_zoo_file(entry: Entry, name: str) -> str:
+def resolve_zoo_path(entry: Entry, name: str) -> str:
     """Return the path of a file next to the entry's zoo file if it exists, else ``name``."""
-    beside = entry.zoo_file.parent / name
-    return str(beside) if beside.is_file() else name
+    path = entry.zoo_file.parent / name
+    return str(path) if path.is_file() else name
 
 
 def get(name: str, pretrained: bool = False) -> PretrainingModel:
@@ -102,12 +102,12 @@ def load(checkpoint: str) -> PretrainingModel:
 
     if entry_named(str(checkpoint)):
         return get(str(checkpoint), pretrained=True)
-    model = build_model(load_config(config_beside(checkpoint)))
+    model = build_model(load_config(find_pretraining_config(checkpoint)))
     load_weights(model, str(checkpoint))
     return model.eval()
 
 
-def config_beside(checkpoint: str) -> Path:
+def find_pretraining_config(checkpoint: str) -> Path:
     """Return the ``pretrain_config.yaml`` that training wrote next to a checkpoint.
 
     Raises:
@@ -131,7 +131,7 @@ def resnet50(pretrained: bool | str = False, **kwargs: Any) -> nn.Module:
     Args:
         pretrained: ``True``: the backbone of VirTex's best model (bicaptioning, L1 H2048),
             downloaded once; a path, URL or other name of a checkpoint: the backbone in it,
-            whatever its format; ``False``: randomly initialized.
+            in any format; ``False``: randomly initialized.
         kwargs: for ``torchvision.models.ResNet``.
 
     Returns:

@@ -34,7 +34,7 @@ def published_results() -> list[PublishedResult]:
     return found
 
 
-def matching(name: str, sha256: str) -> Entry | None:
+def match_entry(name: str, sha256: str) -> Entry | None:
     """Return the zoo entry of an evaluated model; None if it has none.
 
     Args:
@@ -47,10 +47,10 @@ def matching(name: str, sha256: str) -> Entry | None:
     known = entries().values()
     if name.startswith(PREFIX):
         try:
-            named = [find(name)]
+            candidates = [find(name)]
         except UserError:  # its zoo file is not in VIRTEX_ZOO any more
-            named = []
+            candidates = []
     else:
-        named = [entry for entry in known if name in entry.urls]
-        named += [entry for entry in known if entry.sha256 and sha256.startswith(entry.sha256)]
-    return next((entry for entry in named if sha256.startswith(entry.sha256)), None)
+        candidates = [entry for entry in known if name in entry.urls]
+        candidates += [entry for entry in known if entry.sha256 and sha256.startswith(entry.sha256)]
+    return next((entry for entry in candidates if sha256.startswith(entry.sha256)), None)

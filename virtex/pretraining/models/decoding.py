@@ -128,7 +128,7 @@ class NucleusSampling:
 def inverse_cdf(probabilities: Tensor, draws: Tensor) -> Tensor:
     """Return the first index (batch, 1) at which the cumulative sum of a row exceeds the draw.
 
-    Never an index of probability 0, whatever the rounding of the sums.
+    An index of probability 0 is never returned, regardless of rounding.
 
     Args:
         probabilities: (batch, n).
