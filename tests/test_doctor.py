@@ -67,6 +67,6 @@ def test_nms_check_runs():
 
 
 def test_missing_detectron2_is_reported(monkeypatch):
-    monkeypatch.setattr("virtex.detectron.install.installed", lambda: None)
+    monkeypatch.setattr("virtex.detectron.install.find_installed", lambda: None)
     with pytest.raises(ModuleNotFoundError, match="detectron2"):
         doctor.check_detectron2()

@@ -207,7 +207,7 @@ def test_no_mixed_precision_on_the_cpu():
 def test_finished_run_is_not_repeated(data, finished, capsys):
     before = files_in(finished)
     assert status_of(arguments(data, finished, "--resume")) == 0
-    assert "this run is finished" in capsys.readouterr().out
+    assert "the run is already finished" in capsys.readouterr().out
     assert files_in(finished) == before
 
 

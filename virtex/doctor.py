@@ -59,9 +59,9 @@ def check_import(distribution: str) -> str:
 
 
 def check_detectron2() -> str:
-    from virtex.detectron.install import installed
+    from virtex.detectron.install import find_installed
 
-    found = installed()
+    found = find_installed()
     if found is None:
         raise ModuleNotFoundError("No module named 'detectron2'")
     importlib.import_module("virtex.detectron.trainer")

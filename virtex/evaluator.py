@@ -47,7 +47,7 @@ class Evaluator(Protocol):
 
     @property
     def images(self) -> Mapping[str, Images]:
-        """Return data set -> images, read and checked when the evaluator is built."""
+        """Return dataset -> images, read and checked when the evaluator is built."""
         ...
 
     def check(self, backbone: Backbone) -> None:

@@ -14,11 +14,11 @@ class Protocol:
     """How a task is trained and scored.
 
     Attributes:
-        task: ``coco``, ``voc07_svm``, …, or the name of a custom data set.
+        task: ``coco``, ``voc07_svm``, …, or the name of a custom dataset.
         name: the name in the record.
         version: raised when the meaning of its numbers changes.
         config: the YAML file with the settings.
-        images: data set -> number of images of the published data; any other number is a deviation.
+        images: dataset -> number of images of the published data; any other number is a deviation.
         primary_metric: the metric that ranks.
     """
 

@@ -51,7 +51,7 @@ class Result:
         model: ``Backbone.record()``.
         seed: the seed of the run.
         timing: seconds by phase, images per second.
-        data: data set name -> its size and the hash of its annotations.
+        data: dataset name -> its size and the hash of its annotations.
         verification: checks of the loaded weights.
         details: values chosen during the run, such as the costs of SVMs.
         setup: additions to ``environment``: device, processes, scorer, engine.
@@ -132,7 +132,7 @@ def read_record(path: Path) -> dict[str, Any]:
     except ValidationError as error:
         problem = describe_error(error)
     raise UserError(
-        f"{path} is not a valid record ({problem}); move {path.parent} away, or give another "
+        f"{path} is not a valid record ({problem}); move {path.parent} away, or choose another "
         "--output-dir",
         "records.invalid",
     )

@@ -65,7 +65,7 @@ def claim_folder(
         lock = acquire_lock(folder / LOCK_FILE)
     except OSError as error:
         raise UserError(
-            f"--output-dir {folder} cannot be written ({error.strerror or error}); give another",
+            f"--output-dir {folder} cannot be written ({error.strerror or error}); choose another",
             "run.not_writable",
         ) from error
     try:
@@ -138,19 +138,19 @@ def check_available(
             delete files that no run wrote, or that this run reads.
     """
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output-dir {folder} is a file; give a folder", "run.not_a_folder")
+        raise UserError(f"--output-dir {folder} is a file; specify a folder", "run.not_a_folder")
     found = list_run_files(folder)
     if found and not resume and not (folder / RUN_FILE).is_file():
         raise UserError(
             f"{folder} has no {RUN_FILE}, but contains {found[0].name}, which a run would replace; "
-            "move it away, or give another --output-dir",
+            "move it away, or choose another --output-dir",
             "run.foreign_files",
         )
     if overwrite:
         check_inputs_are_kept(inputs, found)
     if found and not (resume or overwrite):
         raise UserError(
-            f"{folder} contains another run ({found[0].name}, …); give --resume to continue it, "
+            f"{folder} contains another run ({found[0].name}, …); pass --resume to continue it, "
             "--overwrite to replace it, or another --output-dir",
             "run.exists",
         )
@@ -167,7 +167,8 @@ def check_inputs_are_kept(inputs: Iterable[Path], deleted: Iterable[Path]) -> No
         # a run may write into a folder that it reads, unless it deletes a folder in it
         if path == target or target in path.parents or (target.is_dir() and path in target.parents):
             raise UserError(
-                f"--overwrite would delete {old}, which this run reads; give another --output-dir",
+                f"--overwrite would delete {old}, which this run reads; choose another "
+                "--output-dir",
                 "run.deletes_input",
             )
 
@@ -208,7 +209,7 @@ def read_run_file(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         if list_run_files(folder):
             raise UserError(
-                f"{folder} contains a run without {RUN_FILE}; give another --output-dir",
+                f"{folder} contains a run without {RUN_FILE}; choose another --output-dir",
                 "run.foreign_files",
             )
         return None
@@ -223,7 +224,7 @@ def read_run_file(folder: Path) -> dict[str, Any] | None:
     if content.get("version") != RUN_VERSION:
         raise UserError(
             f"{folder} contains a run of an earlier version of virtex, which cannot be resumed; "
-            "start over with --overwrite, or give another --output-dir",
+            "start over with --overwrite, or choose another --output-dir",
             "resume.old_version",
         )
     return content
@@ -249,7 +250,7 @@ def check_same_run(folder: Path, identity: dict[str, Any], ignored: tuple[str, .
             raise UserError(
                 f"{folder} was started with {key} {abbreviate(started.get(key))}, but this run has "
                 f"{abbreviate(current.get(key))}; resume with the original value, start over with "
-                "--overwrite, or give another --output-dir",
+                "--overwrite, or choose another --output-dir",
                 "resume.mismatch",
             )
 

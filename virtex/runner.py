@@ -1,8 +1,9 @@
-"""Run every evaluation and pretraining, from parsed arguments to the record.
+"""Run evaluation and pretraining jobs, from parsed arguments to the record.
 
-A ``Job`` is one run in one output folder. ``run`` claims the folders, starts the processes, loads
-the checkpoint and passes each job to ``run_job``: prepare, compare with the content of the folder,
-resume or start, run, write the record last. A task implements only the differences.
+A ``Job`` is one run in one output folder. ``run`` locks the output folders and launches the
+processes, which load the checkpoint and pass each job to ``run_job``: prepare, compare with an
+earlier run in the folder, start or resume, run, and write the record last. Tasks override only what
+differs.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from virtex.checkpoints.backbone import Backbone
 from virtex.checkpoints.loading import load_backbone
 from virtex.config import save_config
 from virtex.data.layouts import Layout, require_layout
-from virtex.engine.distributed import device_of, is_main, launch, rank, synchronize, world_size
+from virtex.engine.distributed import get_device, is_main, launch, rank, synchronize, world_size
 from virtex.engine.progress import METRICS, MetricsWriter, log_to
 from virtex.errors import UserError
 from virtex.evaluator import Evaluator
@@ -49,7 +50,7 @@ class Job(ABC):
         folder: the output folder.
         loggers: names of the loggers that write to the terminal and to ``log.txt``.
         starts_run: False for a job that evaluates the run in the folder without modifying it.
-        ignored_keys: prefixes of identity keys that need not agree with those of that run.
+        ignored_keys: prefixes of identity keys that are not compared with those of that run.
     """
 
     loggers: tuple[str, ...] = ("virtex",)
@@ -74,8 +75,8 @@ class Job(ABC):
     def identity(self) -> dict[str, Any]:
         """Return the keys and values that a resumed run must match (JSON types)."""
 
-    def run_file_extra(self) -> dict[str, Any]:
-        """Return additional content of ``run.json``, for later runs in the folder."""
+    def extra_run_info(self) -> dict[str, Any]:
+        """Return additional entries of ``run.json``, read by later runs in the folder."""
         return {}
 
     @abstractmethod
@@ -84,10 +85,10 @@ class Job(ABC):
 
     def print_finished(self) -> None:
         """Print the record of the finished run; called in the main process."""
-        logger.info("this run is finished: %s", self.folder)
+        logger.info("the run is already finished: %s", self.folder)
 
     def setup(self) -> None:  # noqa: B027 (optional)
-        """Check and build the parts that only an unfinished run needs; load the newest checkpoint.
+        """Check and build the parts that only an unfinished run needs; load the latest checkpoint.
 
         Writes nothing.
 
@@ -100,7 +101,7 @@ class Job(ABC):
         """Write the settings and other inputs of the run; called in the main process."""
 
     def log_start(self) -> None:  # noqa: B027 (optional)
-        """Log the run and its deviations from the protocol."""
+        """Log the settings of the run and its deviations from the protocol."""
 
     @abstractmethod
     def run(self) -> dict[str, float] | None:
@@ -115,7 +116,8 @@ def run(args: argparse.Namespace, planner: Planner) -> int:
     """Run the jobs of a command line, in as many processes as it requests.
 
     Args:
-        planner: parsed arguments -> jobs; a module-level function, as further processes import it.
+        planner: maps parsed arguments to jobs; a module-level function, so that spawned processes
+            can import it.
 
     Returns:
         The exit status.
@@ -135,7 +137,7 @@ def run(args: argparse.Namespace, planner: Planner) -> int:
 
 
 def run_jobs(args: argparse.Namespace) -> None:
-    """Run all jobs in one process of the job."""
+    """Load the checkpoint and run all jobs; the entry point of every process."""
     log_to(logging.getLogger("virtex"))
     backbone = None
     if hasattr(args, "checkpoint"):
@@ -145,10 +147,10 @@ def run_jobs(args: argparse.Namespace) -> None:
 
 
 def run_job(job: Job, backbone: Backbone | None) -> None:
-    """Take one job from its arguments to its record.
+    """Run one job, from its arguments to its record.
 
     Raises:
-        UserError: invalid input; if it can be detected early, nothing has been written.
+        UserError: invalid input, detected before anything is written where possible.
     """
     args = job.args
     setup_logging(job)
@@ -160,7 +162,7 @@ def run_job(job: Job, backbone: Backbone | None) -> None:
             job.print_finished()
         return
     job.setup()
-    open_folder(job)
+    prepare_folder(job)
     job.log_start()
     try:
         metrics = job.run()
@@ -181,13 +183,13 @@ def setup_logging(job: Job, folder: Path | None = None) -> None:
         log_to(logging.getLogger(name), folder)
 
 
-def open_folder(job: Job) -> None:
-    """Prepare the output folder: the first write of the run.
+def prepare_folder(job: Job) -> None:
+    """Prepare the output folder; the run writes nothing before this.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the folder is not writable, or not shared by all machines.
     """
-    synchronize()  # other processes may still be reading what the folder contains
+    synchronize()  # other processes may still be reading the folder
     if rank() == 0:
         # before the folder is cleared: the identity may depend on files in it
         identity = job.identity()
@@ -196,18 +198,19 @@ def open_folder(job: Job) -> None:
         try:
             job.folder.mkdir(parents=True, exist_ok=True)
             if job.starts_run:
-                run_folder.write_run_file(job.folder, identity, **job.run_file_extra())
+                run_folder.write_run_file(job.folder, identity, **job.extra_run_info())
             job.write_inputs()
         except OSError as error:
             raise UserError(
-                f"--output-dir {job.folder} cannot be written ({error.strerror or error}); free "
-                "some space, or give another folder",
+                f"--output-dir {job.folder} is not writable ({error.strerror or error}); free disk "
+                "space, or choose another folder",
                 "run.not_writable",
             ) from error
     synchronize()
     if not job.folder.is_dir():
         raise UserError(
-            f"--output-dir {job.folder} must be on a filesystem that all machines share",
+            f"--output-dir must be on a filesystem shared by all machines, but {job.folder} does "
+            "not exist on this one; choose a shared folder",
             "run.not_shared",
         )
     setup_logging(job, job.folder)
@@ -217,8 +220,8 @@ class Evaluation(Job):
     """The evaluation of a backbone under a protocol, recorded in ``result.json``.
 
     Attributes:
-        protocol: the packaged one, or a renamed variant of it.
-        settings: the protocol's, with the user's overrides.
+        protocol: a packaged protocol, or a variant of it.
+        settings: the protocol's settings with the user's overrides applied.
         deviations: where the run differs from the protocol; complete after ``prepare``.
         options: additional identity keys, besides protocol, checkpoint, seed and data.
         evaluator, backbone, data: set by ``prepare``.
@@ -242,8 +245,8 @@ class Evaluation(Job):
         """
         Args:
             build_evaluator: reads and checks the data of this job; writes nothing.
-            layout: files that must be below ``--data-root``.
-            model_identity: identity keys of the parts of the model other than the backbone.
+            layout: files required below ``--data-root``.
+            model_identity: returns identity keys for parts of the model outside the backbone.
         """
         super().__init__(args, folder)
         self.protocol, self.settings = protocol, settings
@@ -278,17 +281,17 @@ class Evaluation(Job):
             "overrides": {d.key: d.run for d in self.deviations},
             "seed": self.args.seed,
             "options": self.options,
-            "data": comparable_data(self.data),
+            "data": data_identity(self.data),
         }
 
-    def run_file_extra(self) -> dict[str, Any]:
+    def extra_run_info(self) -> dict[str, Any]:
         return {"deviations": [asdict(d) for d in self.deviations]}
 
     def is_finished(self) -> bool:
         return (self.folder / RECORD_NAME).is_file()
 
     def print_finished(self) -> None:
-        logger.info("this run is finished; its record:")
+        logger.info("the run is already finished; its result:")
         print_summary(read_record(self.folder / RECORD_NAME), self.folder)
 
     def setup(self) -> None:
@@ -302,7 +305,7 @@ class Evaluation(Job):
         logger.info("environment: %s", json.dumps({**environment(), **self.run_setup()}, indent=1))
         logger.info("backbone: %s", json.dumps(self.backbone.record(), indent=1))
         logger.info(
-            "%s, protocol %s: %s (%s, %s), images: %s, %d process(es)",
+            "task %s, protocol %s, checkpoint %s (%s, %s), images: %s, processes: %d",
             self.protocol.task,
             self.protocol.name,
             source.requested,
@@ -324,9 +327,9 @@ class Evaluation(Job):
         return metrics
 
     def run_setup(self) -> dict[str, Any]:
-        """Return this run's entries of the record's ``environment``."""
+        """Return the entries that this run adds to the record's ``environment``."""
         return {
-            "device": device_of(self.args),
+            "device": get_device(self.args),
             "processes": world_size(),
             **self.evaluator.report.setup,
         }
@@ -338,8 +341,8 @@ class Evaluation(Job):
             result.write(self.folder)
         except OSError as error:
             raise UserError(
-                f"{self.folder / RECORD_NAME} cannot be written ({error.strerror or error}); free "
-                "some space, then continue with --resume",
+                f"{self.folder / RECORD_NAME} is not writable ({error.strerror or error}); free "
+                "disk space, then rerun with --resume",
                 "run.not_writable",
             ) from error
         print_summary(result.record(), self.folder)
@@ -364,7 +367,7 @@ class Evaluation(Job):
 
 
 def data_deviations(protocol: Protocol, data: Mapping[str, Any]) -> list[Deviation]:
-    """Return a deviation for each data set whose size is not the protocol's."""
+    """Return a deviation for each dataset whose size differs from the protocol's."""
     return [
         Deviation(f"{name}: images", expected, data[name]["images"], "data")
         for name, expected in protocol.images.items()
@@ -372,11 +375,11 @@ def data_deviations(protocol: Protocol, data: Mapping[str, Any]) -> list[Deviati
     ]
 
 
-def comparable_data(data: Mapping[str, Any]) -> dict[str, Any]:
+def data_identity(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the data descriptions that a resumed run must match.
 
-    The files of all but the first data set, the training set, may change, since they are read
-    again: a corrupt image that stopped the evaluation may have been restored.
+    File hashes are compared only for the first dataset, the training set. The others are read again
+    on resume, so that a corrupt image that stopped the evaluation can be replaced.
     """
     first = next(iter(data))
     return {
@@ -386,9 +389,9 @@ def comparable_data(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_metrics(folder: Path, metrics: Mapping[str, float]) -> None:
-    """Write the final metrics to metrics.json, unless training has written its curves there."""
+    """Write the final metrics to metrics.json, unless training has logged its metrics there."""
     path = folder / METRICS
-    if path.is_file() and b"\n" in path.read_bytes():  # not a partial line
+    if path.is_file() and b"\n" in path.read_bytes():  # more than a partial line
         return
     path.unlink(missing_ok=True)
     writer = MetricsWriter(folder, 0)
@@ -401,9 +404,9 @@ def print_summary(record: dict[str, Any], folder: Path) -> None:
     protocol, metrics = record["protocol"], record["metrics"]
     print(f"\n{record['model']['name']}: {record['task']}, protocol {protocol['name']}")
     if all("/" in name for name in metrics):
-        kinds = sorted({name.rpartition("/")[0] for name in metrics})
+        groups = sorted({name.rpartition("/")[0] for name in metrics})
         names = list(dict.fromkeys(name.rpartition("/")[2] for name in metrics))
-        rows = [[kind, *(metrics.get(f"{kind}/{name}") for name in names)] for kind in kinds]
+        rows = [[group, *(metrics.get(f"{group}/{name}") for name in names)] for group in groups]
         print(tabulate(rows, headers=["", *names], floatfmt=".2f", missingval="-"))
     else:
         print(tabulate(metrics.items(), floatfmt=".2f", missingval="-", tablefmt="plain"))

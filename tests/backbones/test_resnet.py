@@ -9,7 +9,7 @@ from virtex.backbones.registry import (
     count_parameters,
     detect_arch,
     expected_shapes,
-    family_of,
+    get_family,
     torchvision_arch,
 )
 from virtex.backbones.resnet import ResNetArch, build_resnet, resnet_features
@@ -59,7 +59,7 @@ def test_other_names_are_not_detected():
 
 @pytest.mark.parametrize("arch", [ResNetArch(18, "basic"), ResNetArch(50, "bottleneck", 64, 1)])
 def test_features_match_the_declared_strides_and_channels(arch):
-    family, network = family_of(arch), build_resnet(arch).eval()
+    family, network = get_family(arch), build_resnet(arch).eval()
     with torch.inference_mode():
         features = family.features(network, torch.zeros(1, 3, 64, 96))
     strides, channels = family.strides(arch), family.channels(arch)
@@ -73,7 +73,7 @@ def test_features_are_torchvisions():
     network = build_resnet(ResNetArch(18, "basic")).eval()
     x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        pooled = family_of(ResNetArch(18, "basic")).pool(resnet_features(network, x))["avg"]
+        pooled = get_family(ResNetArch(18, "basic")).pool(resnet_features(network, x))["avg"]
         torch.testing.assert_close(pooled, network(x))
 
 
@@ -98,7 +98,7 @@ def test_unknown_depth_is_refused():
 
 def test_layer_ids_count_residual_blocks():
     arch = ResNetArch(50, "bottleneck")
-    ids = {name: family_of(arch).layer_id(arch, name) for name in expected_shapes(arch)}
+    ids = {name: get_family(arch).layer_id(arch, name) for name in expected_shapes(arch)}
     assert (ids["conv1.weight"], ids["layer1.0.bn1.weight"]) == (0, 1)
     assert (ids["layer4.2.conv3.weight"], set(ids.values())) == (16, set(range(17)))
 

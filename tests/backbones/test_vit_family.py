@@ -77,7 +77,7 @@ def test_vit_b_16_is_detected():
     assert len(parsed.tensors) == len(registry.expected_shapes(parsed.arch)) == 150
 
 
-def test_unknown_prefix_is_found_by_the_landmark(checkpoint):
+def test_unknown_prefix_is_found_by_the_anchor_key(checkpoint):
     content = {f"net.{k}": v for k, v in torch.load(checkpoint)["model"].items()}
     with raises_code("checkpoint.unknown_format", "prefix:net."):
         detect_format(content)

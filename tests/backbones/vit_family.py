@@ -27,7 +27,7 @@ class ViTArch(Arch):
 class ViTFamily(Family):
     name = "vit"
     default_arch = ViTArch(224, 16, 12, 768, 3072)
-    landmark = "encoder.layers.encoder_layer_0.ln_1.weight"
+    anchor_key = "encoder.layers.encoder_layer_0.ln_1.weight"
 
     def detect(self, tensors):
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -63,7 +63,7 @@ class ViTFamily(Family):
     def channels(self, arch):
         return {"encoder": arch.hidden_dim}
 
-    def block_group(self, name):
+    def get_stage(self, name):
         block = re.search(r"encoder_layer_\d+", name)
         return block[0] if block else "norm" if name.startswith("encoder.ln") else "embedding"
 
@@ -73,6 +73,6 @@ class ViTFamily(Family):
             return 1 + int(block[1])
         return arch.layers + 1 if name.startswith("encoder.ln") else 0
 
-    def supported_input(self, arch, height, width):
+    def input_size_requirement(self, arch, height, width):
         size = arch.image_size
         return None if height == width == size else f"{size}x{size} pixels"

@@ -1,4 +1,4 @@
-"""Toy data have the layouts of the real data sets and agree with themselves."""
+"""Toy data have the layouts of the real datasets and agree with themselves."""
 
 import json
 import xml.etree.ElementTree as ElementTree

@@ -26,7 +26,7 @@ def settings_for(layout, overrides=()):
 def detector_for(backbone, layout, overrides=()):
     settings = settings_for(layout, overrides)
     converted = convert_backbone(backbone, settings.cfg)
-    settings.set_by_checkpoint(converted.settings)
+    settings.set_from_checkpoint(converted.settings)
     return build_model(settings.cfg), converted
 
 
@@ -92,7 +92,7 @@ def test_wrong_settings_change_the_features(mistake):
     backbone = make_backbone("resnet50")
     settings = settings_for("FPN")
     converted = convert_backbone(backbone, settings.cfg)
-    settings.set_by_checkpoint(converted.settings)
+    settings.set_from_checkpoint(converted.settings)
     settings.cfg.merge_from_list(mistake)
     detector = build_model(settings.cfg)
     load_weights(detector, converted)
@@ -104,7 +104,7 @@ def test_settings_of_the_checkpoint_cannot_be_overridden():
     settings = settings_for("FPN", ["INPUT.FORMAT", "BGR"])
     converted = convert_backbone(make_backbone("resnet18"), settings.cfg)
     with pytest.raises(UserError, match=r"INPUT\.FORMAT"):
-        settings.set_by_checkpoint(converted.settings)
+        settings.set_from_checkpoint(converted.settings)
 
 
 def test_random_res5_in_c4_is_found():

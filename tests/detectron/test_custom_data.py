@@ -1,4 +1,4 @@
-"""Custom data sets: registered from a COCO file, or as a function that returns dicts."""
+"""Custom datasets: registered from a COCO file, or as a function that returns dicts."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""Data sets in Detectron2's format, read from a data root."""
+"""Datasets in Detectron2's format, read from a data root."""
 
 import json
 

@@ -15,7 +15,7 @@ from virtex.detectron import compat, install
 
 
 def test_installed_distribution_is_kept():
-    assert install.install() == install.installed()
+    assert install.install() == install.find_installed()
 
 
 def test_sdist_is_verified(tmp_path):

@@ -147,7 +147,7 @@ def lines_of(folder):
 TOOLS = sorted({kind.tool.__file__ for kind in KINDS.values()})
 CACHING = ("svm", "cached", "knn")
 TRAINING = ("linear", "inaturalist")
-# data set -> images; VOC2007 has half of the training images
+# dataset -> images; VOC2007 has half of the training images
 VOC = {"voc_2007_trainval": TRAIN_IMAGES // 2, "voc_2007_test": VAL_IMAGES}
 IMAGENET = {"imagenet_train": TRAIN_IMAGES, "imagenet_val": VAL_IMAGES}
 DATA = {

@@ -15,7 +15,7 @@ from tests.eval_tools.probe_runs import (
 
 
 def computed(folder):
-    """Data sets whose features a run computed."""
+    """Datasets whose features a run computed."""
     return re.findall(r" INFO: features of (\S+): ", (folder / "log.txt").read_text())
 
 

@@ -1,7 +1,7 @@
 """The registry of backbone families.
 
-A family is a kind of network, such as ResNet. Everything the toolkit knows about it is in one
-subclass of ``Family``. To add a family, register an instance::
+A family is a kind of network, such as ResNet. One subclass of ``Family`` contains everything that
+is specific to it. To add a family, register an instance::
 
     register_family(ConvNeXt())
 """
@@ -20,8 +20,8 @@ from virtex.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# A counter of training steps that BatchNorm keeps and no forward pass with a momentum reads; files
-# written with frozen batch norm do not have it.
+# BatchNorm's counter of training steps. It is used only with ``momentum=None``, and checkpoints
+# saved with frozen batch norm do not contain it.
 BATCH_COUNTER = "num_batches_tracked"
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -35,7 +35,7 @@ class UnsupportedArchitectureError(UserError):
 
 @dataclass(frozen=True)
 class Arch:
-    """Base class of a family's architecture: a frozen dataclass of JSON types.
+    """Base class of architecture descriptions: frozen dataclasses whose fields are JSON types.
 
     Attributes:
         family: key of the family registry.
@@ -45,7 +45,7 @@ class Arch:
 
     @property
     def name(self) -> str:
-        """Return the name of the network: that of torchvision or timm, where they have it."""
+        """Return the model name, that of torchvision or timm if they provide the model."""
         raise NotImplementedError
 
 
@@ -54,11 +54,12 @@ class Family(ABC):
 
     Attributes:
         name: key in the registry; ``Arch.family``.
-        default_arch: a typical member, to which an unrecognized checkpoint is compared.
-        landmark: name of a tensor that every member has, used to find the prefix.
-        format_fields: fields of the architecture that tensor shapes do not determine. The
+        default_arch: a typical architecture, with which unrecognized checkpoints are compared.
+        anchor_key: name of a tensor that every architecture of the family has; its position in a
+            key reveals the prefix.
+        format_fields: fields of the architecture that cannot be inferred from tensor shapes. The
             checkpoint's format or the file itself defines them.
-        torchvision_options: keyword arguments of torchvision's builders that this family
+        torchvision_options: keyword arguments of torchvision's model builders that this family
             accepts besides the common ones.
         detectron2_converters: detector layout (``"FPN"``, …) -> ``"module:function"`` with the
             signature of ``virtex.detectron.adapters.Converter``. Layouts that are not listed are
@@ -67,7 +68,7 @@ class Family(ABC):
 
     name: ClassVar[str]
     default_arch: ClassVar[Arch]
-    landmark: ClassVar[str]
+    anchor_key: ClassVar[str]
     format_fields: ClassVar[tuple[str, ...]] = ()
     torchvision_options: ClassVar[tuple[str, ...]] = ()
     detectron2_converters: ClassVar[Mapping[str, str]] = {}
@@ -78,22 +79,23 @@ class Family(ABC):
 
         Args:
             tensors: names -> tensors or arrays, of which only the shapes are read. Tensors
-                outside the backbone (heads) may be among them.
+                outside the backbone, such as heads, may be included.
 
         Returns:
-            ``None`` if the names are not this family's.
+            ``None`` if the names do not belong to this family.
 
         Raises:
-            UnsupportedArchitectureError: the names are this family's, but the network is not.
+            UnsupportedArchitectureError: the names belong to this family, but it cannot build the
+                network.
         """
 
     @abstractmethod
     def build(self, arch: Any) -> nn.Module:
-        """Return a randomly initialized network whose ``state_dict`` is exactly the backbone's."""
+        """Return a randomly initialized network with exactly the backbone's ``state_dict``."""
 
     @abstractmethod
     def features(self, network: Any, images: Tensor) -> dict[str, Tensor]:
-        """Return feature maps (batch, channels, height / stride, width / stride), first to last.
+        """Return feature maps (batch, channels, height / stride, width / stride), shallow to deep.
 
         Networks with a class token also return ``"cls"`` (batch, channels).
 
@@ -110,23 +112,23 @@ class Family(ABC):
         """Return the number of channels of every feature map."""
 
     @abstractmethod
-    def block_group(self, name: str) -> str:
-        """Return the group that a tensor is counted in when coverage is reported."""
+    def get_stage(self, name: str) -> str:
+        """Return the stage under which the coverage report counts a tensor."""
 
     @abstractmethod
     def layer_id(self, arch: Any, name: str) -> int:
         """Return the depth of a parameter for layer-wise learning rate decay; 0 is the stem."""
 
     def pool(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return one vector per image (batch, channels): ``"avg"`` and, where it exists, ``"cls"``.
+        """Pool to one vector per image (batch, channels): ``"avg"`` and, if present, ``"cls"``.
 
         The channels of ``"avg"`` are those of the last feature map.
         """
         pooled = {"avg": [m for name, m in features.items() if name != "cls"][-1].mean(dim=(2, 3))}
         return pooled | ({"cls": features["cls"]} if "cls" in features else {})
 
-    def supported_input(self, arch: Any, height: int, width: int) -> str | None:
-        """Return a description of the supported sizes if this one is not; ``None`` if it is."""
+    def input_size_requirement(self, arch: Any, height: int, width: int) -> str | None:
+        """Return the requirement (such as "224x224 pixels") that a size violates, or ``None``."""
         return None
 
     def remove_head(self, network: Any) -> None:
@@ -134,7 +136,7 @@ class Family(ABC):
         raise NotImplementedError
 
     def explain_unsupported(self, shapes: Shapes) -> str | None:
-        """Return why an undetected network is not supported; ``None`` if it is unknown.
+        """Return why a network that no family detects is unsupported; ``None`` if unknown.
 
         Args:
             shapes: all tensors of the file, under any prefix.
@@ -144,13 +146,13 @@ class Family(ABC):
 
 @dataclass(frozen=True)
 class Dialect:
-    """A project's names for a family's tensors.
+    """The mapping from a project's tensor names to those of a family.
 
     Attributes:
         translate: a name without its prefix -> the family's name; ``None`` for a tensor that is
-            not part of the backbone. A tensor inside the backbone that is unknown to the family
-            keeps its own name, so that the architecture is rejected and the tensor not ignored.
-        derive: translated tensors -> tensors that such files omit, by the family's name.
+            not part of the backbone. An unknown tensor inside the backbone keeps its own name, so
+            that the architecture is rejected instead of the tensor being ignored.
+        derive: translated tensors -> tensors that such files omit, under the family's names.
     """
 
     translate: Callable[[str], str | None]
@@ -162,7 +164,11 @@ DIALECTS: dict[str, Dialect] = {"canonical": Dialect(lambda name: name)}
 
 
 def register_family(family: Family) -> Family:
-    """Add a family; raises ``ValueError`` if its name is taken."""
+    """Add a family to the registry and return it.
+
+    Raises:
+        ValueError: the name is already registered.
+    """
     if family.name in FAMILIES:
         raise ValueError(f"a family named {family.name!r} is already registered")
     FAMILIES[family.name] = family
@@ -177,13 +183,13 @@ def families() -> dict[str, Family]:
 
 
 def dialects() -> dict[str, Dialect]:
-    """Return all dialects by name; ``"canonical"`` is each family's own names."""
+    """Return all dialects by name; ``"canonical"`` keeps each family's own names."""
     import virtex.backbones.resnet_names  # noqa: F401  registers its dialects
 
     return DIALECTS
 
 
-def family_of(arch: Arch) -> Family:
+def get_family(arch: Arch) -> Family:
     """Return the family of an architecture."""
     return families()[arch.family]
 
@@ -195,7 +201,7 @@ def detect_arch(tensors: Mapping[str, Any], fields: Mapping[str, Any] | None = N
         fields: values for the family's ``format_fields``.
 
     Raises:
-        UnsupportedArchitectureError: a family detects its names, but none can build the network.
+        UnsupportedArchitectureError: a family recognizes its names, but none can build the network.
     """
     unsupported = None
     for family in families().values():
@@ -232,16 +238,20 @@ def _meta_network(arch: Arch) -> nn.Module:
     import torch
 
     with torch.device("meta"):
-        return family_of(arch).build(arch)
+        return get_family(arch).build(arch)
 
 
 def check_input_size(arch: Arch, height: int, width: int) -> None:
-    """Raise ``UserError`` if a network does not support images of this size in pixels."""
-    supported = family_of(arch).supported_input(arch, height, width)
-    if supported:
+    """Check that a network supports images of this size in pixels.
+
+    Raises:
+        UserError: the size is not supported.
+    """
+    requirement = get_family(arch).input_size_requirement(arch, height, width)
+    if requirement:
         raise UserError(
-            f"{arch.name} expects images of {supported}, found {height}x{width}; set the crop size "
-            "of the protocol (DATA.IMAGE_CROP_SIZE)",
+            f"{arch.name} expects images of {requirement}, found {height}x{width}; change "
+            "DATA.IMAGE_CROP_SIZE",
             code="checkpoint.input_size",
         )
 
@@ -259,25 +269,25 @@ def torchvision_arch(name: str) -> Arch:
         arch = detect_arch(torchvision.models.get_model(name, weights=None).state_dict())
     if arch is None:
         raise UnsupportedArchitectureError(
-            f"torchvision's {name} is not a supported backbone; supported families, by example: "
+            f"torchvision model {name} is not supported; choose one of a supported family, such as "
             + ", ".join(family.default_arch.name for family in families().values())
         )
     return arch
 
 
 def build_torchvision(name: str, **options: Any) -> nn.Module:
-    """Return a torchvision network without its classifier, initialized as torchvision does.
+    """Return a torchvision network without its classifier, with torchvision's initialization.
 
     Args:
-        name: of torchvision's model builder.
-        options: keyword arguments for it; those its family does not accept are ignored.
+        name: name of the torchvision model builder.
+        options: keyword arguments of the builder; those its family does not accept are ignored.
 
     Raises:
         UnsupportedArchitectureError: no family detects the network.
     """
     import torchvision
 
-    family = family_of(torchvision_arch(name))
+    family = get_family(torchvision_arch(name))
     known = {k: v for k, v in options.items() if k in family.torchvision_options}
     network = torchvision.models.get_model(name, weights=None, **known)
     family.remove_head(network)

@@ -76,7 +76,7 @@ class ResNetFamily(Family):
 
     name = "resnet"
     default_arch = ResNetArch(50, "bottleneck")
-    landmark = "layer1.0.conv1.weight"
+    anchor_key = "layer1.0.conv1.weight"
     format_fields = ("stride_in_1x1",)
     torchvision_options = ("zero_init_residual",)
     detectron2_converters: ClassVar = {
@@ -101,7 +101,7 @@ class ResNetFamily(Family):
         expansion = BLOCK_CLASSES[arch.block].expansion
         return {f"res{n + 2}": 64 * 2**n * expansion for n in range(4)}
 
-    def block_group(self, name: str) -> str:
+    def get_stage(self, name: str) -> str:
         match = re.match(r"layer([1-4])\.", name)
         return f"res{int(match[1]) + 1}" if match else "stem"
 

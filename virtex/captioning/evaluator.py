@@ -33,7 +33,7 @@ class Captioning:
     """Caption images, and score the captions if there are references.
 
     Attributes:
-        images: data set name -> images.
+        images: dataset name -> images.
         report: see ``virtex.evaluator``.
     """
 
@@ -113,7 +113,7 @@ class Captioning:
         return broadcast_object(self._conclude(backbone, captions) if rank() == 0 else None)
 
     def _build_set(self) -> CaptioningSet:
-        """Build the data set, with the normalization of the model's pretraining."""
+        """Build the dataset, with the normalization of the model's pretraining."""
         names, crop, resize = self._transform_settings()
         pretraining = self.captioner.config.DATA.IMAGE_TRANSFORM_VAL
         names += [name for name in pretraining if name.partition("::")[0] == "normalize"]

@@ -27,7 +27,7 @@ class CaptioningImages:
     """Images in a fixed order.
 
     Attributes:
-        name: of the data set, in records.
+        name: of the dataset, in records.
         root: the folder that ``files`` are relative to.
         ids: in ``captions.json``: COCO's ids, or file names.
         references: the reference captions of each image; empty if there are none.

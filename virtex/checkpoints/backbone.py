@@ -85,8 +85,8 @@ class Backbone:
 
 def build_network(backbone: Backbone) -> nn.Module:
     """Return the network with the backbone's weights, in training mode, float32, on the CPU."""
-    from virtex.backbones.registry import family_of
+    from virtex.backbones.registry import get_family
 
-    network = family_of(backbone.arch).build(backbone.arch)
+    network = get_family(backbone.arch).build(backbone.arch)
     network.load_state_dict(backbone.state_dict, strict=True)
     return network

@@ -65,7 +65,7 @@ def open_checkpoint(path: str | pathlib.Path, trust_pickle: bool = False) -> tup
     path = pathlib.Path(path)
     if path.is_dir():
         raise CheckpointError(
-            f"{path} is a folder; give the checkpoint file in it", code="checkpoint.not_found"
+            f"{path} is a folder; specify the checkpoint file in it", code="checkpoint.not_found"
         )
     if not path.is_file():
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Coverage: the backbone tensors that a checkpoint provides, by block group."""
+"""Coverage: the backbone tensors that a checkpoint provides, by stage."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ MAX_LINES = 40  # of a list of missing and mismatched tensors
 
 
 @dataclass(frozen=True)
-class GroupCoverage:
-    """Tensor names of one block group: expected, loaded, missing, and mismatched in shape."""
+class StageCoverage:
+    """Tensor names of one stage: expected, loaded, missing, and mismatched in shape."""
 
     expected: tuple[str, ...]
     loaded: tuple[str, ...]
@@ -24,11 +24,11 @@ class Coverage:
     """The backbone tensors that a file provides, and the file's tensors that are unused.
 
     Attributes:
-        stages: block group (of a ResNet: stem, res2 … res5) -> ``GroupCoverage``.
+        stages: stage (of a ResNet: stem, res2 … res5) -> ``StageCoverage``.
         unused: name of a group of unused tensors (``fc``, ``module.encoder_k``) -> count.
     """
 
-    stages: dict[str, GroupCoverage]
+    stages: dict[str, StageCoverage]
     unused: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -64,7 +64,7 @@ def compute_coverage(
         expected: name -> shape of every tensor of the backbone.
         found: name -> tensor or array.
         unused: group of unused tensors -> count.
-        group_of: name -> block group.
+        group_of: name -> stage.
     """
     groups: dict[str, tuple[list[str], ...]] = {}
     for name, shape in expected.items():
@@ -74,7 +74,7 @@ def compute_coverage(
             missing.append(name)
         else:
             (loaded if tuple(found[name].shape) == tuple(shape) else mismatched).append(name)
-    stages = {group: GroupCoverage(*map(tuple, names)) for group, names in groups.items()}
+    stages = {group: StageCoverage(*map(tuple, names)) for group, names in groups.items()}
     return Coverage(stages, dict(unused))
 
 

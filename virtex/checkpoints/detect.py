@@ -104,7 +104,7 @@ def detect_format(content: Any, name: str = "auto", flat: bool = False) -> Parse
     if not found.by_path:
         raise CheckpointError(
             "expected a state_dict (a mapping of names to tensors), found "
-            f"{_describe(content)}; give the file with the weights",
+            f"{_describe(content)}; specify the file with the weights",
             code="checkpoint.no_tensors",
         )
     rows = list(FORMATS.values()) if name == "auto" else [get_format(name)]
@@ -343,8 +343,8 @@ def _no_format_error(found: StateDicts, name: str) -> UserError:
         for path, tensors in found.by_path.items()
         for key, value in tensors.items()
     }
-    prefixes = _find_landmarks(found)
-    # prefer the explanation of a family whose landmark was found
+    prefixes = _find_anchor_keys(found)
+    # prefer the explanation of a family whose anchor key was found
     for family in prefixes or families():
         if reason := families()[family].explain_unsupported(shapes):
             return UnsupportedArchitectureError(reason)
@@ -374,14 +374,14 @@ def _no_format_error(found: StateDicts, name: str) -> UserError:
     )
 
 
-def _find_landmarks(found: StateDicts) -> dict[str, str]:
+def _find_anchor_keys(found: StateDicts) -> dict[str, str]:
     """Return family -> prefix of its canonical names, for families with names in the file."""
     prefixes: dict[str, str] = {}
     for container in Format("", "").containers:
         for key in strip_wrappers(found.by_path.get(container, {}))[1]:
             for family in families().values():
-                if key.endswith(f".{family.landmark}"):
-                    prefixes.setdefault(family.name, key.removesuffix(family.landmark))
+                if key.endswith(f".{family.anchor_key}"):
+                    prefixes.setdefault(family.name, key.removesuffix(family.anchor_key))
     return prefixes
 
 

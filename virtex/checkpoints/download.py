@@ -112,7 +112,7 @@ def cached_path(url: str) -> Path:
     path = posixpath.normpath(f"/{parts.path}").lstrip("/")  # stays inside the cache
     if not parts.hostname or not path:
         raise CheckpointError(
-            f"{url} has no file name; give the URL of a checkpoint file",
+            f"{url} has no file name; specify the URL of a checkpoint file",
             code="checkpoint.invalid_name",
         )
     host = parts.netloc.rpartition("@")[2].replace(":", "_")

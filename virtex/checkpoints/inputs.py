@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from virtex.backbones.registry import Arch, family_of
+from virtex.backbones.registry import Arch, get_family
 from virtex.checkpoints.backbone import Backbone, CheckpointError, InputSpec
 from virtex.config.yaml_files import read_yaml
 from virtex.errors import UserError
@@ -39,7 +39,7 @@ def saved_input(backbone: Backbone) -> dict[str, Any]:
 
     It contains the input and the fields of the architecture that tensor shapes do not determine.
     """
-    fields = family_of(backbone.arch).format_fields
+    fields = get_family(backbone.arch).format_fields
     entry = {"input": asdict(backbone.input)}
     return {ENTRY: entry | {name: getattr(backbone.arch, name) for name in fields}}
 
@@ -76,7 +76,7 @@ def read_input(
 
 
 def _from_entry(entry: Any, arch: Arch) -> tuple[InputSpec, Arch]:
-    names = family_of(arch).format_fields
+    names = get_family(arch).format_fields
     try:
         if not isinstance(entry, Mapping):
             raise TypeError(f"it is of type {type(entry).__name__}")
@@ -117,7 +117,7 @@ def _from_config(default: InputSpec, arch: Arch, config: Path) -> tuple[InputSpe
             stated.get("std", default.std),
             255.0,
         )
-        fields = {k: v for k, v in stated.items() if k in family_of(arch).format_fields}
+        fields = {k: v for k, v in stated.items() if k in get_family(arch).format_fields}
         arch = _with_fields(arch, fields)
     except (TypeError, ValueError) as error:
         raise CheckpointError(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from virtex.backbones.registry import BATCH_COUNTER, Arch, expected_shapes, family_of
+from virtex.backbones.registry import BATCH_COUNTER, Arch, expected_shapes, get_family
 from virtex.checkpoints.backbone import Backbone, CheckpointError, InputSpec, Source
 from virtex.checkpoints.containers import open_checkpoint
 from virtex.checkpoints.coverage import (
@@ -96,7 +96,7 @@ class Inspection:
             + (f" ({self.project})" if self.project else ""),
         ]
         if self.arch is not None:
-            fields = family_of(self.arch).format_fields
+            fields = get_family(self.arch).format_fields
             stated = "".join(f", {name} {getattr(self.arch, name)}" for name in fields)
             lines.append(f"architecture  {self.arch.name}{stated}")
         if self.input is not None:
@@ -178,7 +178,7 @@ def inspect_checkpoint(
         spec = source.input
         notes = [*notes, f"input from {Path(source.stated_by).name}"]
     coverage = compute_coverage(
-        expected_shapes(arch), parsed.tensors, parsed.unused, family_of(arch).block_group
+        expected_shapes(arch), parsed.tensors, parsed.unused, get_family(arch).get_stage
     )
     found = replace(
         found,

@@ -94,7 +94,7 @@ def resolve_source(name: str | os.PathLike[str]) -> Resolved:
         ) from error
     if not os.path.exists(found.path):
         raise CheckpointError(
-            f"checkpoint not found: {escape(name, 300)}; give {_EXAMPLES}",
+            f"checkpoint not found: {escape(name, 300)}; specify {_EXAMPLES}",
             code="checkpoint.not_found",
         )
     return found

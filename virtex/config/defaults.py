@@ -24,7 +24,7 @@ def default_config() -> CfgNode:
 
 def _data_defaults() -> CfgNode:
     data = CfgNode()
-    # Root folder of the data set.
+    # Root folder of the dataset.
     data.ROOT = "datasets/coco"
     # SentencePiece model that tokenizes captions.
     data.TOKENIZER_MODEL = "datasets/vocab/coco_10k.model"

@@ -50,7 +50,7 @@ def find_config(name: str, folder: str | os.PathLike[str] = "") -> Path:
         return Path(path)
     if os.path.isdir(path):
         raise UserError(
-            f"{escape(path, 300)} is a folder; give a YAML file, or the name of a packaged config",
+            f"{escape(path, 300)} is a folder; specify a YAML file or a packaged config",
             code="config.not_found",
         )
     packaged = packaged_configs()

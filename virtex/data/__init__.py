@@ -1,1 +1,1 @@
-"""Data sets: what a task needs on disk, and the built-in toy world."""
+"""Datasets: what a task needs on disk, and the built-in toy world."""

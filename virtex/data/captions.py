@@ -193,5 +193,7 @@ def _with_files(images: list[Image], path: Path, skip_missing: bool) -> list[Ima
         gone = set(missing)
         images = [image for image in images if str(image.file) not in gone]
     if not images:
-        raise UserError(f"{path} lists no image that exists; give a file that does", "data.empty")
+        raise UserError(
+            f"{path} lists no image that exists; specify a file that does", "data.empty"
+        )
     return images

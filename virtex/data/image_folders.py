@@ -22,7 +22,7 @@ def read_image_folder(folder: Path, name: str) -> tuple[ImageSet, ImageSet]:
     the classes of train in the order of their names.
 
     Args:
-        name: of the data set; its splits are named ``<name>_train`` and ``<name>_val``.
+        name: of the dataset; its splits are named ``<name>_train`` and ``<name>_val``.
 
     Raises:
         UserError: a split, its class folders or their images are missing, or train and

@@ -82,7 +82,7 @@ def _category_of_images(content: dict[str, Any], path: Path) -> dict[int, int]:
     without = [image["file_name"] for image in content["images"] if image["id"] not in found]
     if without:
         raise UserError(
-            f"{path}: {len(without)} images have no annotation: {join_first(without)}; give the "
+            f"{path}: {len(without)} images have no annotation: {join_first(without)}; specify the "
             "file of a split with annotations",
             "data.annotations",
         )

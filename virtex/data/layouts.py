@@ -1,7 +1,7 @@
-"""Layouts of data sets on disk, checked before a task runs.
+"""Layouts of datasets on disk, checked before a task runs.
 
 A task declares its ``Layout``: paths below the data root, their contents, and the sizes of the
-published data. This module defines the types and the layouts of the built-in data sets.
+published data. This module defines the types and the layouts of the built-in datasets.
 """
 
 import errno
@@ -16,7 +16,7 @@ from virtex.errors import UserError
 from virtex.files import describe_folder, is_folder
 
 # Modules, because an installed wheel has no folder eval_tools.
-TOY_HINT = "toy versions of all data sets: python -m virtex.eval_tools.make_toy_data OUT"
+TOY_HINT = "toy versions of all datasets: python -m virtex.eval_tools.make_toy_data OUT"
 
 # Kinds of paths; ``virtex.check_data`` checks the contents of each kind.
 FOLDER_KINDS = frozenset({"folder", "images", "class_folders", "voc_xml"})
@@ -72,7 +72,7 @@ class Layout:
     source: str
 
 
-# Built-in data sets. Sizes are from the data sets' web pages.
+# Built-in datasets. Sizes are from the datasets' web pages.
 
 COCO_SOURCE = "COCO 2017 images and annotations: https://cocodataset.org/#download"
 COCO_SIZES = {"train": 118287, "val": 5000}

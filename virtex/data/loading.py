@@ -1,4 +1,4 @@
-"""Seeded data sets and resumable loaders.
+"""Seeded datasets and resumable loaders.
 
 A sample and its augmentation are a function of (seed, position in the stream), independent of the
 process, worker and epoch, and of resuming.

@@ -6,7 +6,7 @@ of the image are written outside of its buffer. So masks are validated first.
 
 from typing import Any
 
-MAX_SIDE = 100_000  # pixels, more than any image format of the data sets
+MAX_SIDE = 100_000  # pixels, more than any image format of the datasets
 BITS, SIGN, MORE = 0x1F, 0x10, 0x20  # of a character of a compressed RLE
 
 

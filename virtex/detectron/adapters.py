@@ -12,7 +12,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from virtex.backbones.registry import family_of
+from virtex.backbones.registry import get_family
 from virtex.checkpoints.backbone import Backbone, InputSpec
 from virtex.errors import UserError
 
@@ -61,7 +61,7 @@ def convert_backbone(backbone: Backbone, cfg: CfgNode) -> ConvertedBackbone:
         UserError: the family has no converter for the layout, or it does not support this
             architecture.
     """
-    layout, converters = detector_layout(cfg), family_of(backbone.arch).detectron2_converters
+    layout, converters = detector_layout(cfg), get_family(backbone.arch).detectron2_converters
     if layout not in converters:
         raise UserError(
             f"{backbone.arch.name} cannot be used in a {layout} detector: the family "

@@ -1,4 +1,4 @@
-"""Custom data sets, registered with Detectron2 by the user: checked and hashed like built-in ones.
+"""Custom datasets, registered with Detectron2 by the user: checked and hashed like built-in ones.
 
 Sets are loaded by the function they were registered with and converted to COCO's format. In this
 form they pass the checks of COCO's annotation files, are hashed, and are the ground truth of
@@ -58,17 +58,17 @@ def read_custom_set(name: str, scored: bool) -> Samples:
         (check_lvis_json if is_lvis else check_coco_json)(content, path)
     samples = cached()
     check_samples(name, samples)
-    check_coco_json(coco_content(name, samples), f"data set {name}")
+    check_coco_json(coco_content(name, samples), f"dataset {name}")
     is_voc = MetadataCatalog.get(name).get("evaluator_type") in ("voc", "pascal_voc")
     if scored and not is_voc and any(isinstance(s["image_id"], str) for s in samples):
         raise UserError(
-            f"image_id must be an integer in data set {name}, which is scored", code="data.samples"
+            f"image_id must be an integer in dataset {name}, which is scored", code="data.samples"
         )
     if scored and content is not None:
         listed = {image["id"] for image in content["images"]}
         if listed != {sample["image_id"] for sample in samples}:
             raise UserError(
-                f"the samples of data set {name} must be the images of {path}, which it is scored "
+                f"the samples of dataset {name} must be the images of {path}, which it is scored "
                 "against",
                 code="data.samples",
             )
@@ -91,18 +91,18 @@ def check_samples(name: str, samples: Any) -> None:
     classes = MetadataCatalog.get(name).get("thing_classes")
     if not classes:
         raise UserError(
-            f"data set {name} has no classes; set MetadataCatalog.get({name!r}).thing_classes",
+            f"dataset {name} has no classes; set MetadataCatalog.get({name!r}).thing_classes",
             code="data.no_classes",
         )
     if not isinstance(samples, list) or not samples:
         raise UserError(
-            f"the function registered for data set {name} must return a list of dicts, one per "
+            f"the function registered for dataset {name} must return a list of dicts, one per "
             f"image, not {short_repr(samples)}",
             code="data.samples",
         )
     for index, sample in enumerate(samples):
         if problem := find_problem(sample, len(classes)):
-            raise UserError(f"data set {name}: sample {index}: {problem}", code="data.samples")
+            raise UserError(f"dataset {name}: sample {index}: {problem}", code="data.samples")
 
 
 def find_problem(sample: Any, num_classes: int) -> str:

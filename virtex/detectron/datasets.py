@@ -1,4 +1,4 @@
-"""Detection data sets, registered with Detectron2 under its own names, read and checked.
+"""Detection datasets, registered with Detectron2 under its own names, read and checked.
 
 Classes are read from the annotations (those of PASCAL VOC are fixed), never assumed.
 """
@@ -280,7 +280,7 @@ def read_data(cfg: CfgNode, data_root: Path, eval_only: bool) -> tuple[Samples, 
 
 
 def class_names(cfg: CfgNode) -> list[str] | None:
-    """Return the classes of the data sets, which have been read; None if no set names them.
+    """Return the classes of the datasets, which have been read; None if no set names them.
 
     Raises:
         UserError: the sets have different classes.
@@ -329,7 +329,7 @@ def dataset_errors(names: str) -> Iterator[None]:
     try:
         yield
     except (AssertionError, KeyError, OSError) as error:
-        raise UserError(f"cannot load the data sets {names}: {error}", code="data.set") from error
+        raise UserError(f"cannot load the datasets {names}: {error}", code="data.set") from error
 
 
 def require_paths(

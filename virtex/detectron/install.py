@@ -65,7 +65,7 @@ class Distribution:
         return f"detectron2 {self.version} ({self.kind}) at {self.location}"
 
 
-def installed() -> Distribution | None:
+def find_installed() -> Distribution | None:
     """Find the importable detectron2 without importing it or torch; None if there is none."""
     spec = importlib.util.find_spec("detectron2")
     if spec is None or spec.origin is None:
@@ -195,7 +195,7 @@ def install(sdist: Path | None = None) -> Distribution:
     Raises:
         UserError: none worked.
     """
-    if found := installed():
+    if found := find_installed():
         return found
     reason = "--sdist was given" if sdist else why_not_official()
     if reason:
@@ -203,7 +203,7 @@ def install(sdist: Path | None = None) -> Distribution:
     if reason or not install_official():
         install_python_only(sdist)
     importlib.invalidate_caches()
-    found = installed()
+    found = find_installed()
     if found is None:
         raise UserError(
             "detectron2 was installed but is not on sys.path; check this Python's site-packages",

@@ -50,7 +50,7 @@ class RunSettings:
         overridden: keys set by the user.
         scaled: keys scaled with the batch size.
         notes: sentences for the log and the record about adjusted settings.
-        by_checkpoint: keys set by the checkpoint; they are not deviations from a protocol
+        from_checkpoint: keys set by the checkpoint; they are not deviations from a protocol
             written for ResNet-50.
     """
 
@@ -59,9 +59,9 @@ class RunSettings:
     overridden: tuple[str, ...]
     scaled: tuple[str, ...]
     notes: list[str]
-    by_checkpoint: tuple[str, ...] = ()
+    from_checkpoint: tuple[str, ...] = ()
 
-    def set_by_checkpoint(self, settings: dict[str, Any]) -> None:
+    def set_from_checkpoint(self, settings: dict[str, Any]) -> None:
         """Set the keys that the checkpoint determines.
 
         Raises:
@@ -75,9 +75,9 @@ class RunSettings:
                     code="config.invalid_override",
                 )
             set_setting(self.cfg, key, value)
-        self.by_checkpoint = tuple(settings)
+        self.from_checkpoint = tuple(settings)
 
-    def set_by_data(self, key: str, value: Any) -> None:
+    def set_from_data(self, key: str, value: Any) -> None:
         """Set a key that the data determines (the number of classes).
 
         Raises:
@@ -98,7 +98,7 @@ class RunSettings:
         return [
             Deviation(key, before, now, self.why(key))
             for key, now in sorted(flatten(self.cfg).items())
-            if key not in self.by_checkpoint + NEUTRAL_KEYS
+            if key not in self.from_checkpoint + NEUTRAL_KEYS
             and now != (before := get_setting(self.reference, key))
             # SyncBN in one process is BN
             and not (before == "SyncBN" and key in NORM_KEYS and key not in self.overridden)

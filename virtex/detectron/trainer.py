@@ -133,7 +133,7 @@ class Trainer(TrainerBase):
         ]
 
     def resume(self) -> int:
-        """Load the newest checkpoint, if there is one. Return the number of iterations done."""
+        """Load the latest checkpoint, if there is one. Return the number of iterations done."""
         content = self.checkpoints.resume()
         self.start_iter = content["iteration"] + 1 if content else 0
         if len(set(comm.all_gather(self.start_iter))) > 1:

@@ -1,4 +1,4 @@
-"""Transfer to detection as a job of the runner: a detector is trained on a backbone and scored."""
+"""Detection transfer: train a detector on a pretrained backbone and evaluate it."""
 
 import argparse
 import itertools
@@ -31,13 +31,13 @@ from virtex.detectron.datasets import (
 )
 from virtex.detectron.evaluation import build_evaluator, evaluate
 from virtex.detectron.gallery import write_gallery
-from virtex.detectron.install import installed
+from virtex.detectron.install import find_installed
 from virtex.detectron.scoring import default_scorer
 from virtex.detectron.settings import build_settings
 from virtex.detectron.trainer import Trainer, build_detector, check_solver, write_scores
 from virtex.detectron.verify import compare_features, load_weights
 from virtex.engine.checkpoints import last_checkpoint
-from virtex.engine.distributed import device_of, world_size
+from virtex.engine.distributed import get_device, world_size
 from virtex.engine.randomness import seed_everything
 from virtex.errors import UserError
 from virtex.evaluator import Images, Report
@@ -48,7 +48,7 @@ from virtex.runner import Evaluation
 
 logger = logging.getLogger("virtex.transfer")
 
-# Identity keys that an evaluation of a trained detector does not depend on.
+# Identity keys that do not affect the evaluation of a trained detector.
 TRAINING_KEYS = (
     "options.processes",
     "overrides.skip_bad_images",
@@ -59,7 +59,7 @@ TRAINING_KEYS = (
 
 @dataclass(frozen=True)
 class DetectionImages:
-    """The images of one registered set."""
+    """The images of one dataset registered with Detectron2."""
 
     name: str
     data_root: Path
@@ -73,15 +73,15 @@ class DetectionImages:
 
 
 class DetectorEvaluator:
-    """Trains a detector, whose backbone has been verified, and scores it.
+    """Train a detector on a verified backbone and evaluate it.
 
     Attributes:
         cfg: the final configuration, frozen.
-        detector: holds the backbone's weights; with ``--eval-only``, ``DetectorTransfer.setup``
-            loads those of a trained detector.
-        train: Detectron2 dicts of the training images, empty with ``--eval-only``.
-        test: test set -> its Detectron2 dicts.
-        folder: receives detections and gallery.
+        detector: initialized from the backbone; with ``--eval-only``, ``DetectorTransfer.setup``
+            loads the weights of a trained detector.
+        train: Detectron2 dataset dicts of the training images, empty with ``--eval-only``.
+        test: test set -> its dataset dicts.
+        folder: output folder for detections and the gallery.
     """
 
     def __init__(self, args: argparse.Namespace, protocol: Protocol, backbone: Backbone):
@@ -90,24 +90,24 @@ class DetectorEvaluator:
         Raises:
             UserError: the first problem.
         """
-        settings = build_settings(protocol, args.overrides, world_size(), device_of(args))
+        settings = build_settings(protocol, args.overrides, world_size(), get_device(args))
         self.args, self.cfg = args, settings.cfg
         self.folder, self.data_root = Path(args.output_dir), Path(args.data_root)
         self.cfg.SEED, self.cfg.OUTPUT_DIR = args.seed, args.output_dir
         converted = convert_backbone(backbone, self.cfg)
-        settings.set_by_checkpoint(converted.settings)
+        settings.set_from_checkpoint(converted.settings)
         self.train, self.test = read_data(self.cfg, self.data_root, args.eval_only)
         checked = itertools.chain([] if args.skip_bad_images else self.train, *self.test.values())
         require_paths((sample["file_name"] for sample in checked), os.path.isfile)
         if classes := class_names(self.cfg):
             head = "RETINANET" if self.cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
-            settings.set_by_data(f"MODEL.{head}.NUM_CLASSES", len(classes))
+            settings.set_from_data(f"MODEL.{head}.NUM_CLASSES", len(classes))
         seed_everything("detector", self.cfg.SEED)
         self.detector = build_detector(self.cfg)
         check_solver(self.cfg, self.detector)
         for name in self.test:
             build_evaluator(self.cfg, name, None)
-        distribution = installed()
+        distribution = find_installed()
         self.report = Report(
             deviations=settings.deviations(),
             notes=settings.notes,
@@ -132,10 +132,10 @@ class DetectorEvaluator:
         }
 
     def check(self, backbone: Backbone) -> None:
-        """Everything was checked when this was built."""
+        """Do nothing: ``__init__`` checks everything."""
 
     def __call__(self, backbone: Backbone) -> dict[str, float]:
-        """Train, unless ``--eval-only``, and score. Metrics are empty in all but one process."""
+        """Train, unless ``--eval-only``, and evaluate; only the main process returns metrics."""
         if not self.args.eval_only:
             self.fit(backbone)
         start = time.perf_counter()
@@ -156,7 +156,7 @@ class DetectorEvaluator:
         return metrics
 
     def fit(self, backbone: Backbone) -> None:
-        """Train to the last iteration, with ``--resume`` from the newest checkpoint."""
+        """Train up to the last iteration; with ``--resume``, start from the latest checkpoint."""
         trainer = Trainer(
             self.cfg,
             self.detector,
@@ -166,11 +166,11 @@ class DetectorEvaluator:
             extra=saved_input(backbone),
         )
         if self.args.resume:
-            logger.info("resuming after %d iterations", trainer.resume())
+            logger.info("resuming after iteration %d", trainer.resume())
         trainer.train()
-        self.report_training(trainer.stopwatch.seconds(), trainer.max_iter)
+        self.record_training_time(trainer.stopwatch.seconds(), trainer.max_iter)
 
-    def report_training(self, seconds: float, iterations: int) -> None:
+    def record_training_time(self, seconds: float, iterations: int) -> None:
         images = self.cfg.SOLVER.IMS_PER_BATCH * iterations
         self.report.timing |= {
             "train_seconds": seconds,
@@ -179,18 +179,18 @@ class DetectorEvaluator:
 
 
 class DetectorTransfer(Evaluation):
-    """One run of ``detectron2_transfer``.
+    """The job of ``detectron2_transfer``.
 
-    With ``--eval-only`` it scores the newest checkpoint of the run in the folder, or the detector
-    in ``--weights``. The record of an unfinished run is written to a subfolder, so that it is not
-    taken for that of the finished one.
+    With ``--eval-only`` it evaluates the latest checkpoint of the run in the folder, or the
+    detector in ``--weights``. The record of a partially trained detector is written to a subfolder,
+    so that it is not mistaken for the final result.
     """
 
     loggers = ("virtex", "detectron2", "fvcore")
     evaluator: DetectorEvaluator
 
     def __init__(self, args: argparse.Namespace, protocol: Protocol):
-        # for one process; the evaluator builds those of the processes that there are
+        # provisional, for one process; the evaluator builds those for the actual number
         settings = build_settings(
             protocol, args.overrides, 1, "cpu" if args.num_gpus == 0 else "cuda"
         )
@@ -217,12 +217,13 @@ class DetectorTransfer(Evaluation):
         start = time.perf_counter()
         if self.args.weights and run_folder.read_run_file(self.folder) is not None:
             raise UserError(
-                f"{self.folder} contains a run; give another --output-dir with --weights",
+                f"--weights requires an --output-dir without a run, but {self.folder} contains "
+                "one; choose another",
                 code="run.exists",
             )
         create_local_process_group()
         self.options = {"processes": world_size()}
-        self.deviations = []  # the evaluator's are complete
+        self.deviations = []  # the evaluator's replace the provisional ones
         super().prepare(backbone)
         self.settings = self.evaluator.cfg
         self.evaluator.report.timing["prepare_seconds"] = time.perf_counter() - start
@@ -238,23 +239,23 @@ class DetectorTransfer(Evaluation):
             self.load_checkpoint()
 
     def load_checkpoint(self) -> None:
-        """Load the run's newest checkpoint, and from ``run.json`` how it was trained.
+        """Load the run's latest checkpoint, and its data and deviations from ``run.json``.
 
         Raises:
-            UserError: there is none.
+            UserError: the folder contains no checkpoint.
         """
         run, path = run_folder.read_run_file(self.folder), last_checkpoint(self.folder)
         if run is None or path is None:
             raise UserError(
-                f"{self.folder} contains no checkpoint to evaluate; train first, or give --weights",
+                f"{self.folder} contains no checkpoint to evaluate; train first, or pass --weights",
                 code="run.no_checkpoint",
             )
         content = load_detector(self.evaluator.detector, path)
-        logger.info("evaluating %s", path)
+        logger.info("evaluating checkpoint %s", path)
         done, max_iter = content["iteration"] + 1, self.settings.SOLVER.MAX_ITER
         self.deviations = [Deviation(**found) for found in run["deviations"]]
         self.data |= run["identity"]["data"]
-        self.evaluator.report_training(content["stopwatch"]["seconds"], done)
+        self.evaluator.record_training_time(content["stopwatch"]["seconds"], done)
         if done != max_iter:
             self.deviations.append(Deviation("iterations_trained", max_iter, done, "override"))
             self.folder = self.evaluator.folder = self.folder / f"evaluation_{done:07d}"
@@ -262,7 +263,7 @@ class DetectorTransfer(Evaluation):
     def log_start(self) -> None:
         super().log_start()
         report = self.evaluator.report
-        logger.info("verified: %s", json.dumps(report.verification))
+        logger.info("backbone verification: %s", json.dumps(report.verification))
         for note in report.notes:
             logger.warning("%s", note)
 

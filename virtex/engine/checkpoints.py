@@ -10,7 +10,7 @@ from torch import nn
 from virtex.errors import UserError
 from virtex.files import replace_file
 
-LAST = "last_checkpoint"  # contains the newest checkpoint's file name, as Detectron2's tools expect
+LAST = "last_checkpoint"  # contains the latest checkpoint's file name, as Detectron2's tools expect
 FINAL = "model_final.pth"
 # Raised by loading a file that is not a checkpoint, or is one of another model.
 LOAD_ERRORS = (
@@ -51,7 +51,7 @@ class Checkpoints:
         return path
 
     def resume(self) -> dict[str, Any]:
-        """Load the newest checkpoint and return its content; empty if there is none.
+        """Load the latest checkpoint and return its content; empty if there is none.
 
         Raises:
             UserError: the file is not a checkpoint of this model.
@@ -75,7 +75,7 @@ class Checkpoints:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """Find the newest checkpoint of a run."""
+    """Find the latest checkpoint of a run."""
     pointer = folder / LAST
     if pointer.is_file() and (path := folder / pointer.read_text().strip()).is_file():
         return path

@@ -38,7 +38,7 @@ PEER_LOST = re.compile(
 TIMEOUT = timedelta(minutes=60)  # evaluating LVIS in the main process exceeds the default
 
 
-def device_of(args: argparse.Namespace) -> str:
+def get_device(args: argparse.Namespace) -> str:
     """Return ``"cuda"`` or ``"cpu"``, as ``--num-gpus`` requests, by default if available.
 
     Raises:
@@ -69,7 +69,7 @@ def launch(main: Main, args: argparse.Namespace) -> int:
     Raises:
         UserError: raised by ``main`` in a job of a single process.
     """
-    device = device_of(args)
+    device = get_device(args)
     if "LOCAL_RANK" in os.environ:
         return in_process(main, args, device)
     count = (args.num_gpus or torch.cuda.device_count()) if device == "cuda" else 1

@@ -140,7 +140,7 @@ class TrainingLoop:
         self.done = 0
 
     def resume(self) -> int:
-        """Load the newest checkpoint, if any, and return the number of completed iterations.
+        """Load the latest checkpoint, if any, and return the number of completed iterations.
 
         Raises:
             UserError: the checkpoint is beyond the last iteration, of another model, or not the
@@ -155,7 +155,7 @@ class TrainingLoop:
             )
         if self.done > self.settings.iterations:
             raise UserError(
-                f"the newest checkpoint in {self.folder} is from iteration {self.done}, beyond the "
+                f"the latest checkpoint in {self.folder} is from iteration {self.done}, beyond the "
                 f"requested {self.settings.iterations} iterations; request at least {self.done}",
                 code="resume.beyond_end",
             )

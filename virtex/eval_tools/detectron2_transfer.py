@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--eval-only",
         action="store_true",
-        help="evaluate the run's newest checkpoint, or --weights",
+        help="evaluate the run's latest checkpoint, or --weights",
     )
     parser.add_argument("--weights", metavar="FILE", help="with --eval-only: a trained detector")
     add_training_arguments(parser)
@@ -92,7 +92,7 @@ def main(args: argparse.Namespace) -> int:
         build_parser().error("--weights requires --eval-only")
     if args.eval_only and (args.overwrite or args.resume):
         build_parser().error("--eval-only cannot be combined with --overwrite or --resume")
-    # read by Detectron2 when it registers its own data sets
+    # read by Detectron2 when it registers its own datasets
     os.environ["DETECTRON2_DATASETS"] = args.data_root
     from virtex.runner import run
 

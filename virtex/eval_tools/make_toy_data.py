@@ -1,4 +1,4 @@
-"""Write the built-in toy data: drawn shapes in the layout of every real data set.
+"""Write the built-in toy data: drawn shapes in the layout of every real dataset.
 
     python eval_tools/make_toy_data.py datasets_toy
     python eval_tools/make_toy_data.py datasets_toy --preview toy.png
@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         default=240,
         metavar="N",
-        help="training images of each data set; for VOC, of both years together (default: 240)",
+        help="training images of each dataset; for VOC, of both years together (default: 240)",
     )
     parser.add_argument(
         "--coco-train-images",
@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         default=60,
         metavar="N",
-        help="validation images of each data set; for VOC, test images (default: 60)",
+        help="validation images of each dataset; for VOC, test images (default: 60)",
     )
     parser.add_argument(
         "--overwrite",

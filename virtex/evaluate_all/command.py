@@ -49,7 +49,7 @@ def evaluate_all(args: argparse.Namespace) -> int:
         raise UserError("--slurm requires --launcher slurm", "arguments.conflict")
     out = Path(args.output_dir)
     if out.exists() and not out.is_dir():
-        raise UserError(f"--output-dir {out} is a file; give a folder", "run.not_a_folder")
+        raise UserError(f"--output-dir {out} is a file; specify a folder", "run.not_a_folder")
     shares = assign_gpus(args)
     gpus = args.num_gpus if shares is None else len(shares[0])
     parameters = job_parameters(
@@ -69,7 +69,7 @@ def evaluate_all(args: argparse.Namespace) -> int:
         return conclude(runs, prog)
     with lock_folder(out):
         stopped = 0
-        if any(run.is_open for run in runs):
+        if any(run.is_runnable for run in runs):
             for run in runs:
                 if run.status == PENDING:
                     write_options(run)

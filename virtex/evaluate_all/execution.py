@@ -99,7 +99,7 @@ def run_all(
     Returns:
         The signal that interrupted it, or 0.
     """
-    waiting = [run for run in runs if run.is_open]
+    waiting = [run for run in runs if run.is_runnable]
     labels = {run.name: f"[{n}/{len(waiting)}] {run.name}:" for n, run in enumerate(waiting, 1)}
     free, active = list(gpus), list[ActiveRun]()
     reported = time.monotonic()

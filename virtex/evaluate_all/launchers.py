@@ -343,7 +343,7 @@ def split_gpus(gpus: Sequence[str], max_parallel: int) -> list[tuple[str, ...]]:
     """
     if len(gpus) % max_parallel:
         raise UserError(
-            f"--max-parallel {max_parallel} does not divide {len(gpus)} GPUs; give a divisor, or "
+            f"--max-parallel {max_parallel} does not divide {len(gpus)} GPUs; use a divisor, or "
             "another --num-gpus",
             "arguments.max_parallel",
         )

@@ -1,4 +1,4 @@
-"""The plan: which runs the command line asks for, and the status of each. Writes nothing."""
+"""Plan the runs that a command line requests, with the status of each. Writes nothing."""
 
 import argparse
 import contextlib
@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 from virtex.data.layouts import require_layout
 from virtex.errors import UserError
 from virtex.evaluate_all.naming import checkpoint_folders, is_uri, normalize_name
-from virtex.evaluate_all.records import comparable, find_record, plain
+from virtex.evaluate_all.records import comparable, find_record, to_json_types
 from virtex.run_folder import RUN_FILE
 from virtex.tasks import TASKS, Task
 
-# Statuses of the plan
+# Statuses of planned runs
 COMPLETE, RESUMABLE, PENDING, INVALID = "complete", "resumable", "pending", "invalid"
-UNSUPPORTED = "unsupported"  # the task cannot evaluate such a checkpoint
-# What becomes of the runs that are started
+UNSUPPORTED = "unsupported"  # the task cannot evaluate the checkpoint
+# Statuses of runs that have been started
 DONE, FAILED, INTERRUPTED, SUBMITTED = "done", "failed", "interrupted", "submitted"
 
 LOGS = "logs"
@@ -35,8 +35,8 @@ FIXED_OPTIONS = (
 )
 
 
-class Choice(NamedTuple):
-    """A task under one of its protocols."""
+class TaskChoice(NamedTuple):
+    """A task and one of its protocols."""
 
     name: str
     protocol: str  # its short name
@@ -47,7 +47,7 @@ class Choice(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """The task's name, followed by the protocol's unless it is the default."""
+        """The folder name: the task, followed by the protocol unless it is the default."""
         is_default = self.protocol == next(iter(self.task.protocols))
         return self.name if is_default else f"{self.name}_{self.protocol}"
 
@@ -58,12 +58,12 @@ class Run:
 
     Attributes:
         name: folder of the checkpoint, task and seed, for messages.
-        base: arguments of the task's command.
-        extra: the arguments that ``--arguments`` adds.
-        model: what is known of the checkpoint: expected entries of the record's ``model``.
+        base: arguments of the task's command that evaluate_all sets.
+        extra: arguments that ``--arguments`` adds.
+        model: expected entries of the record's ``model``, as far as they are known.
         reason: why the run is invalid, unsupported or failed.
-        seconds: how long it ran this time.
-        record: of a complete run.
+        seconds: duration in this invocation.
+        record: the record of a complete run.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Run:
         """The arguments, parsed by the task's command.
 
         Raises:
-            UserError: they are invalid, or ``--arguments`` sets what evaluate_all decides.
+            UserError: they are invalid, or ``--arguments`` sets a fixed option.
         """
         args = parse(self.task, [*self.base, *self.extra])
         if self.extra:
@@ -98,17 +98,17 @@ class Run:
             for key in (*FIXED_OPTIONS, *self.task.fixed_options):
                 if getattr(base, key, None) != getattr(args, key, None):
                     raise invalid_arguments(
-                        self.task, f"--{key.replace('_', '-')} cannot be set here; leave it out"
+                        self.task, f"--{key.replace('_', '-')} is not allowed here; remove it"
                     )
         return args
 
     @cached_property
-    def expected(self) -> dict[str, Any]:
-        """What the record of the complete run says, see ``comparable``."""
+    def expected_fields(self) -> dict[str, Any]:
+        """The fields that the run's record must have, see ``comparable``."""
         jobs: Sequence[Any] = self.task.jobs(self.args)
         if len(jobs) > 1 or jobs[0].protocol.task != self.task.name:
             raise invalid_arguments(
-                self.task, f"they select another task; run {self.task.command} itself instead"
+                self.task, f"they select another task; run {self.task.command} directly"
             )
         protocol, deviations = jobs[0].protocol, jobs[0].deviations
         overrides = {d.key: d.run for d in deviations if d.reason == "override"}
@@ -117,8 +117,8 @@ class Run:
         return comparable(self.task.name, protocol.name, protocol.version, overrides, self.seed)
 
     @property
-    def is_open(self) -> bool:
-        """Whether it is to be run."""
+    def is_runnable(self) -> bool:
+        """Whether the run can be started or resumed."""
         return self.status in (PENDING, RESUMABLE)
 
     @property
@@ -127,14 +127,17 @@ class Run:
 
 
 def make_plan(args: argparse.Namespace, gpus: int) -> list[Run]:
-    """Return all runs, by seed, task and checkpoint: runs side by side then share no features.
+    """Return all runs, ordered by seed, task and checkpoint.
+
+    In this order, parallel runs use different checkpoints and never extract the same features.
 
     Args:
-        args: of ``eval_tools/evaluate_all.py``.
-        gpus: of each run.
+        args: parsed arguments of ``eval_tools/evaluate_all.py``.
+        gpus: number of GPUs of each run.
 
     Raises:
-        UserError: the command line is invalid. Problems of single runs are their ``reason``.
+        UserError: the command line is invalid. Problems of individual runs are stored in
+            ``Run.reason``.
     """
     if args.format != "auto":
         from virtex.checkpoints.formats import get_format
@@ -142,7 +145,8 @@ def make_plan(args: argparse.Namespace, gpus: int) -> list[Run]:
         get_format(args.format)
     if not Path(args.data_root).is_dir():
         raise UserError(
-            f"--data-root {args.data_root} is not a folder; give the folder with the data sets",
+            f"--data-root must be an existing folder, not {args.data_root}; specify the folder "
+            "that contains the datasets",
             "data.missing",
         )
     choices = choose_tasks(args.tasks, args.protocol)
@@ -155,43 +159,43 @@ def make_plan(args: argparse.Namespace, gpus: int) -> list[Run]:
         if seed in distinct_seeds(choice.task, args.seeds, extra[choice])
     ]
     for run in {run.folder.parent.name: run for run in runs if run.extra}.values():
-        run.expected  # noqa: B018 (report invalid --arguments before anything else)
-    models = {name: inspect(name, args) for name in names}
+        run.expected_fields  # noqa: B018 (report invalid --arguments before anything else)
+    models = {name: inspect_model(name, args) for name in names}
     for run in runs:
         set_status(run, models[run.checkpoint])
         if not isinstance(models[run.checkpoint], UserError):
-            # after the data: an unsupported run does not need them
-            set_unsupported(run, may_open=not (args.dry_run and is_uri(run.checkpoint)))
+            # after the data check, which it overrides: an unsupported run needs no data
+            mark_unsupported(run, may_open=not (args.dry_run and is_uri(run.checkpoint)))
     return runs
 
 
 def evaluable_tasks() -> list[str]:
-    """Return the tasks that a run can evaluate with one record in its folder."""
-    # a task that needs a value for its option is several runs, in subfolders
+    """Return the evaluation tasks whose runs write a single record."""
+    # --fraction takes several values, each evaluated in a subfolder
     return [n for n, t in TASKS.items() if t.is_evaluation and t.arguments != ("--fraction",)]
 
 
-def choose_tasks(names: Sequence[str], protocol: str | None) -> list[Choice]:
-    """Parse ``TASK[:PROTOCOL] …``; each choice is returned once.
+def choose_tasks(names: Sequence[str], protocol: str | None) -> list[TaskChoice]:
+    """Parse ``TASK[:PROTOCOL] …``, without duplicates.
 
     Args:
-        protocol: for tasks without one of their own; ``None``: the default of each.
+        protocol: for tasks that name none; ``None`` for the default of each.
 
     Raises:
         UserError: unknown task or protocol.
     """
     choices = []
     for text in names:
-        name, _, own = text.partition(":")
+        name, _, explicit = text.partition(":")
         if name not in evaluable_tasks():
             raise UserError(
                 f"--tasks: unknown task {name!r}; choose from {', '.join(evaluable_tasks())}",
                 "arguments.unknown_task",
             )
         task = TASKS[name]
-        short = own or protocol or next(iter(task.protocols))
+        short = explicit or protocol or next(iter(task.protocols))
         task.protocol(short)  # raises if unknown
-        choices.append(Choice(name, short))
+        choices.append(TaskChoice(name, short))
     return list(dict.fromkeys(choices))
 
 
@@ -200,7 +204,7 @@ def make_run(
     gpus: int,
     checkpoint: str,
     slug: str,
-    choice: Choice,
+    choice: TaskChoice,
     seed: int,
     extra: tuple[str, ...],
 ) -> Run:
@@ -221,26 +225,27 @@ def make_run(
 
 
 def distinct_seeds(task: Task, seeds: Sequence[int], extra: Sequence[str]) -> list[int]:
-    """Return the seeds that give different results; one if the task does not depend on it."""
+    """Return the seeds that give different results; only the first if the seed has no effect."""
     unique = list(dict.fromkeys(seeds))
     return unique if {"", *extra}.intersection(task.seeded_by) else unique[:1]
 
 
 def extra_arguments(
-    pairs: Sequence[Sequence[str]], choices: Sequence[Choice]
-) -> dict[Choice, tuple[str, ...]]:
-    """Return what ``--arguments TASK[:PROTOCOL] "…"`` adds to each choice, in the given order.
+    pairs: Sequence[Sequence[str]], choices: Sequence[TaskChoice]
+) -> dict[TaskChoice, tuple[str, ...]]:
+    """Return what ``--arguments TASK[:PROTOCOL] "…"`` adds to each choice, in order.
 
     Raises:
-        UserError: the task is not among the choices, or a quote is not closed.
+        UserError: the task is not among the choices, or a quotation mark is not closed.
     """
-    extra: dict[Choice, tuple[str, ...]] = dict.fromkeys(choices, ())
+    extra: dict[TaskChoice, tuple[str, ...]] = dict.fromkeys(choices, ())
     for name, text in pairs:
         named = [c for c in choices if name in (c.name, f"{c.name}:{c.protocol}")]
         if not named:
             chosen = ", ".join(dict.fromkeys(c.name for c in choices))
             raise UserError(
-                f"--arguments {name}: expected one of --tasks ({chosen})", "arguments.unknown_task"
+                f"--arguments must name one of --tasks ({chosen}), not {name}",
+                "arguments.unknown_task",
             )
         try:
             words = tuple(shlex.split(text))
@@ -265,7 +270,7 @@ def parse(task: Task, argv: Sequence[str]) -> argparse.Namespace:
             return parser.parse_intermixed_args(argv)
     except SystemExit as error:
         if not error.code:
-            raise invalid_arguments(task, "--help cannot be used here") from error
+            raise invalid_arguments(task, "--help is not allowed here; remove it") from error
         reason = output.getvalue().strip().rpartition("error: ")[2].partition(" [")[0]
         raise invalid_arguments(task, reason) from error
 
@@ -274,34 +279,38 @@ def invalid_arguments(task: Task, reason: str) -> UserError:
     return UserError(f"--arguments {task.name}: {reason}", "arguments.invalid")
 
 
-def inspect(name: str, args: argparse.Namespace) -> dict[str, Any] | UserError:
-    """Return what the record must say of a checkpoint, or why it cannot be evaluated.
+def inspect_model(name: str, args: argparse.Namespace) -> dict[str, Any] | UserError:
+    """Return the record's expected ``model`` entries, or why the checkpoint cannot be evaluated.
 
-    A dry run downloads and creates nothing; of a URI only the name is known then.
+    A dry run downloads and creates nothing, so that only the name of a URI is known.
     """
     from virtex.checkpoints.loading import inspect_checkpoint
     from virtex.zoo.entries import entry_named
 
     try:
         if args.dry_run and is_uri(name):
-            entry_named(name)  # a model that is not in the zoo is reported without a network
+            entry_named(name)  # reports unknown zoo models without a download
             return {"name": name}
         found = inspect_checkpoint(name, args.format, args.trust_pickle)
     except OSError as error:
         return UserError(
-            f"{name} cannot be read ({error.strerror or error}); give a file",
+            f"cannot read checkpoint {name} ({error.strerror or error}); specify a file",
             "checkpoint.unreadable",
         )
     except UserError as error:
         return error
     if found.problem:
         return UserError(found.problem, "checkpoint.incomplete")
-    assert found.input is not None  # complete checkpoints have one
-    return {"sha256": found.sha256, "format": found.format, "input": plain(asdict(found.input))}
+    assert found.input is not None  # a complete checkpoint has one
+    return {
+        "sha256": found.sha256,
+        "format": found.format,
+        "input": to_json_types(asdict(found.input)),
+    }
 
 
 def set_status(run: Run, model: dict[str, Any] | UserError) -> None:
-    """Set status, reason, model and record from what is on disk."""
+    """Set status, reason, model and record from the files on disk."""
     try:
         if isinstance(model, UserError):
             raise model
@@ -316,7 +325,7 @@ def set_status(run: Run, model: dict[str, Any] | UserError) -> None:
         run.status, run.reason = INVALID, f"{error} [{error.code}]"
 
 
-def set_unsupported(run: Run, may_open: bool) -> None:
+def mark_unsupported(run: Run, may_open: bool) -> None:
     """Mark a run whose task cannot evaluate its checkpoint.
 
     Args:
@@ -328,5 +337,5 @@ def set_unsupported(run: Run, may_open: bool) -> None:
         if reason := run.task.unsupported_reason(run.args, may_open):
             run.status, run.reason = UNSUPPORTED, reason
     except UserError as error:
-        if run.is_open:
+        if run.is_runnable:
             run.status, run.reason = INVALID, f"{error} [{error.code}]"

@@ -33,13 +33,15 @@ def find_record(run: Run) -> dict[str, Any] | None:
         return None
     record = read_record(path)
     found = {f"checkpoint {key}": record["model"].get(key) for key in run.model} | recorded(record)
-    expected = {f"checkpoint {key}": value for key, value in run.model.items()} | run.expected
+    expected = {
+        f"checkpoint {key}": value for key, value in run.model.items()
+    } | run.expected_fields
     options = result_options(run)
     different = diff(found, expected) or diff(read_options(run) or options, options)
     if different:
         raise UserError(
             f"{run.folder} contains the result of another evaluation: {different}; move it away, "
-            "or give another --output-dir",
+            "or choose another --output-dir",
             "run.exists",
         )
     return record
@@ -59,7 +61,7 @@ def comparable(
 ) -> dict[str, Any]:
     """Return what makes two results comparable, as flat fields."""
     fields = {"task": task, "protocol": protocol, "version": version, "seed": seed}
-    return plain(fields | {f"override {key}": value for key, value in overrides.items()})
+    return to_json_types(fields | {f"override {key}": value for key, value in overrides.items()})
 
 
 def diff(found: dict[str, Any], expected: dict[str, Any]) -> str:
@@ -74,7 +76,7 @@ def diff(found: dict[str, Any], expected: dict[str, Any]) -> str:
 def result_options(run: Run) -> dict[str, Any]:
     """Return the arguments that can change the result; the record does not contain all of them."""
     options = {key: value for key, value in vars(run.args).items() if key not in WITHOUT_EFFECT}
-    return plain(options | {"data_root": os.path.realpath(run.args.data_root)})
+    return to_json_types(options | {"data_root": os.path.realpath(run.args.data_root)})
 
 
 def options_path(run: Run) -> Path:
@@ -94,6 +96,6 @@ def read_options(run: Run) -> dict[str, Any] | None:
         return None
 
 
-def plain(value: Any) -> Any:
+def to_json_types(value: Any) -> Any:
     """Return a value as it is read back from JSON."""
     return json.loads(json.dumps(value))

@@ -15,7 +15,7 @@ MAX_NAMES = 3  # of runs with the same reason
 def print_plan(runs: Sequence[Run], resources: str) -> None:
     """Print the status of every run, and the command of each that is to be run."""
     print(tabulate([(run.name, run.status) for run in runs], headers=["run", "status"]))
-    commands = [shlex.join(run.command) for run in runs if run.is_open]
+    commands = [shlex.join(run.command) for run in runs if run.is_runnable]
     print(f"\n{len(commands)} to run, {resources}{':' if commands else ''}")
     print("\n".join(commands), flush=True)
 

@@ -97,7 +97,9 @@ def make(
             first = f" ({skipped} skipped; {found.skipped[0].path}: {found.skipped[0].reason})"
         where = ", ".join(map(str, results))
         raise UserError(
-            printable(f"no valid {RECORD_NAME} found in {where}{first}; give a folder of results"),
+            printable(
+                f"no valid {RECORD_NAME} found in {where}{first}; specify a folder of results"
+            ),
             "leaderboard.no_results",
         )
     numbers = []

@@ -16,7 +16,7 @@ from virtex.records import RECORD_NAME
 from virtex.text import one_line
 from virtex.text import printable as without_control
 
-DATA = ("images", "annotations_sha256", "files_sha256")  # keys that identify a data set
+DATA = ("images", "annotations_sha256", "files_sha256")  # keys that identify a dataset
 DRAWN = "_semi_supervised"  # suffix of tasks whose training images depend on the seed
 ENVIRONMENT = (
     "virtex", "git_revision", "python", "torch", "torchvision", "detectron2", "scorer",
@@ -45,7 +45,7 @@ class Conditions:
 
     Attributes:
         overrides: canonical JSON of the sorted overrides; ``"[]"`` for the packaged protocol.
-        data: canonical JSON of data set -> images, and hashes of annotations and files.
+        data: canonical JSON of dataset -> images, and hashes of annotations and files.
     """
 
     task: str
@@ -157,7 +157,7 @@ def _find(
     for root in map(os.path.expanduser, roots):
         if not os.path.exists(root):
             raise UserError(
-                f"{printable(root)} does not exist; give a folder with results",
+                f"{printable(root)} does not exist; specify a folder with results",
                 "leaderboard.not_found",
             )
         top = os.path.abspath(root)
@@ -224,7 +224,7 @@ def _shared(pool: dict[Any, Any], value: Any) -> Any:
 
 
 def _data_identity(task: str, data: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return each data set's number of images and the hashes of its files and annotations.
+    """Return each dataset's number of images and the hashes of its files and annotations.
 
     With a fraction of the labels, the seed draws the training images: their hashes differ between
     seeds that belong together.

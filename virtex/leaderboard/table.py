@@ -214,7 +214,7 @@ def place_published(
     """Return published numbers with the conditions whose columns they belong to.
 
     The data they were measured on are not recorded: they share the column of runs without
-    overrides, unless there are such runs on several data sets.
+    overrides, unless there are such runs on several datasets.
     """
     full = defaultdict(list)
     for conditions in measured:

@@ -26,7 +26,9 @@ def run(args: argparse.Namespace) -> int:
     if args.long and not args.output:
         raise UserError("--long needs --output FILE, the CSV to write", "leaderboard.arguments")
     if outputs.count(STDOUT) > 1:
-        raise UserError("- is given for two outputs; give a file for one", "leaderboard.arguments")
+        raise UserError(
+            "- is given for two outputs; specify a file for one", "leaderboard.arguments"
+        )
     if args.plot:
         from virtex.leaderboard.plot import check_plot_path
 
@@ -70,7 +72,7 @@ def check_suffixes(args: argparse.Namespace) -> None:
         path = getattr(args, flag)
         if path and path != STDOUT and path.is_file() and path.suffix.lower() != suffix:
             raise UserError(
-                f"--{flag} would replace the existing {path}; give a file that ends in {suffix}",
+                f"--{flag} would replace the existing {path}; specify a file that ends in {suffix}",
                 "leaderboard.output",
             )
 

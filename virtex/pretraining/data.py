@@ -1,4 +1,4 @@
-"""Data sets of the pretraining tasks: images with targets made from their captions."""
+"""Datasets of the pretraining tasks: images with targets made from their captions."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,7 +103,7 @@ def build_pretraining_set(
     seed: int,
     skip_bad_images: bool = False,
 ) -> PretrainingSet:
-    """Build the data set of a config.
+    """Build the dataset of a config.
 
     ``DATA.USE_SINGLE_CAPTION`` and ``DATA.USE_PERCENTAGE`` apply to training only.
 

@@ -28,7 +28,7 @@ from virtex.data.layouts import (
 )
 from virtex.data.loading import Batch, training_loader
 from virtex.data.tokenizer import Tokenizer
-from virtex.engine.distributed import device_of, rank, world_size
+from virtex.engine.distributed import get_device, rank, world_size
 from virtex.engine.loop import LoopSettings, TrainingLoop, amp_dtype
 from virtex.engine.randomness import seed_everything
 from virtex.errors import UserError
@@ -104,7 +104,7 @@ class PretrainingJob(Job):
             build_pretraining_set(config, split, self.tokenizer, self.seed, args.skip_bad_images)
             for split in ("train", "val")
         )
-        self.device = torch.device(device_of(args))
+        self.device = torch.device(get_device(args))
         share = config.OPTIM.BATCH_SIZE // world_size()
         visual = config.MODEL.VISUAL
         # a feature map with a single location
@@ -126,7 +126,7 @@ class PretrainingJob(Job):
             "data": self.describe_data(),
         }
 
-    def run_file_extra(self) -> dict[str, Any]:
+    def extra_run_info(self) -> dict[str, Any]:
         return {"changes": self.changes}
 
     def describe_data(self) -> dict[str, Any]:
@@ -140,7 +140,7 @@ class PretrainingJob(Job):
         return isinstance(done, int) and done >= self.config.OPTIM.NUM_ITERATIONS
 
     def print_finished(self) -> None:
-        logger.info("this run is finished: %s", self.folder / RECORD)
+        logger.info("the run is already finished: %s", self.folder / RECORD)
 
     def setup(self) -> None:
         config, optim, args = self.config, self.config.OPTIM, self.args

@@ -71,7 +71,7 @@ class TrainingOptions:
         folder: existing output folder of checkpoints, metrics and ``per_class.csv``.
         checkpoint_every: iterations between checkpoints, each followed by a validation; the last
             iteration always has both.
-        resume: continue from the newest checkpoint in ``folder``.
+        resume: continue from the latest checkpoint in ``folder``.
         skip_bad_images: replace training images that cannot be decoded.
     """
 

@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from virtex.backbones.registry import check_input_size, family_of
+from virtex.backbones.registry import check_input_size, get_family
 from virtex.checkpoints.backbone import Backbone, build_network
 
 
 def feature_size(backbone: Backbone) -> int:
     """Return the number of pooled features of an image."""
-    return list(family_of(backbone.arch).channels(backbone.arch).values())[-1]
+    return list(get_family(backbone.arch).channels(backbone.arch).values())[-1]
 
 
 class PooledBackbone(nn.Module):
@@ -26,7 +26,7 @@ class PooledBackbone(nn.Module):
 
     def __init__(self, backbone: Backbone, frozen: bool):
         super().__init__()
-        self.arch, self.family = backbone.arch, family_of(backbone.arch)
+        self.arch, self.family = backbone.arch, get_family(backbone.arch)
         self.feature_size = feature_size(backbone)
         self.cnn = build_network(backbone).requires_grad_(not frozen)
         self.frozen, self.bgr = frozen, backbone.input.channel_order == "BGR"

@@ -34,8 +34,9 @@ SOLVERS: dict[str, Callable[..., Tensor]] = {"fast": fit_svms, "liblinear": fit_
 class Voc07Svm(FeatureProbe):
     """Train on VOC2007 trainval, evaluate on test.
 
-    The cost of each class maximizes scikit-learn's average precision, averaged over stratified
-    folds. Label 0 ("difficult") is a negative in training and ignored in the evaluation.
+    The cost of each class is the one with the highest average precision (scikit-learn's) in
+    stratified cross-validation. Images with label 0 ("difficult") are negatives in training and
+    ignored in the evaluation.
     """
 
     timing_key = "svm_seconds"
@@ -52,25 +53,25 @@ class Voc07Svm(FeatureProbe):
     ):
         """
         Args:
-            settings: of a ``voc07_svm`` protocol.
+            settings: settings of a ``voc07_svm`` protocol.
             solver: a key of ``SOLVERS``.
             average_precision: a key of ``AVERAGE_PRECISIONS``, for the evaluation.
-            low_shot: numbers of positive images per class, trained on instead of all images.
+            low_shot: numbers of positive images per class to train on; empty for all images.
 
         Raises:
-            UserError: data are missing or invalid.
+            UserError: the data is missing or invalid.
         """
         train, test = (read_voc07(data_root, split) for split in ("trainval", "test"))
         super().__init__(train, test, settings, extractor)
         self.seed, self.low_shot, self.solver = seed, tuple(low_shot), SOLVERS[solver]
         self.average_precision = AVERAGE_PRECISIONS[average_precision]
         self.report.setup["svm_solver"] = solver
-        self.classes = self.usable_classes(train, test)
+        self.classes = self.find_usable_classes(train, test)
         self.names = [train.class_names[c] for c in self.classes]
         if not low_shot:
             assign_folds(train.labels[:, self.classes[0]] == 1, settings.SVM.FOLDS)
 
-    def usable_classes(self, train: ImageSet, test: ImageSet) -> list[int]:
+    def find_usable_classes(self, train: ImageSet, test: ImageSet) -> list[int]:
         """Return the classes that can be trained and evaluated; report the others.
 
         Raises:
@@ -83,25 +84,26 @@ class Voc07Svm(FeatureProbe):
             and (test_labels == 1).any()
             for train_labels, test_labels in zip(train.labels.T, test.labels.T, strict=True)
         ]
-        omitted = [name for name, ok in zip(train.class_names, usable, strict=True) if not ok]
+        skipped = [name for name, ok in zip(train.class_names, usable, strict=True) if not ok]
         if not any(usable):
             raise UserError(
-                f"expected classes with positive and negative images in trainval and positive "
-                f"images in test, but {train.root} has none; restore ImageSets/Main",
+                f"expected at least one class with positive and negative images in trainval and "
+                f"positive images in test, found none in {train.root}; restore ImageSets/Main",
                 code="probe.no_usable_class",
             )
-        if omitted:
+        if skipped:
             self.report.notes.append(
-                f"classes omitted, without positive or negative images: {', '.join(omitted)}"
+                "classes skipped because they have no positive or no negative images: "
+                + ", ".join(skipped)
             )
             self.report.deviations.append(
-                Deviation("classes", len(usable), len(usable) - len(omitted), "data")
+                Deviation("classes", len(usable), len(usable) - len(skipped), "data")
             )
         return [c for c, ok in enumerate(usable) if ok]
 
     def score(self, train: Sequence[np.ndarray], val: np.ndarray) -> dict[str, float]:
         """Return ``mAP`` and ``AP/<class>``; with ``low_shot``, ``<k>-shot/mAP`` and ``/std``."""
-        # only the main process computes it, in seconds
+        # this takes seconds, so only the main process does it
         return broadcast_object(None if rank() else self._score(train[0], val))
 
     def _score(self, train: np.ndarray, test: np.ndarray) -> dict[str, float]:
@@ -111,7 +113,9 @@ class Voc07Svm(FeatureProbe):
         ]
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ConvergenceWarning)
-            metrics = (self._low_shot if self.low_shot else self._full)(*normalized)
+            metrics = (self._evaluate_low_shot if self.low_shot else self._evaluate_full)(
+                *normalized
+            )
         self.report.notes += [
             str(warning.message)
             for warning in caught
@@ -119,21 +123,21 @@ class Voc07Svm(FeatureProbe):
         ]
         return metrics
 
-    def _full(self, train: Tensor, test: Tensor) -> dict[str, float]:
+    def _evaluate_full(self, train: Tensor, test: Tensor) -> dict[str, float]:
         """Choose the costs by cross-validation, then train on all of trainval."""
         svm, targets = self.settings.SVM, self.targets()
         rarer = torch.minimum((targets == 1).sum(dim=0), (targets == -1).sum(dim=0)).tolist()
-        self.report.notes += _note_shortage(
-            f"fewer positive or negative images than {svm.FOLDS} folds; as in scikit-learn, a fold "
-            "without positives to test scores 0, and one with a single class to train on has no "
-            "score",
+        self.report.notes += _note_small_classes(
+            f"classes with fewer positive or negative images than the {svm.FOLDS} folds (as in "
+            "scikit-learn, a fold without positive test images scores 0, and one whose training "
+            "images are all positive or all negative scores NaN)",
             dict(zip(self.names, rarer, strict=True)),
             svm.FOLDS,
         )
-        quality = cross_validate(
+        mean_ap = cross_validate(
             self.solver, train, targets, svm.COSTS, svm.FOLDS, svm.POSITIVE_WEIGHT
         )
-        costs = [svm.COSTS[best] for best in choose_costs(quality)]
+        costs = [svm.COSTS[best] for best in choose_costs(mean_ap)]
         self.report.details["svm_costs"] = dict(zip(self.names, costs, strict=True))
         weights = self._fit(train, targets, torch.tensor(costs))
         values = self.evaluate(decision_function(test, weights))
@@ -142,15 +146,15 @@ class Voc07Svm(FeatureProbe):
         by_class = {f"AP/{name}": value for name, value in zip(self.names, values, strict=True)}
         return {"mAP": float(np.mean(values)), **by_class}
 
-    def _low_shot(self, train: Tensor, test: Tensor) -> dict[str, float]:
-        """Train on a few positives per class: mean and deviation of mAP over samples."""
+    def _evaluate_low_shot(self, train: Tensor, test: Tensor) -> dict[str, float]:
+        """Train on few positives per class; return mean and std of mAP over random samples."""
         options, targets = self.settings.LOW_SHOT, self.targets()
         labels = self.train.labels[:, self.classes]
         positives = dict(zip(self.names, (labels == 1).sum(axis=0).tolist(), strict=True))
         metrics: dict[str, float] = {}
         for shots in self.low_shot:
-            self.report.notes += _note_shortage(
-                f"{shots}-shot: uses all positive images of", positives, shots
+            self.report.notes += _note_small_classes(
+                f"{shots}-shot: all positive images are used of", positives, shots
             )
             maps = []
             for sample in range(options.SAMPLES):
@@ -159,9 +163,9 @@ class Voc07Svm(FeatureProbe):
                 costs = torch.full((len(self.classes),), options.COST)
                 weights = self._fit(train[rows], targets[rows], costs, torch.from_numpy(used)[rows])
                 maps.append(float(np.mean(self.evaluate(decision_function(test, weights)))))
-            deviation = float(np.std(maps, ddof=1)) if len(maps) > 1 else float("nan")
-            metrics |= {f"{shots}-shot/mAP": float(np.mean(maps)), f"{shots}-shot/std": deviation}
-            logger.info("%d-shot  mAP %.2f +- %.2f", shots, np.mean(maps), deviation)
+            std = float(np.std(maps, ddof=1)) if len(maps) > 1 else float("nan")
+            metrics |= {f"{shots}-shot/mAP": float(np.mean(maps)), f"{shots}-shot/std": std}
+            logger.info("%d-shot  mAP %.2f +- %.2f", shots, np.mean(maps), std)
         return metrics
 
     def targets(self) -> Tensor:
@@ -199,12 +203,12 @@ def cross_validate(
 ) -> np.ndarray:
     """Compute the mean average precision over the folds of each class and cost.
 
-    All problems are solved together. Folds are split and scored as in
-    ``sklearn.model_selection.cross_val_score``: 0 for a fold without positives to test, NaN for
-    one with a single class to train on.
+    The binary problems of all classes, folds and costs are solved in one batch. Folds are split and
+    scored as in ``sklearn.model_selection.cross_val_score``: 0 for a fold without positive test
+    images, NaN for one whose training images are all positive or all negative.
 
     Args:
-        features: (images, features).
+        features: (images, dimensions).
         targets: (images, classes) of -1 and 1.
 
     Returns:
@@ -213,7 +217,7 @@ def cross_validate(
     Raises:
         UserError: there are fewer images than folds.
     """
-    targets = targets.to(torch.int8)  # each column is copied for every fold and cost
+    targets = targets.to(torch.int8)  # saves memory: columns are repeated per fold and cost
     fold_of = np.stack([assign_folds(column, folds) for column in targets.T.cpu().numpy()], axis=1)
     classes, num_costs = targets.shape[1], len(costs)
     # columns: class by class, fold by fold, cost by cost
@@ -221,8 +225,8 @@ def cross_validate(
     column_fold = np.tile(np.repeat(np.arange(folds), num_costs), classes)
     used = fold_of[:, column_class] != column_fold
     positive = targets.cpu().numpy()[:, column_class] == 1
-    quality = np.full(len(column_class), np.nan)
-    # LinearSVC cannot be trained on a single class
+    ap = np.full(len(column_class), np.nan)
+    # a linear SVM cannot be trained on a single class
     (solvable,) = np.nonzero((used & positive).any(axis=0) & (used & ~positive).any(axis=0))
     weights = solver(
         features,
@@ -235,14 +239,14 @@ def cross_validate(
     for index, column in enumerate(solvable):
         held_out = ~used[:, column]
         truth = positive[held_out, column]
-        quality[column] = (
+        ap[column] = (
             AVERAGE_PRECISIONS["sklearn"](truth, scores[held_out, index]) if truth.any() else 0.0
         )
-    return quality.reshape(classes, folds, num_costs).mean(axis=1)
+    return ap.reshape(classes, folds, num_costs).mean(axis=1)
 
 
 def assign_folds(targets: np.ndarray, folds: int) -> np.ndarray:
-    """Return the fold in which each image is tested, (images,).
+    """Return the test fold of each image, (images,).
 
     Raises:
         UserError: there are fewer images than folds.
@@ -255,22 +259,23 @@ def assign_folds(targets: np.ndarray, folds: int) -> np.ndarray:
                 fold[tested] = number
     except ValueError as error:
         raise UserError(
-            f"SVM.FOLDS is {folds}, but there are only {len(targets)} training images; lower it",
+            f"SVM.FOLDS must be at most {len(targets)}, the number of training images, not "
+            f"{folds}; lower it",
             code="probe.too_few_images",
         ) from error
     return fold
 
 
-def choose_costs(quality: np.ndarray) -> list[int]:
-    """Return the index of the best cost of each class: the first if tied or all are NaN.
+def choose_costs(mean_ap: np.ndarray) -> list[int]:
+    """Return the index of the best cost of each class; the first in a tie, or if all are NaN.
 
     Args:
-        quality: (classes, costs), may be NaN.
+        mean_ap: (classes, costs), may be NaN.
     """
-    return np.where(np.isnan(quality), -np.inf, quality).argmax(axis=1).tolist()
+    return np.where(np.isnan(mean_ap), -np.inf, mean_ap).argmax(axis=1).tolist()
 
 
-def _note_shortage(message: str, counts: dict[str, int], wanted: int) -> list[str]:
-    """Return a note that lists the classes with fewer than ``wanted`` images, if any."""
-    few = ", ".join(f"{name} {count}" for name, count in counts.items() if count < wanted)
+def _note_small_classes(message: str, counts: dict[str, int], minimum: int) -> list[str]:
+    """Return a note that lists the classes with fewer than ``minimum`` images, if any."""
+    few = ", ".join(f"{name} {count}" for name, count in counts.items() if count < minimum)
     return [f"{message}: {few}"] if few else []

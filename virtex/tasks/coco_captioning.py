@@ -23,7 +23,7 @@ def build_evaluator(job: Evaluation) -> Evaluator:
 
     from virtex.captioning.evaluator import Captioning
     from virtex.captioning.images import find_images, read_coco_images
-    from virtex.engine.distributed import device_of
+    from virtex.engine.distributed import get_device
 
     args = job.args
     return Captioning(
@@ -32,7 +32,7 @@ def build_evaluator(job: Evaluation) -> Evaluator:
         captioner_options(args),
         args.scorer,
         job.folder,
-        torch.device(device_of(args)),
+        torch.device(get_device(args)),
         args.seed,
         args.batch_size,
         args.num_workers,
@@ -73,7 +73,7 @@ def decoding_overrides(args: argparse.Namespace) -> list[str]:
     """
     if args.nucleus is not None and args.beam_size is not None:
         raise UserError(
-            "--nucleus and --beam-size are mutually exclusive; give only one of them",
+            "--nucleus and --beam-size are mutually exclusive; pass only one of them",
             "arguments.conflict",
         )
     pairs = {

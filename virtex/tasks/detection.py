@@ -65,7 +65,7 @@ def register_detection(
     The protocols' names in records are those of their YAML files.
 
     Args:
-        images: data set, under its name in Detectron2 -> number of published images.
+        images: dataset, under its name in Detectron2 -> number of published images.
         configs: short name -> YAML file in ``detectron_configs`` without suffix; the first is
             the default.
     """

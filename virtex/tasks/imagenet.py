@@ -67,7 +67,7 @@ def plan_fraction(args: argparse.Namespace, fraction: float) -> Job:
 
     if fraction > 1:
         raise UserError(
-            f"--fraction must be at most 1, not {fraction:g}; give 0.01 for 1 percent",
+            f"--fraction must be at most 1, not {fraction:g}; use 0.01 for 1 percent",
             "arguments.invalid",
         )
     protocol = for_data_set(IMAGENET_SEMI_SUPERVISED.protocol(args.protocol), args)

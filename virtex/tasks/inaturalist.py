@@ -34,7 +34,7 @@ def plan(args: argparse.Namespace) -> list[Job]:
         return plan_fractions(args)
     if args.image_folder:
         raise UserError(
-            "--image-folder requires --fraction; give --fraction 1.0 to fine-tune on all labels",
+            "--image-folder requires --fraction; pass --fraction 1.0 to fine-tune on all labels",
             "arguments.conflict",
         )
     job = plan_probe(args, INATURALIST, build_evaluator)

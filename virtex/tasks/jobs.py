@@ -11,7 +11,7 @@ from fvcore.common.config import CfgNode
 from virtex import runner
 from virtex.checkpoints.backbone import Backbone
 from virtex.data.layouts import Layout
-from virtex.engine.distributed import device_of, world_size
+from virtex.engine.distributed import get_device, world_size
 from virtex.errors import UserError
 from virtex.evaluator import Evaluator
 from virtex.probes.feature_cache import GB, FeatureCache
@@ -39,7 +39,7 @@ def run_probe(args: argparse.Namespace, planner: Planner) -> int:
         return 0
     if not args.checkpoint:
         raise UserError(
-            "--checkpoint is missing; give a file, virtex://NAME, torchvision://NAME, …",
+            "--checkpoint is missing; specify a file, virtex://NAME, torchvision://NAME, …",
             "arguments.missing",
         )
     return runner.run(args, planner)
@@ -89,7 +89,7 @@ def plan_probe(
 def build_extractor(args: argparse.Namespace) -> FeatureExtractor:
     """Build the feature extractor from the command line's options."""
     return FeatureExtractor(
-        torch.device(device_of(args)),
+        torch.device(get_device(args)),
         build_feature_cache(args),
         batch_size=args.batch_size,
         num_workers=args.num_workers,
@@ -107,7 +107,7 @@ def build_training_options(args: argparse.Namespace, folder: Path) -> "TrainingO
 
     return TrainingOptions(
         folder,
-        torch.device(device_of(args)),
+        torch.device(get_device(args)),
         args.seed,
         args.num_workers,
         args.checkpoint_every,

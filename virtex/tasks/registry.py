@@ -154,7 +154,7 @@ def build_protocols(
     """Return version 1 of the protocols of a task; those named ``toy…`` take data of any size.
 
     Args:
-        images: data set -> number of published images.
+        images: dataset -> number of published images.
         configs: short name -> YAML file, or its name in ``virtex/configs/downstream`` without
             suffix; the first is the default.
     """

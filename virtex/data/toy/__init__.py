@@ -1,4 +1,4 @@
-"""Toy data: drawn shapes, written in the layouts of the real data sets.
+"""Toy data: drawn shapes, written in the layouts of the real datasets.
 
 - ``world``: the objects, and how scenes are sampled
 - ``drawing``: scene -> pixels, masks, boxes

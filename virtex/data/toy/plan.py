@@ -31,7 +31,7 @@ Output = TypeVar("Output")
 class Plan:
     """What to write: the folder, the seed and the numbers of images.
 
-    ``train_images`` is the number of every data set but COCO; ``tick`` is called after each image.
+    ``train_images`` is the number of every dataset but COCO; ``tick`` is called after each image.
     """
 
     out: Path

@@ -10,7 +10,7 @@ from virtex.backbones.registry import (
     Arch,
     UnsupportedArchitectureError,
     build_torchvision,
-    family_of,
+    get_family,
     torchvision_arch,
 )
 from virtex.errors import UserError
@@ -29,7 +29,7 @@ class VisualBackbone(nn.Module):
 
     def __init__(self, cnn: nn.Module, arch: Arch, frozen: bool = False):
         super().__init__()
-        self.arch, self.family = arch, family_of(arch)
+        self.arch, self.family = arch, get_family(arch)
         self.feature_size = list(self.family.channels(arch).values())[-1]
         self.frozen = frozen
         self.cnn = cnn.requires_grad_(not frozen)
@@ -73,7 +73,7 @@ def visual_arch(name: str) -> Arch:
 
 def last_stride(arch: Arch) -> int:
     """Return the stride in pixels of the last feature map."""
-    return list(family_of(arch).strides(arch).values())[-1]
+    return list(get_family(arch).strides(arch).values())[-1]
 
 
 def build_visual(
