@@ -25,7 +25,16 @@ REQUIRED = (
     *("torch", "torchvision", "numpy", "fvcore", "iopath", "pycocotools", "lvis", "hotcoco"),
     *("opencv-python", "scikit-learn", "joblib", "Pillow", "sentencepiece", "safetensors"),
     *("requests", "filelock", "tqdm", "tensorboard", "matplotlib", "termcolor", "yacs"),
-    *("tabulate", "cloudpickle", "omegaconf", "hydra-core", "packaging"),
+    *(
+        "tabulate",
+        "cloudpickle",
+        "omegaconf",
+        "hydra-core",
+        "packaging",
+        "pandas",
+        "jinja2",
+        "pydantic",
+    ),
 )
 OPTIONAL = ("pycocoevalcap", "submitit")
 # Distribution -> module, where their names differ
