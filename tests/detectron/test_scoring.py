@@ -83,3 +83,24 @@ def test_perfect_detections_score_100(toy):
         if not a["iscrowd"]
     ]
     assert score_detections(path, rows, ["bbox"], "coco")["bbox/AP"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("scorer", ["hotcoco", "reference"])
+def test_masks_are_sized_by_their_own_area(scorer):
+    def row(top, size, score, box):
+        mask = np.zeros((200, 200), np.uint8, order="F")
+        mask[top : top + size, :size] = 1
+        encoded = pycocotools.mask.encode(mask)
+        segmentation = {**encoded, "counts": encoded["counts"].decode()}
+        found = {"image_id": 1, "category_id": 1, "bbox": box, "segmentation": segmentation}
+        return found | ({"score": score} if score else {"id": 1, "iscrowd": 0, "area": size**2})
+
+    annotations = {
+        "images": [{"id": 1, "file_name": "1.jpg", "height": 200, "width": 200}],
+        "categories": [{"id": 1, "name": "square"}],
+        "annotations": [row(0, 10, None, [0, 0, 10, 10])],
+    }
+    # A false positive with a small mask in a large box: at area "small" it counts.
+    detections = [row(0, 10, 0.5, [0, 0, 10, 10]), row(50, 10, 0.9, [0, 0, 150, 150])]
+    metrics = score_detections(annotations, detections, ["segm"], "coco", scorer)
+    assert metrics["segm/APs"] == pytest.approx(50, abs=1)

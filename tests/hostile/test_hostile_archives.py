@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.errors import raises_code
 from tests.hostile.checkpoint_runs import nothing_happens
 from tests.hostile.data_runs import run
 from virtex.detectron import install
@@ -61,18 +62,18 @@ def folder(tmp_path_factory):
         st.binary(max_size=99),
     )
 )
-def test_an_archive_that_is_not_the_one_that_is_known_is_not_unpacked(folder, data):
+def test_unknown_archive_is_not_unpacked(folder, data):
     sdist = folder / "sdist.tar.gz"
     sdist.write_bytes(data)
-    with nothing_happens(), pytest.raises(install.UserError, match="has sha256"):
+    with nothing_happens(), raises_code("environment.sdist", sdist):
         install.unpack_sdist(sdist, folder / "inside")
     assert sorted(os.listdir(folder)) == ["inside", "sdist.tar.gz"]
     assert os.listdir(folder / "inside") == []
 
 
 @pytest.mark.parametrize("path", ["absent.tar.gz", ".", "/dev/null"])
-def test_a_file_that_is_none_is_told(path, folder):
-    with pytest.raises(install.UserError, match="there is no file"):
+def test_missing_archive_is_reported(path, folder):
+    with raises_code("environment.sdist", folder / path):
         install.unpack_sdist(folder / path, folder / "inside")
 
 

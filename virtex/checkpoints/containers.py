@@ -178,7 +178,8 @@ class StorageScanner(pickle.Unpickler):
         self.sizes: dict[str, int] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        return name if module == "torch" and name.endswith("Storage") else Placeholder
+        is_storage = module in ("torch", "torch.storage") and name.endswith("Storage")
+        return name if is_storage else Placeholder
 
     def persistent_load(self, pid: Any) -> None:
         kind, key, _, count = pid[1:5]
