@@ -34,7 +34,7 @@ class UnsupportedArchitectureError(UserError):
 
 
 @dataclass(frozen=True)
-class Arch:
+class Arch(ABC):
     """Base class of architecture descriptions: frozen dataclasses whose fields are JSON types.
 
     Attributes:
@@ -44,9 +44,9 @@ class Arch:
     family: str
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """Return the model name, that of torchvision or timm if they provide the model."""
-        raise NotImplementedError
 
 
 class Family(ABC):
@@ -132,8 +132,15 @@ class Family(ABC):
         return None
 
     def remove_head(self, network: Any) -> None:
-        """Remove the classifier of a torchvision network, in place."""
-        raise NotImplementedError
+        """Remove the classifier of a torchvision network, in place.
+
+        Raises:
+            UnsupportedArchitectureError: the family does not build networks by torchvision's names.
+        """
+        raise UnsupportedArchitectureError(
+            f"networks of family {self.name} cannot be built by torchvision's names; specify a "
+            "checkpoint file"
+        )
 
     def explain_unsupported(self, shapes: Shapes) -> str | None:
         """Return why a network that no family detects is unsupported; ``None`` if unknown.
