@@ -12,7 +12,6 @@ examples:
 """
 
 import argparse
-import json
 import os
 import resource
 import sys
@@ -86,6 +85,7 @@ def standardize_features(folder: Path, images: int) -> Work:
 
 def score_detections(style: str, classes: int, per_image: int, folder: Path, images: int) -> Work:
     """Score boxes: 7 objects per image and many detections, mostly false positives."""
+    from virtex.detectron.ground_truth import scorable_json
     from virtex.detectron.scoring import score_detections
 
     rng = np.random.default_rng(0)
@@ -124,9 +124,8 @@ def score_detections(style: str, classes: int, per_image: int, folder: Path, ima
         {"id": n, "name": f"class {n}", "frequency": "rcf"[n % 3]} for n in range(1, classes + 1)
     ]
     content = {"info": {}, "images": listed, "annotations": annotations, "categories": names}
-    (folder / "annotations.json").write_text(json.dumps(content))
-    path = folder / "annotations.json"
-    return lambda: score_detections(path, detections, ["bbox"], style, "hotcoco")
+    truth = scorable_json(content, style)
+    return lambda: score_detections(truth, detections, ["bbox"], style, "hotcoco")
 
 
 def score_captions(folder: Path, images: int) -> Work:
