@@ -9,14 +9,15 @@ import numpy as np
 import pycocotools.mask
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
+from detectron2.data.datasets import register_coco_instances, register_pascal_voc
 from detectron2.data.datasets.coco import convert_to_coco_dict
+from detectron2.data.datasets.lvis import register_lvis_instances
 from detectron2.structures import BoxMode
 
 from tests.detectron.test_transfer import QUICK, common, error_of, moco_file, record, run
 from tests.errors import raises_code
-from virtex.detectron.custom_data import coco_content, read_custom_set
-from virtex.detectron.datasets import describe, register_detection_sets
+from virtex.detectron.custom_data import coco_content, loaded_set, register_custom_set
+from virtex.detectron.datasets import register_detection_sets
 from virtex.detectron.evaluation import InstanceEvaluator
 from virtex.errors import UserError
 
@@ -69,6 +70,12 @@ def register_dicts(samples):
         MetadataCatalog.get(name).thing_classes = metadata.thing_classes
 
 
+def read(name="custom_val", scored=True):
+    """Read a registered set anew."""
+    register_custom_set(name, scored)
+    return loaded_set(name)
+
+
 def arguments(checkpoint, out, tmp_path):
     config = tmp_path / "custom.yaml"
     base = Path("detectron_configs/toy/coco.yaml").resolve()
@@ -83,12 +90,9 @@ def test_json_set_agrees_with_builtin(toy, coco):
     register_json(coco)
     register_detection_sets(toy)
     builtin = DatasetCatalog.get("coco_2017_val")
-    samples = read_custom_set("custom_val", scored=True)
-    assert [s["annotations"] for s in samples] == [s["annotations"] for s in builtin]
-    mine = describe("custom_val", toy, samples)
-    assert (
-        mine["annotations_sha256"] == describe("coco_2017_val", toy, builtin)["annotations_sha256"]
-    )
+    mine = read()
+    assert [s["annotations"] for s in mine.samples] == [s["annotations"] for s in builtin]
+    assert mine.describe() == loaded_set("coco_2017_val").describe()
 
 
 @pytest.mark.parametrize(
@@ -96,6 +100,9 @@ def test_json_set_agrees_with_builtin(toy, coco):
     [
         lambda content: content["annotations"][0].update(image_id=10**6),
         lambda content: content["annotations"][0].update(bbox=[0, 0, -1, 5]),
+        lambda content: content["annotations"][0].update(area="12"),
+        lambda content: content["annotations"][0].pop("bbox"),
+        lambda content: content["images"][0].update(id="1"),
         lambda content: content["images"][0].pop("height"),
         lambda content: content.pop("categories"),
     ],
@@ -104,15 +111,52 @@ def test_json_set_is_checked(coco, change):
     edit(coco / "annotations/instances_val2017.json", change)
     register_json(coco)
     with pytest.raises(UserError, match=r"instances_val2017\.json"):
-        read_custom_set("custom_val", scored=True)
+        read()
 
 
 def test_scored_samples_must_match_the_json(coco):
     register_json(coco)
-    loader = DatasetCatalog["custom_val"]
-    DatasetCatalog["custom_val"] = lambda: loader()[1:]
+    samples = DatasetCatalog.get("custom_val")
+    DatasetCatalog["custom_val"] = lambda: samples[1:]
     with raises_code("data.samples", "custom_val"):
-        read_custom_set("custom_val", scored=True)
+        read()
+
+
+def test_scored_against_what_was_checked(coco):
+    """A file that changes during training does not change the score."""
+    register_json(coco)
+    truth = read().ground_truth
+    path = coco / "annotations/instances_val2017.json"
+    path.write_text("{}")
+    evaluator = InstanceEvaluator("custom_val", masks=False)
+    evaluator.rows = [
+        {k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 0.9}
+        for a in json.loads(truth)["annotations"]
+        if not a["iscrowd"]
+    ]
+    assert evaluator.evaluate()["bbox/AP"] == pytest.approx(100)
+
+
+def test_failing_function_is_named():
+    DatasetCatalog.register("custom_val", lambda: 1 // 0)
+    with raises_code("data.set", "custom_val", "ZeroDivisionError"):
+        read()
+
+
+def test_classes_in_the_metadata_must_be_those_of_the_file(coco):
+    path, folder = coco / "annotations/instances_val2017.json", coco / "val2017"
+    register_coco_instances("custom_val", {"thing_classes": ["dog"]}, str(path), str(folder))
+    with raises_code("data.classes_differ", "custom_val"):
+        read()
+
+
+def test_registered_lvis_and_voc(toy):
+    register_lvis_instances("custom_train", {}, str(toy / "lvis/lvis_v1_val.json"), f"{toy}/coco/")
+    register_pascal_voc("custom_val", str(toy / "VOC2007"), "test", 2007)
+    register_detection_sets(toy)
+    for name, builtin in (("custom_train", "lvis_v1_val"), ("custom_val", "voc_2007_test")):
+        assert read(name).samples == DatasetCatalog.get(builtin)
+        assert loaded_set(name).describe() == loaded_set(builtin).describe()
 
 
 def change_first(**values):
@@ -132,6 +176,7 @@ def change_object(**values):
         (change_first(height="100"), "height"),
         (change_first(image_id=1.5), "image_id"),
         (change_first(image_id="000001"), "image_id"),
+        (change_object(bbox=[10**400, 0, 1, 1]), "bbox"),
         (change_first(annotations=None), "annotations"),
         (lambda samples: samples[1].update(image_id=samples[0]["image_id"]), "custom_val"),
         (lambda samples: samples.clear(), "custom_val"),
@@ -148,14 +193,14 @@ def test_dict_set_is_checked(samples, change, named):
     change(samples["custom_val"])
     register_dicts(samples)
     with pytest.raises(UserError, match=named) as caught:
-        read_custom_set("custom_val", scored=True)
+        read()
     assert "custom_val" in str(caught.value)
 
 
 def test_dict_set_needs_classes(samples):
     DatasetCatalog.register("custom_val", lambda: samples["custom_val"])
     with raises_code("data.no_classes", "custom_val"):
-        read_custom_set("custom_val", scored=True)
+        read()
 
 
 def test_conversion_agrees_with_detectron2(samples):
@@ -171,19 +216,17 @@ def test_conversion_agrees_with_detectron2(samples):
         }
     )
     register_dicts(samples)
-    mine = coco_content("custom_val", read_custom_set("custom_val", scored=True))
+    mine = coco_content("custom_val", read().samples)
     theirs = convert_to_coco_dict("custom_val")
     assert mine["annotations"] == theirs["annotations"]
     assert mine["categories"] == theirs["categories"]
 
 
-def test_hash_of_dict_set(toy, samples):
+def test_hash_of_dict_set(samples):
     register_dicts(samples)
 
     def sha256():
-        return describe("custom_val", toy, read_custom_set("custom_val", scored=False))[
-            "annotations_sha256"
-        ]
+        return read(scored=False).annotations_sha256
 
     before = sha256()
     for sample in samples["custom_val"]:
@@ -197,7 +240,7 @@ def test_perfect_detections_on_dict_set(samples):
     for sample in samples["custom_val"]:
         sample["annotations"] = [a for a in sample["annotations"] if not a["iscrowd"]]
     register_dicts(samples)
-    read_custom_set("custom_val", scored=True)
+    read()
     evaluator = InstanceEvaluator("custom_val", masks=False)
     evaluator.rows = [
         {k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 0.9}

@@ -7,7 +7,7 @@ Errors name the file, the first invalid item, its id and the field.
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from virtex.data.layouts import TOY_HINT
 from virtex.data.masks import MAX_SIDE, find_mask_problem, is_mask
@@ -16,8 +16,17 @@ from virtex.files import CONTROL, is_path_below, read_file
 from virtex.text import is_encodable, truncate
 
 
+class Digest(Protocol):
+    """A hash of ``hashlib``, which has no public type."""
+
+    def update(self, data: bytes, /) -> None: ...
+
+
 def read_json(
-    path: str | Path, what: str, keep: Callable[[dict[str, Any]], Any] | None = None
+    path: str | Path,
+    what: str,
+    keep: Callable[[dict[str, Any]], Any] | None = None,
+    digest: Digest | None = None,
 ) -> Any:
     """Return the content of a JSON file.
 
@@ -25,13 +34,17 @@ def read_json(
         what: the expected content, for error messages.
         keep: is called with every object, innermost first, and returns its replacement, so that
             only the needed part of a large file is kept in memory.
+        digest: is updated with the bytes of the file, so that exactly what is read is hashed.
 
     Raises:
         UserError: the file is missing (``data.missing``), unreadable (``data.unreadable``) or not
             valid JSON (``data.annotations``).
     """
     try:
-        return json.loads(read_file(path).decode(), object_hook=keep)
+        data = read_file(path)
+        if digest is not None:
+            digest.update(data)
+        return json.loads(data.decode(), object_hook=keep)
     except FileNotFoundError as error:
         raise UserError(f"{path} ({what}) was not found. {TOY_HINT}", "data.missing") from error
     except OSError as error:

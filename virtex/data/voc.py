@@ -60,17 +60,14 @@ def is_stem(word: str) -> bool:
     return "/" not in word and is_path_below(word) and word.isprintable()
 
 
-def read_stems(path: Path, forbid_empty_lines: bool = False) -> list[str]:
+def read_stems(path: Path) -> list[str]:
     """Read the list of a split: one image per line, a file name without folder and suffix.
-
-    Args:
-        forbid_empty_lines: raise an error for empty lines too.
 
     Raises:
         UserError: the list cannot be read, a line is invalid, or an image is listed twice.
     """
     stems: dict[str, int] = {}
-    for number, words in _lines(path, forbid_empty_lines):
+    for number, words in _lines(path):
         if len(words) != 1 or not is_stem(words[0]):
             raise _line_error(path, number, f"expected the name of one image, found {words}")
         _put(stems, words[0], number, path, number)
@@ -118,11 +115,11 @@ def _put(found: dict[str, int], stem: str, value: int, path: Path, number: int) 
     found[stem] = value
 
 
-def _lines(path: Path, forbid_empty: bool = False) -> Iterator[tuple[int, list[str]]]:
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield number (from 1) and words of the lines that are not empty.
 
     Raises:
-        UserError: the file cannot be read, or an empty line is forbidden.
+        UserError: the file cannot be read.
     """
     try:
         text = read_file(path).decode()
@@ -135,8 +132,6 @@ def _lines(path: Path, forbid_empty: bool = False) -> Iterator[tuple[int, list[s
         words = line.split()
         if words:
             yield number, words
-        elif forbid_empty:
-            raise _line_error(path, number, "it is empty")
 
 
 def _line_error(path: Path, number: int, problem: str) -> UserError:

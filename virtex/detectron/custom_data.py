@@ -1,16 +1,18 @@
-"""Custom datasets, registered with Detectron2 by the user: checked and hashed like built-in ones.
+"""Datasets in Detectron2's catalog; those of the user are read and checked like built-in ones.
 
-Sets are loaded by the function they were registered with and converted to COCO's format. In this
-form they pass the checks of COCO's annotation files, are hashed, and are the ground truth of
-scores, unless the metadata names a COCO or LVIS file (``register_coco_instances``): then that
-file is checked and scored against.
+Sets that Detectron2's own functions registered (``register_coco_instances``, …) are read by
+``virtex.detectron.readers``. Other sets are loaded by the user's function and converted to COCO's
+format, in which they pass the checks of COCO's files, are hashed, and are scored, unless the
+metadata names files to score against.
 """
 
 import hashlib
 import json
 import os
-from functools import lru_cache
-from numbers import Integral, Real
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache, partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,21 @@ import numpy as np
 import pycocotools.mask
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode, PolygonMasks
+from detectron2.utils import comm
 
-from virtex.data.annotations import check_coco_json, check_lvis_json, read_json
+from virtex.data.annotations import MAX_COORDINATE, check_coco_json
+from virtex.data.voc import is_stem
+from virtex.detectron.ground_truth import scorable_json
+from virtex.detectron.readers import LoadedSet, Samples, read_instances, read_voc_split
 from virtex.errors import UserError
-from virtex.files import sha256_of
 from virtex.text import short_repr
 
-Samples = list[dict[str, Any]]  # Detectron2's standard dicts, one per image
+# Modules whose functions read the files that the metadata names, as ours do.
+FILE_READERS = tuple(f"detectron2.data.datasets.{name}" for name in ("coco", "lvis", "pascal_voc"))
+VOC_EVALUATORS = ("voc", "pascal_voc")
+VOC_YEARS = (2007, 2012)  # that Detectron2's evaluator accepts
 
+NUMBERS = (int, float, np.integer, np.floating)
 BOX_MODES = (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
 SAMPLE_FIELDS: dict[str, tuple[Any, str]] = {
     "file_name": ((str, os.PathLike), "a path"),
@@ -36,50 +45,137 @@ SAMPLE_FIELDS: dict[str, tuple[Any, str]] = {
 }
 
 
-def read_custom_set(name: str, scored: bool) -> Samples:
-    """Load and check a registered set. The catalog returns the same samples from then on.
+class RegisteredSet:
+    """The entry of a set in Detectron2's catalog, which reads the set at its first use.
+
+    Attributes:
+        function: what the user registered, if it is a custom set.
+    """
+
+    def __init__(
+        self, name: str, read: Callable[[], LoadedSet], function: Callable[[], Any] | None = None
+    ):
+        self.name, self.function = name, function
+        self.load = lru_cache(maxsize=1)(partial(self._load, read))
+
+    def _load(self, read: Callable[[], LoadedSet]) -> LoadedSet:
+        loaded, metadata = read(), MetadataCatalog.get(self.name)
+        for key, value in loaded.metadata.items():
+            if metadata.get(key, value) != value:  # Detectron2 forbids to change it
+                raise UserError(
+                    f"the metadata of dataset {self.name} has {key} "
+                    f"{short_repr(metadata.get(key))}, but its files have {short_repr(value)}; "
+                    "do not set it",
+                    code="data.classes_differ",
+                )
+        metadata.set(**loaded.metadata)
+        return loaded
+
+    def __call__(self) -> Samples:
+        return self.load().samples
+
+
+def loaded_set(name: str) -> LoadedSet:
+    """Return a set registered by ``register_detection_sets`` or ``register_custom_set``.
+
+    Raises:
+        UserError: it is not valid.
+    """
+    return DatasetCatalog[name].load()
+
+
+def register_custom_set(name: str, scored: bool) -> None:
+    """Replace the user's entry in the catalog by one that checks the set, and reads it anew.
 
     Args:
         scored: whether it is a test set.
 
     Raises:
-        UserError: the set, its JSON file or its metadata is not valid.
+        UserError: there is no such entry.
     """
-    loader = DatasetCatalog[name]
-    loader = getattr(loader, "uncached", loader)
-    cached = lru_cache(maxsize=1)(loader)
-    vars(cached)["uncached"] = loader
-    DatasetCatalog[name] = cached
+    if name not in DatasetCatalog.list():
+        raise UserError(
+            f"dataset {name} is not registered; register it with Detectron2 before the run, or "
+            f"name one of {', '.join(sorted(DatasetCatalog.list())[:8])}, … in DATASETS",
+            code="data.set",
+        )
+    function = DatasetCatalog[name]
+    function = getattr(function, "function", None) or function
+    read = partial(read_custom_set, name, function, scored)
+    DatasetCatalog[name] = RegisteredSet(name, read, function)
 
-    content = None
-    if path := annotation_file(name):
-        content = read_json(path, f"the annotations of {name}")
-        is_lvis = MetadataCatalog.get(name).evaluator_type == "lvis"
-        (check_lvis_json if is_lvis else check_coco_json)(content, path)
-    samples = cached()
+
+def read_custom_set(name: str, function: Callable[[], Any], scored: bool) -> LoadedSet:
+    """Read and check a set of the user.
+
+    Args:
+        function: what the user registered.
+        scored: whether it is a test set.
+
+    Raises:
+        UserError: the set, its files or its metadata are not valid.
+    """
+    module = getattr(function, "__module__", None)
+    files = read_named_files(name, module, scored)
+    if files is not None and module in FILE_READERS:
+        return files
+    try:
+        samples = function()
+    except UserError:
+        raise
+    except Exception as error:  # the user's code
+        raise UserError(
+            f"the function registered for dataset {name} failed: {type(error).__name__}: {error}",
+            code="data.set",
+        ) from error
     check_samples(name, samples)
-    check_coco_json(coco_content(name, samples), f"dataset {name}")
-    is_voc = MetadataCatalog.get(name).get("evaluator_type") in ("voc", "pascal_voc")
-    if scored and not is_voc and any(isinstance(s["image_id"], str) for s in samples):
+    content = coco_content(name, samples)
+    check_coco_json(content, f"dataset {name}")
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+    if files is not None:
+        digest.update(files.annotations_sha256.encode())
+        if scored and _image_ids(files.samples) != _image_ids(samples):
+            raise UserError(
+                f"the samples of dataset {name} must be the images of the files that its metadata "
+                "names, which it is scored against",
+                code="data.samples",
+            )
+        return LoadedSet(samples, digest.hexdigest(), ground_truth=files.ground_truth)
+    if scored and any(isinstance(sample["image_id"], str) for sample in samples):
         raise UserError(
             f"image_id must be an integer in dataset {name}, which is scored", code="data.samples"
         )
-    if scored and content is not None:
-        listed = {image["id"] for image in content["images"]}
-        if listed != {sample["image_id"] for sample in samples}:
-            raise UserError(
-                f"the samples of dataset {name} must be the images of {path}, which it is scored "
-                "against",
-                code="data.samples",
-            )
-    return samples
+    truth = scorable_json(content, "coco") if scored and comm.is_main_process() else b""
+    return LoadedSet(samples, digest.hexdigest(), ground_truth=truth)
 
 
-def annotation_file(name: str) -> Path | None:
-    """Return the COCO or LVIS file that the metadata of a set names, if any."""
+def _image_ids(samples: Samples) -> set[Any]:
+    return {sample["image_id"] for sample in samples}
+
+
+def read_named_files(name: str, module: str | None, scored: bool) -> LoadedSet | None:
+    """Read the files that the metadata of a set names for its evaluator; None without any.
+
+    Args:
+        module: of the function that loads the set.
+    """
     metadata = MetadataCatalog.get(name)
-    path = metadata.get("json_file")
-    return Path(path) if path and metadata.get("evaluator_type") in ("coco", "lvis") else None
+    is_voc = module == FILE_READERS[2]
+    kind = metadata.get("evaluator_type") or ("pascal_voc" if is_voc else None)
+    if kind in ("coco", "lvis") and metadata.get("json_file"):
+        folder = Path(metadata.get("image_root") or "")
+        return read_instances(Path(metadata.json_file), folder, kind, scored)
+    if kind not in VOC_EVALUATORS or not metadata.get("dirname"):
+        return None
+    classes = metadata.get("thing_classes") or ()
+    if metadata.get("year") not in VOC_YEARS or not all(map(is_stem, classes)):
+        raise UserError(
+            f"the metadata of dataset {name} must have the year 2007 or 2012, not "
+            f"{metadata.get('year')!r}, and classes that can be names of files",
+            code="data.classes",
+        )
+    loaded = read_voc_split(Path(metadata.dirname), metadata.split, classes)
+    return replace(loaded, metadata={**loaded.metadata, "evaluator_type": kind})
 
 
 def check_samples(name: str, samples: Any) -> None:
@@ -151,7 +247,11 @@ def is_mask(value: Any) -> bool:
 
 
 def is_numbers(value: Any) -> bool:
-    return isinstance(value, list | tuple | np.ndarray) and all(isinstance(n, Real) for n in value)
+    return (
+        isinstance(value, list | tuple | np.ndarray)
+        and all(isinstance(number, NUMBERS) for number in value)
+        and all(abs(number) <= MAX_COORDINATE for number in value)  # False for NaN
+    )
 
 
 def coco_content(name: str, samples: Samples) -> dict[str, list[dict[str, Any]]]:
@@ -203,13 +303,3 @@ def coco_content(name: str, samples: Samples) -> dict[str, list[dict[str, Any]]]
         for index, label in enumerate(metadata.thing_classes)
     ]
     return {"images": images, "annotations": annotations, "categories": categories}
-
-
-def describe_custom_set(name: str, samples: Samples) -> dict[str, Any]:
-    """Return the hashes of a set: of its JSON file, if any, and of what was loaded."""
-    content = json.dumps(coco_content(name, samples), sort_keys=True)
-    loaded = hashlib.sha256(content.encode()).hexdigest()
-    path = annotation_file(name)
-    if path is None:
-        return {"annotations_sha256": loaded}
-    return {"annotations_sha256": sha256_of(path), "samples_sha256": loaded}

@@ -1,6 +1,7 @@
 """Run a detector over the test sets and score its detections."""
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -8,17 +9,19 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import (
+    DatasetEvaluator,
+    PascalVOCDetectionEvaluator,
+    pascal_voc_evaluation,
+)
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.evaluation.evaluator import inference_context
 from detectron2.utils import comm
 from torch import nn
 from tqdm import tqdm
 
-from virtex.data.annotations import read_json
-from virtex.detectron.custom_data import annotation_file, coco_content
-from virtex.detectron.ground_truth import scorable_json
+from virtex.detectron.custom_data import VOC_EVALUATORS, loaded_set
 from virtex.detectron.loading import raise_if_error, test_batches
 from virtex.detectron.scoring import score_detections, write_detections
 from virtex.errors import UserError
@@ -49,17 +52,13 @@ class InstanceEvaluator(DatasetEvaluator):
     def __init__(self, dataset_name: str, masks: bool, output_dir: Path | None = None):
         """
         Args:
-            dataset_name: a registered set; scored against the ``json_file`` of its metadata if
-                there is one, else against its samples.
+            dataset_name: a test set, which has been read.
             masks: also score masks.
             output_dir: write the detections there in COCO's result format.
         """
         metadata = MetadataCatalog.get(dataset_name)
         self.name, self.output_dir = dataset_name, output_dir
         self.style = metadata.get("evaluator_type") or "coco"
-        self.annotations: Path | dict[str, Any] = annotation_file(dataset_name) or coco_content(
-            dataset_name, DatasetCatalog.get(dataset_name)
-        )
         contiguous = metadata.get("thing_dataset_id_to_contiguous_id") or {}
         self.category_ids = {index: key for key, index in contiguous.items()}
         self.kinds = ["bbox", "segm"] if masks else ["bbox"]
@@ -85,18 +84,30 @@ class InstanceEvaluator(DatasetEvaluator):
         if self.output_dir is not None:
             write_detections(self.output_dir / DETECTIONS_NAME.format(self.name), rows)
         with temporary_file_errors():
-            truth = self.annotations
-            content = truth if isinstance(truth, dict) else read_json(truth, "annotations")
-            annotations = scorable_json(content, self.style)
-            return score_detections(annotations, rows, self.kinds, self.style)
+            truth = loaded_set(self.name).ground_truth
+            assert isinstance(truth, bytes)
+            return score_detections(truth, rows, self.kinds, self.style)
 
 
 class VOCEvaluator(PascalVOCDetectionEvaluator):
-    """Detectron2's VOC evaluator with flat metric names."""
+    """Detectron2's VOC evaluator on annotations that have been checked; flat metric names.
+
+    Detectron2 would read the files itself, and fail on missing fields and blank lines.
+    """
 
     def evaluate(self) -> Metrics | None:
-        with temporary_file_errors():
-            found = super().evaluate()
+        truth = loaded_set(self._dataset_name).ground_truth
+        assert isinstance(truth, dict)
+        parse = pascal_voc_evaluation.parse_rec
+        with temporary_file_errors(), tempfile.TemporaryDirectory(prefix="virtex-voc-") as folder:
+            self._image_set_path = os.path.join(folder, "images.txt")
+            Path(self._image_set_path).write_text("\n".join(truth), encoding="utf-8")
+            self._anno_file_template = "{}"  # parse_rec gets the name of the image
+            try:
+                pascal_voc_evaluation.parse_rec = truth.__getitem__
+                found = super().evaluate()
+            finally:
+                pascal_voc_evaluation.parse_rec = parse
         return found and {f"bbox/{name}": float(value) for name, value in found["bbox"].items()}
 
 
@@ -107,13 +118,13 @@ def build_evaluator(cfg: CfgNode, name: str, output_dir: Path | None) -> Dataset
         UserError: its ``evaluator_type`` is not supported.
     """
     kind = MetadataCatalog.get(name).get("evaluator_type")
-    if kind in (None, "coco") or (kind == "lvis" and annotation_file(name)):
-        return InstanceEvaluator(name, cfg.MODEL.MASK_ON, output_dir)
-    if kind in ("voc", "pascal_voc"):
+    if kind in VOC_EVALUATORS and MetadataCatalog.get(name).get("dirname"):
         return VOCEvaluator(name)
+    if kind in (None, "coco") or (kind == "lvis" and MetadataCatalog.get(name).get("json_file")):
+        return InstanceEvaluator(name, cfg.MODEL.MASK_ON, output_dir)
     raise UserError(
-        f"expected the evaluator_type coco, lvis or pascal_voc in the metadata of {name}, not "
-        f"{kind!r}",
+        f"expected the evaluator_type coco, lvis or pascal_voc, and the files that it reads, in "
+        f"the metadata of {name}, not {kind!r}",
         code="detection.evaluator_type",
     )
 

@@ -7,11 +7,9 @@ import logging
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 
 from virtex import run_folder
@@ -21,11 +19,11 @@ from virtex.detectron import heads  # noqa: F401 (registers the heads that confi
 from virtex.detectron.adapters import convert_backbone
 from virtex.detectron.checkpointing import load_detector
 from virtex.detectron.compat import create_local_process_group
-from virtex.detectron.custom_data import Samples
+from virtex.detectron.custom_data import loaded_set
 from virtex.detectron.datasets import (
     DETECTION_SETS,
+    check_images,
     class_names,
-    describe,
     read_data,
     require_paths,
 )
@@ -55,21 +53,6 @@ TRAINING_KEYS = (
     "overrides.SOLVER.",
     "overrides.DATALOADER.",
 )
-
-
-@dataclass(frozen=True)
-class DetectionImages:
-    """The images of one dataset registered with Detectron2."""
-
-    name: str
-    data_root: Path
-    samples: Samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def describe(self) -> dict[str, Any]:
-        return describe(self.name, self.data_root, self.samples)
 
 
 class DetectorEvaluator:
@@ -124,13 +107,12 @@ class DetectorEvaluator:
     @property
     def images(self) -> Mapping[str, Images]:
         train = () if self.args.eval_only else self.cfg.DATASETS.TRAIN
-        return {
-            name: DetectionImages(name, self.data_root, DatasetCatalog.get(name))
-            for name in (*train, *self.cfg.DATASETS.TEST)
-        }
+        return {name: loaded_set(name) for name in (*train, *self.cfg.DATASETS.TEST)}
 
     def check(self, backbone: Backbone) -> None:
-        """Do nothing: ``__init__`` checks everything."""
+        """Check the images before training; ``__init__`` checks everything else."""
+        if not self.args.eval_only:
+            check_images(self.cfg, self.train, self.test, self.args.skip_bad_images)
 
     def __call__(self, backbone: Backbone) -> dict[str, float]:
         """Train, unless ``--eval-only``, and evaluate; only the main process returns metrics."""
@@ -206,10 +188,12 @@ class DetectorTransfer(Evaluation):
             lambda job: DetectorEvaluator(args, protocol, job.backbone),
         )
         self.starts_run = not args.eval_only
+        # a corrupt image that stopped the run can be restored
+        self.ignored_keys = tuple(f"data.{name}.files_sha256" for name in (*train, *test))
         if args.eval_only:
             names = [name for name in train if name not in test]
             keys = [key for name in names for key in (f"data.{name}.", f"overrides.{name}: images")]
-            self.ignored_keys = (*TRAINING_KEYS, *keys)
+            self.ignored_keys += (*TRAINING_KEYS, *keys)
 
     def prepare(self, backbone: Backbone | None) -> None:
         start = time.perf_counter()
@@ -236,6 +220,7 @@ class DetectorTransfer(Evaluation):
             )
         elif self.args.eval_only:
             self.load_checkpoint()
+        super().setup()
 
     def load_checkpoint(self) -> None:
         """Load the run's latest checkpoint, and its data and deviations from ``run.json``.
@@ -253,7 +238,7 @@ class DetectorTransfer(Evaluation):
         logger.info("evaluating checkpoint %s", path)
         done, max_iter = content["iteration"] + 1, self.settings.SOLVER.MAX_ITER
         self.deviations = [Deviation(**found) for found in run["deviations"]]
-        self.data |= run["identity"]["data"]
+        self.data = run["identity"]["data"] | self.data
         self.evaluator.record_training_time(content["stopwatch"]["seconds"], done)
         if done != max_iter:
             self.deviations.append(Deviation("iterations_trained", max_iter, done, "override"))
