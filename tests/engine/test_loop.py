@@ -352,6 +352,7 @@ TAMPERED = {
     "optimizer.state.0.momentum_buffer": torch.zeros(1),  # the fused SGD would write beyond it
     "optimizer.state.1.momentum_buffer": torch.zeros(16, dtype=torch.float16),
     "optimizer.state.2": 5,
+    "optimizer": {},
     "optimizer.state.99": {},
     "optimizer.param_groups.0.params": [0],
     "optimizer.param_groups.0.weight_decay": 0.5,

@@ -124,8 +124,8 @@ def validate_training_state(
         raise _invalid(path, difference)
     for key, value in state.items():
         found, expected = content[key], value.state_dict()
-        if not (found and expected):  # a gradient scaler that is disabled now or was before
-            continue
+        if isinstance(value, torch.amp.GradScaler) and {} in (found, expected):
+            continue  # disabled now or before
         if isinstance(value, Optimizer):
             expected["state"] = _optimizer_state(value)
             if isinstance(found, dict) and isinstance(stored := found.get("state"), dict):
@@ -158,8 +158,8 @@ def _difference(found: Any, expected: Any, path: str) -> str:
     """Describe the first difference in structure, shape, dtype or setting; "" if there is none."""
     if isinstance(expected, dict) and isinstance(found, dict):
         if found.keys() != expected.keys():
-            names = ", ".join(sorted(map(str, found.keys() ^ expected.keys()))[:3])
-            return f"{path} has other keys than this run: {names!r:.300}"
+            names = short_repr(list(found.keys() ^ expected.keys()))
+            return f"{path} has other keys than this run: {names}"
         pairs = [(found[key], expected[key], f"{path}.{key}") for key in expected]
     elif isinstance(expected, list | tuple) and isinstance(found, list | tuple):
         if len(found) != len(expected):
