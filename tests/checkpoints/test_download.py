@@ -456,7 +456,7 @@ def test_folder_that_cannot_be_created(tmp_path):
     ("url", "place"),
     [
         ("https://host.org/a/m.pth", "host.org/a/m.pth"),
-        ("http://user:word@host.org:81/m.pth", "host.org_81/m.pth"),
+        ("http://user:word@host.org:81/m.pth", "http:host.org+81/m.pth"),
         ("https://host.org/../../../etc/m.pth", "host.org/etc/m.pth"),
     ],
 )
@@ -464,6 +464,11 @@ def test_cached_path(url, place, tmp_path, monkeypatch):
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
     assert cached_path(url) == tmp_path / "virtex" / place
     assert cached_path(url) != cached_path(f"{url}?id=1") != cached_path(f"{url}?id=2")
+    assert cached_path(url) == cached_path(url.replace("http:", "HTTP:"))
+
+
+def test_unencrypted_file_does_not_answer_https():
+    assert cached_path("http://a.org/m.pth") != cached_path("https://a.org/m.pth")
 
 
 @pytest.mark.parametrize("url", ["https://host.org", "https://host.org/", "https:///m.pth"])

@@ -103,6 +103,22 @@ def test_random_weights_keep_the_random_state(here):
 
 
 @pytest.mark.parametrize(
+    ("home", "code"), [("file", "checkpoint.download_failed"), ("~", "cache.no_home")]
+)
+def test_cache_is_never_in_a_temporary_folder(home, code, here, monkeypatch):
+    """Another user can create a predictable folder there first, with a network of his own."""
+    monkeypatch.setenv("TMPDIR", str(here))
+    planted = here / "iopath_cache" / "virtex" / "random"
+    planted.mkdir(parents=True)
+    (planted / f"resnet18_seed0_torch{torch.__version__}.pth").touch()
+    (here / "file").touch()
+    monkeypatch.delenv("FVCORE_CACHE")
+    monkeypatch.setenv("HOME", str(here / home) if home == "file" else home)
+    with raises_code(code, "FVCORE_CACHE"):
+        resolve("random:resnet18?seed=0")
+
+
+@pytest.mark.parametrize(
     ("name", "named"),
     [
         ("random:resnet51", "resnet50"),

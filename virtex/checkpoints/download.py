@@ -17,11 +17,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
-from iopath.common.file_io import get_cache_dir
 
 from virtex.checkpoints.backbone import CheckpointError
 from virtex.checkpoints.http_download import DownloadFailed, PartialFile, fetch
 from virtex.files import replace_file, sha256_of
+from virtex.resources import cache_folder
 
 logger = logging.getLogger("virtex.download")
 
@@ -72,6 +72,8 @@ def download(urls: Sequence[str], path: Path, sha256: str = "", size: int = 0) -
 def cached_path(url: str) -> Path:
     """Return the cache path of a URL, made of its host, its path and a hash of its query.
 
+    A file that came over http may have been replaced on the way: it never answers https.
+
     Raises:
         CheckpointError: the URL has no file name.
     """
@@ -82,10 +84,11 @@ def cached_path(url: str) -> Path:
             f"{url} has no file name; specify the URL of a checkpoint file",
             code="checkpoint.invalid_name",
         )
-    host = parts.netloc.rpartition("@")[2].replace(":", "_")
+    host = parts.netloc.rpartition("@")[2].replace(":", "+")
+    host = host if parts.scheme == "https" else f"{parts.scheme}:{host}"
     folder, _, file = path.rpartition("/")
     query = hashlib.sha256(parts.query.encode()).hexdigest()[:12] if parts.query else ""
-    return Path(get_cache_dir(), "virtex", host, folder, query, file)
+    return Path(cache_folder(), "virtex", host, folder, query, file)
 
 
 @contextlib.contextmanager
