@@ -22,6 +22,7 @@ from virtex.checkpoints.backbone import CheckpointError
 from virtex.checkpoints.http_download import DownloadFailed, PartialFile, fetch
 from virtex.files import replace_file, sha256_of
 from virtex.resources import cache_folder
+from virtex.text import redact
 
 logger = logging.getLogger("virtex.download")
 
@@ -119,7 +120,7 @@ def fetch_from_any(urls: Sequence[str], path: Path, sha256: str, size: int) -> N
                 found = fetch_checked(url, part, sha256, size)
             except DownloadFailed as error:
                 if url != urls[-1]:
-                    logger.warning("%s: %s; trying the next URL", url, error)
+                    logger.warning("%s: %s; trying the next URL", redact(url), error)
                 reasons.append(f"{url}: {error}")
             else:
                 os.replace(part.path, path)

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 import virtex
 from virtex.files import replace_file
+from virtex.text import redact
 
 logger = logging.getLogger("virtex.download")
 
@@ -239,7 +240,7 @@ def fetch_once(url: str, part: PartialFile, sha256: str, size: int) -> None:
                 part.start(url, validator_of(response))
             save(response, part, start, total, size, deadline)
     except _PERMANENT_ERRORS as error:
-        raise DownloadFailed(one_line(error)) from error
+        raise DownloadFailed(innermost_reason(error)) from error
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         raise DownloadInterrupted(innermost_reason(error)) from error
 
@@ -270,7 +271,7 @@ def redirected(url: str, target: str) -> str:
     """Return the URL of a redirect; raise DownloadFailed if it gives up encryption."""
     found = urljoin(url, target)
     if urlsplit(url).scheme == "https" and urlsplit(found).scheme == "http":
-        raise DownloadFailed(f"it redirects to an unencrypted URL, {found}")
+        raise DownloadFailed(f"it redirects to an unencrypted URL, {redact(found)}")
     return found
 
 
@@ -412,4 +413,4 @@ def innermost_reason(error: Exception) -> str:
 
 def one_line(error: Exception) -> str:
     text = re.sub(r"^HTTPS?Connection(Pool)?\(.*?\): ", "", str(error))
-    return " ".join(text.split()) or type(error).__name__
+    return redact(" ".join(text.split())) or type(error).__name__
