@@ -53,3 +53,8 @@ def test_short_repr_takes_any_value():
 def test_nearest_is_fast_for_long_names():
     assert text.nearest("cooc", ["voc", "coco"]) == "the nearest is coco"
     assert text.nearest("x" * 10**6, ["coco"])
+
+
+@pytest.mark.parametrize("part", ["n", "://", "://;", "://a@", "://?a", "?=&", "://a:"])
+def test_redact_is_linear(part):
+    assert text.redact(part * 300_000)

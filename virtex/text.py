@@ -6,7 +6,7 @@ import reprlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s\"<>]*[^\s\"<>:;,.)\]}']", re.IGNORECASE)
+URL = re.compile(r"://[^\s\"<>]*[^\s\"<>:;,.)\]}']")  # without its scheme
 USERINFO = re.compile(r"(?<=//)[^/?#]*@")
 PARAMETER = re.compile(r"([?&#])(?:([^=&#]*)=)?([^&#]*)")
 # Parameters of URLs that are not secret; any other may be a token or a signature.
