@@ -1,13 +1,11 @@
 """Decoding images and transforming them with their captions."""
 
-import itertools
 import pickle
 import random
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
@@ -16,14 +14,11 @@ from virtex.data.color import ColorJitter, shift_hue
 from virtex.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    ORIENTATION,
     TRANSFORMS,
     build_transform,
-    decode_image,
     parse_transform,
     swap_left_and_right,
 )
-from virtex.errors import UserError
 
 TRAIN = ["random_resized_crop", "horizontal_flip", "color_jitter", "normalize"]
 VAL = ["smallest_resize", "center_crop", "normalize"]
@@ -39,92 +34,6 @@ def pixels() -> np.ndarray:
 @pytest.fixture
 def image(pixels) -> torch.Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)
-
-
-# Decoding ----------------------------------------------------------------------------------------
-
-
-def test_decode_image(tmp_path, pixels):
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    decoded = decode_image(tmp_path / "a.png")
-    assert decoded.dtype == torch.uint8
-    assert torch.equal(decoded, torch.from_numpy(pixels).permute(2, 0, 1))
-
-
-@pytest.mark.parametrize(
-    ("mode", "suffix"),
-    [
-        *itertools.product(["L", "1", "P", "RGBA", "LA", "I;16"], [".png", ".tiff"]),
-        ("CMYK", ".tiff"),
-        ("CMYK", ".jpg"),
-    ],
-)
-def test_decode_converts_modes_to_rgb(tmp_path, pixels, mode, suffix):
-    path = tmp_path / f"a{suffix}"
-    if mode == "I;16":
-        Image.fromarray(pixels[..., 0].astype(np.uint16)).save(path)
-    else:
-        Image.fromarray(pixels).convert(mode).save(path)
-    decoded = decode_image(path)
-    assert decoded.shape == (3, 48, 64)
-    with Image.open(path) as image:
-        assert np.array_equal(decoded.permute(1, 2, 0).numpy(), np.array(image.convert("RGB")))
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_decode_applies_exif_orientation(tmp_path, pixels, orientation):
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    path = tmp_path / "a.jpg"
-    Image.fromarray(pixels).save(path, exif=exif, quality=95)
-    decoded = decode_image(path).permute(1, 2, 0).numpy()
-    with Image.open(path) as stored:
-        assert np.array_equal(decoded, np.array(ImageOps.exif_transpose(stored)))
-    assert decoded.shape == ((48, 64, 3) if orientation < 5 else (64, 48, 3))
-
-
-@pytest.mark.parametrize("suffix", ["avif", "dds", "gif", "jpg", "png", "tif", "webp"])
-def test_corrupted_file_raises_only_user_errors(tmp_path, suffix):
-    path, rng = tmp_path / f"image.{suffix}", np.random.default_rng(0)
-    try:
-        Image.new("RGB", (48, 32), "teal").save(path)
-    except (OSError, KeyError, ValueError) as error:
-        pytest.skip(f"this Pillow writes no {suffix}: {error}")
-    original, num_errors = np.frombuffer(path.read_bytes(), np.uint8), 0
-    for _ in range(400):
-        damaged = original.copy()
-        places = rng.integers(len(damaged), size=rng.integers(1, 8))
-        damaged[places] = rng.integers(256, size=len(places))
-        path.write_bytes(damaged.tobytes())
-        try:
-            decode_image(path)
-        except UserError:
-            num_errors += 1
-    assert num_errors
-
-
-def test_invalid_exif_data_are_ignored(tmp_path, pixels):
-    path = tmp_path / "a.jpg"
-    Image.fromarray(pixels).save(path, exif=b"Exif\0\0not a directory")
-    assert decode_image(path).shape == (3, 48, 64)
-
-
-@pytest.mark.parametrize("suffix", [".jpg", ".png"])
-@pytest.mark.parametrize("kept", [0.0, 0.02, 0.5, 0.9])
-def test_truncated_image(tmp_path, suffix, kept):
-    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-    path = tmp_path / f"cut{suffix}"
-    Image.fromarray(noise).save(path)
-    path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
-    with raises_code("data.image", path):
-        decode_image(path)
-
-
-def test_missing_or_invalid_image(tmp_path):
-    (tmp_path / "text.jpg").write_text("not an image")
-    for name in ("none.jpg", "text.jpg"):
-        with raises_code("data.image", tmp_path / name):
-            decode_image(tmp_path / name)
 
 
 # Captions ----------------------------------------------------------------------------------------

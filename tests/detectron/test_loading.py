@@ -102,7 +102,7 @@ def one_broken(cfg, tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_unreadable_image_is_named(cfg, one_broken, workers):
-    with raises_code("data.image_unreadable", "broken.jpg", "--skip-bad-images"):
+    with raises_code("data.image", "broken.jpg", "--skip-bad-images"):
         take(cfg, one_broken, 20, num_workers=workers)
 
 

@@ -264,7 +264,7 @@ def test_unreadable_image_stops_the_run(capsys, tmp_path, toy, moco_file, split)
     skip = ["--skip-bad-images"] if split == "val2017" else []
     assert run(*common(moco_file, data, out), *QUICK, *skip) == 2
     error = capsys.readouterr().err
-    assert "[data.image_unreadable]" in error and split in error
+    assert "[data.image]" in error and split in error
     assert not (out / "result.json").exists()
 
 

@@ -21,8 +21,8 @@ from tests.probes.small_probes import (
     settings_of,
     small_backbone,
 )
+from virtex.data.decoding import decode_image
 from virtex.data.image_sets import ImageSet
-from virtex.data.transforms import decode_image
 from virtex.probes.classifier_training import ClassifierTraining, TrainingOptions
 
 SHORT = ("OPTIM.BATCH_SIZE", 4, "OPTIM.NUM_EPOCHS", 2.0, *SMALL_IMAGES)

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.evaluation.evaluator import inference_context
 from detectron2.structures import BoxMode
 from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import Visualizer
 from torch import nn
 
+from virtex.detectron.loading import read_image
 from virtex.files import replace_file
 
 MIN_SCORE = 0.5

@@ -16,6 +16,7 @@ from virtex.data.classification import (
     ClassificationSet,
     Transform,
     evaluation_transform,
+    resampling_of,
     training_transform,
 )
 from virtex.data.image_sets import ImageSet
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 POOLING = "global average"
 ROWS_IN_MEMORY = 8192  # rows of the array that are written before its pages are released
-KEY_VERSION = 1  # increment when the features of a key change
+KEY_VERSION = 2  # increment when the features of a key change
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,17 @@ class View:
 
 def center_view(data: CfgNode) -> View:
     """Resize and center-crop as in the DATA section of a config."""
-    resize, crop = data.IMAGE_RESIZE_SIZE, data.IMAGE_CROP_SIZE
-    return View(evaluation_transform(resize, crop), {"resize": resize, "center_crop": crop})
+    resize, crop, resampling = data.IMAGE_RESIZE_SIZE, data.IMAGE_CROP_SIZE, resampling_of(data)
+    config = {"resize": resize, "center_crop": crop, **asdict(resampling)}
+    return View(evaluation_transform(resize, crop, resampling), config)
 
 
 def random_view(data: CfgNode, seed: int) -> View:
     """Crop randomly, seeded by ``seed`` and the index of the image."""
-    crop, scale = data.IMAGE_CROP_SIZE, list(data.CROP_SCALE)
-    config = {"random_resized_crop": crop, "scale": scale}
-    return View(training_transform(crop, tuple(scale)), config, seed)
+    crop, resampling = data.IMAGE_CROP_SIZE, resampling_of(data)
+    scale, ratio = list(data.CROP_SCALE), list(data.CROP_RATIO)
+    config = {"random_resized_crop": crop, "scale": scale, "ratio": ratio, **asdict(resampling)}
+    return View(training_transform(crop, tuple(scale), tuple(ratio), resampling), config, seed)
 
 
 @dataclass
