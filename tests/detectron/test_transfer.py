@@ -207,6 +207,17 @@ def test_resume_with_other_settings(capsys, toy, moco_file, finished, changed, n
     assert "[resume.mismatch]" in error and named in error
 
 
+@pytest.mark.parametrize("flag", ["--resume", "--eval-only"])
+def test_resume_with_other_detectron2(capsys, toy, moco_file, finished_copy, flag):
+    path = finished_copy / "run.json"
+    content = json.loads(path.read_text())
+    content["identity"]["options"]["detectron2"] = {"version": "0.1", "distribution": "official"}
+    path.write_text(json.dumps(content))
+    arguments = [*common(moco_file, toy, finished_copy), *QUICK, flag]
+    error = error_of(capsys, finished_copy, *arguments)
+    assert "[resume.mismatch]" in error and "detectron2" in error
+
+
 def test_resume_with_other_checkpoint_or_task(capsys, tmp_path, toy, moco_file, finished):
     other = tmp_path / "other.pth"
     torch.save({"state_dict": as_moco(make_state_dict("resnet18", seed=1))}, other)

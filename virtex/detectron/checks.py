@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 
 from virtex.config.overrides import coerce, flatten, invalid_value, scalars
 from virtex.config.validation import NON_NEGATIVE, POSITIVE, Range, validate_values
+from virtex.detectron.compat import default_config
 from virtex.errors import UserError
 from virtex.text import short_repr
 
@@ -22,6 +23,8 @@ RANGES: dict[str, Range] = {
     "SOLVER.BASE_LR": POSITIVE,
     "DATALOADER.NUM_WORKERS": NON_NEGATIVE,
 }
+# Settings that may be None -> a value of their type otherwise.
+OPTIONAL = {"SOLVER.WEIGHT_DECAY_BIAS": 0.0}
 # Only these samplers of Detectron2 are seeded and resumable.
 CHOICES = {"DATALOADER.SAMPLER_TRAIN": ("TrainingSampler", "RepeatFactorTrainingSampler")}
 
@@ -32,9 +35,10 @@ def validate_types(cfg: CfgNode) -> None:
     Raises:
         UserError: naming the key.
     """
-    defaults = flatten(get_cfg())
+    defaults = flatten(default_config())
     for key, value in flatten(cfg).items():
-        coerce(defaults.get(key), value, key, nested=True)
+        if not (value is None and key in OPTIONAL):
+            coerce(OPTIONAL.get(key, defaults.get(key)), value, key, nested=True)
         # Detectron2 rounds some floats to integers
         if any(isinstance(item, float) and abs(item) >= 2**63 for item in scalars(value)):
             raise invalid_value(f"{key} must be below 2**63, not {short_repr(value)}")

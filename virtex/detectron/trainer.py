@@ -134,7 +134,7 @@ class Trainer(TrainerBase):
 
     def resume(self) -> int:
         """Load the latest checkpoint, if there is one. Return the number of iterations done."""
-        content = self.checkpoints.resume()
+        content = self.checkpoints.resume(self.max_iter, zero_based=True)
         self.start_iter = content["iteration"] + 1 if content else 0
         if len(set(comm.all_gather(self.start_iter))) > 1:
             raise UserError(

@@ -31,7 +31,7 @@ from virtex.detectron.datasets import (
 )
 from virtex.detectron.evaluation import build_evaluator, evaluate
 from virtex.detectron.gallery import write_gallery
-from virtex.detectron.install import find_installed
+from virtex.detectron.install import describe_installed
 from virtex.detectron.scoring import default_scorer
 from virtex.detectron.settings import build_settings
 from virtex.detectron.trainer import Trainer, build_detector, check_solver, write_scores
@@ -107,7 +107,6 @@ class DetectorEvaluator:
         check_solver(self.cfg, self.detector)
         for name in self.test:
             build_evaluator(self.cfg, name, None)
-        distribution = find_installed()
         self.report = Report(
             deviations=settings.deviations(),
             notes=settings.notes,
@@ -116,8 +115,7 @@ class DetectorEvaluator:
                 "features": compare_features(self.detector, converted, backbone.input),
             },
             setup={
-                "detectron2": distribution
-                and {"version": distribution.version, "distribution": distribution.kind},
+                "detectron2": describe_installed(),
                 "scorer": default_scorer(),
             },
         )
@@ -222,7 +220,8 @@ class DetectorTransfer(Evaluation):
                 code="run.exists",
             )
         create_local_process_group()
-        self.options = {"processes": world_size()}
+        # optimizer states and details of training differ between distributions
+        self.options = {"processes": world_size(), "detectron2": describe_installed()}
         self.deviations = []  # the evaluator's replace the provisional ones
         super().prepare(backbone)
         self.settings = self.evaluator.cfg

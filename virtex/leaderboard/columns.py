@@ -46,6 +46,12 @@ def default_protocol(task: str) -> Protocol | None:
     return next(iter(found), None)
 
 
+def current_version(task: str, protocol: str) -> str:
+    """Return the version of a registered protocol; "1" for any other."""
+    found = TASKS[task].protocols.values() if task in TASKS else ()
+    return next((p.version for p in found if p.name == protocol), "1")
+
+
 def is_default(conditions: Conditions) -> bool:
     """Return whether the protocol is the default of its task."""
     default = default_protocol(conditions.task)
@@ -69,7 +75,8 @@ def make_columns(
         conditions, metric = key
         task = conditions.task
         known = tasks.index(task) if task in tasks else len(tasks)
-        run = conditions.version, conditions.overrides != "[]", conditions.overrides
+        older = conditions.version != current_version(task, conditions.protocol)
+        run = older, conditions.version, conditions.overrides != "[]", conditions.overrides
         protocols = not is_default(conditions), conditions.protocol
         return known, task, *protocols, *run, conditions.data, key not in primary, metric
 
@@ -97,7 +104,7 @@ def make_columns(
 def describe(conditions: Conditions) -> list[str]:
     """Return the protocol, version and overrides that differ from the task's default."""
     parts = []
-    if conditions.version != "1":
+    if conditions.version != current_version(conditions.task, conditions.protocol):
         parts = [f"{conditions.protocol}@{conditions.version}"]
     elif not is_default(conditions):
         parts = [conditions.protocol]
