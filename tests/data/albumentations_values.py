@@ -21,8 +21,10 @@ def noise(height: int, width: int) -> np.ndarray:
     rows, columns, channels = np.mgrid[0:height, 0:width, 0:3]
     smooth = 100 + 90 * np.sin(rows / 7 + channels) * np.cos(columns / 5 - channels)
     edges = 60 * ((rows // 3 + columns // 4) % 2)
-    return (smooth + edges + (rows * 37 + columns * 91 + channels * 53) % 29).clip(0, 255).astype(
-        np.uint8
+    return (
+        (smooth + edges + (rows * 37 + columns * 91 + channels * 53) % 29)
+        .clip(0, 255)
+        .astype(np.uint8)
     )
 
 

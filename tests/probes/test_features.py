@@ -63,7 +63,8 @@ def reference_features(backbone, images):
     for index in range(len(images)):
         image = Image.open(images.path(index)).convert("RGB")
         image = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        small = v2.CenterCrop(CROP)(v2.Resize(RESIZE, antialias=True)(image)).float()
+        resize = v2.Resize(RESIZE, v2.InterpolationMode.BICUBIC, antialias=True)
+        small = v2.CenterCrop(CROP)(resize(image)).float()
         if backbone.input.channel_order == "BGR":
             small = small[[2, 1, 0]]
         small = small / 255 * backbone.input.scale

@@ -36,7 +36,10 @@ class Captioning:
     Attributes:
         images: dataset name -> images.
         report: see ``virtex.evaluator``.
+        transformed: the images to caption, since ``check``.
     """
+
+    transformed: CaptioningSet
 
     def __init__(
         self,
@@ -74,7 +77,7 @@ class Captioning:
             UserError: see ``load_captioner``.
         """
         self._captioner = load_captioner(backbone, self.settings.MODEL.DECODER, self.options)
-        self._set = self._build_set()
+        self.transformed = self._build_set()
 
     @property
     def captioner(self) -> Captioner:
@@ -93,7 +96,7 @@ class Captioning:
         start = time.perf_counter()
         captions = write_captions(
             self.captioner,
-            self._set,
+            self.transformed,
             self.folder,
             self.device,
             self.batch_size,

@@ -72,6 +72,8 @@ def adjust_saturation(pixels: np.ndarray, factor: float) -> np.ndarray:
 
 def shift_hue(pixels: np.ndarray, shift: float) -> np.ndarray:
     """Shift the hue by ``shift`` of the color circle, which OpenCV divides into 180 steps."""
+    if shift == 0:  # the conversions would change a few levels
+        return pixels
     hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)
     hsv[..., 0] = _apply(hsv[..., 0], (LEVELS + 180 * shift) % 180)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
