@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from iopath.common.file_io import get_cache_dir
 
 from virtex.errors import UserError
 from virtex.records import write_json
+from virtex.resources import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ HEADER = 4096  # upper bound of an .npy header in bytes
 
 def default_folder() -> Path:
     """Return ``$VIRTEX_FEATURE_CACHE``, or a folder in iopath's cache."""
-    return Path(os.environ.get("VIRTEX_FEATURE_CACHE") or Path(get_cache_dir(), "virtex/features"))
+    return Path(os.environ.get("VIRTEX_FEATURE_CACHE") or cache_folder() / "virtex/features")
 
 
 @dataclass(frozen=True)
