@@ -19,6 +19,7 @@ from virtex.data.classification import (
     resampling_of,
     training_transform,
 )
+from virtex.data.decoding import conversions, report_conversions
 from virtex.data.image_sets import ImageSet
 from virtex.data.loading import validation_loader
 from virtex.engine.distributed import (
@@ -155,6 +156,8 @@ class FeatureExtractor:
         if found is None or not everywhere:
             return self._fill(images, view, key)
         logger.info("using cached features of %s: %s", images.name, self.cache.entry_folder(key))
+        converted = self.cache.labels(key).get("converted", {})
+        report_conversions({str(images.root / file): kind for file, kind in converted.items()})
         return found
 
     def _fill(self, images: ImageSet, view: View, key: dict[str, Any]) -> np.ndarray:
@@ -166,11 +169,14 @@ class FeatureExtractor:
             synchronize()
             synchronize()
             return self._reopen(key, features)
-        labels = {"checkpoint": self.backbone.source.requested, "data": images.name}
+        labels: dict[str, Any] = {"checkpoint": self.backbone.source.requested, "data": images.name}
         with self.cache.write(key, shape, labels) as path:
             features = self._compute(images, view, broadcast_object(path))
             verify_unchanged(self.network.cnn, self.sha256)  # before others use its features
             synchronize()
+            known = conversions()
+            paths = {file: str(images.root / file) for file in images.files} if known else {}
+            labels["converted"] = {f: known[path] for f, path in paths.items() if path in known}
         synchronize()  # the entry is published
         seconds = time.perf_counter() - start
         self.seconds += seconds
@@ -225,6 +231,8 @@ class FeatureExtractor:
                     written = 0
                 bar.update(len(features))
         array.flush()
+        for part in all_gather_object(conversions()):
+            report_conversions(part)
         return np.load(path, mmap_mode="r")
 
 
