@@ -47,6 +47,24 @@ def read_image(file_name: str, format: str | None = None) -> np.ndarray:
 detection_utils.read_image = read_image  # for DatasetMapper, which has no parameter for it
 
 
+def check_mask_format(cfg: CfgNode, samples: list[Sample]) -> None:
+    """Check that masks can be trained in ``INPUT.MASK_FORMAT``; crowds are not trained on.
+
+    Raises:
+        UserError: an object has a run-length mask, which is not a polygon.
+    """
+    if not cfg.MODEL.MASK_ON or cfg.INPUT.MASK_FORMAT != "polygon":
+        return
+    for sample in samples:
+        for found in sample["annotations"]:
+            if isinstance(found.get("segmentation"), dict) and not found.get("iscrowd", 0):
+                raise UserError(
+                    f"expected masks of polygons, but an object of {sample['file_name']} has a "
+                    "run-length mask; set INPUT.MASK_FORMAT bitmask",
+                    code="data.mask_format",
+                )
+
+
 class SafeMapper:
     """Wraps a dataset mapper; returns a ``UserError`` for an image that cannot be used.
 
@@ -189,8 +207,10 @@ def build_sampler(cfg: CfgNode, samples: list[Sample], stream: int) -> Sampler:
     seed = cfg.SEED + 1_000_003 * stream
     if cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler":
         return TrainingSampler(len(samples), seed=seed)
+    # v0.5 always takes the square root
+    sqrt = {"sqrt": cfg.DATALOADER.REPEAT_SQRT} if "REPEAT_SQRT" in cfg.DATALOADER else {}
     factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-        samples, cfg.DATALOADER.REPEAT_THRESHOLD
+        samples, cfg.DATALOADER.REPEAT_THRESHOLD, **sqrt
     )
     return RepeatFactorTrainingSampler(factors, seed=seed)
 
