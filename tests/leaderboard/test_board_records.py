@@ -151,7 +151,7 @@ def test_of_duplicates_of_one_second_the_last_path_is_kept(tmp_path):
     [
         {"seed": 1},
         {"protocol": "paper-voc11"},
-        {"version": "2"},
+        {"version": "other"},
         {"overrides": [("SVM.FOLDS", 3, 5, "override")]},
         {"sha256": "0" * 64},
         {"format": "torchvision"},

@@ -48,9 +48,10 @@ def default_protocol(task: str) -> Protocol | None:
 
 
 def current_version(task: str, protocol: str) -> str:
-    """Return the version of a registered protocol; "1" for any other."""
-    found = TASKS[task].protocols.values() if task in TASKS else ()
-    return next((p.version for p in found if p.name == protocol), "1")
+    """Return the version of a registered protocol; that of the default for its variants."""
+    found = list(TASKS[task].protocols.values()) if task in TASKS else []
+    named = [p for p in found if p.name == protocol]
+    return next((p.version for p in [*named, *found]), "1")
 
 
 def is_default(conditions: Conditions) -> bool:
