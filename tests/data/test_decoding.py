@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from tests.errors import raises_code
 from virtex.data import decoding
 from virtex.data.classification import ClassificationSet, evaluation_transform
-from virtex.data.decoding import COMPOSITED, ORIENTATION, SCALED, decode_image, load_rgb
+from virtex.data.decoding import COMPOSITED, ORIENTATION, SCALED, decode_image, load_rgb, read_size
 from virtex.data.image_sets import ImageSet
 from virtex.data.loading import validation_loader
 from virtex.errors import UserError
@@ -125,6 +125,7 @@ def test_decode_applies_exif_orientation(tmp_path, pixels, orientation, suffix):
         stored.load()  # Pillow rotates a TIFF here
         assert np.array_equal(decoded, np.array(ImageOps.exif_transpose(stored)))
     assert decoded.shape == ((48, 64, 3) if orientation < 5 else (64, 48, 3))
+    assert read_size(path) == decoded.shape[1::-1]
 
 
 @pytest.mark.parametrize("suffix", ["gif", "jpg", "png", "tif", "webp"])
@@ -137,10 +138,11 @@ def test_corrupted_file_raises_only_user_errors(tmp_path, suffix):
         places = rng.integers(len(damaged), size=rng.integers(1, 8))
         damaged[places] = rng.integers(256, size=len(places))
         path.write_bytes(damaged.tobytes())
-        try:
-            decode_image(path)
-        except UserError:
-            num_errors += 1
+        for read in (decode_image, read_size):
+            try:
+                read(path)
+            except UserError:
+                num_errors += 1
     assert num_errors
 
 

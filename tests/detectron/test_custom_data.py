@@ -177,6 +177,7 @@ def change_object(**values):
         (change_first(image_id=1.5), "image_id"),
         (change_first(image_id="000001"), "image_id"),
         (change_object(bbox=[10**400, 0, 1, 1]), "bbox"),
+        (change_object(iscrowd="no"), "iscrowd"),
         (change_first(annotations=None), "annotations"),
         (lambda samples: samples[1].update(image_id=samples[0]["image_id"]), "custom_val"),
         (lambda samples: samples.clear(), "custom_val"),

@@ -184,7 +184,7 @@ def spoil(path, how):
         ("train2017", "smaller", "data.image_size"),
         ("val2017", "turned", "data.image_size"),
         ("val2017", "smaller", "data.image_size"),
-        ("val2017", "truncated", "data.image_unreadable"),
+        ("val2017", "truncated", "data.image"),
     ],
 )
 def test_images_are_checked_before_training(toy, tmp_path, split, how, code):

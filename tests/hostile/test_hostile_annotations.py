@@ -100,7 +100,7 @@ def changed(path, key, **fields):
 @example(changed(INSTANCES, "categories", supercategory=5))
 @example(as_json({**original(INSTANCES), "images": [], "annotations": []}).encode())
 @pytest.mark.timeout(3000)
-def test_whatever_cocos_instances_say(root, mapper, content):
+def test_any_instances_file_is_read_or_rejected(root, mapper, content):
     spoil(root, INSTANCES, content)
     checked(root, INSTANCES, "coco")
     with guarded(root.parent / "outside"):
@@ -112,7 +112,7 @@ def test_whatever_cocos_instances_say(root, mapper, content):
 @example(changed(LVIS, "images", coco_url="http://h/../secret.jpg"))
 @example(changed(LVIS, "annotations", segmentation=[[1, 2]]))
 @pytest.mark.timeout(3000)
-def test_whatever_lvis_says(root, mapper, content):
+def test_any_lvis_file_is_read_or_rejected(root, mapper, content):
     spoil(root, LVIS, content)
     checked(root, LVIS, "lvis")
     with guarded(root.parent / "outside"):
@@ -123,7 +123,7 @@ def test_whatever_lvis_says(root, mapper, content):
 @example(changed(CAPTIONS, "images", file_name="../../../outside/secret.jpg"))
 @example(changed(CAPTIONS, "annotations", image_id=True))
 @pytest.mark.timeout(3000)
-def test_whatever_cocos_captions_say(root, content):
+def test_any_captions_file_is_read_or_rejected(root, content):
     spoil(root, CAPTIONS, content)
     checked(root, CAPTIONS, "coco_captioning")
     with guarded(root.parent / "outside"):
@@ -134,7 +134,7 @@ def test_whatever_cocos_captions_say(root, content):
 @given(file_of(original(SPECIES), OUTSIDE))
 @example(changed(SPECIES, "images", file_name="a/../../../outside/secret.jpg"))
 @pytest.mark.timeout(3000)
-def test_whatever_inaturalist_says(root, content):
+def test_any_inaturalist_file_is_read_or_rejected(root, content):
     spoil(root, SPECIES, content)
     checked(root, SPECIES, "inaturalist")
     with guarded(root.parent / "outside"):
@@ -142,7 +142,7 @@ def test_whatever_inaturalist_says(root, content):
 
 
 @given(st.sampled_from([INSTANCES, LVIS, CAPTIONS, SPECIES]), st.data())
-def test_whatever_became_of_an_annotation_files_bytes(root, path, data):
+def test_corrupted_annotation_file_is_read_or_rejected(root, path, data):
     spoil(root, path, data.draw(broken((smallest() / path).read_text())))
     for name, task in TASKS.items():
         if path in [need.path for need in task.layout.needs]:

@@ -132,7 +132,7 @@ def spoil(root, path, text):
 @example('<?xml version="1.0" encoding="klingon"?>' + WHOLE)
 @example(WHOLE.replace("<truncated>0", "<truncated>"))
 @pytest.mark.timeout(3000)
-def test_whatever_an_xml_file_says(root, text):
+def test_any_xml_file_is_read_or_rejected(root, text):
     try:
         spoil(root, XML, text)
         read_all(root, XML)
@@ -142,7 +142,7 @@ def test_whatever_an_xml_file_says(root, text):
 
 @given(broken(WHOLE))
 @pytest.mark.timeout(3000)
-def test_whatever_became_of_an_xml_files_bytes(root, content):
+def test_corrupted_xml_file_is_read_or_rejected(root, content):
     try:
         spoil(root, XML, content)
         read_all(root, XML)
@@ -152,7 +152,7 @@ def test_whatever_became_of_an_xml_files_bytes(root, content):
 
 @given(st.sampled_from([LISTED, CLASSES]), st.data())
 @pytest.mark.timeout(3000)
-def test_whatever_a_list_says(root, path, data):
+def test_any_list_is_read_or_rejected(root, path, data):
     before = (smallest() / path).read_text()
     words = [*STEMS, *(f"{stem} {label}" for stem in STEMS[:3] for label in ("1", "2", ""))]
     try:
@@ -163,7 +163,7 @@ def test_whatever_a_list_says(root, path, data):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "loop", "device"])
-def test_what_is_called_like_an_annotation_and_is_none(root, kind):
+def test_non_regular_annotation_file(root, kind):
     make = {
         "pipe": lambda path: os.mkfifo(path),
         "folder": lambda path: path.mkdir(),

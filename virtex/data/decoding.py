@@ -2,7 +2,8 @@
 
 import struct
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ TRANSPOSES = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+QUARTER_TURNS = (5, 6, 7, 8)
 
 SCALED, COMPOSITED = "16-bit, scaled to 8 bits", "transparent, composited on white"
 TO_8_BITS = np.rint(np.arange(65536) / 257).astype(np.uint8)  # 65535 becomes 255
@@ -60,14 +62,34 @@ def load_rgb(path: str | Path) -> np.ndarray:
         UserError: the file is missing, truncated, not an image of one of ``FORMATS``, has pixels of
             another type, too many of them, or is too elongated.
     """
+    with _open(path) as image:
+        image.load()  # rotates a TIFF
+        transpose = TRANSPOSES.get(_orientation(image))
+        rgb = _convert(image, str(path))
+        return np.array(rgb if transpose is None else rgb.transpose(transpose))
+
+
+def read_size(path: str | Path) -> tuple[int, int]:
+    """Return width and height in pixels of what ``load_rgb`` returns, from the file's header.
+
+    Raises:
+        UserError: the file cannot be opened; broken pixels are not noticed.
+    """
+    with _open(path) as image:
+        width, height = image.size
+        if _orientation(image) in QUARTER_TURNS and not isinstance(image, TiffImageFile):
+            return height, width
+        return width, height  # of a TIFF, Pillow has exchanged them
+
+
+@contextmanager
+def _open(path: str | Path) -> Iterator[Image.Image]:
+    """Open an image of acceptable size; errors inside of the context become ``UserError``."""
     try:
         require_file(path)
         with Image.open(path, formats=FORMATS) as image:
             check_size(*image.size)
-            image.load()  # rotates a TIFF
-            transpose = TRANSPOSES.get(_orientation(image))
-            rgb = _convert(image, str(path))
-            return np.array(rgb if transpose is None else rgb.transpose(transpose))
+            yield image
     except (*DECODE_ERRORS, Image.DecompressionBombError) as error:
         reason = str(error) or type(error).__name__
         if isinstance(error, FileNotFoundError):

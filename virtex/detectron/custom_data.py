@@ -35,6 +35,7 @@ VOC_EVALUATORS = ("voc", "pascal_voc")
 VOC_YEARS = (2007, 2012)  # that Detectron2's evaluator accepts
 
 NUMBERS = (int, float, np.integer, np.floating)
+OPTIONAL = {"iscrowd": 0}  # fields of objects and their defaults
 BOX_MODES = (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
 SAMPLE_FIELDS: dict[str, tuple[Any, str]] = {
     "file_name": ((str, os.PathLike), "a path"),
@@ -220,9 +221,11 @@ def find_problem(sample: Any, num_classes: int) -> str:
                 lambda v: isinstance(v, Integral) and 0 <= int(v) < num_classes,
                 f"an index of the {num_classes} classes",
             ),
+            ("iscrowd", lambda v: isinstance(v, NUMBERS) and v in (0, 1), "0 or 1"),
         ):
-            if not is_valid(found.get(key)):
-                return f"{where}: {key} must be {expected}, not {short_repr(found.get(key))}"
+            value = found.get(key, OPTIONAL.get(key))
+            if not is_valid(value):
+                return f"{where}: {key} must be {expected}, not {short_repr(value)}"
         mask = found.get("segmentation")
         if mask is not None and not is_mask(mask):
             return (

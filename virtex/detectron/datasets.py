@@ -14,17 +14,15 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.utils import comm
-from PIL import ExifTags, Image
 from tqdm import tqdm
 
+from virtex.data.decoding import read_size
 from virtex.data.layouts import COCO_DETECTION, LVIS_DETECTION, VOC_DETECTION, require_layout
 from virtex.data.voc import VOC_CLASSES
 from virtex.detectron.custom_data import RegisteredSet, loaded_set, register_custom_set
-from virtex.detectron.loading import raise_if_error, test_batches
+from virtex.detectron.loading import SKIP_HINT, raise_if_error, test_batches
 from virtex.detectron.readers import LoadedSet, Samples, read_instances, read_voc_split
 from virtex.errors import UserError
-
-QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
 @dataclass(frozen=True)
@@ -80,12 +78,14 @@ def read_builtin_set(entry: DetectionSet, data_root: Path, scored: bool) -> Load
     annotations, folder = data_root / entry.annotations, data_root / entry.images
     if entry.task != "voc":
         loaded = read_instances(annotations, folder, entry.task, scored)
-        return replace(loaded, metadata={**loaded.metadata, "evaluator_type": entry.task})
+        files = {"json_file": str(annotations), "image_root": str(folder)}
+        metadata = {**loaded.metadata, **files, "evaluator_type": entry.task}
+        return replace(loaded, metadata=metadata)
     split, year = annotations.stem, int(entry.images.removeprefix("VOC"))
     loaded = read_voc_split(folder, split, VOC_CLASSES)
     # for Detectron2's evaluator
-    files = {"dirname": str(folder), "split": split, "year": year, "evaluator_type": "voc"}
-    return replace(loaded, metadata={**loaded.metadata, **files})
+    voc = {"dirname": str(folder), "split": split, "year": year, "evaluator_type": "voc"}
+    return replace(loaded, metadata={**loaded.metadata, **voc})
 
 
 def read_voc(data_root: Path) -> None:
@@ -196,19 +196,13 @@ def check_image_header(sample: dict[str, Any]) -> None:
     """Check that an image has the size of its annotation, turned as its EXIF says."""
     name = sample["file_name"]
     try:
-        with Image.open(name) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation) in QUARTER_TURNS
-            size = image.size[::-1] if turned else image.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"the image {name} cannot be read ({str(error) or type(error)}); restore it, or skip "
-            "such images with --skip-bad-images",
-            code="data.image_unreadable",
-        ) from error
+        size = read_size(name)
+    except UserError as error:
+        raise UserError(f"{error}{SKIP_HINT}", code=error.code) from error
     if size != (expected := (sample["width"], sample["height"])):
         raise UserError(
-            f"{name} must have {expected[0]} x {expected[1]} pixels as in its annotation, not "
-            f"{size[0]} x {size[1]}{' (turned as its EXIF says)' * turned}",
+            f"{name} must have {expected[0]} x {expected[1]} pixels as in its annotation, but has "
+            f"{size[0]} x {size[1]} (turned as its EXIF data says){SKIP_HINT}",
             code="data.image_size",
         )
 

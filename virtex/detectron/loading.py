@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 Sample = dict[str, Any]
 WORKERS = "DATALOADER.NUM_WORKERS"
+SKIP_HINT = ", or skip such images with --skip-bad-images"
 CONVERTED = "converted"  # key of a sample: the images that were converted for it
 
 
@@ -108,9 +109,7 @@ class SeededSamples(Dataset):
 
     def __init__(self, samples: list[Sample], cfg: CfgNode, skip_bad_images: bool):
         self.samples = DatasetFromList(samples, copy=False)  # one copy for all workers
-        self.mapper = SafeMapper(
-            DatasetMapper(cfg, True), ", or skip such images with --skip-bad-images"
-        )
+        self.mapper = SafeMapper(DatasetMapper(cfg, True), SKIP_HINT)
         self.seed = cfg.SEED
         self.skip_bad_images = skip_bad_images
 
