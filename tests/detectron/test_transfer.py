@@ -244,6 +244,15 @@ def test_resume_with_relabeled_data(capsys, tmp_path, toy, moco_file, finished):
     assert "[resume.mismatch]" in error and "coco_2017_train" in error
 
 
+@pytest.mark.parametrize("damage", [{"iteration": "5"}, {"stopwatch": 1.0}])
+def test_eval_only_with_damaged_progress(capsys, toy, moco_file, finished_copy, damage):
+    path = finished_copy / "model_final.pth"
+    torch.save(torch.load(path, weights_only=True) | damage, path)
+    arguments = [*common(moco_file, toy, finished_copy), *QUICK, "--eval-only"]
+    error = error_of(capsys, finished_copy, *arguments)
+    assert "[resume.invalid_checkpoint]" in error and next(iter(damage)) in error
+
+
 def copy_of(toy, tmp_path):
     return Path(shutil.copytree(toy, tmp_path / "data"))
 
