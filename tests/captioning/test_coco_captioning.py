@@ -170,6 +170,7 @@ def test_decoding_options_are_settings(data, checkpoint, out):
     assert decoder == {"BEAM_SIZE": 2, "MAX_DECODING_STEPS": 3}
 
 
+@pytest.mark.whole
 def test_two_processes_caption_each_image_once(data, checkpoint, finished, out):
     done = subprocess.run(
         [

@@ -54,6 +54,7 @@ def preempt_when(out, text):
         os.kill(number, signal.SIGUSR2)
 
 
+@pytest.mark.whole
 def test_preempted_job_resumes(data, checkpoints, tmp_path):
     evaluation = Evaluation(
         [str(checkpoints / "first.pth")],
