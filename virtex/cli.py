@@ -19,7 +19,13 @@ from contextlib import nullcontext
 from typing import NamedTuple, NoReturn
 
 import virtex
-from virtex.engine.signals import RESUME, SigtermReceived, kill_workers, raise_on_sigterm
+from virtex.engine.signals import (
+    RESUME,
+    SigtermReceived,
+    kill_workers,
+    protect_output,
+    raise_on_sigterm,
+)
 from virtex.errors import UserError, describe_os_error, ignore_reported_errors, set_error_path
 from virtex.text import printable
 
@@ -280,6 +286,7 @@ def run_tool(
     Exit status 0: success. 2: invalid input. 75: stopped by SIGTERM, to be continued with
     ``--resume``. 130: interrupted by Ctrl-C. 143: ended by SIGTERM, nothing to resume.
     """
+    protect_output()
     if any(isinstance(action, argparse._SubParsersAction) for action in parser._actions):
         args = parser.parse_args(argv)  # subcommands exclude intermixed arguments
     else:
@@ -305,9 +312,6 @@ def run_tool(
         fix = "; continue from the last checkpoint with --resume" if can_resume else ""
         print(f"{parser.prog}: interrupted{fix}", file=sys.stderr)
         status = 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        status = 0
     except MemoryError:
         fix = "reduce the batch size and --resume" if can_resume else "close other programs"
         print(f"{parser.prog}: error: out of memory; {fix} [device.out_of_memory]", file=sys.stderr)
