@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import virtex
 from virtex.engine.signals import (
@@ -60,6 +60,12 @@ CHECKPOINT = "file, https://…, virtex://NAME, torchvision://NAME or random:NAM
 
 class ToolParser(argparse.ArgumentParser):
     """A parser whose errors suggest the option that a misspelled one resembles."""
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        # as of an unset shell variable; a path would mean the current folder
+        if not arg_string and action.dest not in ("overrides", "arguments"):
+            raise argparse.ArgumentError(action, "expected a value, but it is empty")
+        return super()._get_value(action, arg_string)
 
     def error(self, message: str) -> NoReturn:
         words = re.findall(r"--[\w-]+", message) if "unrecognized arguments" in message else []

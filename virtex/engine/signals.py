@@ -145,7 +145,7 @@ def protect_output() -> None:
             raw = DiscardingFile(stream.fileno(), "w", closefd=False)
             text = io.TextIOWrapper(
                 # unbuffered with PYTHONUNBUFFERED, as the original
-                raw if stream.write_through else io.BufferedWriter(raw),  # type: ignore[arg-type]
+                raw if stream.write_through else io.BufferedWriter(raw),
                 stream.encoding,
                 "backslashreplace",  # file names may not be valid text
                 line_buffering=stream.line_buffering,

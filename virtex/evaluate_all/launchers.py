@@ -24,7 +24,7 @@ import virtex
 from virtex.engine.signals import GRACE_SECONDS, RESUME
 from virtex.errors import UserError
 from virtex.evaluate_all.plan import INTERRUPTED, LOGS, SUBMITTED, Run
-from virtex.files import read_file, replace_file
+from virtex.files import open_append, read_file, replace_file
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 TAIL_BYTES, TAIL_WIDTH = 4096, 160  # of a log, for its last line
@@ -68,7 +68,7 @@ class Process:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         log.parent.mkdir(parents=True, exist_ok=True)
         libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-        with open(log, "ab") as file:
+        with open_append(log, "ab") as file:
             now = datetime.now().astimezone().isoformat(timespec="seconds")
             file.write(f"=== {now}  {shlex.join(command)}\n".encode())
             file.flush()
@@ -211,7 +211,7 @@ class SubmittedJob:
             return None
         errors = self.job.paths.stderr
         reason = last_line(errors) if errors.exists() else f"it is {self.progress()}"
-        with open(self.log, "a") as file:
+        with open_append(self.log) as file:
             file.write(f"\nerror: job {self.job.job_id} failed: {reason}\n")
         return 1
 
@@ -293,7 +293,9 @@ class SubmititLauncher:
             with self.executor.batch():
                 jobs = [
                     self.executor.submit(
-                        Submission(run.command, run.log, each and tuple(each), path)
+                        Submission(
+                            run.command, run.log, None if each is None else tuple(each), path
+                        )
                     )
                     for run, each, path in zip(runs, gpus, ended, strict=True)
                 ]
