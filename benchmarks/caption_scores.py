@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Measure caption scores, in seconds, beside pycocoevalcap, and compare their results.
+"""Compare the time and results of caption scoring with pycocoevalcap.
 
-Scores 5000 captions against 5 references each, as many as COCO's val2017 has: sentences of some
-ten words that are drawn from a vocabulary by Zipf's law, and captions that repeat parts of one.
-Then come the tokenizers: Java's, which pycocoevalcap uses, and ours in Python.
+Scores 5000 generated captions against 5 references each, the size of COCO val2017. Words follow
+Zipf's law, with about ten words per sentence; each caption repeats parts of a reference. The
+tokenizers, Java's and the one in Python, are timed separately.
 
 examples:
   python benchmarks/caption_scores.py
@@ -35,7 +35,7 @@ PAIRS = {
 
 
 def changed(random: np.random.Generator, words: np.ndarray, sentence: list[str]) -> list[str]:
-    """A sentence with other words in some places, which shares n-grams with it."""
+    """Replace some words of a sentence; the result shares n-grams with it."""
     kept = random.random(len(sentence)) < KEPT
     return np.where(kept, sentence, random.choice(words, len(sentence))).tolist()
 
@@ -43,7 +43,7 @@ def changed(random: np.random.Generator, words: np.ndarray, sentence: list[str])
 def compare(
     name: str, ours: Callable, reference: Callable, beside: str, args: argparse.Namespace, data: Any
 ) -> tuple[measure.Row, Any, Any]:
-    """The row of two functions of ``data``, and what each returned."""
+    """Time two functions of ``data``; return the row and both results."""
     found: dict[Callable, Any] = {}
 
     def seconds(function: Callable) -> Callable[[], float]:

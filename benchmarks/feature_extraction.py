@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Measure feature extraction from JPEG files, in images per second, beside torchvision.
+"""Compare the throughput of feature extraction from JPEG files with a plain torchvision loop.
 
-Ours is what the SVM, neighbors and the cached probe run, its cache on disk included. The
-reference is the usual loop: ``ImageFolder``, Pillow and torchvision's transforms, a ``DataLoader``
-with pinned memory, ``resnet50`` in evaluation mode without gradients. Both have the same weights,
-batches, workers and cuDNN settings; the largest difference of their features is printed.
+Measures images per second of the extractor that the SVM, k-NN and cached linear probe use,
+including its disk cache. The reference is ``ImageFolder``, torchvision transforms on Pillow images,
+a ``DataLoader`` with pinned memory, and ``resnet50`` in eval mode without gradients, with the same
+weights, batch size, workers and cuDNN settings. Prints the largest difference of the features.
 
 examples:
   python benchmarks/feature_extraction.py
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def compare(args: argparse.Namespace, folder: Path) -> list[measure.Row]:
-    """Measure both, and print how far apart their features are."""
+    """Time both and print the largest difference of their features."""
     from benchmarks.images import write_images
 
     write_images(folder / "images" / "one class", args.images)
@@ -73,7 +73,8 @@ def compare(args: argparse.Namespace, folder: Path) -> list[measure.Row]:
             cache = FeatureCache(Path(name))
             extractor = FeatureExtractor(device, cache, args.batch, args.num_workers)
             extractor.open(backbone)
-            data = CfgNode({"IMAGE_RESIZE_SIZE": RESIZE, "IMAGE_CROP_SIZE": CROP})
+            sizes = {"IMAGE_RESIZE_SIZE": RESIZE, "IMAGE_CROP_SIZE": CROP}
+            data = CfgNode({**sizes, "INTERPOLATION": "bilinear", "ANTIALIAS": True})
             found["ours"] = np.array(extractor.extract(images, center_view(data)))
             extractor.close()
 
@@ -102,7 +103,7 @@ def image_set(folder: Path) -> ImageSet:
 
 @torch.no_grad()
 def plain_features(network: torch.nn.Module, folder: Path, args: argparse.Namespace) -> np.ndarray:
-    """(images, features), in the order of the files' names."""
+    """Return features (images, channels), ordered by file name."""
     steps = [
         transforms.Resize(RESIZE),
         transforms.CenterCrop(CROP),

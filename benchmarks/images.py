@@ -1,8 +1,8 @@
-"""Draw images of the file size of COCO's, with objects and captions, in COCO's layout.
+"""Generate a COCO dataset with images of realistic size and file size.
 
-640 x 480 pixels (every third upright), textured by noise with the spectrum of photographs, 1 / f,
-so that JPEG makes some 150 KB of each, as of COCO's; seven objects with polygons of ten corners,
-COCO's 80 kinds, five captions of words by Zipf's law.
+Images are 640 x 480 pixels, every third in portrait orientation, with 1/f noise as texture, so that
+a JPEG file has about 150 KB as in COCO. Each has seven objects with ten-point polygons, from 80
+categories, and five captions whose words follow Zipf's law.
 """
 
 import json
@@ -24,7 +24,7 @@ VOCABULARY, WORDS, SPREAD = 10_000, 10.5, 2.4  # words; of a caption of COCO, an
 
 
 def texture(random: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """(height, width, 3) uint8, with the spectrum of a photograph; its channels are alike."""
+    """Return (height, width, 3) uint8 noise with a 1/f spectrum and similar channels."""
     rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
     frequency = np.sqrt(rows**2 + columns**2)
     frequency[0, 0] = 1
@@ -39,7 +39,7 @@ def texture(random: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def polygons(random: np.random.Generator, height: int, width: int) -> list[np.ndarray]:
-    """Objects of (corners, 2) x, y, from a fifteenth to half of the image wide."""
+    """Return polygons (corners, 2) of x, y; objects are 1/15 to 1/2 of the image wide."""
     found = []
     for _ in range(OBJECTS):
         radius = min(height, width) * np.exp(random.uniform(np.log(1 / 30), np.log(1 / 4)))
@@ -67,7 +67,7 @@ def write_image(folder: Path, seed: int, index: int) -> tuple[int, int, list[lis
 
 
 def write_images(folder: Path, count: int, seed: int = 0) -> list[tuple]:
-    """Write ``count`` images from ``000000000001.jpg`` on; return their sizes and polygons."""
+    """Write ``count`` images, starting with 000000000001.jpg; return sizes and polygons."""
     folder.mkdir(parents=True)
     write = partial(write_image, folder, seed)
     if count < 50:
@@ -78,7 +78,7 @@ def write_images(folder: Path, count: int, seed: int = 0) -> list[tuple]:
 
 
 def write_coco(root: Path, count: int, val: int = 4) -> None:
-    """``root/coco`` with images, objects and captions of train2017 and val2017."""
+    """Write images, objects and captions of train2017 and val2017 to ``root/coco``."""
     random = np.random.default_rng(0)
     words = vocabulary(random)
     (root / "coco" / "annotations").mkdir(parents=True)
@@ -107,7 +107,7 @@ def write_coco(root: Path, count: int, val: int = 4) -> None:
 
 
 def outlined(outline: list[float]) -> dict:
-    """COCO's fields of an object."""
+    """Return an object in COCO's format."""
     corners = np.array(outline).reshape(-1, 2)
     least, size = corners.min(axis=0), np.ptp(corners, axis=0)
     x, y = corners.T
@@ -126,7 +126,7 @@ def write_annotations(root: Path, name: str, annotations: Sequence[dict], conten
 
 
 def vocabulary(random: np.random.Generator) -> np.ndarray:
-    """Different words of 1 to 5 syllables, the most frequent ones first and short."""
+    """Return distinct words of 1 to 5 syllables, short and frequent ones first."""
     syllables = np.array([a + b for a in "bcdfglmnprst" for b in "aeiou"])
     words: dict[str, None] = {}
     while len(words) < VOCABULARY:
@@ -136,7 +136,7 @@ def vocabulary(random: np.random.Generator) -> np.ndarray:
 
 
 def sentences(random: np.random.Generator, words: np.ndarray, count: int) -> list[list[str]]:
-    """Tokenized sentences; the n-th word is drawn in proportion to 1 / n."""
+    """Yield tokenized sentences; the n-th word has probability proportional to 1 / n."""
     frequency = 1 / np.arange(1, len(words) + 1)
     lengths = random.normal(WORDS, SPREAD, count).round().clip(3, 40).astype(int)
     drawn = random.choice(words, lengths.sum(), p=frequency / frequency.sum())

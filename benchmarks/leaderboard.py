@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Measure the leaderboard: seconds for growing numbers of records.
+"""Measure the time to build the leaderboard for growing numbers of records.
 
-Writes records like those of the tools (five tasks and two seeds for each model, some with
-overrides), then runs ``eval_tools/leaderboard.py`` on them: the CSV alone, and all outputs.
+Writes records like those of the tools (five tasks and two seeds per model, some with overrides),
+then runs ``eval_tools/leaderboard.py``: first the CSV only, then all outputs.
 
 examples:
   python benchmarks/leaderboard.py
@@ -70,7 +70,7 @@ def write_record(folder: Path, number: int) -> None:
 
 
 def measure_count(count: int, args: argparse.Namespace) -> list[measure.Row]:
-    """Measure both commands on so many records."""
+    """Time both commands on ``count`` records."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for number in range(count):

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Measure the cached linear probe's grid, in seconds, beside one training for each setting.
+"""Compare the time of the cached linear probe's grid with one training run per setting.
 
-The separate runs are torch's own: ``nn.Linear``, cross entropy, ``torch.optim.SGD``, the same
-batches, read from the same file on disk. The largest difference of their weights is printed.
-Features are random numbers around a center for each class.
+Each reference run uses ``nn.Linear``, cross entropy and ``torch.optim.SGD`` on the same batches,
+read from the same file. Features are random numbers around a center for each class. Prints the
+largest difference of the weights.
 
 examples:
   python benchmarks/linear_probe.py
@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def write_features(folder: str, args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
-    """Features mapped from a file, as the cache gives them, and labels."""
+    """Return memory-mapped features, as the cache returns them, and labels."""
     rng = np.random.default_rng(0)
     labels = rng.integers(args.classes, size=args.images)
     centers = rng.standard_normal((args.classes, args.dimensions), dtype=np.float32)
@@ -58,7 +58,7 @@ def write_features(folder: str, args: argparse.Namespace) -> tuple[np.ndarray, n
 
 
 def batches(features: np.ndarray, labels: np.ndarray, args: argparse.Namespace) -> Iterator[tuple]:
-    """(features, labels, factor of the learning rate) of every step."""
+    """Yield features, labels and the learning rate factor of every step."""
     steps = math.ceil(args.images / args.batch) * args.epochs
     for step, rows in enumerate(iterate_epochs(args.images, args.epochs, args.batch, seed=0)):
         inputs = torch.from_numpy(features[rows]).to(args.device)
@@ -67,7 +67,7 @@ def batches(features: np.ndarray, labels: np.ndarray, args: argparse.Namespace) 
 
 
 def together(data: tuple, standard: tuple, args: argparse.Namespace) -> Tensor:
-    """All settings in one pass: weights (settings, classes, features + 1)."""
+    """Train all settings in one pass; return weights (settings, classes, features + 1)."""
     grid = list(itertools.product(LRS, DECAYS))
     heads = LinearHeads(args.dimensions, args.classes, grid, MOMENTUM, args.device, standard)
     for inputs, labels, rate in batches(*data, args):
@@ -76,7 +76,7 @@ def together(data: tuple, standard: tuple, args: argparse.Namespace) -> Tensor:
 
 
 def one_by_one(data: tuple, standard: tuple, args: argparse.Namespace) -> Tensor:
-    """The same, a run a setting."""
+    """Train each setting in its own run; return the same weights."""
     mean, deviation = (torch.from_numpy(v).float().to(args.device) for v in standard)
     found = []
     for lr, decay in itertools.product(LRS, DECAYS):

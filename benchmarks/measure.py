@@ -1,8 +1,8 @@
-"""Measure a benchmark and its reference, and report rows.
+"""Time a benchmark and its reference, and report rows.
 
-Ours and the reference do the same work in one process with the same threads: each warms up once,
-then they take turns, and which of them begins alternates. A row holds the median of each and the
-median of the pairs' ratios, so that a machine that slows down for a while slows down both.
+Both do the same work in one process with the same number of threads. After a warm-up of each, they
+are timed alternately, and the order within a pair alternates too. A row holds both medians and the
+median of the paired ratios, so that a temporary slowdown of the machine affects both.
 """
 
 import argparse
@@ -114,7 +114,7 @@ def compare(
     higher_is_better: bool = False,
     warm_up: bool = True,
 ) -> Row:
-    """Measure both in turns, ``args.repeat`` times, and print the row.
+    """Time both alternately ``args.repeat`` times and print the row.
 
     Args:
         ours, reference: do the work and return what is measured, in ``unit``.
@@ -136,7 +136,7 @@ def compare(
 
 
 def alone(name: str, ours: Callable[[], float], args: argparse.Namespace, unit: str = "s") -> Row:
-    """Measure what has no reference."""
+    """Time work that has no reference."""
     if args.repeat > 1:
         ours()
     return show(Row(name, unit, statistics.median(ours() for _ in range(args.repeat))))

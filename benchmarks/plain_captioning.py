@@ -1,9 +1,9 @@
-"""A captioning model and beam search of torch's own modules, as a reference.
+"""A captioning model and beam search from torch modules, as a reference.
 
-The textual head is ``torch.nn.TransformerDecoder`` over padded captions, run once for each
-direction, with logits at every position; decoding computes the whole prefix again at each step.
-Tests compare results with it, benchmarks compare times. It takes the state_dict of a
-``virtex.pretraining.models.captioning.CaptioningModel`` as it is.
+The textual head is ``torch.nn.TransformerDecoder`` on padded captions, run once for each direction,
+with logits at every position; decoding recomputes the whole prefix at each step. Tests compare its
+results and benchmarks its time. It loads the state_dict of a
+``virtex.pretraining.models.captioning.CaptioningModel`` unchanged.
 """
 
 import copy
@@ -28,7 +28,7 @@ class PlainEmbedding(nn.Module):
 
 
 class PlainHead(nn.Module):
-    """One direction: features (batch, channels, height, width) and padded tokens to logits."""
+    """One direction: maps features (batch, channels, height, width) and tokens to logits."""
 
     def __init__(
         self, feature_size, vocab_size, layers, hidden, heads, feedforward, dropout, norm_first,
@@ -47,7 +47,7 @@ class PlainHead(nn.Module):
         self.output.weight = self.embedding.words.weight
 
     def forward(self, features: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Logits (batch, longest, vocabulary)."""
+        """Return logits (batch, longest, vocabulary)."""
         memory = self.visual_projection(features.flatten(2).transpose(1, 2))
         places = torch.arange(tokens.shape[1], device=tokens.device)
         future = places[:, None] < places if self.causal else None
@@ -60,12 +60,12 @@ class PlainHead(nn.Module):
         return self.output(states)
 
     def start(self, features: Tensor) -> "PlainState":
-        """Begin to decode, as ``TransformerTextualHead.start``, but without a cache."""
+        """Start decoding like ``TransformerTextualHead.start``, without a cache."""
         return PlainState(self, features)
 
 
 class PlainState:
-    """Captions in the making, their whole prefixes (and images) computed anew at each step."""
+    """Decoding state that recomputes the prefixes and images at each step."""
 
     def __init__(self, head: PlainHead, features: Tensor):
         self.head, self.features, self.prefixes = head, features, None
@@ -83,7 +83,7 @@ class PlainState:
 
 
 class PlainBicaptioning(nn.Module):
-    """Both heads; projection, embedding and output are shared."""
+    """Both directions, which share projection, embedding and output layer."""
 
     def __init__(self, head: PlainHead):
         super().__init__()
@@ -94,14 +94,14 @@ class PlainBicaptioning(nn.Module):
         self.backward_textual.output = head.output
 
     def forward(self, features: Tensor, tokens: Tensor, turned: Tensor, lengths: Tensor) -> Tensor:
-        """The mean cross entropies of both directions, summed."""
+        """Return the sum of the mean cross entropies of both directions."""
         return caption_loss(self.textual, features, tokens, lengths) + caption_loss(
             self.backward_textual, features, turned, lengths
         )
 
 
 def caption_loss(head: PlainHead, features: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
-    """Mean cross entropy of the next token, pads (and unknown pieces) left out."""
+    """Return the mean cross entropy of the next token, ignoring padding and unknown tokens."""
     logits = head(features, tokens, lengths)
     return F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), ignore_index=0)
 
@@ -110,7 +110,7 @@ def caption_loss(head: PlainHead, features: Tensor, tokens: Tensor, lengths: Ten
 def plain_beam_search(
     head: PlainHead, features: Tensor, start: int, end: int, beams: int, max_steps: int, per_node=2
 ) -> list[list[int]]:
-    """The best caption of each image, beams kept in lists, prefixes computed anew each step."""
+    """Return the best caption of each image, with beams in lists and recomputed prefixes."""
     captions = []
     for image in features:
         alive: list[tuple[float, list[int]]] = [(0.0, [start])]

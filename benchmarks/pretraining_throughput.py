@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Measure a whole pretraining, in images per second, beside a plain training loop.
+"""Compare the throughput of pretraining with a plain training loop, in images per second.
 
-Ours is what ``python -m virtex.pretrain`` runs. The plain loop is torch's own: torchvision's
-ResNet, the textual head of ``benchmarks/plain_captioning.py``, a short loop with autocast, and
-torchvision's transforms on Pillow images behind a DataLoader. Both have the same optimizer,
-Lookahead, schedule, clipping, mixed precision, cuDNN settings, batches and workers. The first row
-leaves out data loading: it repeats a few batches that were loaded before.
+Measures ``python -m virtex.pretrain``. The reference uses torchvision's ResNet, the textual head of
+``benchmarks/plain_captioning.py``, a short loop with autocast, and torchvision transforms on Pillow
+images in a DataLoader, with the same optimizer, Lookahead, schedule, gradient clipping, mixed
+precision, cuDNN settings, batch size and workers. The first row excludes data loading: it repeats a
+few preloaded batches.
 
 examples:
   python benchmarks/pretraining_throughput.py
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def prepare(args: argparse.Namespace, folder: Path) -> Any:
-    """Data and vocabulary, and the config that names them."""
+    """Write data and vocabulary; return the config that names them."""
     from benchmarks.images import write_coco
     from virtex.config import load_config
     from virtex.data.captions import read_captions
@@ -104,7 +104,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> Any:
 
 
 class Laps:
-    """Batches for a loop; between two of them it notes when warm-up and timed ones were done."""
+    """Batches of a training loop; records when the warm-up and the timed batches are done."""
 
     def __init__(self, batches: Iterator[Any], args: argparse.Namespace, warm_up: int):
         self.batches, self.args, self.warm_up = batches, args, warm_up
@@ -121,7 +121,7 @@ class Laps:
             yield batch
 
     def rate(self, loop: Callable[[Iterator[Any]], object]) -> float:
-        """Images a second of a loop over these batches."""
+        """Return images per second of a loop over these batches."""
         try:
             loop(iter(self))
         except Enough:
@@ -130,30 +130,30 @@ class Laps:
 
 
 class Enough(Exception):
-    """As many batches as are timed."""
+    """Yield as many batches as are timed."""
 
 
-class Way:
-    """One way to pretrain; a subclass has ``loader`` (endless batches) and ``loop``."""
+class Pretraining:
+    """An implementation of pretraining: ``loader`` (infinite batches) and ``loop``."""
 
     def __init__(self, config: Any, args: argparse.Namespace, folder: Path):
         self.config, self.args, self.folder = config, args, folder
         self.loaded = list(itertools.islice(self.loader(), LOADED))
 
     def rate(self, data: bool) -> float:
-        """Images a second.
+        """Return images per second.
 
         Args:
-            data: load them, not the same batches again.
+            data: whether to load data instead of repeating preloaded batches.
         """
-        # what workers prepare while the first step starts up is not their pace
+        # batches that workers prepare during the first step do not show their speed
         warm_up = 2 * self.args.num_workers + 8 if data else 5
         warm_up = 1 if self.args.device == "cpu" else warm_up
         batches = self.loader() if data else itertools.cycle(self.loaded)
         return Laps(batches, self.args, warm_up).rate(self.loop)
 
 
-class Ours(Way):
+class Ours(Pretraining):
     def loader(self) -> Iterator[Any]:
         from virtex.data.loading import training_loader
         from virtex.data.tokenizer import Tokenizer
@@ -182,7 +182,7 @@ class Ours(Way):
         return TrainingLoop(model, optimizer, schedule, settings, self.folder, more).run(batches)
 
 
-class Plain(Way):
+class Plain(Pretraining):
     def loader(self) -> Iterator[Any]:
         images = PlainCaptions(self.config)
         loader = torch.utils.data.DataLoader(
@@ -222,7 +222,7 @@ class Plain(Way):
 
 
 class PlainModel(nn.Module):
-    """Images, captions, turned captions and their lengths to the loss."""
+    """Compute the loss from images, captions, reversed captions and lengths."""
 
     def __init__(self, config: Any):
         super().__init__()
@@ -251,7 +251,7 @@ class PlainModel(nn.Module):
 
 
 class PlainCaptions(torch.utils.data.Dataset):
-    """An image and one of its captions, with torchvision's transforms."""
+    """An image, transformed by torchvision, and one of its captions."""
 
     def __init__(self, config: Any):
         from torchvision import transforms

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Run every benchmark and write one table, with a description of the machine.
+"""Run all benchmarks and write one table, with a description of the machine.
 
-Each runs in a process of its own with as many threads and workers as usable cores. The row of a
-benchmark whose reference is not installed says so; that of one that fails holds the last line of
-its errors, and the exit status is 1. With a GPU its benchmarks run, too. Use a quiet machine.
+Each benchmark runs in its own process, with one thread and one worker per usable core. The table
+states which references are not installed. For a failed benchmark it has the last line of stderr,
+and the exit status is 1. Use a quiet machine.
 
 examples:
   python benchmarks/run_all.py                           # make bench
   taskset -c 0,1 python benchmarks/run_all.py            # on two cores of a larger machine
   python benchmarks/run_all.py --device cuda --output benchmarks/RESULTS_GPU.md
   python benchmarks/run_all.py --only svm leaderboard --output some.md
-  # in parts: what the folder already holds is not measured again
+  # in parts: benchmarks with rows in the folder are skipped
   python benchmarks/run_all.py --only transfer_overhead --rows output/bench
   python benchmarks/run_all.py --rows output/bench
 """
@@ -103,7 +103,7 @@ def measure(command: str, folder: Path, quick: bool) -> None:
         return
     file = rows_file(command, folder)
     file.unlink(missing_ok=True)
-    line = typed(command)
+    line = as_typed(command)
     print(f"\n$ {line}", flush=True)
     words = [sys.executable, *shlex.split(line)[1:], "--json", str(file)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(usable_cores())}
@@ -131,7 +131,7 @@ def measure(command: str, folder: Path, quick: bool) -> None:
         file.write_text(json.dumps([asdict(row)]))
 
 
-def typed(command: str) -> str:
+def as_typed(command: str) -> str:
     """Return a command as typed in the repository's folder."""
     words = command.format(cores=usable_cores()).split()
     return shlex.join(["python", f"benchmarks/{words[0]}", *words[1:]])
@@ -185,7 +185,7 @@ def page(found: dict[str, list[Row]], head: dict[str, str], quick: bool) -> str:
                 beside,
                 number(row.ratio),
                 row.unit,
-                f"`{typed(command)}`",
+                f"`{as_typed(command)}`",
             ]
             lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
     return "\n".join(lines) + "\n"

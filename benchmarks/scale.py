@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
 """Measure how time and memory grow with the size of the input.
 
-Each measurement runs in a process of its own. The table shows seconds and the peak resident memory
-that the work added; the slope of log(seconds) over log(size) in the upper half of the sizes is 1
-for linear growth and about 1.1 for n log n. Exit status 1: a slope is above 1.15. Run it on a quiet
-machine.
+Each measurement runs in its own process. The table has the seconds, the peak resident memory that
+the work added, and the slope of log(seconds) over log(size) for the upper half of the sizes: 1 for
+linear growth, about 1.1 for n log n. Exit status 1: a slope is above 1.15. Use a quiet machine.
 
 examples:
   python benchmarks/scale.py --output scale.md   # everything
@@ -13,7 +12,6 @@ examples:
 """
 
 import argparse
-import json
 import os
 import resource
 import sys
@@ -43,7 +41,7 @@ Work = Callable[[], object]
 
 
 def load_checkpoint(folder: Path, megabytes: int) -> Work:
-    """Load a checkpoint file of the given size, 45 MB of it a ResNet-18."""
+    """Load a checkpoint file of the given size, including 45 MB of ResNet-18 weights."""
     import torch
     import torchvision
 
@@ -72,7 +70,7 @@ def fit_svms(folder: Path, images: int) -> Work:
 
 
 def standardize_features(folder: Path, images: int) -> Work:
-    """Compute the mean and deviation of 2048 features mapped from a file."""
+    """Compute mean and standard deviation of 2048 memory-mapped features."""
     from virtex.probes.cached_probe import compute_moments
 
     path = folder / "features.npy"
@@ -86,13 +84,14 @@ def standardize_features(folder: Path, images: int) -> Work:
 
 
 def score_detections(style: str, classes: int, per_image: int, folder: Path, images: int) -> Work:
-    """Score boxes: 7 objects an image, and so many detections, most of them near no object."""
+    """Score boxes: 7 objects per image and many detections, mostly false positives."""
+    from virtex.detectron.ground_truth import scorable_json
     from virtex.detectron.scoring import score_detections
 
     rng = np.random.default_rng(0)
 
     def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Boxes (count, 4) as x, y, width, height in 640 x 480 pixels, and category ids."""
+        """Return boxes (count, 4) as x, y, width, height in 640 x 480 pixels, and category ids."""
         sides = np.exp(rng.uniform(np.log(8), np.log(300), (count, 2)))
         corners = rng.random((count, 2)) * (np.array([640, 480]) - sides).clip(1)
         return np.hstack([corners, sides]), 1 + (classes * rng.random(count) ** 3).astype(int)
@@ -125,13 +124,12 @@ def score_detections(style: str, classes: int, per_image: int, folder: Path, ima
         {"id": n, "name": f"class {n}", "frequency": "rcf"[n % 3]} for n in range(1, classes + 1)
     ]
     content = {"info": {}, "images": listed, "annotations": annotations, "categories": names}
-    (folder / "annotations.json").write_text(json.dumps(content))
-    path = folder / "annotations.json"
-    return lambda: score_detections(path, detections, ["bbox"], style, "hotcoco")
+    truth = scorable_json(content, style)
+    return lambda: score_detections(truth, detections, ["bbox"], style, "hotcoco")
 
 
 def score_captions(folder: Path, images: int) -> Work:
-    """Score one caption an image against 5 references, without Java."""
+    """Score one caption per image against 5 references, without Java."""
     from virtex.captioning.scoring import score
 
     rng = np.random.default_rng(0)
@@ -142,7 +140,7 @@ def score_captions(folder: Path, images: int) -> Work:
 
 
 def write_records(folder: Path, count: int) -> None:
-    """Write records of five tasks and two seeds for as many models as that takes."""
+    """Write ``size`` records: five tasks and two seeds per model."""
     from benchmarks.leaderboard import write_record
 
     for number in range(count):
@@ -150,7 +148,7 @@ def write_records(folder: Path, count: int) -> None:
 
 
 def make_leaderboard(folder: Path, records: int) -> Work:
-    """Write the CSV and the page of so many records."""
+    """Write the CSV file and the page of ``size`` records."""
     from virtex.eval_tools.leaderboard import build_parser, main
 
     write_records(folder / "results", records)
@@ -166,7 +164,7 @@ def make_leaderboard(folder: Path, records: int) -> Work:
 
 @dataclass(frozen=True)
 class Subject:
-    """Something to measure: ``prepare(folder, size)`` returns the work that is timed."""
+    """A measured operation: ``prepare(folder, size)`` returns the function to time."""
 
     prepare: Callable[[Path, int], Work]
     unit: str
@@ -190,7 +188,7 @@ SUBJECTS = {
 
 
 def measure(name: str, size: int, folder: str | None) -> tuple[float, float]:
-    """Return seconds, and the MB by which the work raised the peak memory of this process."""
+    """Return seconds and the increase of peak resident memory in MB."""
     with tempfile.TemporaryDirectory(dir=folder, prefix="scale-") as temporary:
         work = SUBJECTS[name].prepare(Path(temporary), size)
         before, start = peak_memory(), time.perf_counter()
@@ -204,7 +202,7 @@ def peak_memory() -> float:
 
 
 def growth(sizes: Sequence[int], seconds: Sequence[float]) -> float | None:
-    """Return the slope over the upper half of the sizes; None if it is too fast to tell."""
+    """Return the slope over the upper half of the sizes; None if the times are too short."""
     upper = slice(len(sizes) // 2 - (len(sizes) > 2), None)
     if len(sizes) < 3 or max(seconds) < MIN_SECONDS:
         return None

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Measure the VOC07 SVMs, in seconds, beside liblinear, and compare their results.
+"""Compare the time and results of the VOC07 SVMs with liblinear.
 
-Both do a whole VOC07 evaluation: cross-validation over the costs for each class, and
-with the cost of the best mean average precision (AP) a last fit on all training images, which is
-judged on the test images. On a GPU, ours is also timed against ours on the CPU. Extracting features
-is not timed. Without ``--features`` they are drawn
-to be like a pretrained network's pooled ones: rectified, with a common mean and a power law of
-variances, of length 1, and with classes as frequent as VOC07's that are not separable. Nothing
-else should run on the machine: threads that share their cores wait for each other.
+Both run a whole VOC07 evaluation: cross-validation over the costs for each class, a final fit on
+all training images with the best cost, and the average precision on the test images. Feature
+extraction is excluded. With a GPU, the solver is also compared with itself on the CPU.
+
+Without ``--features``, features are generated like the pooled ones of a pretrained network:
+rectified, with a common mean and a power law of variances, L2-normalized, with the class
+frequencies of VOC07, and not separable. Use a quiet machine: threads that share cores wait for each
+other.
 
 examples:
   python benchmarks/svm.py
@@ -45,7 +46,7 @@ average_precision = AVERAGE_PRECISIONS["sklearn"]
 
 @dataclass(frozen=True)
 class Images:
-    """Features (n, d), of length 1, and labels (n, classes) of bool."""
+    """L2-normalized features (n, d) and labels (n, classes) of bool."""
 
     features: Tensor
     labels: Tensor
@@ -56,7 +57,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one solver found; AP in points of 100.
+    """Results of one solver; AP in percent.
 
     Attributes:
         fold_ap: (classes, costs), mean over the folds.
@@ -96,7 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def draw_images(args: argparse.Namespace) -> tuple[Images, Images]:
-    """Training and test images whose classes move features along patterns of their own.
+    """Generate training and test images; each class shifts features along its own pattern.
 
     How plain a class is to see differs from image to image, down to not at all, so that no
     classifier separates it.
@@ -130,14 +131,14 @@ def split(features: np.ndarray, labels: np.ndarray, training: int) -> tuple[Imag
 
 
 def warm_up(fit: Callable[..., Tensor], columns: int) -> None:
-    """A few tiny problems, so that liblinear's processes are there when time is taken."""
+    """Solve a few tiny problems, to start liblinear's processes before timing."""
     fit(torch.eye(2), torch.tensor([[-1], [1]]).expand(-1, columns), torch.ones(columns))
 
 
 def evaluate(
     fit: Callable[..., Tensor], train: Images, test: Images, args: argparse.Namespace, device: str
 ) -> Evaluation:
-    """Cross-validation, choice of the cost, last fit and test, by one solver."""
+    """Run cross-validation, choice of the cost, final fit and test with one solver."""
     features = train.features.to(device)
     targets = torch.where(train.labels, 1, -1).to(device)
     found = cross_validate(fit, features, targets, args.costs, args.folds, POSITIVE_WEIGHT)
@@ -152,7 +153,7 @@ def evaluate(
 
 
 def print_difference(ours: Evaluation, theirs: Evaluation, costs: list[float]) -> None:
-    """Print by how much results differ, and every class for which the chosen cost does."""
+    """Print the differences of the results and the classes with different costs."""
     test = ours.test_ap - theirs.test_ap
     print(f"mAP {theirs.test_ap.mean():.3f} by liblinear, {ours.test_ap.mean():.3f} by ours")
     print(

@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
-"""Measure detection training, in iterations per second, beside Detectron2's own trainer.
+"""Compare the speed of detection training with Detectron2's own trainer, in iterations per second.
 
-Both train the same detector on the same config and data in one process, and take turns. The
-reference is what Detectron2's ``DefaultTrainer`` runs: its loader, ``SimpleTrainer`` (or
-``AMPTrainer``), and its hooks for time, schedule and log. Checkpoints and PreciseBN are left out
-of both. ``--images N`` draws a COCO of N images of real size first.
+Both train the same detector with the same config and data in one process, alternately. The
+reference is what Detectron2's ``DefaultTrainer`` runs: its loader, ``SimpleTrainer`` or
+``AMPTrainer``, and its timing, scheduling and logging hooks. Checkpoints and PreciseBN are excluded
+from both. ``--images N`` first generates a COCO dataset of N images of realistic size.
 
 examples:
   # a toy COCO on the CPU
   python benchmarks/transfer_overhead.py --num-gpus 0
-  # the whole protocol's sizes on one GPU
+  # the sizes of the full protocol on one GPU
   python benchmarks/transfer_overhead.py --protocol 2x --images 200 \\
       --checkpoint 'random:resnet50?seed=0' SOLVER.IMS_PER_BATCH 16 DATALOADER.NUM_WORKERS 16
-  # data that is there already
+  # existing data
   python benchmarks/transfer_overhead.py --task voc --data-root datasets/toy
 """
 
@@ -57,12 +57,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def compare(args: argparse.Namespace, folder: Path) -> measure.Row:
-    """The row of this config."""
+    """Time both trainers with a config; return the row."""
     run = prepare_run(args, folder)
     start = {key: value.clone() for key, value in run.detector.state_dict().items()}
 
     def rate(trainer_of: Any) -> float:
-        """Iterations a second of a new trainer from the same weights on."""
+        """Return iterations per second of a new trainer with the initial weights."""
         run.detector.load_state_dict(start)
         trainer, laps = trainer_of(run), Laps(args.warm_up, run.cfg.MODEL.DEVICE)
         trainer.register_hooks([laps.hook()])
@@ -90,7 +90,7 @@ def compare(args: argparse.Namespace, folder: Path) -> measure.Row:
 
 
 def prepare_run(args: argparse.Namespace, folder: Path) -> Any:
-    """What the tool would train, with as many iterations as are timed."""
+    """Plan the transfer that the tool would run, with the timed number of iterations."""
     from virtex.checkpoints.loading import load_backbone
     from virtex.detectron.transfer import DetectorEvaluator
     from virtex.tasks import packaged_protocol
@@ -114,7 +114,7 @@ def prepare_run(args: argparse.Namespace, folder: Path) -> Any:
 
 
 def our_trainer(run: Any) -> Any:
-    """The tool's, without checkpoints and PreciseBN."""
+    """Build the toolkit's trainer without checkpoints and PreciseBN."""
     from virtex.detectron.checkpointing import SaveCheckpoints
     from virtex.detectron.trainer import PreciseBatchNorm, Trainer
 
@@ -126,7 +126,7 @@ def our_trainer(run: Any) -> Any:
 
 
 def plain_trainer(run: Any) -> Any:
-    """Detectron2's, as its ``DefaultTrainer`` puts it together."""
+    """Build Detectron2's trainer as ``DefaultTrainer`` does."""
     import torch
     from detectron2.data import build_detection_train_loader
     from detectron2.engine import AMPTrainer, SimpleTrainer, default_writers, hooks
@@ -152,13 +152,13 @@ def plain_trainer(run: Any) -> Any:
 
 
 class Laps:
-    """Notes when the warm-up was done, and when all was."""
+    """A hook that records when the warm-up and the training end."""
 
     def __init__(self, warm_up: int, device: str):
         self.warm_up, self.device, self.times = warm_up, device, []
 
     def hook(self) -> Any:
-        """What a trainer of Detectron2's calls."""
+        """Called by Detectron2's trainers."""
         from detectron2.engine.hooks import CallbackHook
 
         return CallbackHook(before_step=self.before_step, after_train=lambda _: self.note())
@@ -177,7 +177,7 @@ class Laps:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the log of either side."""
+    """Silence the log of both."""
     import logging
 
     logging.disable(logging.INFO)

@@ -119,6 +119,13 @@ ROWS = {
         "I ❤ 😀 you": "i ❤ you",
         "soft\u00adhyphen": "softhyphen",
         "a no\u00a0break space": "a no break space",
+        "ａ　ＳＴＯＰ　ｓｉｇｎ，　５０％": "ａ ｓｔｏｐ ｓｉｇｎ ， ５０ ％",
+        "a sign: カフェ・バー、５,５００円": "a sign カフェ ・ バー 、 ５,５００ 円",
+        "١٢/٣ or ٣٫٥، and १२।": "١٢/٣ or ٣٫٥ ، and १२ ।",
+        "«a» ««b»» „c‟ ‹d›": "a ```` b '''' „ c ‟ d",
+        "5 m² or 10⁻¹² or H₂O": "5 m ² or 10 ⁻¹² or h ₂ o",
+        "U.S.é, café's, a֊b": "u.s.é café 's a֊b",
+        "𝐁old ﬁsh \ufeff\u200b\ua7ae": "old ﬁsh",
     },
     "addresses": {
         "see www.flickr.com or http://a.org/b.": "see www.flickr.com or http://a.org/b",
@@ -197,6 +204,30 @@ def random_characters(count, seed=0):
     return ["".join(draw.choices(marks, k=draw.randrange(12))) for _ in range(count)]
 
 
+SCRIPTS = [
+    "abcdeABCDE019", "éèüßñøÅİıŞçœ", "ａｂｃＡＢＣ０１９", "日本語漢字仮名カナひらがなー",
+    "ｶﾅ한국어ไทย", "αβγΣςωкошкаЁж", "אבגשלוםעربي", "नमस्ते१२٠١٢", "ªºµﬁﬂĳₐⅠℓℵ",
+]  # fmt: skip
+SYMBOLS = (
+    "。、・「」！？，．：；（）［］＜＞／＼＠＆＊＋＝～＃＄￥￡", "¡¿«»‹›„‚“”‘’‛‟\"'`´′″־׃،؟।॥",
+    "½⅓¼²³₂⁴①Ⅷ€£¥¢₠₹$%°‰№…‥⋯•·‧★→∞≠√☕", "-‐‑‒–—―−_֊.,;:!?()[]{}<>/\\|&*+=~^",
+    "\u200b\u200e\u2060\ufeff\u00a0\u3000\u2003\u202f\x80\x91\x92\x93\x94😀🏽👨\u200d👩\ufe0f𝐁𠀀",
+)  # fmt: skip
+
+
+def random_scripts(count, seed=0):
+    """Generate words of many scripts, with symbols around and between them."""
+    draw = random.Random(seed)
+    captions = []
+    for _ in range(count):
+        text = ""
+        for _ in range(draw.randrange(1, 9)):
+            text += "".join(draw.choices(draw.choice(SCRIPTS), k=draw.randrange(1, 6)))
+            text += draw.choice([" ", " ", *draw.choices("".join(SYMBOLS), k=2)])
+        captions.append(text)
+    return captions
+
+
 @pytest.mark.parametrize("subject", ROWS)
 def test_tokens(subject):
     found = {caption: " ".join(tokenize(caption)) for caption in ROWS[subject]}
@@ -240,8 +271,8 @@ def tokenize_with_java(captions):
 @needs_java
 @pytest.mark.parametrize(
     "captions",
-    [list(ALL_ROWS), WRITTEN, random_captions(600), random_captions(600, seed=1)],
-    ids=["rows", "written", "random", "random_2"],
+    [list(ALL_ROWS), WRITTEN, random_captions(600), random_captions(600, 1), random_scripts(100)],
+    ids=["rows", "written", "random", "random_2", "scripts"],
 )
 def test_matches_corenlp(captions):
     expected = tokenize_with_java(captions)

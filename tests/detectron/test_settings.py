@@ -125,6 +125,8 @@ def test_other_norm_is_a_deviation():
         (["SOLVER.MAX_ITER", "-1"], "invalid_value", "SOLVER.MAX_ITER"),
         (["SOLVER.BASE_LR", "1e999"], "invalid_value", "SOLVER.BASE_LR"),
         (["DATALOADER.SAMPLER_TRAIN", "x"], "invalid_value", "DATALOADER.SAMPLER_TRAIN"),
+        (["SOLVER.WEIGHT_DECAY_BIAS", "x"], "invalid_value", "SOLVER.WEIGHT_DECAY_BIAS"),
+        (["SOLVER.WEIGHT_DECAY_BIAS", "[1]"], "invalid_value", "SOLVER.WEIGHT_DECAY_BIAS"),
         (["MODEL.WEIGHTS", "x"], "invalid_override", "--checkpoint"),
     ],
 )
@@ -152,6 +154,19 @@ def test_custom_yaml_is_versioned_by_hash(tmp_path):
     second = protocol_from_config(str(path))
     assert first.name == second.name == "mine"
     assert first.version != second.version
+
+
+def test_integer_is_a_valid_float(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("SOLVER: {BASE_LR: 1}\nINPUT: {CROP: {SIZE: [1, 1]}}\n")
+    cfg = load_config(protocol_from_config(str(path)))
+    assert (cfg.SOLVER.BASE_LR, type(cfg.SOLVER.BASE_LR)) == (1.0, float)
+    assert settings(overrides=["SOLVER.BASE_LR", "1"]).cfg.SOLVER.BASE_LR == 1.0
+
+
+def test_zoo_config_has_the_defaults_of_both_distributions():
+    cfg = load_config(protocol_from_config("COCO-Detection/retinanet_R_50_FPN_1x.yaml"))
+    assert cfg.SOLVER.WEIGHT_DECAY_BIAS is None
 
 
 def test_zoo_config_is_found_by_name():

@@ -16,6 +16,7 @@ from tests.hostile.toy_root import copied, smallest
 from virtex.data.captions import read_captions, read_labels
 from virtex.data.inaturalist import read_inaturalist
 from virtex.detectron.datasets import DETECTION_SETS, read_data, require_paths
+from virtex.detectron.ground_truth import scorable_json
 from virtex.detectron.loading import SafeMapper, raise_if_error
 from virtex.detectron.scoring import score_detections
 from virtex.detectron.settings import build_settings
@@ -157,10 +158,11 @@ def as_detectron2_uses_it(root, mapper, name):
     require_paths(sample["file_name"] for sample in samples)
     for sample in samples:
         raise_if_error([mapper(sample)])
-    path = root / DETECTION_SETS[name].annotations
+    content = json.loads((root / DETECTION_SETS[name].annotations).read_bytes())
+    style = DETECTION_SETS[name].task
     rows = detections(name, samples)
     scores = [
-        score_detections(path, rows, ["bbox", "segm"], DETECTION_SETS[name].task, scorer)
+        score_detections(scorable_json(content, style), rows, ["bbox", "segm"], style, scorer)
         for scorer in ("hotcoco", "reference")
     ]
     assert scores[0] == pytest.approx(scores[1], abs=1e-9, nan_ok=True)
@@ -200,7 +202,7 @@ def mapper(root):
 
 
 def sample_maker():
-    return SafeMapper(DatasetMapper(settings(), True), "restore it")
+    return SafeMapper(DatasetMapper(settings(), True))
 
 
 def settings():

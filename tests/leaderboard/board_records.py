@@ -5,6 +5,8 @@ import hashlib
 import json
 from pathlib import Path
 
+from virtex.leaderboard.columns import current_version
+
 COCO = "coco_mask_rcnn_R_50_FPN_2x"
 LR = ("SOLVER.BASE_LR", 0.02, 0.01, "scaled")
 ARCH = {"name": "resnet50", "family": "resnet", "depth": 50, "block": "bottleneck"}
@@ -48,7 +50,7 @@ def record(
     *,
     seed=0,
     protocol=None,
-    version="1",
+    version=None,
     overrides=(),
     created="2026-01-02T03:04:05+00:00",
     sha256=None,
@@ -59,6 +61,7 @@ def record(
 
     Args:
         value: of the primary metric.
+        version: of the protocol; default: the current one.
         overrides: (key, protocol, run, reason) each.
         changes: top-level keys to replace.
     """
@@ -69,12 +72,13 @@ def record(
         metrics |= {key: metrics[key] + moved for key in metrics if key in MOVED}
         metrics[primary] = value
     keys = ("key", "protocol", "run", "reason")
+    protocol_name = protocol or PROTOCOL.get(task, "own")
     made = {
         "schema_version": 2,
         "task": task,
         "protocol": {
-            "name": protocol or PROTOCOL.get(task, "own"),
-            "version": version,
+            "name": protocol_name,
+            "version": version or current_version(task, protocol_name),
             "overrides": [dict(zip(keys, override, strict=True)) for override in overrides],
         },
         "metrics": metrics,

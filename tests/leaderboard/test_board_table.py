@@ -3,6 +3,7 @@
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -76,15 +77,15 @@ def test_a_metric_that_is_never_defined_has_no_column(table):
     ("change", "label"),
     [
         ({"protocol": "paper-voc11"}, "voc07_svm[paper-voc11]/mAP"),
-        ({"version": "2"}, "voc07_svm[paper@2]/mAP"),
+        ({"version": "9"}, "voc07_svm[paper@9]/mAP"),
         ({"overrides": [LR]}, "voc07_svm[SOLVER.BASE_LR=0.01]/mAP"),
         (
             {"overrides": [STEPS, LR]},
             "voc07_svm[SOLVER.BASE_LR=0.01, SOLVER.MAX_ITER=360000]/mAP",
         ),
         (
-            {"protocol": "toy", "version": "3", "overrides": [("A", [1], [2, 3], "override")]},
-            "voc07_svm[toy@3, A=[2, 3]]/mAP",
+            {"protocol": "toy", "version": "9", "overrides": [("A", [1], [2, 3], "override")]},
+            "voc07_svm[toy@9, A=[2, 3]]/mAP",
         ),
     ],
 )
@@ -92,6 +93,13 @@ def test_another_protocol_or_override_has_its_own_column(table, change, label):
     made = table(record("m", value=88.0), record("m", value=1.0, seed=1, **change))
     assert labels(made) == ["voc07_svm/mAP", label]
     assert (cell(made, "m", "voc07_svm/mAP").mean, cell(made, "m", label).mean) == (88.0, 1.0)
+
+
+def test_variant_of_a_protocol_has_the_version_of_its_task(table):
+    made = table(
+        record("m", protocol="paper-voc11", version=TASKS["voc07_svm"].default_protocol.version)
+    )
+    assert labels(made) == ["voc07_svm[paper-voc11]/mAP"]
 
 
 def test_many_overrides_are_abbreviated_with_a_hash(table):
@@ -316,3 +324,17 @@ def test_neither_torch_nor_matplotlib_is_imported(tmp_path):
     command = [sys.executable, "-c", code, str(tmp_path / "page.html")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_only_the_current_version_is_compared_with_published_numbers(table, monkeypatch):
+    task = TASKS["voc07_svm"]
+    raised = {name: replace(p, version="8") for name, p in task.protocols.items()}
+    monkeypatch.setitem(TASKS, "voc07_svm", replace(task, protocols=raised))
+    runs = record("m", version="8"), record("m", version="7", seed=1)
+    made = table(*runs, published=True)
+    assert [x for x in labels(made) if x.startswith("voc07")][:2] == [
+        "voc07_svm/mAP",
+        "voc07_svm[paper@7]/mAP",
+    ]
+    assert len(cells(made, "voc07_svm/mAP")) > 1
+    assert len(cells(made, "voc07_svm[paper@7]/mAP")) == 1

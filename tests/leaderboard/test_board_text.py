@@ -7,6 +7,7 @@ import pytest
 
 from tests.leaderboard.board_records import LR, record, sha256_of, write
 from virtex import leaderboard, zoo
+from virtex.leaderboard.columns import current_version
 
 
 def read(text):
@@ -48,7 +49,7 @@ def test_the_long_csv(table):
         "sha256": sha256_of("m"),
         "task": "voc07_svm",
         "protocol": "paper",
-        "version": "1",
+        "version": current_version("voc07_svm", "paper"),
         "overrides": '[{"key":"SOLVER.BASE_LR","protocol":0.02,"reason":"scaled","run":0.01}]',
         "data": '{"voc_2007_test":{"annotations_sha256":"' + "4" * 64 + '","images":4952},'
         '"voc_2007_trainval":{"annotations_sha256":"' + "3" * 64 + '","images":5011}}',

@@ -93,7 +93,7 @@ def captioner_identity(backbone: Backbone, options: CaptionerOptions) -> dict[st
     Raises:
         UserError: see ``load_captioner``.
     """
-    checkpoint = backbone.source.requested
+    checkpoint = backbone.source.reopen_name
     require_captioning(checkpoint, weights_in(checkpoint, options.trust_pickle), options)
     config = find_captioning_config(checkpoint, options)
     return identity_of(config, find_tokenizer(backbone, config, options))
@@ -122,7 +122,7 @@ def load_captioner(backbone: Backbone, decoding: CfgNode, options: CaptionerOpti
         UserError: the checkpoint is not a captioning model, its config or vocabulary is missing,
             or they do not match.
     """
-    checkpoint = backbone.source.requested
+    checkpoint = backbone.source.reopen_name
     weights = weights_in(checkpoint, options.trust_pickle)
     require_captioning(checkpoint, weights, options)
     settings = {f"MODEL.DECODER.{key}": value for key, value in decoding.items()}

@@ -8,7 +8,7 @@ import sys
 import types
 import warnings
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 def detectron2_version() -> str | None:
@@ -19,6 +19,19 @@ def detectron2_version() -> str | None:
         return importlib.metadata.version("detectron2")
     except importlib.metadata.PackageNotFoundError:
         return None  # importable without metadata, e.g. a source tree on sys.path
+
+
+def default_config() -> Any:
+    """Return Detectron2's default ``CfgNode``, the same with both distributions.
+
+    With ``WEIGHT_DECAY_BIAS`` None, ``WEIGHT_DECAY_NORM`` applies to the biases of norm layers,
+    too: the default of 0.6, and what 0.1 to 0.3 did. The default of v0.5, 1e-4, decays them.
+    """
+    from detectron2.config import get_cfg
+
+    cfg = get_cfg()
+    cfg.SOLVER.WEIGHT_DECAY_BIAS = None
+    return cfg
 
 
 def patch_libraries() -> None:

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 
 from virtex.config.overrides import merge_overrides
 from virtex.config.yaml_files import find_relative, read_layers
+from virtex.detectron.compat import default_config
 from virtex.errors import UserError
 from virtex.text import escape, short_repr
 
@@ -23,6 +24,7 @@ class PlainConfig(CfgNode):
         merged: dict[str, Any] = {}
         for path, tree in read_layers(Path(filename), find_relative).items():
             _merge(tree, merged, path)
+        _integers_to_floats(merged, default_config())
         return merged
 
 
@@ -33,7 +35,7 @@ def read_config_file(path: Path) -> CfgNode:
         UserError: the file, or one it is based on, is missing, is not plain YAML, or sets keys
             that Detectron2 does not have.
     """
-    cfg = PlainConfig(get_cfg())
+    cfg = PlainConfig(default_config())
     try:
         cfg.merge_from_file(str(path))
     except UserError as error:
@@ -71,3 +73,13 @@ def _merge(tree: dict[Any, Any], into: dict[Any, Any], path: Path) -> None:
             _merge(value, into.setdefault(key, {}), path)
         else:
             into[key] = value
+
+
+def _integers_to_floats(tree: dict[str, Any], defaults: CfgNode) -> None:
+    """Convert integers where the default is a float, as ``virtex.config`` does for overrides."""
+    for key, value in tree.items():
+        default = defaults.get(key)
+        if isinstance(value, dict) and isinstance(default, CfgNode):
+            _integers_to_floats(value, default)
+        elif isinstance(default, float) and type(value) is int and abs(value) <= 2**53:
+            tree[key] = float(value)

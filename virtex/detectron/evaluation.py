@@ -16,7 +16,9 @@ from detectron2.utils import comm
 from torch import nn
 from tqdm import tqdm
 
+from virtex.data.annotations import read_json
 from virtex.detectron.custom_data import annotation_file, coco_content
+from virtex.detectron.ground_truth import scorable_json
 from virtex.detectron.loading import raise_if_error, test_batches
 from virtex.detectron.scoring import score_detections, write_detections
 from virtex.errors import UserError
@@ -83,7 +85,10 @@ class InstanceEvaluator(DatasetEvaluator):
         if self.output_dir is not None:
             write_detections(self.output_dir / DETECTIONS_NAME.format(self.name), rows)
         with temporary_file_errors():
-            return score_detections(self.annotations, rows, self.kinds, self.style)
+            truth = self.annotations
+            content = truth if isinstance(truth, dict) else read_json(truth, "annotations")
+            annotations = scorable_json(content, self.style)
+            return score_detections(annotations, rows, self.kinds, self.style)
 
 
 class VOCEvaluator(PascalVOCDetectionEvaluator):

@@ -1,17 +1,15 @@
-"""Annotation files reduced to the fields that the scorers need.
+"""Ground truth reduced to the fields that scores depend on, in a form all scorers read alike.
 
 hotcoco, pycocotools and lvis fail on fields that do not affect a score (a null license, a
-polygon of two points), and one of them never matches the object whose id is 0.
+polygon of two points), and two of them never match the object whose id is 0. hotcoco differs from
+lvis where lvis differs from COCO: it keeps empty objects, and honors ``iscrowd`` but not
+``ignore``. So both get the same file, in which these differences cannot appear.
 """
 
-import contextlib
 import json
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from virtex.data.annotations import read_json
+import pycocotools.mask
 
 FIELDS = {
     "images": ("id", "height", "width", "neg_category_ids", "not_exhaustive_category_ids"),
@@ -19,22 +17,16 @@ FIELDS = {
     "annotations": ("image_id", "category_id", "bbox", "area"),
 }
 MIN_POLYGON_POINTS = 3
+IGNORED_AREA = 1e11  # square pixels; outside of every range of areas, whose limit is 1e10
 
 
-@contextlib.contextmanager
-def minimal_annotations(annotations: Path | dict[str, Any]) -> Iterator[Path]:
-    """Write the fields that scores depend on to a temporary file, removed after the block.
+def scorable_json(content: dict[str, Any], style: str) -> bytes:
+    """Return ground truth as JSON for any scorer.
 
     Args:
-        annotations: a COCO or LVIS v1 instances file, or the content of one, that passed the
-            checks of ``virtex.data.annotations``.
-
-    Raises:
-        UserError: the file can no longer be read.
+        content: COCO or LVIS v1 instances that passed the checks of ``virtex.data.annotations``.
+        style: ``"coco"`` or ``"lvis"``.
     """
-    content = (
-        annotations if isinstance(annotations, dict) else read_json(annotations, "annotations")
-    )
     reduced: dict[str, list[dict[str, Any]]] = {
         key: [{name: item[name] for name in names if name in item} for item in content[key]]
         for key, names in FIELDS.items()
@@ -45,23 +37,27 @@ def minimal_annotations(annotations: Path | dict[str, Any]) -> Iterator[Path]:
         size = sizes[original["image_id"]]
         kept |= {"id": number, "iscrowd": int(original.get("iscrowd", 0))}
         kept["segmentation"] = scorable_mask(original.get("segmentation", []), size)
-    with tempfile.TemporaryDirectory(prefix="virtex-annotations-") as folder:
-        path = Path(folder, "annotations.json")
-        path.write_text(json.dumps({"info": {}, "licenses": [], **reduced}), encoding="utf-8")
-        yield path
+        if style == "lvis":
+            kept["iscrowd"] = 0  # lvis has no crowds
+            if original.get("ignore") and kept["area"] > 0:
+                kept["area"] = IGNORED_AREA
+    if style == "lvis":  # as LVIS.get_ann_ids, which LVISEval calls
+        reduced["annotations"] = [a for a in reduced["annotations"] if a["area"] > 0]
+    return json.dumps({"info": {}, "licenses": [], **reduced}).encode()
 
 
 def scorable_mask(mask: list | dict, size: tuple[int, int]) -> list | dict[str, Any]:
-    """Return the mask without degenerate polygons; an empty run-length mask if none is left.
+    """Return the mask; degenerate polygons as pycocotools rasterizes them, empty if it cannot.
 
     Args:
         size: (height, width) of the image in pixels.
     """
     if isinstance(mask, dict):
         return {"size": mask["size"], "counts": mask["counts"]}
-    polygons = [
-        list(map(float, polygon))
-        for polygon in mask
-        if len(polygon) >= 2 * MIN_POLYGON_POINTS and len(polygon) % 2 == 0
-    ]
-    return polygons or {"size": list(size), "counts": [size[0] * size[1]]}
+    if mask and all(len(p) >= 2 * MIN_POLYGON_POINTS and len(p) % 2 == 0 for p in mask):
+        return [list(map(float, polygon)) for polygon in mask]
+    try:
+        found = pycocotools.mask.merge(pycocotools.mask.frPyObjects(mask, *size))
+    except Exception:  # IndexError, ValueError, or a plain Exception for a point
+        return {"size": list(size), "counts": [size[0] * size[1]]}
+    return {"size": list(size), "counts": found["counts"].decode()}

@@ -79,6 +79,12 @@ def find_installed() -> Distribution | None:
     return Distribution(version, kind, str(location))
 
 
+def describe_installed() -> dict[str, str]:
+    """Return version and kind of the importable detectron2, for records and run identities."""
+    found = find_installed()
+    return {"version": found.version, "distribution": found.kind} if found else {}
+
+
 def why_not_official() -> str:
     """Return why the official repository cannot be built; "" if it can be tried."""
     if not shutil.which(os.environ.get("CXX", "c++")):

@@ -19,6 +19,7 @@ from virtex.evaluate_all.naming import checkpoint_folders, is_uri, normalize_nam
 from virtex.evaluate_all.records import comparable, find_record, to_json_types
 from virtex.run_folder import RUN_FILE
 from virtex.tasks import TASKS, Task
+from virtex.text import redact
 
 # Statuses of planned runs
 COMPLETE, RESUMABLE, PENDING, INVALID = "complete", "resumable", "pending", "invalid"
@@ -290,7 +291,7 @@ def inspect_model(name: str, args: argparse.Namespace) -> dict[str, Any] | UserE
     try:
         if args.dry_run and is_uri(name):
             entry_named(name)  # reports unknown zoo models without a download
-            return {"name": name}
+            return {"name": redact(name)}
         found = inspect_checkpoint(name, args.format, args.trust_pickle)
     except OSError as error:
         return UserError(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from virtex import pages
-from virtex.leaderboard.columns import Column
+from virtex.leaderboard.columns import Column, current_version
 from virtex.leaderboard.records import Conditions
 from virtex.leaderboard.table import SHORT_HASH, Row, Table
 
@@ -145,7 +145,9 @@ def compare(
     The difference is None if the run has overrides, as the two are not comparable.
     """
     conditions = column.conditions
-    wanted = conditions.task, conditions.protocol, conditions.version, column.metric
+    wanted = conditions.task, conditions.protocol, column.metric
+    if conditions.version != current_version(conditions.task, conditions.protocol):
+        return []
     comparable = conditions.overrides == "[]"
     return [
         (
@@ -154,7 +156,7 @@ def compare(
             number.source,
         )
         for number in published
-        if (number.task, number.protocol, "1", number.metric) == wanted
+        if (number.task, number.protocol, number.metric) == wanted
     ]
 
 

@@ -12,7 +12,13 @@ import numpy as np
 import pandas as pd
 
 from virtex.errors import UserError
-from virtex.leaderboard.columns import Column, disambiguate, is_primary, make_columns
+from virtex.leaderboard.columns import (
+    Column,
+    current_version,
+    disambiguate,
+    is_primary,
+    make_columns,
+)
 from virtex.leaderboard.records import Conditions, Model, Record, printable, short_hash
 
 if TYPE_CHECKING:
@@ -218,12 +224,14 @@ def place_published(
     """
     full = defaultdict(list)
     for conditions in measured:
-        if conditions.version == "1" and conditions.overrides == "[]":
+        current = current_version(conditions.task, conditions.protocol)
+        if conditions.version == current and conditions.overrides == "[]":
             full[conditions.task, conditions.protocol].append(conditions)
     placed = []
     for result in sorted(published, key=lambda result: (result.source, result.value)):
         same = full[result.task, result.protocol]
-        own = Conditions(result.task, result.protocol, "1")
+        version = current_version(result.task, result.protocol)
+        own = Conditions(result.task, result.protocol, version)
         placed.append((same[0] if len(same) == 1 else own, result))
     return placed
 

@@ -78,7 +78,7 @@ def register_detection(
                 short: Protocol(
                     name,
                     config,
-                    "1",
+                    "2",  # 1 decayed the biases of norm layers with Detectron2 v0.5
                     Path(CONFIG_FOLDER, f"{config}.yaml"),
                     {} if short == "toy" else dict(images),
                 )

@@ -150,19 +150,21 @@ def build_protocols(
     primary_metric: str,
     images: Mapping[str, int],
     configs: Mapping[str, str | Path],
+    version: str = "1",
 ) -> dict[str, Protocol]:
-    """Return version 1 of the protocols of a task; those named ``toy…`` take data of any size.
+    """Return the protocols of a task; those named ``toy…`` take data of any size.
 
     Args:
         images: dataset -> number of published images.
         configs: short name -> YAML file, or its name in ``virtex/configs/downstream`` without
             suffix; the first is the default.
+        version: see ``Protocol``.
     """
     return {
         name: Protocol(
             task,
             name,
-            "1",
+            version,
             config if isinstance(config, Path) else downstream_config(config),
             {} if name.startswith("toy") else dict(images),
             primary_metric,

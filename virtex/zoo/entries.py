@@ -75,7 +75,7 @@ class PublishedResult(EntrySchema):
     """A published number of a model, under a protocol of this package.
 
     Attributes:
-        task, protocol, metric: as in a result record (protocol: its name, version 1).
+        task, protocol, metric: as in a result record (protocol: its name; the current version).
         value: in percent.
         source: the publication.
         model: name of the model.

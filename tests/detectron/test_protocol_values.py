@@ -1,0 +1,35 @@
+"""The packaged protocols mean the same with both Detectron2 distributions.
+
+The suite runs on one distribution at a time; the expected values are those of the official main.
+"""
+
+import json
+
+import pytest
+
+from tests.detectron.protocol_values import FILE, ONLY_IN_MAIN, PROTOCOLS, protocol_values
+from virtex.config import flatten
+from virtex.detectron.compat import default_config
+
+EXPECTED = json.loads(FILE.read_text())
+
+
+def test_defaults_agree():
+    found = flatten(default_config())
+    lacking = EXPECTED["defaults"].keys() - found.keys()
+    assert lacking in (set(), ONLY_IN_MAIN)
+    assert found == {k: v for k, v in EXPECTED["defaults"].items() if k not in lacking}
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_protocol_agrees(tmp_path, name):
+    expected = EXPECTED[name]
+    assert not ONLY_IN_MAIN & expected["settings"].keys()
+    # through JSON: tuples are lists
+    assert json.loads(json.dumps(protocol_values(name, tmp_path))) == expected
+
+
+def test_norm_biases_have_no_weight_decay():
+    for name in PROTOCOLS:
+        for group, found in EXPECTED[name]["parameter_groups"].items():
+            assert found["norm_biases"] == 0 or "weight_decay 0.0," in group, name
