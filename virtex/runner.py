@@ -420,7 +420,7 @@ def write_metrics(folder: Path, metrics: Mapping[str, float]) -> None:
         return
     path.unlink(missing_ok=True)
     writer = MetricsWriter(folder, 0)
-    writer.numbers(0, dict(metrics))
+    writer.write(0, dict(metrics))
     writer.close()
 
 

@@ -59,7 +59,7 @@ class RecordingConfig(CfgNode):
 
     def __init__(self, cfg: CfgNode, read: set[str], prefix: str = ""):
         super().__init__()
-        vars(self).update(_read=read, _prefix=prefix)
+        self.__dict__.update(_read=read, _prefix=prefix)
         for name, value in cfg.items():
             is_section = isinstance(value, CfgNode)
             self[name] = RecordingConfig(value, read, f"{prefix}{name}.") if is_section else value

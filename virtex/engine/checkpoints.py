@@ -3,6 +3,7 @@
 import math
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +151,9 @@ def _optimizer_state(optimizer: Optimizer) -> dict[int, dict[str, Any]]:
         }
         for group in optimizer.param_groups
     ]
-    twin = type(optimizer)(groups)
-    for group in groups:
+    build: Callable[..., Optimizer] = type(optimizer)
+    twin = build(groups)
+    for group in twin.param_groups:
         for weight in group["params"]:
             weight.grad = torch.empty_like(weight)
     twin.step()
@@ -173,8 +175,8 @@ def _difference(found: Any, expected: Any, path: str) -> str:
         kinds = [(tuple(value.shape), value.dtype, value.layout) for value in (found, expected)]
         return "" if kinds[0] == kinds[1] else f"{path} is {kinds[0]}, not {kinds[1]}"
     elif isinstance(expected, int | float) and path.rpartition(".")[2] in PROGRESS:
-        kinds = (type(expected),) if isinstance(expected, int) else (int, float)
-        is_valid = type(found) in kinds and 0 <= found < math.inf
+        types = (type(expected),) if isinstance(expected, int) else (int, float)
+        is_valid = type(found) in types and 0 <= found < math.inf
         return "" if is_valid else f"{path} is {short_repr(found)}"
     else:
         is_equal = type(found) is type(expected) and found == expected

@@ -289,7 +289,7 @@ class TrainingLoop:
         }
         if self.device.type == "cuda":
             numbers["gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
-        self.writer.numbers(self.done, numbers)
+        self.writer.write(self.done, numbers)
 
     def save(self) -> None:
         """Write a checkpoint in the main process, while the others wait."""
@@ -315,7 +315,7 @@ class TrainingLoop:
                 code="run.not_finite",
             )
         if self.writer:
-            self.writer.numbers(self.done, metrics)
+            self.writer.write(self.done, metrics)
         self.pace = Pace(self.done, self.settings.iterations)
         return metrics
 

@@ -135,7 +135,7 @@ class MetricsWriter:
             self.board = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
         record_events(folder)
 
-    def numbers(self, iteration: int, values: dict[str, float]) -> None:
+    def write(self, iteration: int, values: dict[str, float]) -> None:
         with set_error_path(self.folder / METRICS):
             self.file.write(json.dumps({"iteration": iteration, **values}) + "\n")
             self.file.flush()

@@ -196,6 +196,7 @@ IMAGENET_SEMI_SUPERVISED = register_task(
         plan=plan_fractions,
         command="inaturalist_finetune",
         arguments=("--fraction",),
+        has_single_record=False,
         read_data=read_data,
     )
 )

@@ -44,6 +44,8 @@ class Task:
             ``--task NAME``.
         read_data: reads and checks all data below a data root, as the task does before it runs.
         is_default: whether ``evaluate_all`` runs it when no tasks are named.
+        has_single_record: False if its options select several evaluations, each with a record in a
+            subfolder; ``evaluate_all`` does not run such a task.
         is_evaluation: False for pretraining, which the leaderboard does not show.
         workers_option: option or setting for the number of data loading processes.
         seeded_by: arguments with which the result depends on the seed; "" stands for always, an
@@ -63,6 +65,7 @@ class Task:
     arguments: tuple[str, ...] = ()
     read_data: Callable[[Path], Any] | None = None
     is_default: bool = False
+    has_single_record: bool = True
     is_evaluation: bool = True
     workers_option: str = "--num-workers"
     seeded_by: tuple[str, ...] = ("",)
