@@ -54,6 +54,18 @@ def test_help_of_commands_imports_nothing_slow():
     assert "python eval_tools/voc07_svm.py" in done.stdout
 
 
+def test_commands_need_no_docstrings():
+    code = (
+        "import importlib, sys\nfrom virtex import cli\n"
+        "for command in cli.COMMANDS.values():\n"
+        "    print(importlib.import_module(command.module).build_parser().format_help())\n"
+        "cli.main(['inspect', '--list-formats'])\n"
+    )
+    done = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--list-formats" in done.stdout and "moco" in done.stdout
+
+
 @pytest.mark.parametrize("name", ["inspect", "inspect_checkpoint"])
 def test_command_and_alias_run(name):
     done = run_virtex(name, "--list-formats")

@@ -80,9 +80,11 @@ def suggest(word: str, choices: Sequence[str] | dict[str, argparse.Action]) -> s
 
 
 def tool_parser(doc: str | None, cls: type[ToolParser] = ToolParser) -> ToolParser:
-    """Return a parser whose ``--help`` is the module's docstring (``doc``), examples included."""
-    assert doc is not None
-    summary, _, rest = doc.strip().partition("\n\n")
+    """Return a parser whose ``--help`` is the module's docstring (``doc``), examples included.
+
+    ``python -OO`` has no docstrings: there, ``--help`` lists the options only.
+    """
+    summary, _, rest = (doc or "").strip().partition("\n\n")
     return cls(
         prog=program_name(),
         description=summary,
