@@ -135,7 +135,7 @@ def test_no_other_files_are_left(finished):
     names = {path.name for path in finished.iterdir() if "tfevents" not in path.name}
     assert names == {
         *("captions.json", "captions.html", "result.json", "run.json"),
-        *("config.yaml", "log.txt", "metrics.json"),
+        *("config.yaml", "log.txt", "metrics.json", ".manifest.jsonl"),
     }
 
 
