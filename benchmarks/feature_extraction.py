@@ -73,7 +73,8 @@ def compare(args: argparse.Namespace, folder: Path) -> list[measure.Row]:
             cache = FeatureCache(Path(name))
             extractor = FeatureExtractor(device, cache, args.batch, args.num_workers)
             extractor.open(backbone)
-            data = CfgNode({"IMAGE_RESIZE_SIZE": RESIZE, "IMAGE_CROP_SIZE": CROP})
+            sizes = {"IMAGE_RESIZE_SIZE": RESIZE, "IMAGE_CROP_SIZE": CROP}
+            data = CfgNode({**sizes, "INTERPOLATION": "bilinear", "ANTIALIAS": True})
             found["ours"] = np.array(extractor.extract(images, center_view(data)))
             extractor.close()
 

@@ -33,7 +33,7 @@ def test_benchmark_runs(name, tmp_path):
 
 @pytest.mark.parametrize("command", [c for commands in run_all.COMMANDS.values() for c in commands])
 def test_make_bench_command_is_valid(command):
-    script, *words = run_all.typed(command).split()[1:]
+    script, *words = run_all.as_typed(command).split()[1:]
     importlib.import_module(f"benchmarks.{Path(script).stem}").build_parser().parse_args(words)
 
 

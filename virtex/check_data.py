@@ -386,7 +386,7 @@ def decode_all(root: Path, reports: Iterable[PathReport], num_workers: int) -> N
     from concurrent.futures import ProcessPoolExecutor
     from concurrent.futures.process import BrokenProcessPool
 
-    import virtex.data.transforms  # noqa: F401  once, for all processes that are forked
+    import virtex.data.decoding  # noqa: F401  once, for all processes that are forked
 
     reports = list(reports)
     files = list(dict.fromkeys(file for found in reports for file in found.images))
@@ -409,7 +409,7 @@ def decode_all(root: Path, reports: Iterable[PathReport], num_workers: int) -> N
 
 def decoding_error(path: str) -> str:
     """Return why an image cannot be decoded, "" if it can."""
-    from virtex.data.transforms import decode_image
+    from virtex.data.decoding import decode_image
 
     try:
         decode_image(path)

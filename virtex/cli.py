@@ -21,7 +21,7 @@ from typing import NamedTuple, NoReturn
 import virtex
 from virtex.engine.signals import RESUME, SigtermReceived, kill_workers, raise_on_sigterm
 from virtex.errors import UserError, describe_os_error, ignore_reported_errors, set_error_path
-from virtex.text import printable
+from virtex.text import printable, redact
 
 
 class Command(NamedTuple):
@@ -58,7 +58,7 @@ class ToolParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         words = re.findall(r"--[\w-]+", message) if "unrecognized arguments" in message else []
         close = [suggest(word, self._option_string_actions) for word in words]
-        super().error(f"{message}{''.join(close)} [arguments.invalid]")
+        super().error(f"{redact(message)}{''.join(close)} [arguments.invalid]")
 
 
 def suggest(word: str, choices: Sequence[str] | dict[str, argparse.Action]) -> str:

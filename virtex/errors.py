@@ -6,6 +6,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from virtex.text import redact
+
 # errno of an OSError that the user can fix -> how to fix it.
 REMEDIES = {
     errno.ENOSPC: "free some space there",
@@ -30,7 +32,8 @@ class UserError(Exception):
     """Invalid input: what was expected, what was found, and how to fix it.
 
     Tools print the message on stderr and exit with status 2, without a traceback. Library
-    functions raise it (or a subclass) and leave nothing half-written behind.
+    functions raise it (or a subclass) and leave nothing half-written behind. Secrets in URLs are
+    not part of the message.
 
     Attributes:
         code: a stable identifier of the kind of error, ``AREA.REASON`` as in
@@ -40,7 +43,7 @@ class UserError(Exception):
     code = "invalid_input"
 
     def __init__(self, message: str, code: str | None = None):
-        super().__init__(message)
+        super().__init__(redact(message))
         if code is not None:
             self.code = code
 

@@ -23,6 +23,7 @@ class Report:
     """The report of an evaluator besides its metrics; see ``virtex.records.Result``.
 
     Attributes:
+        preprocessing: what is done to the images besides the DATA section of the settings.
         deviations: known once the evaluator is built.
         late_deviations: known only after it has run.
     """
@@ -31,6 +32,7 @@ class Report:
     verification: dict[str, Any] = field(default_factory=dict)
     setup: dict[str, Any] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    preprocessing: dict[str, Any] = field(default_factory=dict)
     deviations: list[Deviation] = field(default_factory=list)
     late_deviations: list[Deviation] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

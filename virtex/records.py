@@ -44,7 +44,7 @@ class Result:
 
     Attributes:
         task: ``coco``, ``lvis``, ``voc``, …
-        protocol: name and version of the packaged protocol.
+        protocol: name and version of the packaged protocol, and the ``preprocessing`` of images.
         deviations: every setting that differs from it; empty for a full run.
         metrics: ``"bbox/AP"`` -> value in percent; None if undefined.
         primary_metric: the key of ``metrics`` that ranks models.
@@ -58,7 +58,7 @@ class Result:
     """
 
     task: str
-    protocol: dict[str, str]
+    protocol: dict[str, Any]
     deviations: list[Deviation]
     metrics: Mapping[str, float | None]
     primary_metric: str

@@ -24,8 +24,17 @@ from virtex import run_folder
 from virtex.checkpoints.backbone import Backbone
 from virtex.checkpoints.loading import load_backbone
 from virtex.config import save_config
+from virtex.data.decoding import conversions, count_conversions
 from virtex.data.layouts import Layout, require_layout
-from virtex.engine.distributed import get_device, is_main, launch, rank, synchronize, world_size
+from virtex.engine.distributed import (
+    all_gather_object,
+    get_device,
+    is_main,
+    launch,
+    rank,
+    synchronize,
+    world_size,
+)
 from virtex.engine.progress import METRICS, MetricsWriter, log_to
 from virtex.errors import UserError
 from virtex.evaluator import Evaluator
@@ -51,11 +60,13 @@ class Job(ABC):
         loggers: names of the loggers that write to the terminal and to ``log.txt``.
         starts_run: False for a job that evaluates the run in the folder without modifying it.
         ignored_keys: prefixes of identity keys that are not compared with those of that run.
+        converted: conversion -> images whose pixels were converted by it; set by the runner.
     """
 
     loggers: tuple[str, ...] = ("virtex",)
     starts_run = True
     ignored_keys: tuple[str, ...] = ()
+    converted: Mapping[str, int] = {}
 
     def __init__(self, args: argparse.Namespace, folder: Path):
         self.args, self.folder = args, folder
@@ -172,6 +183,9 @@ def run_job(job: Job, backbone: Backbone | None) -> None:
             "free GPU memory, or run with --num-gpus 0",
             "device.out_of_memory",
         ) from error
+    job.converted = count_conversions(all_gather_object(conversions()))
+    for kind, count in job.converted.items():
+        logger.warning("%d images are %s", count, kind)
     if rank() == 0 and metrics is not None:
         job.write_record(metrics)
     synchronize()
@@ -349,9 +363,16 @@ class Evaluation(Job):
 
     def build_result(self, metrics: dict[str, float]) -> Result:
         report = self.evaluator.report
+        details = dict(report.details)
+        if self.converted:
+            details["converted_images"] = self.converted
         return Result(
             task=self.protocol.task,
-            protocol={"name": self.protocol.name, "version": self.protocol.version},
+            protocol={
+                "name": self.protocol.name,
+                "version": self.protocol.version,
+                "preprocessing": {**self.settings.get("DATA", {}), **report.preprocessing},
+            },
             deviations=[*self.deviations, *report.late_deviations],
             metrics=metrics,
             primary_metric=self.protocol.primary_metric,
@@ -361,7 +382,8 @@ class Evaluation(Job):
             data=self.data,
             verification=report.verification,
             setup=self.run_setup(),
-            details=report.details,
+            details=report.details
+            | ({"converted_images": self.converted} if self.converted else {}),
             notes=report.notes,
         )
 
@@ -395,7 +417,7 @@ def write_metrics(folder: Path, metrics: Mapping[str, float]) -> None:
         return
     path.unlink(missing_ok=True)
     writer = MetricsWriter(folder, 0)
-    writer.numbers(0, dict(metrics))
+    writer.write(0, dict(metrics))
     writer.close()
 
 

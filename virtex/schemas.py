@@ -59,7 +59,7 @@ class OverrideSchema(Schema):
 class ProtocolSchema(Schema):
     name: Text
     version: Text
-    overrides: list[OverrideSchema]
+    overrides: list[OverrideSchema] = Field(max_length=1_000)
 
 
 class ArchSchema(Schema):
@@ -87,7 +87,7 @@ class ResultRecord(Schema):
     primary_metric: Text
     higher_is_better: bool = True
     model: ModelSchema
-    data: dict[str, dict[str, Any]] = {}
+    data: dict[str, dict[str, Any]] = Field({}, max_length=100)
     environment: dict[str, Any] = {}
     seed: int = Field(gt=-MAX_SEED, lt=MAX_SEED)
     created: str

@@ -1,14 +1,33 @@
 """Text from files and users as part of a message: printable, on one line, cut to length."""
 
 import difflib
+import re
 import reprlib
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+URL = re.compile(r"://[^\s\"<>]*[^\s\"<>:;,.)\]}']")  # without its scheme
+USERINFO = re.compile(r"(?<=//)[^/?#]*@")
+PARAMETER = re.compile(r"([?&#])(?:([^=&#]*)=)?([^&#]*)")
+# Parameters of URLs that are not secret; any other may be a token or a signature.
+PUBLIC = ("confirm", "dl", "download", "export", "id", "raw", "seed", "version", "weights")
 
 
 def printable(text: str) -> str:
     """Replace what a terminal cannot show or would obey, except line breaks."""
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def redact(text: str) -> str:
+    """Replace user names, passwords and parameters of URLs, which may be secret, with "…"."""
+
+    def hide(parameter: re.Match[str]) -> str:
+        mark, key, value = parameter.groups()
+        if key in PUBLIC or not value:
+            return parameter[0]
+        return f"{mark}…" if key is None else f"{mark}{key}=…"
+
+    return URL.sub(lambda url: PARAMETER.sub(hide, USERINFO.sub("…@", url[0])), text)
 
 
 def escape(text: str, limit: int = 100) -> str:

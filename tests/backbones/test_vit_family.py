@@ -30,7 +30,7 @@ SHORT = ("OPTIM.BATCH_SIZE", 4, "OPTIM.NUM_EPOCHS", 1, "OPTIM.WARMUP_EPOCHS", 0)
 @pytest.fixture(scope="module", autouse=True)
 def vit_family():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "FAMILIES", dict(registry.families()))
+        patch.setattr(registry, "FAMILIES", dict(registry.get_families()))
         yield registry.register_family(ViTFamily())
 
 

@@ -7,9 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+from torchvision import transforms
 
 from tests.captioning.small_captioners import (
     STEPS,
@@ -20,12 +23,17 @@ from tests.captioning.small_captioners import (
     read_captions,
     read_record,
     run_to_end,
+    write_checkpoint,
 )
 from tests.pretraining_runs import VAL_IMAGES
 from virtex.captioning.images import read_coco_images
 from virtex.captioning.scoring import score
+from virtex.checkpoints.loading import load_backbone
+from virtex.data.decoding import COMPOSITED, SCALED
 from virtex.data.tokenizer import train_tokenizer
+from virtex.eval_tools import coco_captioning
 from virtex.files import sha256_of
+from virtex.tasks.coco_captioning import plan
 
 NUM_IMAGES = 150
 METRICS = ["CIDEr", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L"]
@@ -266,6 +274,55 @@ def test_custom_images_are_captioned_without_scores(data, checkpoint, finished, 
     assert "gray.png" in page and "CIDEr" not in page
 
 
+def test_images_are_transformed_as_in_pretraining(data, vocabulary, out, tmp_path):
+    steps = ["smallest_resize::{'interpolation': 'bicubic', 'antialias': True}", "center_crop"]
+    normalize = "normalize::{'mean': (0.5, 0.5, 0.5), 'std': (0.25, 0.25, 0.25)}"
+    settings = {"DATA__IMAGE_TRANSFORM_VAL": [*steps, normalize]}
+    checkpoint = write_checkpoint(tmp_path / "pretraining", vocabulary, **settings)
+    path = min((data / "coco/val2017").iterdir())
+    argv = arguments(checkpoint, out, "--data-root", data, DATA__IMAGE_RESIZE_SIZE=40)
+    args = coco_captioning.build_parser().parse_args(argv)
+    job = plan(args)[0]
+    job.prepare(load_backbone(str(checkpoint)))
+    job.setup()
+    image = np.array(as_dino(40, 32)(Image.open(path).convert("RGB"))) / 255
+    found = job.evaluator.transformed[0, 0]["image"].permute(1, 2, 0).numpy()
+    assert np.abs(found - (image - 0.5) / 0.25).max() <= 2 / 255 / 0.25 + 1e-5
+    preprocessing = job.build_result({"CIDEr": 0.0}).record()["protocol"]["preprocessing"]
+    assert preprocessing["IMAGE_TRANSFORM"][0] == {
+        "name": "smallest_resize", "interpolation": "bicubic", "antialias": True,
+    }  # fmt: skip
+    assert preprocessing["IMAGE_RESIZE_SIZE"] == 40
+
+
+def as_dino(resize, crop):
+    """DINO's preprocessing of a Pillow image."""
+    bicubic = transforms.InterpolationMode.BICUBIC
+    steps = [transforms.Resize(resize, bicubic), transforms.CenterCrop(crop)]
+    return transforms.Compose(steps)
+
+
+def test_converted_images_are_counted(data, checkpoint, out, tmp_path):
+    root = Path(shutil.copytree(data / "coco", tmp_path / "data/coco")).parent
+    first, second, *_ = sorted((root / "coco/val2017").iterdir())
+    image = Image.open(first).convert("RGBA")
+    image.putalpha(100)
+    image.save(first, "PNG")  # named .jpg
+    Image.fromarray(np.full((48, 64), 20_000, np.uint16)).save(second, "PNG")
+    run_to_end(checkpoint, out, "--data-root", root, "--num-workers", "2")
+    assert read_record(out)["details"]["converted_images"] == {COMPOSITED: 1, SCALED: 1}
+    assert COMPOSITED in (out / "log.txt").read_text()
+
+
+def test_unknown_transform_of_pretraining_is_rejected(data, vocabulary, out, tmp_path, capsys):
+    settings = {"DATA__IMAGE_TRANSFORM_VAL": ["blur"]}
+    checkpoint = write_checkpoint(tmp_path / "pretraining", vocabulary, **settings)
+    error = assert_rejected(
+        capsys, out, checkpoint, "config.unknown_transform", "--data-root", data
+    )
+    assert "blur" in error
+
+
 def test_file_names_need_not_be_unicode(data, checkpoint, out, tmp_path):
     folder = os.fsencode(tmp_path / "odd")
     os.mkdir(folder)
@@ -299,7 +356,6 @@ def test_no_readable_image(checkpoint, out, tmp_path, capsys):
         (("--nucleus", "1.5"), "--nucleus"),
         (("--beam-size", "0"), "--beam-size"),
         (("--max-length", "31"), "MAX_CAPTION_LENGTH"),
-        (("DATA.IMAGE_TRANSFORM", "['blur']"), "blur"),
         (("MODEL.DECODER.NAME", "magic"), "nucleus_sampling"),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 from checkpoint_writers import randomized
 
 from tests.checkpoints.fault_server import start_server
-from virtex.checkpoints import download
+from virtex.checkpoints import http_download
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +30,7 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def server(here, monkeypatch):
     """A ``FaultServer``, retried without a long wait."""
-    monkeypatch.setattr(download, "BACK_OFF", 0.01)
+    monkeypatch.setattr(http_download, "BACK_OFF", 0.01)
     faults, running = start_server()
     yield faults
     running.shutdown()

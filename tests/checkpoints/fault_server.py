@@ -1,6 +1,5 @@
 """A local HTTP server with configurable faults."""
 
-import gzip
 import http.server
 import threading
 import time
@@ -17,10 +16,11 @@ class Answer:
         announce: Content-Length, where it is a lie.
         pause: seconds before each 64 KB.
         ranges: whether parts can be asked for.
-        gzip: whether the content is encoded on the way, though nobody asked for it.
+        encoding: Content-Encoding of the content, though nobody asked for it.
         part: Content-Range of a 206, where it is a lie; first: its first byte.
         etag: another one than the file's.
         headers: further ones; Location makes it a redirect.
+        repeat: bytes sent first, bytes repeated without end, and seconds between them.
     """
 
     status: int = 200
@@ -28,11 +28,12 @@ class Answer:
     announce: int | None = None
     pause: float = 0.0
     ranges: bool = True
-    gzip: bool = False
+    encoding: str = ""
     part: str = ""
     first: int | None = None
     etag: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    repeat: tuple[bytes, bytes, float] | None = None
 
 
 @dataclass
@@ -62,6 +63,12 @@ class FaultServer:
             return
         content, etag, answers = self.pages[request.path]
         answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if answer.repeat:
+            first, again, pause = answer.repeat
+            request.wfile.write(first)
+            while True:  # until the client closes the connection
+                request.wfile.write(again)
+                time.sleep(pause)
         if answer.status >= 300:
             request.send_response(answer.status)
             for name, value in answer.headers.items():
@@ -84,9 +91,8 @@ class FaultServer:
         request.send_response(206 if start or answer.part else 200)
         if start or answer.part:
             request.send_header("Content-Range", part)
-        if answer.gzip:
-            content = gzip.compress(content)
-            request.send_header("Content-Encoding", "gzip")
+        if answer.encoding:
+            request.send_header("Content-Encoding", answer.encoding)
         length = len(content) - start if answer.announce is None else answer.announce
         request.send_header("Content-Length", str(length))
         if answer.etag or etag:

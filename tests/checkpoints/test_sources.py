@@ -1,9 +1,12 @@
 """Names of checkpoints: local paths, the web, the zoo, torchvision's weights, random networks."""
 
+import json
+
 import pytest
 import torch
 import torchvision
 
+from tests.checkpoints.fault_server import Answer
 from tests.errors import raises_code
 from virtex.checkpoints import (
     InputSpec,
@@ -13,6 +16,7 @@ from virtex.checkpoints import (
     resolve,
     sources,
 )
+from virtex.errors import UserError
 from virtex.files import sha256_of
 
 
@@ -40,6 +44,21 @@ def test_url_is_downloaded_once_for_each_host(server):
 def test_failed_download_is_reported(server):
     with raises_code("checkpoint.download_failed", f"{server.address}/absent.pth", "404"):
         resolve(f"{server.address}/absent.pth")
+
+
+def test_secrets_of_urls_are_not_shown(server, here, caplog):
+    torch.save(torchvision.models.resnet18().state_dict(), here / "m.pth")
+    url = server.serve("/m.pth?token=hidden", (here / "m.pth").read_bytes(), Answer(503), Answer())
+    url = url.replace("//", "//me:hidden@")
+    backbone = load_backbone(url)
+    assert backbone.source.requested.endswith("/m.pth?token=…")
+    assert resolve(backbone.source.reopen_name) == backbone.source.path
+    for broken in (url.replace("m.pth", "absent.pth"), url.replace("http", "ftp")):
+        with pytest.raises(UserError) as error:
+            load_backbone(broken)
+        assert "hidden" not in str(error.value)
+    assert "hidden" not in json.dumps(backbone.record()) + caplog.text
+    assert "503" in caplog.text
 
 
 @pytest.fixture
@@ -100,6 +119,22 @@ def test_random_weights_keep_the_random_state(here):
     assert torch.equal(before, torch.random.get_rng_state())
     assert first == resolve("random:resnet18?seed=0") != other
     assert sha256_of(first) != sha256_of(other)
+
+
+@pytest.mark.parametrize(
+    ("home", "code"), [("file", "checkpoint.download_failed"), ("~", "cache.no_home")]
+)
+def test_cache_is_never_in_a_temporary_folder(home, code, here, monkeypatch):
+    """Another user can create a predictable folder there first, with a network of his own."""
+    monkeypatch.setenv("TMPDIR", str(here))
+    planted = here / "iopath_cache" / "virtex" / "random"
+    planted.mkdir(parents=True)
+    (planted / f"resnet18_seed0_torch{torch.__version__}.pth").touch()
+    (here / "file").touch()
+    monkeypatch.delenv("FVCORE_CACHE")
+    monkeypatch.setenv("HOME", str(here / home) if home == "file" else home)
+    with raises_code(code, "FVCORE_CACHE"):
+        resolve("random:resnet18?seed=0")
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from virtex.data.classification import (
     evaluation_transform,
     training_transform,
 )
+from virtex.data.decoding import decode_image
 from virtex.data.image_folders import read_image_folder
 from virtex.data.image_sets import ImageSet, balanced_fraction
 from virtex.data.loading import training_loader, validation_loader
-from virtex.data.transforms import decode_image
 from virtex.data.voc import read_voc07
 
 

@@ -3,13 +3,20 @@
 import itertools
 from pathlib import Path
 
+import pycocotools.mask
 import pytest
 import torch
 from detectron2.data.samplers import TrainingSampler
 
+from tests.detectron.protocol_values import sample
 from tests.errors import raises_code
 from virtex.detectron.datasets import register_detection_sets, training_samples
-from virtex.detectron.loading import ResumableBatches, training_batches
+from virtex.detectron.loading import (
+    ResumableBatches,
+    SeededSamples,
+    check_mask_format,
+    training_batches,
+)
 from virtex.detectron.settings import build_settings
 from virtex.tasks import packaged_protocol
 
@@ -102,7 +109,7 @@ def one_broken(cfg, tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_unreadable_image_is_named(cfg, one_broken, workers):
-    with raises_code("data.image_unreadable", "broken.jpg", "--skip-bad-images"):
+    with raises_code("data.image", "broken.jpg", "--skip-bad-images"):
         take(cfg, one_broken, 20, num_workers=workers)
 
 
@@ -118,3 +125,18 @@ def test_image_size_must_match_annotation(cfg):
     samples = [{**s, "width": s["width"] + 1} for s in samples]
     with raises_code("data.image_size"):
         take(cfg, samples, 1, num_workers=0)
+
+
+def test_run_length_masks_need_the_bitmask_format(cfg, tmp_path):
+    found = sample(tmp_path)
+    polygons = found["annotations"][0]["segmentation"]
+    encoded = pycocotools.mask.merge(pycocotools.mask.frPyObjects(polygons, 90, 120))
+    found["annotations"][0]["segmentation"] = encoded
+    with raises_code("data.mask_format", "INPUT.MASK_FORMAT bitmask"):
+        check_mask_format(cfg, [found])
+    cfg.INPUT.MASK_FORMAT = "bitmask"
+    check_mask_format(cfg, [found])
+    mapped = SeededSamples([found], cfg, False)[0, 0]
+    scale = mapped["image"].shape[1] / 90
+    expected = pycocotools.mask.area(encoded) * scale**2
+    assert float(mapped["instances"].gt_masks.tensor.sum()) == pytest.approx(expected, rel=0.05)

@@ -17,6 +17,7 @@ from tests.run_states import assert_equal, content_of
 from virtex.checkpoints.loading import load_backbone
 from virtex.cli import run_tool
 from virtex.detectron.datasets import register_detection_sets, training_samples
+from virtex.detectron.gallery import figure_names
 from virtex.detectron.settings import load_config
 from virtex.eval_tools import detectron2_transfer
 from virtex.tasks import packaged_protocol
@@ -112,6 +113,11 @@ def test_output_files(finished):
     assert "deviates from its protocol" in (finished / "log.txt").read_text()
 
 
+def test_figures_of_equal_names_are_kept():
+    images = ["a/1.jpg", "b/1.jpg", "c/1_2.jpg", "d/1.png", "2.jpg"]
+    assert figure_names(images) == ["1.jpg", "1_2.jpg", "1_2_2.jpg", "1_3.jpg", "2.jpg"]
+
+
 def test_trained_detector_is_a_checkpoint(finished):
     backbone = load_backbone(str(finished / "model_final.pth"))
     assert backbone.arch.name == "resnet18"
@@ -131,7 +137,8 @@ def test_zoo_config(tmp_path, toy, moco_file):
     arguments = common(moco_file, toy, tmp_path)
     arguments[2:6] = ["--config", "COCO-Detection/retinanet_R_50_FPN_1x.yaml"]
     small = ["INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64"]
-    overrides = [*QUICK, *small, "SOLVER.MAX_ITER", "1", "MODEL.RESNETS.NORM", "BN"]
+    more = ["SOLVER.MAX_ITER", "1", "MODEL.RESNETS.NORM", "BN", "TEST.PRECISE_BN.ENABLED", "True"]
+    overrides = [*QUICK, *small, *more]
     assert run(*arguments, *overrides) == 0
     assert record(tmp_path)["protocol"]["name"] == "retinanet_R_50_FPN_1x"
     assert record(tmp_path)["task"] == "coco"  # that of its test set
@@ -275,7 +282,7 @@ def test_unreadable_image_stops_the_run(capsys, tmp_path, toy, moco_file, split)
     skip = ["--skip-bad-images"] if split == "val2017" else []
     assert run(*common(moco_file, data, out), *QUICK, *skip) == 2
     error = capsys.readouterr().err
-    assert "[data.image_unreadable]" in error and split in error
+    assert "[data.image]" in error and split in error
     assert not (out / "result.json").exists()
 
 
@@ -285,7 +292,9 @@ def test_unreadable_image_stops_the_run(capsys, tmp_path, toy, moco_file, split)
         (["INPUT.FORMAT", "BGR"], "config.invalid_override"),
         (["MODEL.ROI_HEADS.NUM_CLASSES", "5"], "config.invalid_override"),
         (["MODEL.ROI_HEADS.NAME", "NoSuchHeads"], "config.model"),
-        (["MODEL.META_ARCHITECTURE", "ProposalNetwork"], "config.model"),
+        (["MODEL.META_ARCHITECTURE", "ProposalNetwork"], "config.invalid_value"),
+        (["MODEL.RETINANET.NUM_CONVS", "2"], "config.no_effect"),
+        (["INPUT.MIN_SIZE_TRAIN_SAMPLING", "range"], "config.input"),
         (["DATASETS.TEST", "()"], "config.no_test_set"),
         (["SOLVER.STEPS", "(5, 2)"], "config.solver"),
         (["SOLVER.LR_SCHEDULER_NAME", "Other"], "config.solver"),

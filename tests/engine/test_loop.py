@@ -1,5 +1,7 @@
 """The training loop: processes, checkpoints, bit-exact resuming, mixed precision."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -21,6 +23,7 @@ from tests.engine.small_trainings import (
 from tests.errors import raises_code
 from tests.pretraining_runs import lines_of, training_lines
 from tests.run_states import assert_equal, content_of
+from virtex.engine.checkpoints import Checkpoints
 from virtex.engine.loop import objective
 from virtex.engine.losses import LossSum, total_loss
 
@@ -336,10 +339,74 @@ def test_resume_without_last_checkpoint_file(tmp_path):
     assert small_loop(tmp_path).resume() == ITERATIONS
 
 
-def test_invalid_checkpoint(tmp_path):
-    torch.save([1, 2], tmp_path / "model_final.pth")
+@pytest.mark.parametrize("content", [5, [1, 2], {"model": {}}])
+def test_invalid_checkpoint(tmp_path, content):
+    torch.save(content, tmp_path / "model_final.pth")
     with raises_code("resume.invalid_checkpoint", tmp_path / "model_final.pth"):
         small_loop(tmp_path).resume()
+
+
+TAMPERED = {
+    "model.visual.cnn.0.weight": torch.zeros(1),
+    "model.extra": torch.zeros(1),
+    "optimizer.state.0.momentum_buffer": torch.zeros(1),  # the fused SGD would write beyond it
+    "optimizer.state.1.momentum_buffer": torch.zeros(16, dtype=torch.float16),
+    "optimizer.state.2": 5,
+    "optimizer": {},
+    "optimizer.state.99": {},
+    "optimizer.param_groups.0.params": [0],
+    "optimizer.param_groups.0.weight_decay": 0.5,
+    "optimizer.param_groups.0.momentum": "0.9",
+    "scheduler.last_epoch": 2,
+    "scaler.scale": float("nan"),
+    "stopwatch.seconds": "1",
+    "lookahead.slow": [],
+    "iteration": "3",
+}
+
+
+@pytest.mark.parametrize("name", TAMPERED)
+def test_resumed_state_is_compared_with_the_run(tmp_path, name):
+    settings = {"iterations": 3, "amp_dtype": torch.float16}
+    small_loop(tmp_path, **settings).run(stream())
+    content, (*keys, last) = torch.load(tmp_path / "model_final.pth"), name.split(".")
+    if keys[:1] == ["model"]:
+        keys, last = ["model"], name.removeprefix("model.")
+    parent = content
+    for key in keys:
+        parent = parent[int(key) if key.isdigit() else key]
+    parent[int(last) if last.isdigit() else last] = TAMPERED[name]
+    torch.save(content, tmp_path / "model_final.pth")
+    loop = small_loop(tmp_path, **settings)
+    before = copy.deepcopy(loop.model.state_dict())
+    section = name.partition(".")[0]
+    with raises_code("resume.invalid_checkpoint", tmp_path / "model_final.pth", section):
+        loop.resume()
+    assert_equal(loop.model.state_dict(), before)
+
+
+@pytest.mark.parametrize(
+    "iteration", [None, True, -1, 1 << 20_000], ids=["none", "bool", "negative", "huge"]
+)
+def test_invalid_iteration(tmp_path, iteration):
+    small_loop(tmp_path, iterations=0).run(stream())
+    path = tmp_path / "model_final.pth"
+    torch.save({**torch.load(path), "iteration": iteration}, path)
+    with raises_code("resume.invalid_checkpoint", path, "iteration"):
+        small_loop(tmp_path).resume()
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_state_of_every_optimizer_resumes(tmp_path, kind):
+    """Also where a parameter has no gradient, and so no state."""
+    model = torch.nn.ModuleList([torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)])
+    optimizer = kind(model.parameters(), lr=0.1, fused=True)
+    model[0](torch.ones(2)).sum().backward()
+    optimizer.step()
+    checkpoints = Checkpoints(tmp_path, model, {"optimizer": optimizer})
+    checkpoints.save("model_final.pth", iteration=0)
+    content = checkpoints.resume(1, zero_based=True)
+    assert_equal(content["optimizer"], optimizer.state_dict())
 
 
 def test_non_finite_validation(tmp_path):

@@ -42,13 +42,21 @@ def records_of(finished, kind):
     return [record_of(folder) for folder in folders]
 
 
+VIRTEX, DINO, BARLOW_TWINS = ("bilinear", False), ("bicubic", True), ("bilinear", True)
+PREPROCESSING = dict.fromkeys(("svm", "low-shot", "linear", "inaturalist"), VIRTEX)
+PREPROCESSING |= {"cached": DINO, "knn": DINO, "fractions": BARLOW_TWINS}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_record_has_protocol_and_overrides(finished, kind):
     for record in records_of(finished, kind):
         fraction = re.fullmatch(r"toy-fraction-0\.\d", record["protocol"]["name"])
         assert record["task"] == KINDS[kind].task
         assert fraction if kind == "fractions" else record["protocol"]["name"] == KINDS[kind].name
-        assert record["protocol"]["version"] == "1"
+        assert record["protocol"]["version"] == ("1" if kind == "fractions" else "2")
+        found = record["protocol"]["preprocessing"]
+        assert (found["INTERPOLATION"], found["ANTIALIAS"]) == PREPROCESSING[kind.split()[0]]
+        assert found["IMAGE_CROP_SIZE"] == overrides_in(record)["DATA.IMAGE_CROP_SIZE"]
         assert overrides_in(record) == KINDS[kind].settings
         assert len(record["protocol"]["overrides"]) == len(KINDS[kind].settings)
         packaged = {d["key"]: d["protocol"] for d in record["protocol"]["overrides"]}

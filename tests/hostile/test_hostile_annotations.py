@@ -202,7 +202,7 @@ def mapper(root):
 
 
 def sample_maker():
-    return SafeMapper(DatasetMapper(settings(), True), "restore it")
+    return SafeMapper(DatasetMapper(settings(), True))
 
 
 def settings():

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tests.hostile.data_runs import outcome, require_plain, run
 from tests.hostile.toy_root import smallest
 from virtex.captioning.images import find_images
+from virtex.data.decoding import decode_image
 from virtex.data.image_folders import read_image_folder
-from virtex.data.transforms import decode_image
 from virtex.eval_tools import check_data
 from virtex.records import write_json
 

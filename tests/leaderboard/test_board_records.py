@@ -151,7 +151,7 @@ def test_of_duplicates_of_one_second_the_last_path_is_kept(tmp_path):
     [
         {"seed": 1},
         {"protocol": "paper-voc11"},
-        {"version": "2"},
+        {"version": "other"},
         {"overrides": [("SVM.FOLDS", 3, 5, "override")]},
         {"sha256": "0" * 64},
         {"format": "torchvision"},
@@ -252,3 +252,47 @@ def test_any_value_anywhere_is_read_or_skipped(tmp_path):
     leaderboard.write_plot(board.table, tmp_path / "a.png")
     with open(tmp_path / "a.csv", newline="", encoding="utf-8") as file:
         assert len({len(line) for line in csv.reader(file)}) == 1
+
+
+LONG = "x" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("task", LONG),
+        ("protocol.name", LONG),
+        ("protocol.version", LONG),
+        ("protocol.overrides.0.key", LONG),
+        ("protocol.overrides.0.run", {LONG: [LONG]}),
+        ("protocol.overrides.0.protocol", [1] * 100_000),
+        ("protocol.overrides.0.reason", LONG),
+        ("metrics", {"mAP": 1.0, LONG: 1.0}),
+        ("model.name", LONG),
+        ("model.sha256", LONG),
+        ("model.format", LONG),
+        ("model.arch.name", LONG),
+        ("data", {LONG: {"images": LONG, "annotations_sha256": [LONG]}}),
+        ("environment", {"python": LONG, "gpus": [LONG]}),
+    ],
+)
+def test_long_texts_are_bounded(tmp_path, path, value):
+    """Each is part of several tables, in which every row repeats or pads it."""
+    board = leaderboard.make([write(tmp_path / "runs", changed(path, value), record(seed=1))])
+    for name in ("csv", "long_csv", "markdown", "html"):
+        getattr(leaderboard, f"write_{name}")(board.table, tmp_path / name)
+        written = (tmp_path / name).read_text()
+        assert "x" * 1000 not in written and "1,1," * 1000 not in written
+        assert len(written) < 60_000
+
+
+def test_long_values_that_differ_at_the_end_are_different(tmp_path):
+    runs = [record(overrides=[("A", "", LONG + end, "override")]) for end in "ab"]
+    assert len(leaderboard.make([write(tmp_path, *runs)]).table.rows[0].runs) == 2
+
+
+def test_secrets_in_older_records_are_not_shown(tmp_path):
+    board = leaderboard.make(
+        [write(tmp_path, record(name="https://me:hidden@a.org/m.pth?key=hidden"))]
+    )
+    assert board.table.rows[0].name == "https://…@a.org/m.pth?key=…"

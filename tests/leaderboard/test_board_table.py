@@ -95,6 +95,13 @@ def test_another_protocol_or_override_has_its_own_column(table, change, label):
     assert (cell(made, "m", "voc07_svm/mAP").mean, cell(made, "m", label).mean) == (88.0, 1.0)
 
 
+def test_variant_of_a_protocol_has_the_version_of_its_task(table):
+    made = table(
+        record("m", protocol="paper-voc11", version=TASKS["voc07_svm"].default_protocol.version)
+    )
+    assert labels(made) == ["voc07_svm[paper-voc11]/mAP"]
+
+
 def test_many_overrides_are_abbreviated_with_a_hash(table):
     found = labels(
         table(

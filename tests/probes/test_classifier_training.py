@@ -21,8 +21,10 @@ from tests.probes.small_probes import (
     settings_of,
     small_backbone,
 )
+from virtex.data.classification import evaluation_transform
+from virtex.data.decoding import decode_image
 from virtex.data.image_sets import ImageSet
-from virtex.data.transforms import decode_image
+from virtex.data.resampling import Resampling
 from virtex.probes.classifier_training import ClassifierTraining, TrainingOptions
 
 SHORT = ("OPTIM.BATCH_SIZE", 4, "OPTIM.NUM_EPOCHS", 2.0, *SMALL_IMAGES)
@@ -51,14 +53,19 @@ def saved_network(folder):
 
 
 @pytest.mark.parametrize(
-    "protocol", [("imagenet_linear", "toy"), ("imagenet_semi_supervised", "toy")]
+    ("protocol", "resampling"),
+    [
+        (("imagenet_linear", "toy"), Resampling("bilinear", antialias=False)),
+        (("imagenet_semi_supervised", "toy"), Resampling("bilinear", antialias=True)),
+    ],
 )
-def test_metrics_match_torchvision_on_center_crops(tmp_path, splits, protocol):
+def test_metrics_match_torchvision_on_center_crops(tmp_path, splits, protocol, resampling):
     train, val = splits
     training = training_of(tmp_path / "run", train, val, "OPTIM.LR", 0.01, protocol=protocol)
     metrics = training(small_backbone())
     network = saved_network(tmp_path / "run")
-    steps = [v2.Resize(RESIZE), v2.CenterCrop(CROP), v2.ToDtype(torch.float32, scale=True)]
+    crop = evaluation_transform(RESIZE, CROP, resampling)
+    steps = [crop, v2.ToDtype(torch.float32, scale=True)]
     transform = v2.Compose([*steps, v2.Normalize(RGB.mean, RGB.std)])
     with torch.no_grad():
         images = torch.stack([transform(decode_image(val.path(i))) for i in range(len(val))])

@@ -24,6 +24,7 @@ from tests.probes.small_probes import (
     small_backbone,
     small_extractor,
 )
+from virtex.data import decoding
 from virtex.errors import UserError
 from virtex.probes.features import AdaptiveBatchForward, FeatureExtractor, center_view, random_view
 from virtex.probes.frozen import tensors_sha256, verify_unchanged
@@ -63,7 +64,8 @@ def reference_features(backbone, images):
     for index in range(len(images)):
         image = Image.open(images.path(index)).convert("RGB")
         image = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        small = v2.CenterCrop(CROP)(v2.Resize(RESIZE, antialias=True)(image)).float()
+        resize = v2.Resize(RESIZE, v2.InterpolationMode.BICUBIC, antialias=True)
+        small = v2.CenterCrop(CROP)(resize(image)).float()
         if backbone.input.channel_order == "BGR":
             small = small[[2, 1, 0]]
         small = small / 255 * backbone.input.scale
@@ -85,6 +87,18 @@ def test_features_match_plain_loop(tmp_path, backbone, images, input):
     plain = reference_features(backbone, images)
     assert found.dtype == np.float32 and found.shape == (10, 512)
     np.testing.assert_allclose(found, plain, rtol=1e-5, atol=1e-5 * plain.max())
+
+
+def test_conversions_are_kept_in_the_cache(tmp_path, backbone, own_images, monkeypatch):
+    """A run that reads the features from the cache counts the same converted images."""
+    path = own_images.path(3)
+    Image.open(path).convert("LA").point(lambda level: level // 2).save(path, "PNG")
+    found = []
+    for _ in range(2):
+        monkeypatch.setattr(decoding, "_conversions", {})
+        extract(tmp_path, backbone, own_images)
+        found.append(decoding.conversions())
+    assert found == [{str(path): decoding.COMPOSITED}] * 2
 
 
 @pytest.mark.parametrize("options", [{"batch_size": 1}, {"batch_size": 64}, {"num_workers": 2}])

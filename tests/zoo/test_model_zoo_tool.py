@@ -11,7 +11,7 @@ import yaml
 
 from tests.checkpoints.fault_server import Answer, start_server
 from virtex import zoo
-from virtex.checkpoints import download
+from virtex.checkpoints import http_download
 from virtex.cli import run_tool
 from virtex.config import load_config
 from virtex.eval_tools import inspect_checkpoint, model_zoo
@@ -170,7 +170,7 @@ def test_a_folder_that_cannot_be_made_is_an_error(tool, shelf):
 
 
 def test_a_failed_download_stops_no_other(tool, shelf, tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "BACK_OFF", 0.01)
+    monkeypatch.setattr(http_download, "BACK_OFF", 0.01)
     text = shelf.read_text()
     address = text.partition("[")[2].partition("/m.pth")[0]
     shelf.write_text(f"{text[:-1]}, my/other: {{urls: [{address}/gone.pth]}}}}")

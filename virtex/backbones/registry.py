@@ -194,14 +194,14 @@ def register_family(family: Family) -> Family:
     return family
 
 
-def families() -> dict[str, Family]:
+def get_families() -> dict[str, Family]:
     """Return all families by name, the built-in ones first."""
     import virtex.backbones.resnet  # noqa: F401  registers itself
 
     return FAMILIES
 
 
-def dialects() -> dict[str, Dialect]:
+def get_dialects() -> dict[str, Dialect]:
     """Return all dialects by name; ``"canonical"`` keeps each family's own names."""
     import virtex.backbones.resnet_names  # noqa: F401  registers its dialects
 
@@ -210,7 +210,7 @@ def dialects() -> dict[str, Dialect]:
 
 def get_family(arch: Arch) -> Family:
     """Return the family of an architecture."""
-    return families()[arch.family]
+    return get_families()[arch.family]
 
 
 def detect_arch(tensors: Mapping[str, Any], fields: Mapping[str, Any] | None = None) -> Arch | None:
@@ -223,7 +223,7 @@ def detect_arch(tensors: Mapping[str, Any], fields: Mapping[str, Any] | None = N
         UnsupportedArchitectureError: a family recognizes its names, but none can build the network.
     """
     unsupported = None
-    for family in families().values():
+    for family in get_families().values():
         try:
             arch = family.detect(tensors)
         except UnsupportedArchitectureError as error:
@@ -289,7 +289,7 @@ def torchvision_arch(name: str) -> Arch:
     if arch is None:
         raise UnsupportedArchitectureError(
             f"torchvision model {name} is not supported; choose one of a supported family, such as "
-            + ", ".join(family.default_arch.name for family in families().values())
+            + ", ".join(family.default_arch.name for family in get_families().values())
         )
     return arch
 

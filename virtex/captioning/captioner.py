@@ -29,7 +29,7 @@ from virtex.pretraining.vocabulary import (
     validate_vocabulary,
 )
 from virtex.run_folder import RUN_FILE, read_run_file
-from virtex.zoo.entries import entry_named
+from virtex.zoo.entries import find_entry
 from virtex.zoo.models import config_of, fill, find_pretraining_config, resolve_zoo_path, weights_in
 
 logger = logging.getLogger("virtex.captioning")
@@ -93,7 +93,7 @@ def captioner_identity(backbone: Backbone, options: CaptionerOptions) -> dict[st
     Raises:
         UserError: see ``load_captioner``.
     """
-    checkpoint = backbone.source.requested
+    checkpoint = backbone.source.reopen_name
     require_captioning(checkpoint, weights_in(checkpoint, options.trust_pickle), options)
     config = find_captioning_config(checkpoint, options)
     return identity_of(config, find_tokenizer(backbone, config, options))
@@ -122,7 +122,7 @@ def load_captioner(backbone: Backbone, decoding: CfgNode, options: CaptionerOpti
         UserError: the checkpoint is not a captioning model, its config or vocabulary is missing,
             or they do not match.
     """
-    checkpoint = backbone.source.requested
+    checkpoint = backbone.source.reopen_name
     weights = weights_in(checkpoint, options.trust_pickle)
     require_captioning(checkpoint, weights, options)
     settings = {f"MODEL.DECODER.{key}": value for key, value in decoding.items()}
@@ -218,7 +218,7 @@ def unsupported_reason(args: argparse.Namespace, may_open: bool) -> str:
     Raises:
         UserError: it cannot be opened, or its config is missing.
     """
-    entry = entry_named(args.checkpoint)
+    entry = find_entry(args.checkpoint)
     is_backbone = args.checkpoint.startswith(BACKBONE_SOURCES)
     if is_backbone or (entry is not None and entry.holds == "backbone"):
         return f"{args.checkpoint} is a backbone without a textual head; {FIX}"
@@ -237,7 +237,7 @@ def find_captioning_config(checkpoint: str, options: CaptionerOptions) -> CfgNod
     """
     if options.config is not None:
         return load_config(find_config(options.config))
-    entry = entry_named(checkpoint)
+    entry = find_entry(checkpoint)
     if entry is not None and entry.config:
         return load_config(config_of(entry))
     try:
@@ -255,7 +255,7 @@ def find_tokenizer(backbone: Backbone, config: CfgNode, options: CaptionerOption
     """
     if options.tokenizer is not None:
         return Tokenizer(options.tokenizer)
-    entry = entry_named(backbone.source.requested)
+    entry = find_entry(backbone.source.requested)
     if entry is not None and entry.tokenizer:
         return Tokenizer(resolve_zoo_path(entry, entry.tokenizer))
     candidate = Path(backbone.source.path).with_name(TOKENIZER)

@@ -14,7 +14,8 @@ from virtex.captioning.images import CaptioningImages
 from virtex.captioning.page import CaptionedImage, thumbnail, write_page
 from virtex.captioning.scoring import CaptionScores, choose_scorer, score
 from virtex.checkpoints.backbone import Backbone
-from virtex.data.transforms import build_transform, decode_image
+from virtex.data.decoding import decode_image
+from virtex.data.transforms import build_transform, parse_transform
 from virtex.engine.distributed import broadcast_object, rank
 from virtex.engine.progress import progress_bar
 from virtex.errors import UserError
@@ -35,7 +36,10 @@ class Captioning:
     Attributes:
         images: dataset name -> images.
         report: see ``virtex.evaluator``.
+        transformed: the images to caption, since ``check``.
     """
+
+    transformed: CaptioningSet
 
     def __init__(
         self,
@@ -55,7 +59,7 @@ class Captioning:
             scorer: "auto", "java" or "python", see ``virtex.captioning.scoring``.
 
         Raises:
-            UserError: the scorer is not available, or the transform of the settings is invalid.
+            UserError: the scorer is not available.
         """
         self.data, self.settings, self.options = data, settings, options
         self.folder, self.device, self.seed = folder, device, seed
@@ -63,13 +67,8 @@ class Captioning:
         self.images = {data.name: data}
         self.report = Report()
         self._captioner: Captioner | None = None
-        build_transform(*self._transform_settings())
         if data.references:
             self.scorer = choose_scorer(scorer)
-
-    def _transform_settings(self) -> tuple[list[str], int, int]:
-        data = self.settings.DATA
-        return list(data.IMAGE_TRANSFORM), data.IMAGE_CROP_SIZE, data.IMAGE_RESIZE_SIZE
 
     def check(self, backbone: Backbone) -> None:
         """Load the captioning model that ``backbone`` is part of.
@@ -78,6 +77,7 @@ class Captioning:
             UserError: see ``load_captioner``.
         """
         self._captioner = load_captioner(backbone, self.settings.MODEL.DECODER, self.options)
+        self.transformed = self._build_set()
 
     @property
     def captioner(self) -> Captioner:
@@ -96,7 +96,7 @@ class Captioning:
         start = time.perf_counter()
         captions = write_captions(
             self.captioner,
-            self._build_set(),
+            self.transformed,
             self.folder,
             self.device,
             self.batch_size,
@@ -113,12 +113,14 @@ class Captioning:
         return broadcast_object(self._conclude(backbone, captions) if rank() == 0 else None)
 
     def _build_set(self) -> CaptioningSet:
-        """Build the dataset, with the normalization of the model's pretraining."""
-        names, crop, resize = self._transform_settings()
-        pretraining = self.captioner.config.DATA.IMAGE_TRANSFORM_VAL
-        names += [name for name in pretraining if name.partition("::")[0] == "normalize"]
+        """Build the dataset, with the transforms of the model's pretraining."""
+        names, data = self.captioner.config.DATA.IMAGE_TRANSFORM_VAL, self.settings.DATA
+        transform = build_transform(names, data.IMAGE_CROP_SIZE, data.IMAGE_RESIZE_SIZE)
+        self.report.preprocessing["IMAGE_TRANSFORM"] = [
+            {"name": name, **arguments} for name, arguments in map(parse_transform, names)
+        ]
         steps = self.settings.MODEL.DECODER.MAX_DECODING_STEPS
-        return CaptioningSet(self.data, build_transform(names, crop, resize), self.seed, steps)
+        return CaptioningSet(self.data, transform, self.seed, steps)
 
     def _report_unreadable(self, captions: Captions) -> None:
         """Report the images that are skipped.

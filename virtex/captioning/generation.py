@@ -19,8 +19,8 @@ from torch import Tensor
 
 from virtex.captioning.captioner import Captioner
 from virtex.captioning.images import CaptioningImages
+from virtex.data.decoding import decode_image
 from virtex.data.loading import Batch, SeededSet, listed_loader
-from virtex.data.transforms import decode_image
 from virtex.engine.distributed import all_gather_object, rank, synchronize, world_size
 from virtex.engine.progress import progress_bar
 from virtex.errors import UserError
@@ -33,7 +33,6 @@ RESULTS = "captions.json"
 PARTIAL = "captions.partial.jsonl"  # of earlier runs, all processes together
 PARTIAL_OF_RANK = "captions.partial.rank{}.jsonl"
 PARTIAL_PATTERN = "captions.partial*.jsonl"
-MAX_ASPECT_RATIO = 100
 
 
 @dataclass
@@ -85,7 +84,6 @@ class CaptioningSet(SeededSet):
         draws = torch.rand(self.steps)  # from the generator seeded by (seed, position)
         try:
             image = decode_image(self.images.path(index))
-            check_aspect_ratio(image, self.images.path(index))
             image, _ = self.transform(image)
         except UserError as error:
             return {"image_id": index, "problem": str(error)}
@@ -104,21 +102,6 @@ class CaptioningSet(SeededSet):
             batch |= {key: torch.stack([s[key] for s in readable]) for key in ("image", "draws")}
             batch["image_id"] = torch.tensor([s["image_id"] for s in readable])
         return batch
-
-
-def check_aspect_ratio(image: Tensor, path: Path) -> None:
-    """Reject images so elongated that resizing the short side needs millions of pixels.
-
-    Raises:
-        UserError: the image is too elongated.
-    """
-    height, width = image.shape[-2:]
-    if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
-        raise UserError(
-            f"the aspect ratio of an image must be at most {MAX_ASPECT_RATIO}, but {path} has "
-            f"{width} x {height} pixels; remove it",
-            code="data.image_aspect_ratio",
-        )
 
 
 def write_captions(

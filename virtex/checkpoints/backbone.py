@@ -38,7 +38,10 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Source:
-    """The origin of a backbone: the requested name, the file, its sha256, format and coverage."""
+    """The origin of a backbone: the requested name, the file, its sha256, format and coverage.
+
+    The name is redacted (``virtex.text.redact``): ``reopen_name`` opens the same file again.
+    """
 
     requested: str
     path: str
@@ -46,6 +49,10 @@ class Source:
     format: str
     coverage: Coverage
     notes: tuple[str, ...] = ()
+
+    @property
+    def reopen_name(self) -> str:
+        return self.path if "…" in self.requested else self.requested
 
 
 @dataclass(frozen=True)

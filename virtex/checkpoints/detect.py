@@ -21,9 +21,9 @@ from virtex.backbones.registry import (
     Arch,
     UnsupportedArchitectureError,
     detect_arch,
-    dialects,
     expected_shapes,
-    families,
+    get_dialects,
+    get_families,
 )
 from virtex.checkpoints.backbone import CheckpointError
 from virtex.checkpoints.formats import FORMATS, Format, get_format
@@ -213,13 +213,13 @@ def translate(row: Format, tensors: Mapping[str, Any], prefix: str, dialect: str
     )
     translated = Translated()
     for key, value in below.items():
-        name = dialects()[dialect].translate(key)
+        name = get_dialects()[dialect].translate(key)
         if name is None:
             continue
         if name in translated.tensors:
             raise UnsupportedArchitectureError(f"several tensors map to {name}, one is {key}")
         translated.tensors[name], translated.keys[name] = value, prefix + inner + key
-    translated.derived = dialects()[dialect].derive(translated.tensors)
+    translated.derived = get_dialects()[dialect].derive(translated.tensors)
     return translated
 
 
@@ -345,8 +345,8 @@ def _no_format_error(found: StateDicts, name: str) -> UserError:
     }
     prefixes = _find_anchor_keys(found)
     # prefer the explanation of a family whose anchor key was found
-    for family in prefixes or families():
-        if reason := families()[family].explain_unsupported(shapes):
+    for family in prefixes or get_families():
+        if reason := get_families()[family].explain_unsupported(shapes):
             return UnsupportedArchitectureError(reason)
     path, tensors = max(found.by_path.items(), key=lambda item: len(item[1]))
     keys = f"keys in {path or 'the root'!r}: {', '.join(list(tensors)[:4])}, …"
@@ -379,7 +379,7 @@ def _find_anchor_keys(found: StateDicts) -> dict[str, str]:
     prefixes: dict[str, str] = {}
     for container in Format("", "").containers:
         for key in strip_wrappers(found.by_path.get(container, {}))[1]:
-            for family in families().values():
+            for family in get_families().values():
                 if key.endswith(f".{family.anchor_key}"):
                     prefixes.setdefault(family.name, key.removesuffix(family.anchor_key))
     return prefixes
@@ -398,7 +398,7 @@ def _closest(found: StateDicts, name: str) -> str:
                     names = translate(row, tensors, prefix, dialect).tensors
                 except UnsupportedArchitectureError:
                     continue
-                for family in families().values():
+                for family in get_families().values():
                     count = len(names.keys() & expected_shapes(family.default_arch).keys())
                     if count > most:
                         most = count

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from virtex.backbones.registry import dialects
+from virtex.backbones.registry import get_dialects
 from virtex.checkpoints.backbone import CheckpointError, InputSpec
 from virtex.checkpoints.inputs import (
     CAFFE_BGR,
@@ -95,9 +95,11 @@ def register_format(row: Format) -> Format:
     for name in (row.name, *row.aliases):
         if name in taken or name == "auto":
             raise ValueError(f"a checkpoint format named {name!r} is already registered")
-    unknown = [dialect for dialect in row.dialects if dialect not in dialects()]
+    unknown = [dialect for dialect in row.dialects if dialect not in get_dialects()]
     if unknown:
-        raise ValueError(f"format {row.name!r} names {unknown}; dialects are {sorted(dialects())}")
+        raise ValueError(
+            f"format {row.name!r} names {unknown}; dialects are {sorted(get_dialects())}"
+        )
     FORMATS[row.name] = row
     return row
 

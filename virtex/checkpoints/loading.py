@@ -28,6 +28,7 @@ from virtex.checkpoints.sources import resolve_source
 from virtex.checkpoints.statements import read_statements
 from virtex.errors import UserError
 from virtex.files import sha256_of
+from virtex.text import redact
 
 # Memory limit of a backbone in bytes: for any file, and per byte of a large file.
 _MIN_MEMORY, _MEMORY_PER_BYTE = 600 << 20, 16
@@ -159,7 +160,7 @@ def inspect_checkpoint(
     source = resolve_source(name)
     path, format = source.path, source.format if format == "auto" else format
     content, flat = open_checkpoint(path, trust_pickle)
-    found = Inspection(name, path, os.path.getsize(path), sha256_of(path))
+    found = Inspection(redact(name), path, os.path.getsize(path), sha256_of(path))
     try:
         parsed = detect_format(content, format, flat)
         row = parsed.format

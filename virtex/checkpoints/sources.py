@@ -16,17 +16,16 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import parse_qsl
 
 import torch
 import torchvision
-from iopath.common.file_io import get_cache_dir
 
 from virtex.checkpoints.backbone import CheckpointError, InputSpec
 from virtex.checkpoints.download import cached_path, download
 from virtex.config.yaml_files import expanduser
 from virtex.files import replace_file
+from virtex.resources import cache_folder
 from virtex.text import escape
 
 _EXAMPLES = "a local path, https://…, virtex://NAME, torchvision://resnet50 or random:resnet50"
@@ -141,15 +140,15 @@ def resolve_random(uri: str) -> Resolved:
         raise CheckpointError(
             f"{uri}: the seed should be an integer, found {seed!r}", code="checkpoint.invalid_name"
         )
-    folder = os.path.join(get_cache_dir(), "virtex", "random")
-    file = os.path.join(folder, f"{name}_seed{int(seed)}_torch{torch.__version__}.pth")
-    if not os.path.exists(file):
-        os.makedirs(folder, exist_ok=True)
+    folder = cache_folder() / "virtex" / "random"
+    file = folder / f"{name}_seed{int(seed)}_torch{torch.__version__}.pth"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed))
             network = torchvision.models.get_model(name, weights=None)
-        replace_file(Path(file), lambda unfinished: torch.save(network.state_dict(), unfinished))
-    return Resolved(file)
+        replace_file(file, lambda unfinished: torch.save(network.state_dict(), unfinished))
+    return Resolved(str(file))
 
 
 def sha256_prefix(url: str) -> str:

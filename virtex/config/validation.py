@@ -21,6 +21,7 @@ CLASSIFICATION_MODELS = ("token_classification", "multilabel_classification")
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "AMP_DTYPE": ("auto", "bfloat16", "float16"),
+    "DATA.INTERPOLATION": ("bilinear", "bicubic"),
     "MODEL.NAME": (*TEXT_MODELS, *CLASSIFICATION_MODELS),
     "MODEL.DECODER.NAME": ("beam_search", "nucleus_sampling"),
     "OPTIM.OPTIMIZER_NAME": ("sgd", "adamw"),
@@ -55,6 +56,7 @@ RANGES: dict[str, Range] = {
     "DATA.IMAGE_RESIZE_SIZE": POSITIVE,
     "DATA.IMAGE_CROP_SIZE": POSITIVE,
     "DATA.CROP_SCALE": UNIT_ABOVE_0,
+    "DATA.CROP_RATIO": POSITIVE,
     "DATA.AUGMENTATIONS": NON_NEGATIVE,
     "DATA.MAX_CAPTION_LENGTH": Range(  # [SOS], a token, [EOS]
         "between 3 and 10000", lambda x: 3 <= x <= 10000
@@ -276,11 +278,10 @@ def validate_crops(data: CfgNode) -> None:
             "DATA.IMAGE_CROP_SIZE must be at most DATA.IMAGE_RESIZE_SIZE "
             f"{data.IMAGE_RESIZE_SIZE}, not {data.IMAGE_CROP_SIZE}"
         )
-    scale = data.get("CROP_SCALE", [1.0, 1.0])
-    if len(scale) != 2 or scale[0] > scale[1]:
-        raise invalid_value(
-            f"DATA.CROP_SCALE must be two ascending fractions of the area, not {scale}"
-        )
+    for key in ("CROP_SCALE", "CROP_RATIO"):
+        limits = data.get(key, [1.0, 1.0])
+        if len(limits) != 2 or limits[0] > limits[1]:
+            raise invalid_value(f"DATA.{key} must be two ascending numbers, not {limits}")
 
 
 def validate_step_epochs(optim: CfgNode) -> None:

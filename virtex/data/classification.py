@@ -4,37 +4,48 @@ Channel order, mean and std belong to the checkpoint, and bytes are a quarter of
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
+from fvcore.common.config import CfgNode
 from torch import Tensor
 from torchvision.transforms import v2
 
+from virtex.data.decoding import decode_image
 from virtex.data.image_sets import ImageSet
 from virtex.data.loading import Batch, Sample, SeededSet
-from virtex.data.transforms import decode_image
+from virtex.data.resampling import RandomResizedCrop, Range, Resampling
 from virtex.errors import UserError
 
 Transform = Callable[[Tensor], Tensor]
+VIRTEX = Resampling("bilinear", antialias=False)
 
 
-def training_transform(crop_size: int, scale: tuple[float, float] = (0.08, 1.0)) -> Transform:
+def training_transform(
+    crop_size: int,
+    scale: Range = (0.08, 1.0),
+    ratio: Range = (0.75, 1.333),
+    resampling: Resampling = VIRTEX,
+) -> Transform:
     """Return a random resized crop followed by a horizontal flip with probability 0.5.
 
     Args:
         crop_size: output height and width in pixels.
-        scale: range of the crop's fraction of the area; its aspect ratio is 3/4 to 4/3.
+        scale, ratio: see ``RandomResizedCrop``.
 
     Returns:
         maps (3, height, width) uint8 to (3, crop_size, crop_size) uint8; draws from torch's
         generator.
     """
     return v2.Compose(
-        [v2.RandomResizedCrop(crop_size, scale, antialias=True), v2.RandomHorizontalFlip(0.5)]
+        [RandomResizedCrop(crop_size, scale, ratio, resampling), v2.RandomHorizontalFlip(0.5)]
     )
 
 
-def evaluation_transform(resize_size: int, crop_size: int) -> Transform:
+def evaluation_transform(
+    resize_size: int, crop_size: int, resampling: Resampling = VIRTEX
+) -> Transform:
     """Return a resize of the short side to ``resize_size`` pixels and a center crop.
 
     Returns:
@@ -48,7 +59,13 @@ def evaluation_transform(resize_size: int, crop_size: int) -> Transform:
             f"the crop size must be at most the resize size, but {crop_size} > {resize_size}",
             "config.crop_size",
         )
-    return v2.Compose([v2.Resize(resize_size, antialias=True), v2.CenterCrop(crop_size)])
+    resize = partial(resampling.resize_short_side, size=resize_size)
+    return v2.Compose([resize, partial(resampling.center_crop, size=crop_size)])
+
+
+def resampling_of(data: CfgNode) -> Resampling:
+    """Return the resampling that the DATA section of a config describes."""
+    return Resampling(data.INTERPOLATION, data.ANTIALIAS)
 
 
 class ClassificationSet(SeededSet):

@@ -1,11 +1,12 @@
-"""Color jitter as in torchvision, with a faster hue shift."""
+"""Color jitter as in albumentations, on which VirTex was trained: 8-bit, by OpenCV."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 
 @dataclass(frozen=True)
@@ -13,8 +14,8 @@ class ColorJitter:
     """Change brightness, contrast, saturation and hue in random order with probability ``p``.
 
     The first three are scaled by factors from [max(0, 1 - strength), 1 + strength]; hue is
-    shifted by up to ``hue`` (at most 0.5) of the color circle in either direction. Equivalent to
-    torchvision's ``ColorJitter`` in ``RandomApply``.
+    shifted by up to ``hue`` (at most 0.5) of the color circle in either direction. Pixels are
+    rounded to 8 bits after each step, as in albumentations' ``ColorJitter``.
     """
 
     brightness: float
@@ -24,23 +25,23 @@ class ColorJitter:
     p: float
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Map an image (3, height, width), uint8 or in [0, 1], to float32 in [0, 1]."""
-        image = F.to_dtype(image, torch.float32, scale=True)
+        """Map an image (3, height, width) uint8 to the same shape and type."""
         if torch.rand(()).item() >= self.p:
             return image
         order, draws = torch.randperm(4).tolist(), torch.rand(4).tolist()
+        pixels = image.permute(1, 2, 0).numpy()
         for index in order:
             adjust, strength = self._adjustments[index]
             low, high = (-strength, strength) if adjust is shift_hue else factor_range(strength)
-            image = adjust(image, low + (high - low) * draws[index])
-        return image
+            pixels = adjust(pixels, low + (high - low) * draws[index])
+        return torch.from_numpy(pixels).permute(2, 0, 1)
 
     @property
-    def _adjustments(self) -> tuple[tuple[Callable[[Tensor, float], Tensor], float], ...]:
+    def _adjustments(self) -> tuple[tuple[Callable[[np.ndarray, float], np.ndarray], float], ...]:
         return (
-            (F.adjust_brightness, self.brightness),
-            (F.adjust_contrast, self.contrast),
-            (F.adjust_saturation, self.saturation),
+            (adjust_brightness, self.brightness),
+            (adjust_contrast, self.contrast),
+            (adjust_saturation, self.saturation),
             (shift_hue, self.hue),
         )
 
@@ -50,21 +51,37 @@ def factor_range(strength: float) -> tuple[float, float]:
     return max(0.0, 1 - strength), 1 + strength
 
 
-def shift_hue(image: Tensor, shift: float) -> Tensor:
-    """Shift the hue of an image in [0, 1] by ``shift`` of the color circle.
+# All map RGB pixels (height, width, 3) uint8 to new ones.
 
-    With value v, chroma c and hue h in sixths, a channel is v - c · clamp(min(k, 4 - k), 0, 1)
-    where k = (n + h) mod 6 and n is 5, 3, 1 for red, green, blue (no branches).
-    """
-    red, green, blue = image
-    value = image.amax(dim=0)
-    chroma = value - image.amin(dim=0)
-    scale = 1 / chroma.clamp(min=1e-12)  # gray has no hue: all differences are 0
-    hue = torch.where(
-        red == value,
-        (green - blue) * scale,
-        torch.where(green == value, (blue - red) * scale + 2, (red - green) * scale + 4),
-    )
-    k = hue + (image.new_tensor([5.0, 3.0, 1.0])[:, None, None] + 6 * shift)
-    k -= 6 * torch.floor(k / 6)  # k mod 6; remainder() takes three times as long
-    return value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
+
+def adjust_brightness(pixels: np.ndarray, factor: float) -> np.ndarray:
+    return _apply(pixels, LEVELS * factor)
+
+
+def adjust_contrast(pixels: np.ndarray, factor: float) -> np.ndarray:
+    """Scale the differences to the mean gray level of the image."""
+    mean = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).mean()
+    return _apply(pixels, LEVELS * factor + mean * (1 - factor))
+
+
+def adjust_saturation(pixels: np.ndarray, factor: float) -> np.ndarray:
+    """Scale the differences to the gray level of each pixel."""
+    gray = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return cv2.addWeighted(pixels, factor, gray, 1 - factor, 0)
+
+
+def shift_hue(pixels: np.ndarray, shift: float) -> np.ndarray:
+    """Shift the hue by ``shift`` of the color circle, which OpenCV divides into 180 steps."""
+    if shift == 0:  # the conversions would change a few levels
+        return pixels
+    hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)
+    hsv[..., 0] = _apply(hsv[..., 0], (LEVELS + 180 * shift) % 180)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+
+
+LEVELS = np.arange(256)
+
+
+def _apply(pixels: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Replace each level by its value in the table, rounded down."""
+    return cv2.LUT(pixels, table.clip(0, 255).astype(np.uint8))

@@ -7,12 +7,14 @@ process, worker and epoch, and of resuming.
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from virtex.data.decoding import report_conversions, take_conversions
 from virtex.data.streams import Key, TrainingStream, validation_batches
 from virtex.data.workers import GuardedLoader, init_worker
 from virtex.engine.randomness import seed_everything
@@ -85,8 +87,18 @@ class SeededSet(Dataset[Sample | UserError], ABC):
 # Loaders -----------------------------------------------------------------------------------------
 
 
-def raise_if_error(batch: Batch | UserError) -> Batch:
-    """Return ``batch``, or raise it if it is an error."""
+Message = tuple[Batch | UserError, dict[str, str]]  # a batch, and the images converted for it
+
+
+def send(dataset: SeededSet, samples: Sequence[Sample | UserError]) -> Message:
+    """Collate samples in a worker."""
+    return dataset.collate(samples), take_conversions()
+
+
+def receive(message: Message) -> Batch:
+    """Return the batch and count its conversions; raise it if it is an error."""
+    batch, converted = message
+    report_conversions(converted)
     if isinstance(batch, UserError):
         raise batch
     return batch
@@ -99,7 +111,7 @@ class CheckedBatches:
         self.loader = loader
 
     def __iter__(self) -> Iterator[Batch]:
-        return map(raise_if_error, GuardedLoader(self.loader))
+        return map(receive, GuardedLoader(self.loader))
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -168,7 +180,7 @@ def _loader(
         batch_sampler=batches,
         num_workers=num_workers,
         worker_init_fn=init_worker,
-        collate_fn=dataset.collate,
+        collate_fn=partial(send, dataset),
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
     )

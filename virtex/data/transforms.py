@@ -7,80 +7,23 @@ generator, so that seeding it makes a call deterministic.
 
 import ast
 import re
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from virtex.data.color import ColorJitter
+from virtex.data.resampling import INTERPOLATIONS, RandomResizedCrop, Range, Resampling
 from virtex.errors import UserError
-from virtex.files import require_file
 from virtex.text import nearest, short_repr
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-# Value of EXIF's orientation tag -> the transpose that turns the image upright
-ORIENTATION = 0x0112
-TRANSPOSES = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-UNSAFE_FORMATS = ("EPS",)  # Pillow runs Ghostscript on it, regardless of the suffix
-# Everything that Pillow raises for a broken file.
-DECODE_ERRORS = (
-    *(OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError),
-    RuntimeError,  # AVIF; DDS raises its subclass NotImplementedError
-)
-
-
-def decode_image(path: str | Path) -> Tensor:
-    """Decode an image as RGB, (3, height, width) uint8, rotated according to its EXIF data.
-
-    Grayscale, palette, CMYK and 16-bit images become RGB as in Detectron2, by Pillow's ``convert``.
-
-    Raises:
-        UserError: the file is missing, truncated or not an image.
-    """
-    try:
-        require_file(path)
-        with Image.open(path) as image:
-            if image.format in UNSAFE_FORMATS:
-                raise ValueError(f"{image.format} files are not supported")
-            transpose = TRANSPOSES.get(_orientation(image))
-            rgb = image.convert("RGB")
-    except DECODE_ERRORS as error:
-        reason = "not found" if isinstance(error, FileNotFoundError) else str(error)
-        raise UserError(
-            f"cannot decode the image {path}: {reason or type(error).__name__}; restore it",
-            "data.image",
-        ) from error
-    if transpose is not None:
-        rgb = rgb.transpose(transpose)
-    # channels_last in memory, which makes crop and resize twice as fast
-    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
-
-
-def _orientation(image: Image.Image) -> Any:
-    """Return the value of the EXIF tag, valid or not; None without one."""
-    try:
-        return image.getexif().get(ORIENTATION)
-    except (SyntaxError, ValueError, KeyError, struct.error):  # broken EXIF in a valid image
-        return None
-
 
 Step = Callable[[Tensor, str], tuple[Tensor, str]]
 
@@ -127,20 +70,26 @@ def _swap_side(found: re.Match[str]) -> str:
     return other.capitalize() if word[0].isupper() else other
 
 
-def _random_resized_crop(size: int, scale: Sequence[float], ratio: Sequence[float]) -> Step:
-    return ImageTransform(v2.RandomResizedCrop(size, scale, ratio, antialias=True))
+def _random_resized_crop(
+    size: int, scale: Range, ratio: Range, interpolation: str, antialias: bool
+) -> Step:
+    return ImageTransform(
+        RandomResizedCrop(size, scale, ratio, Resampling(interpolation, antialias))
+    )
 
 
 def _center_crop(size: int) -> Step:
-    return ImageTransform(v2.CenterCrop(size))
+    return ImageTransform(partial(Resampling().center_crop, size=size))
 
 
-def _smallest_resize(size: int) -> Step:
-    return ImageTransform(v2.Resize(size, antialias=True))
+def _smallest_resize(size: int, interpolation: str, antialias: bool) -> Step:
+    resampling = Resampling(interpolation, antialias)
+    return ImageTransform(partial(resampling.resize_short_side, size=size))
 
 
-def _global_resize(size: int) -> Step:
-    return ImageTransform(v2.Resize((size, size), antialias=True))
+def _global_resize(size: int, interpolation: str, antialias: bool) -> Step:
+    resampling = Resampling(interpolation, antialias)
+    return ImageTransform(partial(resampling.resize, height=size, width=size))
 
 
 def _color_jitter(**arguments: float) -> Step:
@@ -169,14 +118,18 @@ class TransformSpec:
     fixed: bool = False
 
 
+RESAMPLING = {"interpolation": "bilinear", "antialias": False}
 TRANSFORMS: Mapping[str, TransformSpec] = MappingProxyType(
     {
         "random_resized_crop": TransformSpec(
-            _random_resized_crop, {"scale": (0.2, 1.0), "ratio": (3 / 4, 4 / 3)}, "crop", True
+            _random_resized_crop,
+            {"scale": (0.2, 1.0), "ratio": (0.75, 1.333), **RESAMPLING},
+            "crop",
+            True,
         ),
         "center_crop": TransformSpec(_center_crop, {}, "crop", True),
-        "smallest_resize": TransformSpec(_smallest_resize, {}, "resize"),
-        "global_resize": TransformSpec(_global_resize, {}, "crop", True),
+        "smallest_resize": TransformSpec(_smallest_resize, RESAMPLING, "resize"),
+        "global_resize": TransformSpec(_global_resize, RESAMPLING, "crop", True),
         # a small hue range, because captions name colors
         "color_jitter": TransformSpec(
             _color_jitter,
@@ -219,6 +172,8 @@ ARGUMENT_CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = MappingProxyT
         "contrast": (_is_strength, "a number of 0 or more"),
         "saturation": (_is_strength, "a number of 0 or more"),
         "hue": (lambda v: _is_numbers(v, 1, 0, 0.5), "a number from 0 to 0.5"),
+        "interpolation": (lambda v: v in list(INTERPOLATIONS), " or ".join(INTERPOLATIONS)),
+        "antialias": (lambda v: isinstance(v, bool), "True or False"),
         "p": (_is_fraction, "a probability from 0 to 1"),
         "mean": (lambda v: _is_numbers(v, 3, 0, 1), "three numbers from 0 to 1"),
         "std": (lambda v: _is_numbers(v, 3, 1e-6), "three positive numbers"),
@@ -248,7 +203,7 @@ def parse_transform(text: str) -> tuple[str, dict[str, Any]]:
             arguments = None
     if not isinstance(arguments, dict):
         raise UserError(
-            f"the arguments of the image transform {name} must be a dict of numbers, not "
+            f"the arguments of the image transform {name} must be a dict, not "
             f"{short_repr(literal)}; write {name} or {name}::{{'argument': value}}",
             "config.transform_arguments",
         )

@@ -7,6 +7,7 @@ from detectron2.config import CfgNode
 from virtex.config.overrides import coerce, flatten, invalid_value, scalars
 from virtex.config.validation import NON_NEGATIVE, POSITIVE, Range, validate_values
 from virtex.detectron.compat import default_config
+from virtex.detectron.effects import validate_supported
 from virtex.errors import UserError
 from virtex.text import short_repr
 
@@ -22,11 +23,33 @@ RANGES: dict[str, Range] = {
     "SOLVER.MAX_ITER": POSITIVE,
     "SOLVER.BASE_LR": POSITIVE,
     "DATALOADER.NUM_WORKERS": NON_NEGATIVE,
+    "INPUT.CROP.SIZE": POSITIVE,
+    "INPUT.MIN_SIZE_TRAIN": NON_NEGATIVE,  # 0: not resized
+    "INPUT.MIN_SIZE_TEST": NON_NEGATIVE,
+    "INPUT.MAX_SIZE_TRAIN": POSITIVE,
+    "INPUT.MAX_SIZE_TEST": POSITIVE,
+    "TEST.PRECISE_BN.NUM_ITER": POSITIVE,
 }
 # Settings that may be None -> a value of their type otherwise.
 OPTIONAL = {"SOLVER.WEIGHT_DECAY_BIAS": 0.0}
-# Only these samplers of Detectron2 are seeded and resumable.
-CHOICES = {"DATALOADER.SAMPLER_TRAIN": ("TrainingSampler", "RepeatFactorTrainingSampler")}
+BOX_LOSSES = ("smooth_l1", "giou")  # of both distributions
+POOLERS = ("ROIAlign", "ROIAlignV2", "ROIPool")  # without rotated boxes
+# Values that runs support. Detectron2 reports others late, or not at all.
+CHOICES = {
+    # seeded and resumable
+    "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler", "RepeatFactorTrainingSampler"),
+    "INPUT.CROP.TYPE": ("relative_range", "relative", "absolute", "absolute_range"),
+    "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
+    "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
+    "MODEL.ANCHOR_GENERATOR.NAME": ("DefaultAnchorGenerator",),
+    "MODEL.META_ARCHITECTURE": ("GeneralizedRCNN", "RetinaNet"),
+    "MODEL.PROPOSAL_GENERATOR.NAME": ("RPN",),
+    "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": BOX_LOSSES,
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": BOX_LOSSES,
+    "MODEL.ROI_BOX_HEAD.POOLER_TYPE": POOLERS,
+    "MODEL.ROI_MASK_HEAD.POOLER_TYPE": POOLERS,
+    "MODEL.RPN.BBOX_REG_LOSS_TYPE": BOX_LOSSES,
+}
 
 
 def validate_types(cfg: CfgNode) -> None:
@@ -66,8 +89,4 @@ def validate_run(cfg: CfgNode, overridden: Sequence[str], device: str) -> None:
         raise UserError(
             "SOLVER.AMP.ENABLED needs a GPU; remove the override", code="config.invalid_value"
         )
-    if cfg.MODEL.KEYPOINT_ON:
-        raise UserError(
-            "MODEL.KEYPOINT_ON is not supported: keypoints are not evaluated; set it to False",
-            code="config.invalid_value",
-        )
+    validate_supported(cfg)

@@ -1,5 +1,6 @@
 """Figures of predictions beside the ground truth."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,13 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.evaluation.evaluator import inference_context
 from detectron2.structures import BoxMode
 from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import Visualizer
 from torch import nn
 
+from virtex.detectron.loading import read_image
 from virtex.files import replace_file
 
 MIN_SCORE = 0.5
@@ -23,7 +24,7 @@ PALETTE = colormap(rgb=True, maximum=1)  # (n, 3); class i has color i % n in bo
 
 
 def write_gallery(
-    cfg: CfgNode, model: nn.Module, name: str, samples: list[dict[str, Any]], folder: Path,
+    cfg: CfgNode, model: nn.Module, dataset: str, samples: list[dict[str, Any]], folder: Path,
     count: int = 8,
 ) -> None:  # fmt: skip
     """Write ``count`` figures, evenly spaced over the test images that have objects.
@@ -32,7 +33,7 @@ def write_gallery(
     Right: the ground truth.
 
     Args:
-        name: the registered test set.
+        dataset: the registered test set.
         samples: its Detectron2 dicts.
         folder: created if missing; receives one JPEG per image.
     """
@@ -40,12 +41,25 @@ def write_gallery(
     filled = [sample for sample in samples if sample["annotations"]] or samples
     chosen = np.linspace(0, len(filled) - 1, min(count, len(filled))).round().astype(int)
     mapper = DatasetMapper(cfg, False)
-    classes = MetadataCatalog.get(name).thing_classes
+    classes = MetadataCatalog.get(dataset).thing_classes
     with inference_context(model), torch.no_grad():
-        for sample in (filled[index] for index in chosen):
+        shown = [filled[index] for index in chosen]
+        names = figure_names([sample["file_name"] for sample in shown])
+        for name, sample in zip(names, shown, strict=True):
             instances = model([mapper(sample)])[0]["instances"].to("cpu")
-            path = folder / f"{Path(sample['file_name']).stem}.jpg"
-            write_jpeg(path, draw_comparison(sample, instances, classes))
+            write_jpeg(folder / name, draw_comparison(sample, instances, classes))
+
+
+def figure_names(images: Iterable[str]) -> list[str]:
+    """Return a different name for each image, that of the file where possible."""
+    names: list[str] = []
+    for stem in (Path(image).stem for image in images):
+        name, number = f"{stem}.jpg", 1
+        while name in names:
+            number += 1
+            name = f"{stem}_{number}.jpg"
+        names.append(name)
+    return names
 
 
 def write_jpeg(path: Path, image: np.ndarray) -> None:

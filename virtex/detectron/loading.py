@@ -9,15 +9,21 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, DatasetMapper, build_detection_test_loader
-from detectron2.data.detection_utils import SizeMismatchError
+from detectron2.data import (
+    DatasetFromList,
+    DatasetMapper,
+    build_detection_test_loader,
+    detection_utils,
+)
+from detectron2.data.detection_utils import SizeMismatchError, convert_PIL_to_numpy
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils import comm
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from virtex.data.transforms import UNSAFE_FORMATS
+from virtex.data.decoding import load_rgb, report_conversions, take_conversions
 from virtex.data.workers import GuardedLoader, init_worker
 from virtex.engine.randomness import seed_everything
 from virtex.errors import UserError
@@ -26,6 +32,37 @@ logger = logging.getLogger(__name__)
 
 Sample = dict[str, Any]
 WORKERS = "DATALOADER.NUM_WORKERS"
+CONVERTED = "converted"  # key of a sample: the images that were converted for it
+
+
+def read_image(file_name: str, format: str | None = None) -> np.ndarray:
+    """Read an image with the decoder of all tasks, as Detectron2's function of this name.
+
+    Raises:
+        UserError: it cannot be decoded.
+    """
+    return convert_PIL_to_numpy(Image.fromarray(load_rgb(file_name)), format)
+
+
+detection_utils.read_image = read_image  # for DatasetMapper, which has no parameter for it
+
+
+def check_mask_format(cfg: CfgNode, samples: list[Sample]) -> None:
+    """Check that masks can be trained in ``INPUT.MASK_FORMAT``; crowds are not trained on.
+
+    Raises:
+        UserError: an object has a run-length mask, which is not a polygon.
+    """
+    if not cfg.MODEL.MASK_ON or cfg.INPUT.MASK_FORMAT != "polygon":
+        return
+    for sample in samples:
+        for found in sample["annotations"]:
+            if isinstance(found.get("segmentation"), dict) and not found.get("iscrowd", 0):
+                raise UserError(
+                    f"expected masks of polygons, but an object of {sample['file_name']} has a "
+                    "run-length mask; set INPUT.MASK_FORMAT bitmask",
+                    code="data.mask_format",
+                )
 
 
 class SafeMapper:
@@ -34,20 +71,17 @@ class SafeMapper:
     Returned rather than raised, because an exception in a worker process loses its type.
     """
 
-    def __init__(self, mapper: Callable[[Sample], Sample], remedy: str):
+    def __init__(self, mapper: Callable[[Sample], Sample], hint: str = ""):
         """
         Args:
-            remedy: what the user can do about an unreadable file, for the message.
+            hint: appended to the message about an unreadable file.
         """
-        self.mapper, self.remedy = mapper, remedy
+        self.mapper, self.hint = mapper, hint
 
     def __call__(self, sample: Sample) -> Sample | UserError:
         name = sample["file_name"]
         try:
-            with Image.open(name) as image:  # Pillow would run a program to decode these formats
-                if image.format in UNSAFE_FORMATS:
-                    raise OSError(f"{image.format} is not an image format")
-            return self.mapper(sample)
+            return {**self.mapper(sample), CONVERTED: take_conversions()}
         except SizeMismatchError as error:
             return UserError(
                 f"{name} does not have the size of its annotation: {error}",
@@ -55,11 +89,8 @@ class SafeMapper:
             )
         except ValueError as error:
             return UserError(f"{name} has an invalid annotation: {error}", code="data.annotation")
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's
-            return UserError(
-                f"the image {name} cannot be read ({str(error) or type(error)}); {self.remedy}",
-                code="data.image_unreadable",
-            )
+        except UserError as error:
+            return UserError(f"{error}{self.hint}", code=error.code)
 
 
 def raise_if_error(batch: list[Sample | UserError]) -> list[Sample]:
@@ -67,6 +98,7 @@ def raise_if_error(batch: list[Sample | UserError]) -> list[Sample]:
     for sample in batch:
         if isinstance(sample, UserError):
             raise sample
+        report_conversions(sample.pop(CONVERTED))
         samples.append(sample)
     return samples
 
@@ -77,7 +109,7 @@ class SeededSamples(Dataset):
     def __init__(self, samples: list[Sample], cfg: CfgNode, skip_bad_images: bool):
         self.samples = DatasetFromList(samples, copy=False)  # one copy for all workers
         self.mapper = SafeMapper(
-            DatasetMapper(cfg, True), "restore it, or skip such images with --skip-bad-images"
+            DatasetMapper(cfg, True), ", or skip such images with --skip-bad-images"
         )
         self.seed = cfg.SEED
         self.skip_bad_images = skip_bad_images
@@ -93,7 +125,7 @@ class SeededSamples(Dataset):
             if not (self.skip_bad_images and isinstance(sample, UserError)):
                 return sample
             logger.warning("skipped: %s", sample)
-        return UserError("no training image can be read", code="data.image_unreadable")
+        return UserError("no training image can be read", code="data.image")
 
 
 class ResumableBatches(Sampler):
@@ -175,8 +207,10 @@ def build_sampler(cfg: CfgNode, samples: list[Sample], stream: int) -> Sampler:
     seed = cfg.SEED + 1_000_003 * stream
     if cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler":
         return TrainingSampler(len(samples), seed=seed)
+    # v0.5 always takes the square root
+    sqrt = {"sqrt": cfg.DATALOADER.REPEAT_SQRT} if "REPEAT_SQRT" in cfg.DATALOADER else {}
     factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-        samples, cfg.DATALOADER.REPEAT_THRESHOLD
+        samples, cfg.DATALOADER.REPEAT_THRESHOLD, **sqrt
     )
     return RepeatFactorTrainingSampler(factors, seed=seed)
 
@@ -189,9 +223,7 @@ def test_batches(cfg: CfgNode, samples: list[Sample]) -> GuardedLoader:
     """
     loader = build_detection_test_loader(
         samples,
-        mapper=SafeMapper(
-            DatasetMapper(cfg, False), "restore it; a score must cover every image of the set"
-        ),
+        mapper=SafeMapper(DatasetMapper(cfg, False), "; a score must cover every image of the set"),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
     loader.worker_init_fn = init_worker  # not a parameter of Detectron2's function

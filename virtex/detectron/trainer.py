@@ -40,21 +40,14 @@ def build_detector(cfg: CfgNode) -> nn.Module:
     """Build the detector of ``cfg`` on its device, randomly initialized.
 
     Raises:
-        UserError: Detectron2 rejects the config, or the model cannot be scored.
+        UserError: Detectron2 rejects the config.
     """
     try:
-        model = build_model(cfg)
+        return build_model(cfg)
     except (AssertionError, KeyError, ValueError) as error:
         raise UserError(
             f"Detectron2 cannot build a detector from this config: {error}", code="config.model"
         ) from error
-    if not hasattr(model, "input_format"):
-        raise UserError(
-            "expected MODEL.META_ARCHITECTURE GeneralizedRCNN or RetinaNet, not "
-            f"{cfg.MODEL.META_ARCHITECTURE}",
-            code="config.model",
-        )
-    return model
 
 
 def check_solver(cfg: CfgNode, model: nn.Module) -> None:
@@ -134,7 +127,7 @@ class Trainer(TrainerBase):
 
     def resume(self) -> int:
         """Load the latest checkpoint, if there is one. Return the number of iterations done."""
-        content = self.checkpoints.resume()
+        content = self.checkpoints.resume(self.max_iter, zero_based=True)
         self.start_iter = content["iteration"] + 1 if content else 0
         if len(set(comm.all_gather(self.start_iter))) > 1:
             raise UserError(

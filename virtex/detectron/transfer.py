@@ -29,9 +29,11 @@ from virtex.detectron.datasets import (
     read_data,
     require_paths,
 )
+from virtex.detectron.effects import RecordingConfig, validate_effects
 from virtex.detectron.evaluation import build_evaluator, evaluate
 from virtex.detectron.gallery import write_gallery
 from virtex.detectron.install import describe_installed
+from virtex.detectron.loading import check_mask_format
 from virtex.detectron.scoring import default_scorer
 from virtex.detectron.settings import build_settings
 from virtex.detectron.trainer import Trainer, build_detector, check_solver, write_scores
@@ -97,14 +99,17 @@ class DetectorEvaluator:
         converted = convert_backbone(backbone, self.cfg)
         settings.set_from_checkpoint(converted.settings)
         self.train, self.test = read_data(self.cfg, self.data_root, args.eval_only)
+        check_mask_format(self.cfg, self.train)
         checked = itertools.chain([] if args.skip_bad_images else self.train, *self.test.values())
         require_paths((sample["file_name"] for sample in checked), os.path.isfile)
         if classes := class_names(self.cfg):
             head = "RETINANET" if self.cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
             settings.set_from_data(f"MODEL.{head}.NUM_CLASSES", len(classes))
         seed_everything("detector", self.cfg.SEED)
-        self.detector = build_detector(self.cfg)
-        check_solver(self.cfg, self.detector)
+        recording = RecordingConfig(self.cfg, set())
+        self.detector = build_detector(recording)
+        check_solver(recording, self.detector)
+        validate_effects(recording, settings.overridden)
         for name in self.test:
             build_evaluator(self.cfg, name, None)
         self.report = Report(
@@ -147,7 +152,7 @@ class DetectorEvaluator:
             "evaluate_images_per_second": images / seconds,
         }
         for name, samples in self.test.items():
-            gallery = self.folder / run_folder.GALLERY
+            gallery = self.folder / run_folder.GALLERY / (name if len(self.test) > 1 else "")
             write_gallery(self.cfg, self.detector, name, samples, gallery)
         if not self.args.eval_only:
             write_scores(self.folder, self.cfg.SOLVER.MAX_ITER, metrics)

@@ -1,22 +1,31 @@
 """Checkpoints of a training run: written atomically, resumed bit-exactly."""
 
+import math
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from virtex.errors import UserError
 from virtex.files import replace_file
+from virtex.text import short_repr
 
 LAST = "last_checkpoint"  # contains the latest checkpoint's file name, as Detectron2's tools expect
 FINAL = "model_final.pth"
-# Raised by loading a file that is not a checkpoint, or is one of another model.
+# Raised by loading a file that is not a checkpoint.
 LOAD_ERRORS = (
     *(KeyError, TypeError, RuntimeError, ValueError, AttributeError, EOFError),
     pickle.UnpicklingError,
 )
+# Numbers of the training state that change during training; all others are settings.
+PROGRESS = {
+    *("lr", "initial_lr", "last_epoch", "_step_count", "_last_lr", "_get_lr_called_within_step"),
+    *("_is_initial", "scale", "_growth_tracker", "seconds", "step"),
+}
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:
@@ -50,28 +59,133 @@ class Checkpoints:
             old.unlink()
         return path
 
-    def resume(self) -> dict[str, Any]:
+    def resume(self, iterations: int, zero_based: bool = False) -> dict[str, Any]:
         """Load the latest checkpoint and return its content; empty if there is none.
 
+        Args:
+            iterations, zero_based: see ``validate_training_state``.
+
         Raises:
-            UserError: the file is not a checkpoint of this model.
+            UserError: the file is not a checkpoint of this run; nothing is changed.
         """
         path = last_checkpoint(self.folder)
         if path is None:
             return {}
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-            self.model.load_state_dict(content["model"], strict=True)
-            for key, value in self.state.items():
-                if content[key]:  # the state of a disabled gradient scaler is empty
-                    value.load_state_dict(content[key])
         except LOAD_ERRORS as error:
-            raise UserError(
-                f"{path} is not a complete checkpoint of this run ({error}); start again with "
-                "--overwrite",
-                code="resume.invalid_checkpoint",
-            ) from error
+            raise _invalid(path, str(error)) from error
+        validate_training_state(path, content, self.model, self.state, iterations, zero_based)
+        self.model.load_state_dict(content["model"])
+        for key, value in self.state.items():
+            if content[key]:  # the state of a disabled gradient scaler is empty
+                value.load_state_dict(content[key])
         return content
+
+
+def validate_training_state(
+    path: Path,
+    content: Any,
+    model: nn.Module,
+    state: dict[str, Any],
+    iterations: int,
+    zero_based: bool = False,
+) -> None:
+    """Compare the content of a checkpoint with the run that is about to load it.
+
+    Names, shapes and dtypes of all tensors, the optimizer's parameter groups and every setting
+    must be equal. torch checks few of them: its fused optimizers read and write out of bounds if
+    a momentum is smaller than its weight.
+
+    Args:
+        path: names the checkpoint in errors.
+        content: has ``model``, ``iteration`` and the keys of ``state``.
+        model: unwrapped.
+        state: see ``Checkpoints``.
+        iterations: the number of iterations of the run.
+        zero_based: ``iteration`` is the index of the last completed iteration, as in Detectron2,
+            and not the number of completed iterations.
+
+    Raises:
+        UserError: a value is missing, unknown or differs; its path in ``content`` is named.
+    """
+    if not isinstance(content, dict) or not {"model", "iteration", *state} <= content.keys():
+        raise _invalid(path, f"expected the keys model, iteration, {', '.join(state)}")
+    iteration = content["iteration"]
+    if type(iteration) is not int or not 0 <= iteration < 2**63:
+        raise _invalid(path, f"iteration is {short_repr(iteration)}, not a number of iterations")
+    done = iteration + zero_based
+    if done > iterations:
+        raise UserError(
+            f"{path} is from iteration {done}, beyond the requested {iterations} iterations; "
+            f"request at least {done}",
+            code="resume.beyond_end",
+        )
+    if difference := _difference(content["model"], model.state_dict(), "model"):
+        raise _invalid(path, difference)
+    for key, value in state.items():
+        found, expected = content[key], value.state_dict()
+        if isinstance(value, torch.amp.GradScaler) and {} in (found, expected):
+            continue  # disabled now or before
+        if isinstance(value, Optimizer):
+            expected["state"] = _optimizer_state(value)
+            if isinstance(found, dict) and isinstance(stored := found.get("state"), dict):
+                # a parameter has no state before its first gradient
+                expected["state"] = {k: v for k, v in expected["state"].items() if k in stored}
+        if difference := _difference(found, expected, key):
+            raise _invalid(path, difference)
+        if "last_epoch" in expected and found["last_epoch"] != done:
+            raise _invalid(path, f"{key}.last_epoch is {found['last_epoch']}, not {done}")
+
+
+def _optimizer_state(optimizer: Optimizer) -> dict[int, dict[str, Any]]:
+    """Return the state after a step in which each parameter has a gradient, without data."""
+    groups = [
+        {
+            **{key: False if key in ("fused", "foreach") else group[key] for key in group},
+            "params": [torch.empty_like(weight, device="meta") for weight in group["params"]],
+        }
+        for group in optimizer.param_groups
+    ]
+    build: Callable[..., Optimizer] = type(optimizer)
+    twin = build(groups)
+    for group in twin.param_groups:
+        for weight in group["params"]:
+            weight.grad = torch.empty_like(weight)
+    twin.step()
+    return twin.state_dict()["state"]
+
+
+def _difference(found: Any, expected: Any, path: str) -> str:
+    """Describe the first difference in structure, shape, dtype or setting; "" if there is none."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        if found.keys() != expected.keys():
+            names = short_repr(list(found.keys() ^ expected.keys()))
+            return f"{path} has other keys than this run: {names}"
+        pairs = [(found[key], expected[key], f"{path}.{key}") for key in expected]
+    elif isinstance(expected, list | tuple) and isinstance(found, list | tuple):
+        if len(found) != len(expected):
+            return f"{path} has {len(found)} values, not {len(expected)}"
+        pairs = [(*pair, path) for pair in zip(found, expected, strict=True)]
+    elif isinstance(expected, torch.Tensor) and isinstance(found, torch.Tensor):
+        kinds = [(tuple(value.shape), value.dtype, value.layout) for value in (found, expected)]
+        return "" if kinds[0] == kinds[1] else f"{path} is {kinds[0]}, not {kinds[1]}"
+    elif isinstance(expected, int | float) and path.rpartition(".")[2] in PROGRESS:
+        types = (type(expected),) if isinstance(expected, int) else (int, float)
+        is_valid = type(found) in types and 0 <= found < math.inf
+        return "" if is_valid else f"{path} is {short_repr(found)}"
+    else:
+        is_equal = type(found) is type(expected) and found == expected
+        return "" if is_equal else f"{path} is {short_repr(found)}, not {short_repr(expected)}"
+    return next(filter(None, (_difference(*pair) for pair in pairs)), "")
+
+
+def _invalid(path: Path, problem: str) -> UserError:
+    return UserError(
+        f"{path} is not a complete checkpoint of this run ({problem}); start again with "
+        "--overwrite",
+        code="resume.invalid_checkpoint",
+    )
 
 
 def last_checkpoint(folder: Path) -> Path | None:

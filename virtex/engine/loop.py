@@ -146,18 +146,12 @@ class TrainingLoop:
             UserError: the checkpoint is beyond the last iteration, of another model, or not the
                 same file for all processes.
         """
-        self.done = self.checkpoints.resume().get("iteration", 0)
+        self.done = self.checkpoints.resume(self.settings.iterations).get("iteration", 0)
         if len(set(all_gather_object(self.done))) > 1:
             raise UserError(
                 "--output-dir must be on a shared filesystem: the processes found different "
                 "checkpoints",
                 code="run.not_shared",
-            )
-        if self.done > self.settings.iterations:
-            raise UserError(
-                f"the latest checkpoint in {self.folder} is from iteration {self.done}, beyond the "
-                f"requested {self.settings.iterations} iterations; request at least {self.done}",
-                code="resume.beyond_end",
             )
         return self.done
 
@@ -295,7 +289,7 @@ class TrainingLoop:
         }
         if self.device.type == "cuda":
             numbers["gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
-        self.writer.numbers(self.done, numbers)
+        self.writer.write(self.done, numbers)
 
     def save(self) -> None:
         """Write a checkpoint in the main process, while the others wait."""
@@ -321,7 +315,7 @@ class TrainingLoop:
                 code="run.not_finite",
             )
         if self.writer:
-            self.writer.numbers(self.done, metrics)
+            self.writer.write(self.done, metrics)
         self.pace = Pace(self.done, self.settings.iterations)
         return metrics
 

@@ -118,7 +118,7 @@ class MetricsWriter:
         with set_error_path(folder):
             self.board = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
 
-    def numbers(self, iteration: int, values: dict[str, float]) -> None:
+    def write(self, iteration: int, values: dict[str, float]) -> None:
         with set_error_path(self.folder / METRICS):
             self.file.write(json.dumps({"iteration": iteration, **values}) + "\n")
             self.file.flush()

@@ -22,6 +22,7 @@ import virtex
 from virtex.engine.signals import GRACE_SECONDS, RESUME
 from virtex.errors import UserError
 from virtex.evaluate_all.plan import INTERRUPTED, LOGS, SUBMITTED, Run
+from virtex.text import redact
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 TAIL_BYTES, TAIL_WIDTH = 4096, 160  # of a log, for its last line
@@ -66,7 +67,7 @@ class Process:
         libc = ctypes.CDLL(None) if sys.platform == "linux" else None
         with open(log, "ab") as file:
             now = datetime.now().astimezone().isoformat(timespec="seconds")
-            file.write(f"=== {now}  {shlex.join(command)}\n".encode())
+            file.write(f"=== {now}  {redact(shlex.join(command))}\n".encode())
             file.flush()
             self.process = subprocess.Popen(
                 command,

@@ -6,6 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from virtex.text import redact
+
 MAX_LENGTH = 80  # characters; file systems allow 255 bytes, and log names add the task's
 # What the output folder contains besides the checkpoints' folders
 RESERVED = ("logs", "leaderboard.csv", "leaderboard.md", "leaderboard.html", "leaderboard.png")
@@ -27,7 +29,7 @@ def checkpoint_folders(names: Sequence[str], reserved: Iterable[str] = RESERVED)
     A folder name that is reserved, too long, or not unique (also on case-insensitive file systems)
     ends with digits of the name's hash.
     """
-    slugs = {name: re.sub(r"[^A-Za-z0-9.-]+", "_", name).strip("_.-") for name in names}
+    slugs = {name: re.sub(r"[^A-Za-z0-9.-]+", "_", redact(name)).strip("_.-") for name in names}
     uses = Counter(slug.lower() for slug in [*slugs.values(), *reserved])
     for name, slug in slugs.items():
         if not slug or len(slug) > MAX_LENGTH or uses[slug.lower()] > 1:

@@ -19,6 +19,7 @@ from virtex.evaluate_all.naming import checkpoint_folders, is_uri, normalize_nam
 from virtex.evaluate_all.records import comparable, find_record, to_json_types
 from virtex.run_folder import RUN_FILE
 from virtex.tasks import TASKS, Task
+from virtex.text import redact
 
 # Statuses of planned runs
 COMPLETE, RESUMABLE, PENDING, INVALID = "complete", "resumable", "pending", "invalid"
@@ -171,8 +172,7 @@ def make_plan(args: argparse.Namespace, gpus: int) -> list[Run]:
 
 def evaluable_tasks() -> list[str]:
     """Return the evaluation tasks whose runs write a single record."""
-    # --fraction takes several values, each evaluated in a subfolder
-    return [n for n, t in TASKS.items() if t.is_evaluation and t.arguments != ("--fraction",)]
+    return [n for n, task in TASKS.items() if task.is_evaluation and task.has_single_record]
 
 
 def choose_tasks(names: Sequence[str], protocol: str | None) -> list[TaskChoice]:
@@ -285,12 +285,12 @@ def inspect_model(name: str, args: argparse.Namespace) -> dict[str, Any] | UserE
     A dry run downloads and creates nothing, so that only the name of a URI is known.
     """
     from virtex.checkpoints.loading import inspect_checkpoint
-    from virtex.zoo.entries import entry_named
+    from virtex.zoo.entries import find_entry
 
     try:
         if args.dry_run and is_uri(name):
-            entry_named(name)  # reports unknown zoo models without a download
-            return {"name": name}
+            find_entry(name)  # reports unknown zoo models without a download
+            return {"name": redact(name)}
         found = inspect_checkpoint(name, args.format, args.trust_pickle)
     except OSError as error:
         return UserError(

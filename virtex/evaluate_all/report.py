@@ -8,6 +8,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from virtex.evaluate_all.plan import UNSUPPORTED, Run
+from virtex.text import redact
 
 MAX_NAMES = 3  # of runs with the same reason
 
@@ -15,7 +16,7 @@ MAX_NAMES = 3  # of runs with the same reason
 def print_plan(runs: Sequence[Run], resources: str) -> None:
     """Print the status of every run, and the command of each that is to be run."""
     print(tabulate([(run.name, run.status) for run in runs], headers=["run", "status"]))
-    commands = [shlex.join(run.command) for run in runs if run.is_runnable]
+    commands = [redact(shlex.join(run.command)) for run in runs if run.is_runnable]
     print(f"\n{len(commands)} to run, {resources}{':' if commands else ''}")
     print("\n".join(commands), flush=True)
 

@@ -12,12 +12,13 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from virtex.leaderboard.records import Conditions, short_hash
+from virtex.leaderboard.records import Conditions, bound, short_hash
 from virtex.protocols import Protocol
 from virtex.tasks import TASKS
 from virtex.text import one_line, truncate
 
 MAX_OVERRIDES = 2  # in a label; if there are more, only the first
+MAX_LABEL = 160  # characters
 MAX_VALUE = 24  # characters of a setting's value in a label
 
 Item = TypeVar("Item", bound=Hashable)
@@ -47,9 +48,10 @@ def default_protocol(task: str) -> Protocol | None:
 
 
 def current_version(task: str, protocol: str) -> str:
-    """Return the version of a registered protocol; "1" for any other."""
-    found = TASKS[task].protocols.values() if task in TASKS else ()
-    return next((p.version for p in found if p.name == protocol), "1")
+    """Return the version of a registered protocol; that of the default for its variants."""
+    found = list(TASKS[task].protocols.values()) if task in TASKS else []
+    named = [p for p in found if p.name == protocol]
+    return next((p.version for p in [*named, *found]), "1")
 
 
 def is_default(conditions: Conditions) -> bool:
@@ -86,7 +88,8 @@ def make_columns(
     def label(key: tuple[Conditions, str], suffixes: Sequence[str] = ()) -> str:
         conditions, metric = key
         text = ", ".join([*settings[conditions], *suffixes])
-        return f"{conditions.task}[{text}]/{metric}" if text else f"{conditions.task}/{metric}"
+        text = f"{conditions.task}[{text}]/{metric}" if text else f"{conditions.task}/{metric}"
+        return bound(text, MAX_LABEL)
 
     suffixes = disambiguate(keys, label, (data_suffix, lambda key: f"#{short_hash(repr(key))}"))
     return [

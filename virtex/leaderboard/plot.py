@@ -142,8 +142,8 @@ def draw_panel(axes: Axes, table: Table, number: int, cells: pd.DataFrame, depth
     if len(cells) > MAX_BARS:
         title += f" (best {MAX_BARS} of {len(cells)})"
     lines = [
-        *textwrap.wrap(printable(title), TITLE_LINE),
-        *textwrap.wrap(printable(column.setting), TITLE_LINE),
+        *textwrap.wrap(printable(title), TITLE_LINE, max_lines=2, placeholder="…"),
+        *textwrap.wrap(printable(column.setting), TITLE_LINE, max_lines=4, placeholder="…"),
     ]
     axes.set_title("\n".join(lines), loc="left", parse_math=False)
 

@@ -13,10 +13,11 @@ from typing import Any
 from virtex.errors import UserError
 from virtex.files import read_file
 from virtex.records import RECORD_NAME
-from virtex.text import one_line
+from virtex.text import one_line, redact
 from virtex.text import printable as without_control
 
 DATA = ("images", "annotations_sha256", "files_sha256")  # keys that identify a dataset
+MAX_TEXT = 300  # characters
 DRAWN = "_semi_supervised"  # suffix of tasks whose training images depend on the seed
 ENVIRONMENT = (
     "virtex", "git_revision", "python", "torch", "torchvision", "detectron2", "scorer",
@@ -193,27 +194,32 @@ def _read_record(path: str, shown: str, pool: dict[Any, Any]) -> Record:
     except ValidationError as error:
         raise ValueError(describe_error(error)) from error
     model, protocol = record.model, record.protocol
-    overrides = sorted({canonical(override.model_dump()) for override in protocol.overrides})
+    overrides = sorted(
+        {canonical({k: bound(v) for k, v in override}) for override in protocol.overrides}
+    )
     conditions = Conditions(
-        record.task,
-        protocol.name,
-        protocol.version,
+        bound(record.task),
+        bound(protocol.name),
+        bound(protocol.version),
         f"[{','.join(overrides)}]",
         canonical(_data_identity(record.task, record.data)),
     )
-    environment = {key: record.environment[key] for key in ENVIRONMENT if key in record.environment}
+    known = record.environment
+    environment = {key: bound(known[key]) for key in ENVIRONMENT if key in known}
     read_as = canonical([model.arch.model_dump(), model.input])
     return Record(
         path=path,
         shown=shown,
-        model=_shared(pool, Model(model.sha256, model.format, model.arch.name, read_as)),
-        name=_shared(pool, model.name),
+        model=_shared(
+            pool, Model(*map(bound, (model.sha256, model.format, model.arch.name, read_as)))
+        ),
+        name=_shared(pool, bound(redact(model.name))),
         conditions=_shared(pool, conditions),
-        metrics={sys.intern(name): value for name, value in record.metrics.items()},
-        primary_metric=sys.intern(record.primary_metric),
+        metrics={sys.intern(bound(name)): value for name, value in record.metrics.items()},
+        primary_metric=sys.intern(bound(record.primary_metric)),
         higher_is_better=record.higher_is_better,
         seed=record.seed,
-        created=record.created,
+        created=bound(record.created),
         when=parse_time(record.created),
         environment=_shared(pool, canonical(environment)),
     )
@@ -232,7 +238,8 @@ def _data_identity(task: str, data: dict[str, dict[str, Any]]) -> dict[str, dict
     identity = {}
     for name, about in data.items():
         drawn = task.endswith(DRAWN) and name.endswith("_train")
-        identity[name] = {key: about[key] for key in DATA[: 1 if drawn else None] if key in about}
+        keys = DATA[: 1 if drawn else None]
+        identity[bound(name)] = {key: bound(about[key]) for key in keys if key in about}
     return identity
 
 
@@ -258,6 +265,15 @@ def canonical(content: Any) -> str:
     return json.dumps(
         content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
+
+
+def bound(value: Any, limit: int = MAX_TEXT) -> Any:
+    """Return a JSON value; its beginning and a hash if it is longer than ``limit`` as text.
+
+    Every text of a record passes through this function: a table repeats and pads it in each row.
+    """
+    text = value if isinstance(value, str) else canonical(value)
+    return value if len(text) <= limit else f"{text[: limit - 8]}…#{short_hash(text)}"
 
 
 def short_hash(text: str, digits: int = 6) -> str:

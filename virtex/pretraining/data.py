@@ -8,11 +8,12 @@ from fvcore.common.config import CfgNode
 from torch.nn.utils.rnn import pad_sequence
 
 from virtex.data.captions import CaptionedImage, LabeledImage, read_captions, read_labels
+from virtex.data.decoding import decode_image
 from virtex.data.loading import Batch, Sample, SeededSet
 from virtex.data.streams import subset
 from virtex.data.targets import CAPTION_TASKS, TextOptions
 from virtex.data.tokenizer import Tokenizer
-from virtex.data.transforms import CaptionTransform, build_transform, decode_image
+from virtex.data.transforms import CaptionTransform, build_transform
 from virtex.errors import UserError
 from virtex.pretraining.vocabulary import validate_vocabulary
 

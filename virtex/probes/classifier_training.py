@@ -15,7 +15,12 @@ from torch.nn import functional as F
 from virtex.backbones.registry import check_input_size
 from virtex.checkpoints.backbone import Backbone
 from virtex.checkpoints.inputs import saved_input
-from virtex.data.classification import ClassificationSet, evaluation_transform, training_transform
+from virtex.data.classification import (
+    ClassificationSet,
+    evaluation_transform,
+    resampling_of,
+    training_transform,
+)
 from virtex.data.image_sets import ImageSet
 from virtex.data.loading import Batch, training_loader, validation_loader
 from virtex.engine.distributed import rank, world_size
@@ -182,7 +187,12 @@ class ClassifierTraining:
         data, options = self.settings.DATA, self.options
         samples = ClassificationSet(
             self.train,
-            training_transform(data.IMAGE_CROP_SIZE, tuple(data.CROP_SCALE)),
+            training_transform(
+                data.IMAGE_CROP_SIZE,
+                tuple(data.CROP_SCALE),
+                tuple(data.CROP_RATIO),
+                resampling_of(data),
+            ),
             options.seed,
             skip_bad_images=options.skip_bad_images,
         )
@@ -196,7 +206,9 @@ class ClassifierTraining:
     ) -> dict[str, float]:
         """Return the metrics, with the prefix ``val/``, over each validation image exactly once."""
         data, options = self.settings.DATA, self.options
-        transform = evaluation_transform(data.IMAGE_RESIZE_SIZE, data.IMAGE_CROP_SIZE)
+        transform = evaluation_transform(
+            data.IMAGE_RESIZE_SIZE, data.IMAGE_CROP_SIZE, resampling_of(data)
+        )
         samples = ClassificationSet(self.val, transform, training=False)
         batch_size = self.settings.OPTIM.BATCH_SIZE
         accuracy = Accuracy(len(self.val.class_names), options.device)

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from iopath.common.file_io import get_cache_dir
 
 from virtex.errors import UserError
 from virtex.records import write_json
+from virtex.resources import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ HEADER = 4096  # upper bound of an .npy header in bytes
 
 def default_folder() -> Path:
     """Return ``$VIRTEX_FEATURE_CACHE``, or a folder in iopath's cache."""
-    return Path(os.environ.get("VIRTEX_FEATURE_CACHE") or Path(get_cache_dir(), "virtex/features"))
+    return Path(os.environ.get("VIRTEX_FEATURE_CACHE") or cache_folder() / "virtex/features")
 
 
 @dataclass(frozen=True)
@@ -97,16 +97,24 @@ class FeatureCache:
         self.used.add(folder)
         return features
 
+    def labels(self, key: dict[str, Any]) -> dict[str, Any]:
+        """Return what ``write`` stored beside the features of a key; empty if it is gone."""
+        try:
+            return json.loads((self.entry_folder(key) / ENTRY).read_text())
+        except (OSError, ValueError):
+            return {}
+
     @contextmanager
     def write(
-        self, key: dict[str, Any], shape: tuple[int, int], labels: dict[str, str]
+        self, key: dict[str, Any], shape: tuple[int, int], labels: dict[str, Any]
     ) -> Iterator[Path]:
         """Yield an array file of zeros to fill.
 
         It becomes an entry when the block succeeds and is deleted when the block raises.
 
         Args:
-            labels: ``checkpoint`` and ``data``, shown by ``--list-cache``.
+            labels: ``checkpoint`` and ``data``, shown by ``--list-cache``; others may be added
+                inside the block.
 
         Raises:
             UserError: the array exceeds the limit or the free disk space, or the folder is not

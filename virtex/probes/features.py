@@ -16,8 +16,10 @@ from virtex.data.classification import (
     ClassificationSet,
     Transform,
     evaluation_transform,
+    resampling_of,
     training_transform,
 )
+from virtex.data.decoding import conversions, report_conversions
 from virtex.data.image_sets import ImageSet
 from virtex.data.loading import validation_loader
 from virtex.engine.distributed import (
@@ -37,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 POOLING = "global average"
 ROWS_IN_MEMORY = 8192  # rows of the array that are written before its pages are released
-KEY_VERSION = 1  # increment when the features of a key change
+KEY_VERSION = 2  # increment when the features of a key change
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,17 @@ class View:
 
 def center_view(data: CfgNode) -> View:
     """Resize and center-crop as in the DATA section of a config."""
-    resize, crop = data.IMAGE_RESIZE_SIZE, data.IMAGE_CROP_SIZE
-    return View(evaluation_transform(resize, crop), {"resize": resize, "center_crop": crop})
+    resize, crop, resampling = data.IMAGE_RESIZE_SIZE, data.IMAGE_CROP_SIZE, resampling_of(data)
+    config = {"resize": resize, "center_crop": crop, **asdict(resampling)}
+    return View(evaluation_transform(resize, crop, resampling), config)
 
 
 def random_view(data: CfgNode, seed: int) -> View:
     """Crop randomly, seeded by ``seed`` and the index of the image."""
-    crop, scale = data.IMAGE_CROP_SIZE, list(data.CROP_SCALE)
-    config = {"random_resized_crop": crop, "scale": scale}
-    return View(training_transform(crop, tuple(scale)), config, seed)
+    crop, resampling = data.IMAGE_CROP_SIZE, resampling_of(data)
+    scale, ratio = list(data.CROP_SCALE), list(data.CROP_RATIO)
+    config = {"random_resized_crop": crop, "scale": scale, "ratio": ratio, **asdict(resampling)}
+    return View(training_transform(crop, tuple(scale), tuple(ratio), resampling), config, seed)
 
 
 @dataclass
@@ -152,6 +156,8 @@ class FeatureExtractor:
         if found is None or not everywhere:
             return self._fill(images, view, key)
         logger.info("using cached features of %s: %s", images.name, self.cache.entry_folder(key))
+        converted = self.cache.labels(key).get("converted", {})
+        report_conversions({str(images.root / file): kind for file, kind in converted.items()})
         return found
 
     def _fill(self, images: ImageSet, view: View, key: dict[str, Any]) -> np.ndarray:
@@ -163,11 +169,14 @@ class FeatureExtractor:
             synchronize()
             synchronize()
             return self._reopen(key, features)
-        labels = {"checkpoint": self.backbone.source.requested, "data": images.name}
+        labels: dict[str, Any] = {"checkpoint": self.backbone.source.requested, "data": images.name}
         with self.cache.write(key, shape, labels) as path:
             features = self._compute(images, view, broadcast_object(path))
             verify_unchanged(self.network.cnn, self.sha256)  # before others use its features
             synchronize()
+            known = conversions()
+            paths = {file: str(images.root / file) for file in images.files} if known else {}
+            labels["converted"] = {f: known[path] for f, path in paths.items() if path in known}
         synchronize()  # the entry is published
         seconds = time.perf_counter() - start
         self.seconds += seconds
@@ -222,6 +231,8 @@ class FeatureExtractor:
                     written = 0
                 bar.update(len(features))
         array.flush()
+        for part in all_gather_object(conversions()):
+            report_conversions(part)
         return np.load(path, mmap_mode="r")
 
 

@@ -110,6 +110,7 @@ COCO_CAPTIONING = register_task(
             "CIDEr",
             {"coco_captions_val2017": 5000},
             {"paper": "coco_captioning", "toy": "toy/coco_captioning"},
+            version="2",  # 1: all images were resized with bilinear antialiasing
         ),
         plan=plan,
         command="coco_captioning",

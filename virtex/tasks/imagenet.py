@@ -155,6 +155,7 @@ IMAGENET_LINEAR = register_task(
                 "toy": "toy/imagenet_linear",
                 "toy-cached": "toy/imagenet_cached",
             },
+            version="2",  # 1: all images were resized with bilinear antialiasing
         ),
         plan=plan,
         command="imagenet_linear",
@@ -168,7 +169,11 @@ IMAGENET_KNN = register_task(
         title="ImageNet k-NN",
         layout=IMAGENET,
         protocols=build_protocols(
-            "imagenet_knn", "top1", IMAGES, {"k20": "imagenet_knn", "toy": "toy/imagenet_knn"}
+            "imagenet_knn",
+            "top1",
+            IMAGES,
+            {"k20": "imagenet_knn", "toy": "toy/imagenet_knn"},
+            version="2",  # 1: all images were resized with bilinear antialiasing
         ),
         plan=plan,
         command="imagenet_linear",
@@ -191,6 +196,7 @@ IMAGENET_SEMI_SUPERVISED = register_task(
         plan=plan_fractions,
         command="inaturalist_finetune",
         arguments=("--fraction",),
+        has_single_record=False,
         read_data=read_data,
     )
 )

@@ -59,6 +59,7 @@ INATURALIST = register_task(
             "top1",
             {"inaturalist_2018_train": 437513, "inaturalist_2018_val": 24426},
             {"paper": "inaturalist_finetune", "toy": "toy/inaturalist_finetune"},
+            version="2",  # 1: all images were resized with bilinear antialiasing
         ),
         plan=plan,
         command="inaturalist_finetune",

@@ -44,6 +44,8 @@ class Task:
             ``--task NAME``.
         read_data: reads and checks all data below a data root, as the task does before it runs.
         is_default: whether ``evaluate_all`` runs it when no tasks are named.
+        has_single_record: False if its options select several evaluations, each with a record in a
+            subfolder; ``evaluate_all`` does not run such a task.
         is_evaluation: False for pretraining, which the leaderboard does not show.
         workers_option: option or setting for the number of data loading processes.
         seeded_by: arguments with which the result depends on the seed; "" stands for always, an
@@ -63,6 +65,7 @@ class Task:
     arguments: tuple[str, ...] = ()
     read_data: Callable[[Path], Any] | None = None
     is_default: bool = False
+    has_single_record: bool = True
     is_evaluation: bool = True
     workers_option: str = "--num-workers"
     seeded_by: tuple[str, ...] = ("",)
@@ -150,19 +153,21 @@ def build_protocols(
     primary_metric: str,
     images: Mapping[str, int],
     configs: Mapping[str, str | Path],
+    version: str = "1",
 ) -> dict[str, Protocol]:
-    """Return version 1 of the protocols of a task; those named ``toy…`` take data of any size.
+    """Return the protocols of a task; those named ``toy…`` take data of any size.
 
     Args:
         images: dataset -> number of published images.
         configs: short name -> YAML file, or its name in ``virtex/configs/downstream`` without
             suffix; the first is the default.
+        version: see ``Protocol``.
     """
     return {
         name: Protocol(
             task,
             name,
-            "1",
+            version,
             config if isinstance(config, Path) else downstream_config(config),
             {} if name.startswith("toy") else dict(images),
             primary_metric,

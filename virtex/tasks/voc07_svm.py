@@ -67,6 +67,7 @@ VOC07_SVM = register_task(
             "mAP",
             {"voc_2007_trainval": 5011, "voc_2007_test": 4952},
             {"paper": "voc07_svm", "toy": "toy/voc07_svm"},
+            version="2",  # 1: all images were resized with bilinear antialiasing
         ),
         plan=plan,
         command="voc07_svm",

@@ -14,8 +14,8 @@ from virtex.zoo.entries import (
     Entry,
     PublishedResult,
     entries,
-    entry_named,
     find,
+    find_entry,
 )
 from virtex.zoo.models import config_yaml, download, get, load, load_weights, resnet50
 from virtex.zoo.published import match_entry, published_results
@@ -29,8 +29,8 @@ __all__ = [
     "config_yaml",
     "download",
     "entries",
-    "entry_named",
     "find",
+    "find_entry",
     "get",
     "load",
     "load_weights",

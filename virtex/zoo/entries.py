@@ -251,7 +251,7 @@ def find(name: str) -> Entry:
     raise UserError(f"unknown zoo model {wanted!r}; {hint}", "zoo.unknown_model")
 
 
-def entry_named(checkpoint: str) -> Entry | None:
+def find_entry(checkpoint: str) -> Entry | None:
     """Return the entry of ``virtex://NAME``, None for any other name of a checkpoint.
 
     Raises:

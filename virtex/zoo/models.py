@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from virtex.errors import UserError
-from virtex.zoo.entries import PREFIX, Entry, entry_named, find
+from virtex.zoo.entries import PREFIX, Entry, find, find_entry
 
 if TYPE_CHECKING:
     from torch import nn
@@ -100,7 +100,7 @@ def load(checkpoint: str) -> PretrainingModel:
     from virtex.config import load_config
     from virtex.pretraining.models.build import build_model
 
-    if entry_named(str(checkpoint)):
+    if find_entry(str(checkpoint)):
         return get(str(checkpoint), pretrained=True)
     model = build_model(load_config(find_pretraining_config(checkpoint)))
     load_weights(model, str(checkpoint))

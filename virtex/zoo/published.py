@@ -7,6 +7,7 @@ from typing import Any
 
 from virtex.errors import UserError
 from virtex.resources import resource_path
+from virtex.text import redact
 from virtex.zoo.entries import PREFIX, Entry, PublishedResult, entries, find
 
 RESULTS_FILE = resource_path("published_results.csv")
@@ -38,7 +39,7 @@ def match_entry(name: str, sha256: str) -> Entry | None:
     """Return the zoo entry of an evaluated model; None if it has none.
 
     Args:
-        name: the requested name: ``virtex://NAME``, a URL, or anything else.
+        name: the requested name: ``virtex://NAME``, a redacted URL, or anything else.
         sha256: of the file; an entry with another hash does not match.
 
     Raises:
@@ -51,6 +52,6 @@ def match_entry(name: str, sha256: str) -> Entry | None:
         except UserError:  # its zoo file is not in VIRTEX_ZOO any more
             candidates = []
     else:
-        candidates = [entry for entry in known if name in entry.urls]
+        candidates = [entry for entry in known if name in map(redact, entry.urls)]
         candidates += [entry for entry in known if entry.sha256 and sha256.startswith(entry.sha256)]
     return next((entry for entry in candidates if sha256.startswith(entry.sha256)), None)

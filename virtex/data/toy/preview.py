@@ -8,6 +8,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from virtex.data.annotations import read_json
+from virtex.data.decoding import load_rgb
 from virtex.errors import UserError
 
 ZOOM = 2
@@ -65,11 +66,7 @@ def contact_sheet(data_root: Path, images: int) -> np.ndarray:
 def _cell(
     data_root: Path, image: dict, found: list[dict], lines: list[str], names: dict[int, str]
 ) -> np.ndarray:
-    path = data_root / "coco" / "val2017" / image["file_name"]
-    pixels = cv2.imread(str(path))
-    if pixels is None:
-        raise UserError(f"cannot read the image {path}; write the toy data again", "data.image")
-    pixels = np.ascontiguousarray(pixels[:, :, ::-1])
+    pixels = load_rgb(data_root / "coco" / "val2017" / image["file_name"])
     pixels = cv2.resize(pixels, None, fx=ZOOM, fy=ZOOM, interpolation=cv2.INTER_CUBIC)
     for index, annotation in enumerate(found):
         _draw_annotation(pixels, annotation, names, COLORS[index % len(COLORS)], image)

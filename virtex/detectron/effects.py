@@ -1,0 +1,136 @@
+"""Refuse Detectron2 settings that would have no effect, or that a run cannot use.
+
+Detectron2 has one config for all its tools and models. A setting that nothing reads would be
+recorded as an override although the result is that of the protocol.
+"""
+
+from collections.abc import Collection
+from fnmatch import fnmatchcase
+from importlib.util import find_spec
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper
+
+from virtex.config import flatten, get_setting
+from virtex.config.overrides import invalid_value
+from virtex.detectron.compat import default_config
+from virtex.errors import UserError
+from virtex.text import short_repr
+
+# Settings, as patterns, that must keep Detectron2's default -> why.
+UNSUPPORTED = {
+    "CUDNN_BENCHMARK": "training always uses torch's default",
+    "DATASETS.PRECOMPUTED_PROPOSAL_*": "detectors compute their own proposals",
+    "DATASETS.PROPOSAL_FILES_*": "detectors compute their own proposals",
+    "FLOAT32_PRECISION": "training always uses torch's default",
+    "GLOBAL.HACK": "nothing reads it",
+    "MODEL.ANCHOR_GENERATOR.ANGLES": "rotated boxes are not supported",
+    "MODEL.KEYPOINT_ON": "keypoints are not evaluated",
+    "MODEL.LOAD_PROPOSALS": "detectors compute their own proposals",
+    "MODEL.PANOPTIC_FPN.*": "panoptic segmentation is not evaluated",
+    "MODEL.RESNETS.DEFORM_*": "pretrained backbones have no deformable convolutions",
+    "MODEL.ROI_BOX_HEAD.FED_LOSS_*": "the federated loss needs image counts of the classes",
+    "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": "the federated loss needs image counts of the classes",
+    "MODEL.ROI_KEYPOINT_HEAD.*": "keypoints are not evaluated",
+    "MODEL.SEM_SEG_HEAD.*": "semantic segmentation is not evaluated",
+    "TEST.AUG.*": "test-time augmentation is not supported",
+    "TEST.EXPECTED_RESULTS": "results are recorded, not compared with expected ones",
+    "TEST.KEYPOINT_OKS_SIGMAS": "keypoints are not evaluated",
+    "VERSION": "files of version 1 are converted while they are read",
+}
+# Settings that are read in data loading, training and evaluation only.
+READ_LATER = (
+    *("DATALOADER.ASPECT_RATIO_GROUPING", "DATALOADER.FILTER_EMPTY_ANNOTATIONS"),
+    *("DATALOADER.NUM_WORKERS", "DATALOADER.SAMPLER_TRAIN", "DATASETS.TRAIN", "DATASETS.TEST"),
+    *("SOLVER.AMP.ENABLED", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.IMS_PER_BATCH"),
+    *("SOLVER.REFERENCE_WORLD_SIZE", "TEST.EVAL_PERIOD", "TEST.PRECISE_BN.ENABLED"),
+)
+# More of them, as patterns, with the setting and the value that they need.
+READ_LATER_IF = {
+    "DATALOADER.REPEAT_*": ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"),
+    "SOLVER.CLIP_GRADIENTS.*": ("SOLVER.CLIP_GRADIENTS.ENABLED", True),
+    "TEST.PRECISE_BN.NUM_ITER": ("TEST.PRECISE_BN.ENABLED", True),
+}
+
+
+class RecordingConfig(CfgNode):
+    """A copy of a config that records in ``read`` the keys whose values are read."""
+
+    def __init__(self, cfg: CfgNode, read: set[str], prefix: str = ""):
+        super().__init__()
+        self.__dict__.update(_read=read, _prefix=prefix)
+        for name, value in cfg.items():
+            is_section = isinstance(value, CfgNode)
+            self[name] = RecordingConfig(value, read, f"{prefix}{name}.") if is_section else value
+
+    def __deepcopy__(self, memo: Any) -> "RecordingConfig":
+        return RecordingConfig(self, self._read, self._prefix)
+
+    def __getattr__(self, name: str) -> Any:
+        value = super().__getattr__(name)
+        if not isinstance(value, CfgNode):
+            self._read.add(self._prefix + name)
+        return value
+
+
+def validate_supported(cfg: CfgNode) -> None:
+    """Check the settings that no run can use.
+
+    Raises:
+        UserError: naming the key.
+    """
+    defaults = flatten(default_config())
+    for key, value in flatten(cfg).items():
+        reason = next((why for name, why in UNSUPPORTED.items() if fnmatchcase(key, name)), None)
+        if reason and value != defaults[key]:
+            raise invalid_value(
+                f"{key} must be {short_repr(defaults[key])}, not {short_repr(value)}: {reason}; "
+                "remove the setting"
+            )
+    crop = cfg.INPUT.CROP
+    if not crop.ENABLED:
+        return
+    highest = 1 if "relative" in crop.TYPE else float("inf")
+    if len(crop.SIZE) != 2 or max(crop.SIZE) > highest:
+        raise invalid_value(
+            f"INPUT.CROP.SIZE must be height and width for INPUT.CROP.TYPE {crop.TYPE}"
+            f"{', each at most 1' * (highest == 1)}, not {short_repr(list(crop.SIZE))}"
+        )
+    if cfg.MODEL.MASK_ON and find_spec("shapely") is None:
+        raise UserError(
+            "INPUT.CROP.ENABLED needs the package shapely to crop masks: pip install shapely; or "
+            "train on boxes only with MODEL.MASK_ON False",
+            code="environment.shapely",
+        )
+
+
+def validate_effects(cfg: RecordingConfig, overridden: Collection[str]) -> None:
+    """Check that each override affects the run.
+
+    Args:
+        cfg: detector, optimizer and schedule have been built with it.
+
+    Raises:
+        UserError: Detectron2 rejects the settings of INPUT, or nothing reads an overridden key.
+    """
+    try:
+        for is_train in (True, False):
+            DatasetMapper.from_config(cfg, is_train)
+    except (AssertionError, TypeError, ValueError) as error:
+        raise UserError(
+            f"Detectron2 cannot build the augmentations of INPUT: {error}", code="config.input"
+        ) from error
+    for key in overridden:
+        if key not in cfg._read and not is_read_later(cfg, key):
+            raise UserError(
+                f"{key} has no effect with the other settings of this run; remove the override",
+                code="config.no_effect",
+            )
+
+
+def is_read_later(cfg: CfgNode, key: str) -> bool:
+    return key in READ_LATER or any(
+        fnmatchcase(key, pattern) and get_setting(cfg, needed) == value
+        for pattern, (needed, value) in READ_LATER_IF.items()
+    )
