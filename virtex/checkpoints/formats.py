@@ -160,7 +160,7 @@ _ROWS = (
         "zdaxie/PixPro",
         strip=("encoder.",),
         ignore_prefixes=("encoder_k.", "projector", "value_transform.", "predictor."),
-        required_prefixes=("value_transform.",),
+        required_prefixes=("value_transform.", "projector_k."),
     ),
     Format(
         "pycontrast",
@@ -446,7 +446,12 @@ _ROWS = (
             "input_proj.",
         ),
     ),
-    Format("backbone_prefix", "other projects: under backbone.", strip=("backbone.",)),
+    Format(
+        "backbone_prefix",
+        "other projects: under backbone.",
+        strip=("backbone.",),
+        forbidden_prefixes=("backbone.fc.2.",),
+    ),
     Format("encoder_prefix", "other projects: under encoder.", strip=("encoder.",)),
 )
 

@@ -80,6 +80,11 @@ def resolve_input(
         for name in ("channel_order", "normalization")
         if name in stated
     )
+    if missing and statements.of_virtex:
+        raise CheckpointError(
+            f"{ENTRY} should also contain {', '.join(missing)}; get the file as it was saved",
+            code="checkpoint.invalid_input_spec",
+        )
     if missing and row.input_varies and (differs or not explicit):
         config = f" or put its {row.sidecar} beside it" if row.sidecar else ""
         raise CheckpointError(

@@ -89,9 +89,9 @@ class Statements:
     Attributes:
         archs: all names of the architecture.
         facts: name of a fact -> its statement. ``channel_order`` is ``"RGB"`` or ``"BGR"``;
-            ``normalization`` is (mean, std, value of a white pixel) with mean and std per channel in
-            ``channel_order``; ``classes`` is a tuple of names in the order of their labels; others
-            are fields of an ``Arch`` (``Family.format_fields``) or ``Family.fixed_settings``.
+            ``normalization`` is (mean, std, value of a white pixel) with mean and std per channel
+            in ``channel_order``; ``classes`` is a tuple of names in the order of their labels;
+            others are in ``Family.format_fields`` or ``Family.fixed_settings``.
         of_virtex: whether they are from this package's entry, which contains all of them.
     """
 
@@ -142,15 +142,15 @@ def _add(facts: dict[str, Statement], fact: str, new: Statement) -> None:
     old = facts.setdefault(fact, new)
     if not is_same(old.value, new.value):
         raise CheckpointError(
-            f"{old.place} states {fact.replace('_', ' ')} {old.value}, but {new.place} states "
-            f"{new.value}; correct the wrong one",
+            f"{old.place} states {fact.replace('_', ' ')} {escape(str(old.value))}, but "
+            f"{new.place} states {escape(str(new.value))}; correct the wrong one",
             code="checkpoint.contradiction",
         )
 
 
 def is_same(one: Any, other: Any) -> bool:
     """Compare two values of a fact; normalizations by the pixels that they yield."""
-    if isinstance(one, tuple) and isinstance(one[0], tuple):
+    if isinstance(one, tuple) and one and isinstance(one[0], tuple):
         (*a, white_a), (*b, white_b) = one, other
         return all(
             math.isclose(x / white_a, y / white_b, rel_tol=1e-4, abs_tol=1e-6)
@@ -178,14 +178,16 @@ def _look_up(document: Any, path: str) -> Iterator[Any]:
 
 
 def _values_of(tree: Any, key: str) -> Iterator[Any]:
-    """Yield all values of a key in a tree of YAML."""
-    if isinstance(tree, Mapping):
-        if tree.get(key) is not None:
-            yield tree[key]
-        tree = list(tree.values())
-    if isinstance(tree, list):
-        for inner in tree:
-            yield from _values_of(inner, key)
+    """Yield all values of a key in a tree of YAML, which ``read_yaml`` has limited."""
+    pending = [tree]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, Mapping):
+            if node.get(key) is not None:
+                yield node[key]
+            pending += node.values()
+        elif isinstance(node, list):
+            pending += node
 
 
 def _read_entry(entry: Any) -> dict[str, Statement]:
@@ -202,7 +204,7 @@ def _read_entry(entry: Any) -> dict[str, Statement]:
     return {**facts, "normalization": Statement(normalization, ENTRY)}
 
 
-# Configs beside a file ------------------------------------------------------------------------------
+# Configs beside a file ------------------------------------------------------------------------
 
 
 class LazyConfigLoader(PlainLoader):
@@ -266,8 +268,8 @@ def _read_openmmlab(tree: ast.Module) -> dict[str, Any]:
             keywords = _keywords(node, {})
             if "data_preprocessor" in keywords:
                 normalizations.append((keywords["data_preprocessor"], False))
-            kind = keywords.get("type")
-            if isinstance(kind, ast.Constant) and str(kind.value).endswith("Normalize"):
+            step = keywords.get("type")
+            if isinstance(step, ast.Constant) and str(step.value).endswith("Normalize"):
                 normalizations.append((node, True))  # type: ignore[arg-type]
     kind = str(backbone.get("type", "")).rpartition(".")[2]
     if kind:
@@ -328,19 +330,21 @@ def _literal(node: ast.expr, names: Mapping[str, ast.expr]) -> Any:
         return None
 
 
-# Values --------------------------------------------------------------------------------------------
+# Values ---------------------------------------------------------------------------------------
 
 
 def _validated(fact: str, value: Any, place: str) -> Any:
-    if isinstance(value, str):
-        value = value[:200] if fact == "channel_order" else value[:200].lower()
+    """Return a scalar, or a tuple of scalars; names in lower case."""
     if isinstance(value, list | tuple):
         value = tuple(value)
+    for item in value if isinstance(value, tuple) else (value,):
+        if not isinstance(item, str | bool | int | float):
+            raise _invalid(place, f"values of type {type(item).__name__} are not supported")
     if fact == "channel_order" and value not in ("RGB", "BGR"):
         raise _invalid(place, "the channel order should be RGB or BGR")
     if fact == "stride_in_1x1" and not isinstance(value, bool):
         raise _invalid(place, "it should be true or false")
-    return value
+    return value.lower() if isinstance(value, str) and fact != "channel_order" else value
 
 
 def _validated_normalization(mean: Any, std: Any, white: Any, place: str) -> Any:
