@@ -54,6 +54,18 @@ def test_help_of_commands_imports_nothing_slow():
     assert "python eval_tools/voc07_svm.py" in done.stdout
 
 
+def test_commands_need_no_docstrings():
+    code = (
+        "import importlib, sys\nfrom virtex import cli\n"
+        "for command in cli.COMMANDS.values():\n"
+        "    print(importlib.import_module(command.module).build_parser().format_help())\n"
+        "cli.main(['inspect', '--list-formats'])\n"
+    )
+    done = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--list-formats" in done.stdout and "moco" in done.stdout
+
+
 @pytest.mark.parametrize("name", ["inspect", "inspect_checkpoint"])
 def test_command_and_alias_run(name):
     done = run_virtex(name, "--list-formats")
@@ -94,14 +106,13 @@ def test_unknown_option_suggests_one(capsys):
         (KeyboardInterrupt(), 130, "--resume"),
         (MemoryError(), 2, "[device.out_of_memory]"),
         (OSError(28, "No space left", "file"), 2, "[environment.os_error]"),
-        (BrokenPipeError(), 0, ""),
+        (BrokenPipeError(32, "Broken pipe"), 2, "[environment.os_error]"),  # not of our output
     ],
 )
-def test_exit_status_of_errors(capsys, monkeypatch, error, status, code):
+def test_exit_status_of_errors(capsys, error, status, code):
     def fail(args):
         raise error
 
-    monkeypatch.setattr(sys, "stderr", open(os.dup(2), "w") if status == 0 else sys.stderr)  # noqa: SIM115
     handler = signal.getsignal(signal.SIGTERM)
     parser = tool_parser("Summary.")
     parser.add_argument("--resume", action="store_true")
@@ -111,6 +122,48 @@ def test_exit_status_of_errors(capsys, monkeypatch, error, status, code):
         signal.signal(signal.SIGTERM, handler)
     assert found == status
     assert code in err
+
+
+PRINTING = """
+import sys
+from pathlib import Path
+from virtex.cli import run_tool, tool_parser
+from virtex.errors import UserError
+
+def main(args):
+    for number in range(20_000):
+        print(f"line {number}")
+        print(f"line {number}", file=sys.stderr, flush=True)
+    Path(args.out).write_text("done")
+    if args.out.endswith("invalid"):
+        raise UserError("message", "area.reason")
+
+parser = tool_parser("Summary.")
+parser.add_argument("out")
+run_tool(main, parser)
+"""
+
+
+@pytest.mark.parametrize(
+    "redirection, name, status, unbuffered",
+    [
+        ("2>&1 | head -1", "out", 0, ""),
+        ("2>&1 | head -1", "invalid", 2, "1"),
+        (">&- 2>&-", "invalid", 2, ""),
+    ],
+)
+def test_closed_output_does_not_end_the_work(tmp_path, redirection, name, status, unbuffered):
+    out = tmp_path / name
+    script = f'set -o pipefail; "$0" -c "$1" "$2" {redirection}'
+    done = subprocess.run(
+        ["bash", "-c", script, sys.executable, PRINTING, str(out)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )
+    assert done.returncode == status
+    assert out.read_text() == "done"
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -295,6 +295,7 @@ def test_non_finite_training_has_no_record(data, out, capsys, settings):
 # ----- several processes
 
 
+@pytest.mark.whole
 def test_two_processes_match_one(data, out):
     """With a frozen backbone, as BatchNorm depends on the share of the batch."""
     same = {"MODEL__VISUAL__FROZEN": True, "MODEL__TEXTUAL__DROPOUT": 0.0}

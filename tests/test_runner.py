@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import os
 
 import pytest
 
 from tests.errors import raises_code
 from virtex import run_folder, runner
 from virtex.errors import UserError
+from virtex.files import Manifest, record_file, replace_file
 from virtex.run_folder import RUN_FILE, check_same_run, claim_folder, flatten, read_run_file
 from virtex.runner import Job
 
@@ -26,18 +28,23 @@ class Counting(Job):
         return (self.folder / "result.json").is_file()
 
     def write_inputs(self):
-        (self.folder / "config.yaml").write_text("A: 1\n")
+        write(self.folder / "config.yaml", "A: 1\n")
 
     def run(self):
         done = len(list(self.folder.glob("model_*.pth"))) if self.args.resume else 0
         for number in range(done, self.args.target):
             if number == self.args.stop_at:
                 raise KeyboardInterrupt
-            (self.folder / f"model_{number:07d}.pth").write_text(str(number))
+            write(self.folder / f"model_{number:07d}.pth", str(number))
         return {"first": float(done)}
 
     def write_record(self, metrics):
-        (self.folder / "result.json").write_text(json.dumps(metrics))
+        write(self.folder / "result.json", json.dumps(metrics))
+
+
+def write(path, text):
+    path.parent.mkdir(exist_ok=True)
+    replace_file(path, lambda file: file.write(text.encode()))
 
 
 def plan(args):
@@ -130,15 +137,105 @@ def test_foreign_files_are_protected(start, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "model_final.pth").write_text("mine")
     for flags in ({}, {"overwrite": True}):
-        with raises_code("run.foreign_files", "model_final.pth", RUN_FILE):
+        with raises_code("run.foreign_files", tmp_path / "run" / "model_final.pth"):
             start(**flags)
     assert (tmp_path / "run" / "model_final.pth").read_text() == "mine"
 
 
-def test_file_as_folder_is_reported(start, tmp_path):
+OWN = (
+    "model_best.pth",
+    "captions.partial.mine.jsonl",
+    "evaluation_mine/a",
+    "events.out.tfevents.a",
+)
+COLLIDING = ("model_0000099.pth", "captions.html", "gallery/mine.jpg", "evaluation_0000003/mine")
+
+
+def test_overwrite_keeps_files_of_the_user(start, tmp_path):
+    start()
+    for name in OWN:
+        (tmp_path / "run" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "run" / name).write_text("mine")
+    start(target=2, overwrite=True)
+    assert {(tmp_path / "run" / name).read_text() for name in OWN} == {"mine"}
+    assert len(list((tmp_path / "run").glob("model_0*.pth"))) == 2
+
+
+@pytest.mark.parametrize("name", COLLIDING)
+def test_files_of_the_user_are_not_replaced(start, tmp_path, name):
+    start()
+    (tmp_path / "run" / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "run" / name).write_text("mine")
+    before = contents(tmp_path / "run")
+    with raises_code("run.foreign_files", tmp_path / "run" / name):
+        start(overwrite=True)
+    assert contents(tmp_path / "run") == before
+    assert (tmp_path / "run" / name).read_text() == "mine"
+
+
+def test_overwrite_deletes_folders_of_the_run(start, tmp_path):
+    start()
+    with Manifest(tmp_path / "run").record():
+        write(tmp_path / "run" / "gallery" / "a.jpg", "")
+    start(overwrite=True)
+    assert not (tmp_path / "run" / "gallery").exists()
+
+
+ODD = ("log.txt", "metrics.json", "run.json", "captions.partial.rank1.jsonl", "gallery")
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "broken link", "pipe"])
+@pytest.mark.parametrize("name", [*ODD, "evaluation_0000003"])
+@pytest.mark.parametrize("flag", [None, "resume", "overwrite"])
+def test_links_and_pipes_are_refused(start, tmp_path, name, kind, flag):
+    (tmp_path / "run").mkdir()
+    target, path = tmp_path / "target", tmp_path / "run" / name
+    if kind == "folder":
+        target.mkdir()
+    elif kind == "file":
+        target.write_text("mine")
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(target)
+    with raises_code("run.foreign_files", path):
+        start(**({flag: True} if flag else {}))
+    assert list((tmp_path / "run").iterdir()) == [path]
+    assert kind != "file" or target.read_text() == "mine"
+
+
+def test_gallery_that_is_a_file_is_refused_before_the_run(start, tmp_path):
+    start()
+    (tmp_path / "run" / "gallery").write_text("mine")
+    for flag in ("resume", "overwrite"):
+        with raises_code("run.foreign_files", tmp_path / "run" / "gallery"):
+            start(**{flag: True})
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "hard link", "pipe"])
+def test_lock_changes_no_other_file(start, tmp_path, kind):
+    target, lock = tmp_path / "target", tmp_path / "run" / run_folder.LOCK_FILE
+    lock.parent.mkdir()
+    target.write_text("mine")
+    if kind == "file":
+        lock.write_text("mine")
+    elif kind == "link":
+        lock.symlink_to(target)
+    elif kind == "hard link":
+        lock.hardlink_to(target)
+    else:
+        os.mkfifo(lock)
+    with raises_code("run.foreign_files", lock):
+        start()
+    assert target.read_text() == "mine"
+    assert os.path.lexists(lock)
+
+
+@pytest.mark.parametrize("below", ["", "fraction_0.1", "a/b"])
+def test_file_as_folder_is_reported(start, tmp_path, below):
     (tmp_path / "run").write_text("")
     with raises_code("run.not_a_folder", tmp_path / "run"):
-        start()
+        start(f"run/{below}")
 
 
 def test_second_run_is_locked_out(start, tmp_path):
@@ -186,7 +283,9 @@ def test_unused_folder_is_removed(tmp_path):
 def test_overwrite_spares_inputs(tmp_path):
     checkpoint = tmp_path / "model_final.pth"
     checkpoint.write_text("weights")
-    run_folder.write_run_file(tmp_path, {})
+    with Manifest(tmp_path).record():
+        run_folder.write_run_file(tmp_path, {})
+        record_file(checkpoint)
     with raises_code("run.deletes_input", checkpoint):
         run_folder.check_available(tmp_path, False, True, [checkpoint])
     assert checkpoint.read_text() == "weights"
@@ -200,10 +299,18 @@ def test_version_1_is_not_resumed(start, tmp_path):
     start(overwrite=True)
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", "5", "null", "[" * 100_000, '{"identity": 3}'])
+ODD_RUNS = (
+    '{"version": 2, "identity": 3}',
+    '{"version": 2, "changes": [{}]}',
+    "é".encode("latin-1"),
+)
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "5", "null", "[" * 100_000, *ODD_RUNS])
 def test_invalid_run_file_is_reported(start, tmp_path, content):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / RUN_FILE).write_text(content)
+    content = content if isinstance(content, bytes) else content.encode()
+    (tmp_path / "run" / RUN_FILE).write_bytes(content)
     with raises_code("run.unreadable", tmp_path / "run" / RUN_FILE):
         start(resume=True)
 

@@ -31,6 +31,7 @@ def test_escape(raw, escaped):
             "could not load 'https://a.org/m?…': 404;",
         ),
         ('["https://u:p@a.org","s3://k:s@b/m?sig=1"]', '["https://…@a.org","s3://…@b/m?sig=…"]'),
+        ("https://a.org/#download",) * 2,
         ("https://a.org/m.pth?dl=1, me@b.org", "https://a.org/m.pth?dl=1, me@b.org"),
         ("torchvision://resnet50?weights=V2 random:resnet50?seed=1",) * 2,
     ],

@@ -16,10 +16,16 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import virtex
-from virtex.engine.signals import RESUME, SigtermReceived, kill_workers, raise_on_sigterm
+from virtex.engine.signals import (
+    RESUME,
+    SigtermReceived,
+    kill_workers,
+    protect_output,
+    raise_on_sigterm,
+)
 from virtex.errors import UserError, describe_os_error, ignore_reported_errors, set_error_path
 from virtex.text import printable, redact
 
@@ -55,6 +61,12 @@ CHECKPOINT = "file, https://…, virtex://NAME, torchvision://NAME or random:NAM
 class ToolParser(argparse.ArgumentParser):
     """A parser whose errors suggest the option that a misspelled one resembles."""
 
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        # as of an unset shell variable; a path would mean the current folder
+        if not arg_string and action.dest not in ("overrides", "arguments"):
+            raise argparse.ArgumentError(action, "expected a value, but it is empty")
+        return super()._get_value(action, arg_string)
+
     def error(self, message: str) -> NoReturn:
         words = re.findall(r"--[\w-]+", message) if "unrecognized arguments" in message else []
         close = [suggest(word, self._option_string_actions) for word in words]
@@ -68,9 +80,11 @@ def suggest(word: str, choices: Sequence[str] | dict[str, argparse.Action]) -> s
 
 
 def tool_parser(doc: str | None, cls: type[ToolParser] = ToolParser) -> ToolParser:
-    """Return a parser whose ``--help`` is the module's docstring (``doc``), examples included."""
-    assert doc is not None
-    summary, _, rest = doc.strip().partition("\n\n")
+    """Return a parser whose ``--help`` is the module's docstring (``doc``), examples included.
+
+    ``python -OO`` has no docstrings: there, ``--help`` lists the options only.
+    """
+    summary, _, rest = (doc or "").strip().partition("\n\n")
     return cls(
         prog=program_name(),
         description=summary,
@@ -280,6 +294,7 @@ def run_tool(
     Exit status 0: success. 2: invalid input. 75: stopped by SIGTERM, to be continued with
     ``--resume``. 130: interrupted by Ctrl-C. 143: ended by SIGTERM, nothing to resume.
     """
+    protect_output()
     if any(isinstance(action, argparse._SubParsersAction) for action in parser._actions):
         args = parser.parse_args(argv)  # subcommands exclude intermixed arguments
     else:
@@ -305,9 +320,6 @@ def run_tool(
         fix = "; continue from the last checkpoint with --resume" if can_resume else ""
         print(f"{parser.prog}: interrupted{fix}", file=sys.stderr)
         status = 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        status = 0
     except MemoryError:
         fix = "reduce the batch size and --resume" if can_resume else "close other programs"
         print(f"{parser.prog}: error: out of memory; {fix} [device.out_of_memory]", file=sys.stderr)

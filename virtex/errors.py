@@ -25,6 +25,7 @@ REMEDIES = {
     errno.ENOTDIR: "expected a folder where a file exists",
     errno.EISDIR: "expected a file where a folder exists",
     errno.ENOENT: "restore it",
+    errno.EPIPE: "another process has ended; see its last message",
 }
 
 

@@ -1,28 +1,115 @@
-"""Files and folders: atomic writes, reads, listings and hashes."""
+"""Files and folders: atomic writes, manifests, reads, listings and hashes."""
 
 import errno
 import fcntl
 import glob
 import hashlib
+import json
 import os
 import re
 import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeGuard
+from typing import IO, Any, BinaryIO, ClassVar, NamedTuple, TypeGuard
 
-from virtex.errors import UserError
+from virtex.errors import UserError, set_error_path
 from virtex.text import join_first
 
 UNFINISHED = ".unfinished"
+MANIFEST = re.compile(r"\.manifest(\.rank\d+)?\.jsonl")  # one JSON string per line
 # Linux's limits, less what the data root takes: characters of a path, bytes of a name.
 MAX_PATH, MAX_NAME = 2000, 255
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # What listing a folder raises where there is no folder: nothing, a file, or a link to itself.
 NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+
+
+class Manifest:
+    """The names of the files that a program has written into a folder, the only ones it deletes.
+
+    A name is added before its file is created: a killed process leaves no file without one.
+    """
+
+    active: ClassVar[list["Manifest"]] = []  # to which all files that this process writes are added
+
+    def __init__(self, folder: Path, rank: int = 0):
+        """
+        Args:
+            rank: of this process; each one of a run writes a file of its own.
+        """
+        self.folder = os.path.abspath(folder)
+        self.path = folder / f".manifest{f'.rank{rank}' if rank else ''}.jsonl"
+        self.names: set[str] = set()
+
+    def add(self, path: Path) -> None:
+        """Add a file, unless it lies elsewhere or has been added."""
+        name = os.path.relpath(path, self.folder)
+        if name in self.names or name.startswith(".."):
+            return
+        self.names.add(name)
+        with set_error_path(self.path), open(self.path, "a", opener=open_own) as file:
+            file.write(json.dumps(name) + "\n")
+
+    @contextmanager
+    def record(self) -> Iterator[None]:
+        """Add the files that this process writes within the block."""
+        Manifest.active.append(self)
+        try:
+            yield
+        finally:
+            Manifest.active.remove(self)
+
+
+def list_manifests(folder: Path) -> list[Path]:
+    """Return the manifests of all processes in a folder."""
+    found = [path for path in folder.glob(".manifest*") if MANIFEST.fullmatch(path.name)]
+    return sorted(path for path in found if path.is_file() and not path.is_symlink())
+
+
+def read_manifests(folder: Path) -> set[Path]:
+    """Return the files in a folder that programs have added, and that may still exist."""
+    names = (name for path in list_manifests(folder) for _, name in read_json_lines(path))
+    return {folder / name for name in names if is_path_below(name)}
+
+
+def record_file(path: Path) -> None:
+    """Add a file that is about to be written to the active manifests."""
+    for manifest in Manifest.active:
+        manifest.add(path)
+
+
+def open_own(path: str | os.PathLike[str], flags: int) -> int:
+    """Open a regular file, but not through a link, as an ``opener`` for ``open``.
+
+    Writing through a link would change a file elsewhere, and opening a pipe may never end.
+
+    Raises:
+        UserError: it is anything else.
+        OSError: it cannot be opened.
+    """
+    try:
+        file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO):  # a link, a pipe
+            raise
+    else:
+        if stat.S_ISREG(os.fstat(file).st_mode):
+            return file
+        os.close(file)
+    raise UserError(
+        f"expected a plain file, but {os.fspath(path)} is a link, a pipe or a device; remove it",
+        "run.foreign_files",
+    )
+
+
+def open_append(path: Path, mode: str = "a") -> IO[Any]:
+    """Open a file of a run to append text (UTF-8) or, with mode "ab", bytes; see ``open_own``."""
+    record_file(path)
+    text = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace"}
+    return open(path, mode, opener=open_own, **text)  # type: ignore[call-overload]
 
 
 def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -34,6 +121,7 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Raises:
         OSError: ``path`` cannot be written; the error names it.
     """
+    record_file(path)
     remove_unfinished(path.parent, path.name)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
@@ -97,6 +185,30 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
     require_file(path)
     with open(path, "rb") as file:
         return file.read()
+
+
+def parse_json(content: bytes) -> Any:
+    """Return the value of JSON in UTF-8.
+
+    Raises:
+        ValueError: it is not valid, for whatever reason.
+    """
+    try:
+        return json.loads(content.decode())
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def read_json_lines(path: Path) -> list[tuple[bytes, Any]]:
+    """Return each line of a file and its value, without lines that are not valid JSON.
+
+    A killed process may have left the last one incomplete.
+    """
+    found = []
+    for line in read_file(path).splitlines(keepends=True):
+        with suppress(ValueError):
+            found.append((line, parse_json(line)))
+    return found
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

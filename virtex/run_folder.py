@@ -5,8 +5,9 @@ import errno
 import fcntl
 import json
 import os
-import shutil
+import re
 import socket
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import product
@@ -14,8 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from virtex.errors import UserError
-from virtex.files import remove_unfinished
-from virtex.records import RECORD_NAME, write_json
+from virtex.files import (
+    list_manifests,
+    open_own,
+    parse_json,
+    read_file,
+    read_manifests,
+    remove_unfinished,
+)
+from virtex.records import write_json
 
 RUN_FILE = "run.json"
 RUN_VERSION = 2
@@ -23,19 +31,41 @@ LOCK_FILE = ".lock"
 GALLERY = "gallery"
 # errno on file systems without locks
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-RUN_FILES = (
-    *(RUN_FILE, RECORD_NAME, "config.yaml", "metrics.json", "last_checkpoint"),
-    *("pretraining.json", "pretrain_config.yaml", "tokenizer.model"),
-    *("per_class.csv", "grid.csv"),
-    *("captions.json", "captions.html", "captions.partial*.jsonl"),
-    *("model_*.pth", "log.txt*", "events.out.tfevents.*"),
-    *("detections_*.json", "evaluation_*", GALLERY),
+RUN_FILES = re.compile(
+    r"(run|result|metrics|pretraining|detections_.*)\.json|last_checkpoint|tokenizer\.model"
+    r"|(pretrain_)?config\.yaml|(per_class|grid)\.csv|log\.txt(\.rank\d+)?"
+    r"|captions\.(json|html|partial(\.rank\d+)?\.jsonl)|model_(\d{7,}|final)\.pth"
 )
+RUN_FOLDERS = re.compile(rf"evaluation_\d{{7,}}|{GALLERY}")
+EVENTS = re.compile(r"events\.out\.tfevents\..*")  # names that no two runs share
 
 
 def list_run_files(folder: Path) -> list[Path]:
-    """List the files and folders of a run in ``folder``."""
-    return sorted(path for pattern in RUN_FILES for path in folder.glob(pattern))
+    """List all files with the names of a run's files or in its folders, also those of the user.
+
+    Raises:
+        UserError: one of them is a link, a pipe or the like, or a folder for a file.
+    """
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    found = [folder / name for name in names if RUN_FILES.fullmatch(name)]
+    for top in (folder / name for name in names if RUN_FOLDERS.fullmatch(name)):
+        if not stat.S_ISDIR(top.lstat().st_mode):
+            raise foreign_file(top, "is not a folder")
+        for parent, folders, files in os.walk(top):
+            links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
+            found += [Path(parent, name) for name in sorted([*files, *links])]
+    for path in found:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise foreign_file(path, "is not a plain file")
+    return found
+
+
+def foreign_file(path: Path, problem: str) -> UserError:
+    return UserError(
+        f"{path} {problem} that a run has written, and a run may replace it; move it away, or "
+        "choose another --output-dir",
+        "run.foreign_files",
+    )
 
 
 @contextmanager
@@ -91,11 +121,11 @@ def acquire_lock(path: Path) -> int:
         The file descriptor.
 
     Raises:
-        UserError: another process holds the lock.
+        UserError: another process holds the lock, or the file is not a lock.
         OSError: the file cannot be written.
     """
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        file = open_own(path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -112,6 +142,9 @@ def acquire_lock(path: Path) -> int:
                 "run.locked",
             ) from error
         if is_same_file(file, path):
+            if not re.fullmatch(rb"(process \d+ on .*\n)?", os.pread(file, 200, 0)):
+                os.close(file)  # a file of the user's, or another name of one
+                raise foreign_file(path, "is not a lock")
             with suppress(OSError):  # the lock holds even on a full disk
                 os.ftruncate(file, 0)
                 os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
@@ -134,18 +167,17 @@ def check_available(
         inputs: files and folders that the run reads.
 
     Raises:
-        UserError: it is a file; it contains a run and neither flag is given; or overwriting would
-            delete files that no run wrote, or that this run reads.
+        UserError: it is a file or below one; it contains a run and neither flag is given; a file
+            that no run wrote would be replaced; or overwriting would delete a file that this run
+            reads.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output-dir {folder} is a file; specify a folder", "run.not_a_folder")
+    require_folder(folder)
     found = list_run_files(folder)
-    if found and not resume and not (folder / RUN_FILE).is_file():
-        raise UserError(
-            f"{folder} has no {RUN_FILE}, but contains {found[0].name}, which a run would replace; "
-            "move it away, or choose another --output-dir",
-            "run.foreign_files",
-        )
+    is_run = (folder / RUN_FILE).is_file()
+    if not resume and (overwrite or not is_run):
+        foreign = [path for path in found if path not in written_files(folder)]
+        if foreign:
+            raise foreign_file(foreign[0], "is not a file")
     if overwrite:
         check_inputs_are_kept(inputs, found)
     if found and not (resume or overwrite):
@@ -154,6 +186,20 @@ def check_available(
             "--overwrite to replace it, or another --output-dir",
             "run.exists",
         )
+
+
+def require_folder(folder: Path) -> None:
+    """Raise UserError if an output folder, or one above it, is a file."""
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise UserError(
+                f"--output-dir {folder}: {path} is a file; specify a folder", "run.not_a_folder"
+            )
+
+
+def written_files(folder: Path) -> set[Path]:
+    """Return the files that runs have written into ``folder``, and that may still exist."""
+    return read_manifests(folder) | {folder / RUN_FILE}
 
 
 def check_inputs_are_kept(inputs: Iterable[Path], deleted: Iterable[Path]) -> None:
@@ -184,9 +230,18 @@ def list_inputs(args: argparse.Namespace) -> list[Path]:
 
 
 def clear(folder: Path) -> None:
-    """Delete the files and folders of a run, and nothing else; the run file last."""
-    for path in sorted(list_run_files(folder), key=lambda path: path.name == RUN_FILE):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    """Delete the files that runs have written, and nothing else; run file and manifest last."""
+    written = written_files(folder)
+    events = [path for path in folder.iterdir() if EVENTS.fullmatch(path.name)]
+    ours = [path for path in (*list_run_files(folder), *events) if path in written]
+    for path in sorted(ours, key=lambda path: path == folder / RUN_FILE):
+        path.unlink()
+    for top in (path for path in folder.iterdir() if RUN_FOLDERS.fullmatch(path.name)):
+        for parent, _, _ in os.walk(top, topdown=False):
+            with suppress(OSError):  # not empty
+                os.rmdir(parent)
+    for path in list_manifests(folder):
+        path.unlink()
 
 
 def write_run_file(folder: Path, identity: dict[str, Any], **extra: Any) -> None:
@@ -213,21 +268,24 @@ def read_run_file(folder: Path) -> dict[str, Any] | None:
                 "run.foreign_files",
             )
         return None
+    from pydantic import ValidationError
+
+    from virtex.schemas import RunFile, describe_error
+
     try:
-        content = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
+        run = RunFile.model_validate(parse_json(read_file(path)))
+    except ValueError as error:
+        problem = describe_error(error) if isinstance(error, ValidationError) else error
         raise UserError(
-            f"{path} is not valid JSON ({error}); start over with --overwrite", "run.unreadable"
+            f"{path} is not a run file ({problem}); start over with --overwrite", "run.unreadable"
         ) from error
-    if not isinstance(content, dict) or not isinstance(content.get("identity", {}), dict):
-        raise UserError(f"{path} is not a run file; start over with --overwrite", "run.unreadable")
-    if content.get("version") != RUN_VERSION:
+    if run.version != RUN_VERSION:
         raise UserError(
             f"{folder} contains a run of an earlier version of virtex, which cannot be resumed; "
             "start over with --overwrite, or choose another --output-dir",
             "resume.old_version",
         )
-    return content
+    return run.model_dump()
 
 
 def check_same_run(folder: Path, identity: dict[str, Any], ignored: tuple[str, ...] = ()) -> None:

@@ -38,6 +38,7 @@ from virtex.engine.distributed import (
 from virtex.engine.progress import METRICS, MetricsWriter, log_to
 from virtex.errors import UserError
 from virtex.evaluator import Evaluator
+from virtex.files import Manifest
 from virtex.protocols import Protocol
 from virtex.records import RECORD_NAME, Deviation, Result, environment, read_record
 
@@ -172,22 +173,24 @@ def run_job(job: Job, backbone: Backbone | None) -> None:
         if rank() == 0:
             job.print_finished()
         return
+    manifest = Manifest(job.folder, rank())
     job.setup()
-    prepare_folder(job)
-    job.log_start()
-    try:
-        metrics = job.run()
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"the GPU ran out of memory ({str(error).partition('. ')[0]}); reduce the batch size, "
-            "free GPU memory, or run with --num-gpus 0",
-            "device.out_of_memory",
-        ) from error
-    job.converted = count_conversions(all_gather_object(conversions()))
-    for kind, count in job.converted.items():
-        logger.warning("%d images are %s", count, kind)
-    if rank() == 0 and metrics is not None:
-        job.write_record(metrics)
+    with manifest.record():
+        prepare_folder(job)
+        job.log_start()
+        try:
+            metrics = job.run()
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"the GPU ran out of memory ({str(error).partition('. ')[0]}); reduce the batch "
+                "size, free GPU memory, or run with --num-gpus 0",
+                "device.out_of_memory",
+            ) from error
+        job.converted = count_conversions(all_gather_object(conversions()))
+        for kind, count in job.converted.items():
+            logger.warning("%d images are %s", count, kind)
+        if rank() == 0 and metrics is not None:
+            job.write_record(metrics)
     synchronize()
 
 

@@ -62,6 +62,24 @@ class ProtocolSchema(Schema):
     overrides: list[OverrideSchema] = Field(max_length=1_000)
 
 
+class ChangeSchema(Schema):
+    """A setting that a resumed pretraining has changed."""
+
+    iteration: int
+    setting: Text
+    before: Any
+    now: Any
+
+
+class RunFile(Schema):
+    """A ``run.json``: see ``run_folder.write_run_file``. Version 1 had other fields."""
+
+    version: int | None = None
+    identity: dict[str, Any] = {}
+    deviations: list[OverrideSchema] = []
+    changes: list[ChangeSchema] = []
+
+
 class ArchSchema(Schema):
     model_config = ConfigDict(extra="allow")
 

@@ -23,7 +23,7 @@ def redact(text: str) -> str:
 
     def hide(parameter: re.Match[str]) -> str:
         mark, key, value = parameter.groups()
-        if key in PUBLIC or not value:
+        if not value or (value if key is None else key) in PUBLIC:
             return parameter[0]
         return f"{mark}…" if key is None else f"{mark}{key}=…"
 

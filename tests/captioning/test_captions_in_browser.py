@@ -99,7 +99,7 @@ def test_every_metric_sorts_both_ways(open_page, metric, best_first, worst_first
     assert names(page) == [f"{name}.jpg" for name in best_first]
 
 
-def test_the_script_keeps_the_written_order(open_page):
+def test_script_keeps_the_written_order(open_page):
     written, page = open_page(java_script_enabled=False), open_page()
     assert names(page) == names(written)
     assert scores(page) == scores(written)
@@ -144,7 +144,7 @@ def test_names_and_lengths_sort(open_page):
     assert names(page) == ["x.jpg", "10.jpg", "9.jpg", "b.jpg"]
 
 
-def test_the_keyboard_sorts(open_page):
+def test_keyboard_sorts(open_page):
     page = open_page()
     page.locator("#filter").focus()
     page.keyboard.press("Tab")
@@ -179,7 +179,7 @@ def test_thousands_of_cards_sort_and_filter(open_page):
         ("cider-d", []),
     ],
 )
-def test_the_filter_keeps_images_with_every_word(open_page, words, expected):
+def test_filter_keeps_images_with_every_word(open_page, words, expected):
     page = open_page()
     page.locator("#filter").fill(words)
     assert names(page) == expected
@@ -199,7 +199,7 @@ def test_without_a_match_all_images_are_offered(open_page):
     assert page.evaluate("location.hash") == ""
 
 
-def test_a_match_in_folded_references_is_visible(open_page):
+def test_match_in_folded_references_is_visible(open_page):
     page = open_page()
     last = page.locator(".card", has_text="10.jpg").locator("details li").last
     assert last.is_hidden()
@@ -222,7 +222,7 @@ def test_all_references_can_be_shown(open_page):
 # ---- the view in the address
 
 
-def test_the_view_is_restored_from_the_address(open_page):
+def test_view_is_restored_from_the_address(open_page):
     page = open_page()
     page.locator("#sort").select_option("BLEU-4")
     page.get_by_role("button", name="Worst first").click()
@@ -239,7 +239,7 @@ def test_the_view_is_restored_from_the_address(open_page):
 
 
 @pytest.mark.parametrize("hash", ["#sort=no+such&order=toString", "#sort=__proto__", "#%FF%&x"])
-def test_an_invalid_address_shows_the_default_view(open_page, hash):
+def test_invalid_address_shows_the_default_view(open_page, hash):
     page = open_page(hash=hash)
     assert names(page) == ["10.jpg", "9.jpg", "b.jpg", "x.jpg"]
     assert pressed(page) == ["Best first"]
@@ -248,7 +248,7 @@ def test_an_invalid_address_shows_the_default_view(open_page, hash):
 # ---- one image, enlarged
 
 
-def test_a_click_enlarges_an_image(open_page):
+def test_click_enlarges_an_image(open_page):
     page = open_page()
     small = page.locator(".card img").nth(1)
     small.click()
@@ -264,7 +264,7 @@ def test_a_click_enlarges_an_image(open_page):
 
 
 @pytest.mark.parametrize("way", ["Escape", "button", "beside"])
-def test_an_enlarged_image_closes(open_page, way):
+def test_enlarged_image_closes(open_page, way):
     page = open_page()
     page.locator(".card .image").nth(1).click()
     assert page.locator("#large").is_visible()
@@ -278,7 +278,7 @@ def test_an_enlarged_image_closes(open_page, way):
     page.locator(".card", has_text="9.jpg").locator(".image:focus").wait_for()
 
 
-def test_the_keyboard_steps_through_visible_images(open_page):
+def test_keyboard_steps_through_visible_images(open_page):
     page = open_page()
     page.locator("#filter").fill("sentence")
     page.locator("#sort").select_option("file name")
@@ -357,7 +357,7 @@ def test_nothing_is_wider_than_the_screen(open_page, name, width):
     assert widest <= width
 
 
-def test_a_phone_shows_one_column(open_page):
+def test_phone_shows_one_column(open_page):
     page = open_page(**PHONE)
     lefts = {round(one.bounding_box()["x"]) for one in page.locator(".card").all()}
     assert len(lefts) == 1
@@ -369,7 +369,7 @@ def test_a_phone_shows_one_column(open_page):
 
 
 @pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
-def test_the_page_follows_the_color_scheme(open_page, scheme, dark):
+def test_page_follows_the_color_scheme(open_page, scheme, dark):
     page = open_page(color_scheme=scheme)
     page.locator(".image").first.click()
     for place in ("body", ".card", "#filter", "#sort", "#tools", "#large"):

@@ -82,7 +82,7 @@ def scored(name, score, **others):
         ((2000, 1), (320, 1)),
     ],
 )
-def test_a_thumbnail_keeps_shape_and_color(size, expected):
+def test_thumbnail_keeps_shape_and_color(size, expected):
     width, height = size
     content, reported = thumbnail(image((200, 40, 40), width, height))
     small = Image.open(io.BytesIO(content))
@@ -92,7 +92,7 @@ def test_a_thumbnail_keeps_shape_and_color(size, expected):
     assert len(content) < 15_000
 
 
-def test_a_thumbnail_is_not_flipped():
+def test_thumbnail_is_not_flipped():
     drawn = torch.zeros(3, 40, 80, dtype=torch.uint8)
     drawn[:, :10, :20] = 255
     pixels = np.asarray(Image.open(io.BytesIO(thumbnail(drawn)[0])))
@@ -100,7 +100,7 @@ def test_a_thumbnail_is_not_flipped():
     assert pixels[-3, -3].max() < 50
 
 
-def test_a_card_shows_image_caption_score_references_and_name(page):
+def test_card_shows_image_caption_score_references_and_name(page):
     scores = {"CIDEr-D": 98.104, "SPICE": 20.0}
     found = page(captioned("x.jpg", "a dog runs", ["one dog", "two dogs"], scores))
     [(shown, _)] = found.find("img")
@@ -114,7 +114,7 @@ def test_a_card_shows_image_caption_score_references_and_name(page):
     assert found.names == ["x.jpg"]
 
 
-def test_an_undefined_score_is_a_dash_without_a_bar(page):
+def test_undefined_score_is_a_dash_without_a_bar(page):
     found = page(scored("a.jpg", NAN), captioned("not_scored.jpg"))
     assert found.texts("b") == ["\N{EN DASH}"]
     [(attributes, _)] = found.find("p", "score")
@@ -144,7 +144,7 @@ def test_bars_run_from_the_lowest_to_the_highest_score(page, scores, style):
     assert attributes.get("style") == style
 
 
-def test_the_best_image_comes_first(page):
+def test_best_image_comes_first(page):
     scores = {"c": 5.0, "a": NAN, "b": 90.0, "d": 40.0, "e": -1.0, "f": 40.0}
     given = [scored(name, score, caption=f"of {name}") for name, score in scores.items()]
     found = page(*given, captioned("0", "of 0"))
@@ -158,7 +158,7 @@ def test_without_metrics_names_sort_as_people_count(page):
     assert found.names == ["0" * 5000 + "7", "9.jpg", "10.jpg", "a9.jpg", "a10.jpg", "B2.jpg"]
 
 
-def test_the_script_gets_scores_and_the_order_of_names(page):
+def test_script_gets_scores_and_the_order_of_names(page):
     given = [
         scored("b.jpg", 1 / 3),
         captioned("a.jpg", scores={"CIDEr-D": 2.0, "SPICE": NAN}),
@@ -170,7 +170,7 @@ def test_the_script_gets_scores_and_the_order_of_names(page):
     }
 
 
-def test_the_head_has_scores_counts_and_skipped_images(tmp_path):
+def test_head_has_scores_counts_and_skipped_images(tmp_path):
     skipped, path = [], tmp_path / "page.html"
 
     def images():
@@ -197,7 +197,7 @@ def test_empty_blocks_are_left_out(page):
     assert "There are no images." in page().texts("p")
 
 
-def test_the_page_is_self_contained(page):
+def test_page_is_self_contained(page):
     found = page(
         *(scored(f"{n}.jpg", 1.0) for n in range(5)), about=[("a", "b")], skipped=[("c", "d")]
     )
@@ -237,7 +237,7 @@ def test_captions_are_inserted_as_text(page, text):
     assert "\u2028" not in found.text.partition('id="data">')[2].partition("</script>")[0]
 
 
-def test_a_name_that_is_not_text_is_shown(page):
+def test_name_that_is_not_text_is_shown(page):
     assert page(captioned("caf\udce9.jpg")).names == ["caf?.jpg"]  # as os.fsdecode gives it
 
 
@@ -256,7 +256,7 @@ def test_images_are_not_kept_in_memory(tmp_path):
     assert len(alive) == 20
 
 
-def test_a_page_is_replaced_whole_or_not_at_all(tmp_path):
+def test_page_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / "page.html"
 
     def images():
@@ -273,6 +273,6 @@ def test_a_page_is_replaced_whole_or_not_at_all(tmp_path):
     assert Page(path.read_text(encoding="utf-8")).names == ["old.jpg"]
 
 
-def test_a_missing_folder_is_an_error_before_any_image(tmp_path):
+def test_missing_folder_is_an_error_before_any_image(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_page(tmp_path / "no" / "page.html", iter(int, 1), {}, ())

@@ -135,7 +135,7 @@ def test_no_other_files_are_left(finished):
     names = {path.name for path in finished.iterdir() if "tfevents" not in path.name}
     assert names == {
         *("captions.json", "captions.html", "result.json", "run.json"),
-        *("config.yaml", "log.txt", "metrics.json"),
+        *("config.yaml", "log.txt", "metrics.json", ".manifest.jsonl"),
     }
 
 
@@ -170,6 +170,7 @@ def test_decoding_options_are_settings(data, checkpoint, out):
     assert decoder == {"BEAM_SIZE": 2, "MAX_DECODING_STEPS": 3}
 
 
+@pytest.mark.whole
 def test_two_processes_caption_each_image_once(data, checkpoint, finished, out):
     done = subprocess.run(
         [

@@ -204,6 +204,7 @@ def meteor_stub(
     return METEOR.format(score=score, evaluate=evaluate, after=after)
 
 
+@pytest.mark.whole
 @needs_java
 def test_meteor_matches_pycocoevalcap_with_any_locale(monkeypatch):
     """Numbers of ``pycocoevalcap.meteor.meteor.Meteor`` on the same tokens."""

@@ -101,6 +101,29 @@ def break_marker(out: Path) -> None:
     (out / "toy.json").write_text("{")
 
 
+@pytest.mark.parametrize("name", ["imagenet/train/n01440764/mine.JPEG", "coco/train2017/mine"])
+def test_overwrite_never_deletes_other_files(written, name):
+    (written / name).parent.mkdir(exist_ok=True)
+    (written / name).write_text("mine")
+    before = digests(written)
+    with raises_code("data.not_empty", written / name):
+        write_toy_data(written, overwrite=True, **SMALL)
+    assert digests(written) == before
+
+
+@pytest.mark.parametrize("marker", ["toy.json", "toy.unfinished.json"])
+def test_overwrite_keeps_a_link_to_real_data(tmp_path, marker):
+    real, root = tmp_path / "real", tmp_path / "toy"
+    real.mkdir()
+    root.mkdir()
+    (real / "a.jpg").write_text("mine")
+    (root / "imagenet").symlink_to(real)
+    (root / marker).write_text("{}")
+    with raises_code("data.not_empty", root / "imagenet"):
+        write_toy_data(root, overwrite=True, **SMALL)
+    assert (root / "imagenet" / "a.jpg").read_text() == "mine"
+
+
 @pytest.mark.parametrize("damage", [lose_file, interrupt, break_marker])
 def test_damaged_data_are_replaced_with_overwrite_only(written, fresh, damage):
     damage(written)

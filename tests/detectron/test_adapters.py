@@ -7,6 +7,7 @@ from detectron2.modeling import build_model
 
 from tests.detectron.backbones import IMAGENET_BGR, make_backbone
 from tests.errors import raises_code
+from tests.selection import whole_only
 from virtex.detectron import heads  # noqa: F401  registers region heads
 from virtex.detectron.adapters import convert_backbone, detector_layout
 from virtex.detectron.settings import build_settings
@@ -15,7 +16,7 @@ from virtex.errors import UserError
 from virtex.tasks import packaged_protocol
 
 PROTOCOL_OF = {"FPN": ("coco", "toy"), "C4": ("voc", "toy")}
-RESNETS = ("resnet18", "resnet34", "resnet50", "wide_resnet50_2", "resnext50_32x4d")
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnext50_32x4d", *whole_only("wide_resnet50_2"))
 
 
 def settings_for(layout, overrides=()):

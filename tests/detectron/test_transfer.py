@@ -14,6 +14,7 @@ from detectron2.data.samplers import TrainingSampler
 
 from tests.detectron.backbones import make_state_dict
 from tests.run_states import assert_equal, content_of
+from tests.selection import whole_only
 from virtex.checkpoints.loading import load_backbone
 from virtex.cli import run_tool
 from virtex.detectron.datasets import register_detection_sets, training_samples
@@ -125,7 +126,9 @@ def test_trained_detector_is_a_checkpoint(finished):
     assert backbone.source.coverage.complete
 
 
-@pytest.mark.parametrize(("task", "metric"), [("lvis", "bbox/APr"), ("voc", "bbox/AP75")])
+@pytest.mark.parametrize(
+    ("task", "metric"), [*whole_only(("lvis", "bbox/APr")), ("voc", "bbox/AP75")]
+)
 def test_other_tasks(tmp_path, toy, moco_file, task, metric):
     assert run(*common(moco_file, toy, tmp_path, task), *QUICK) == 0
     assert record(tmp_path)["task"] == task
@@ -242,6 +245,15 @@ def test_resume_with_relabeled_data(capsys, tmp_path, toy, moco_file, finished):
     arguments = [*common(moco_file, data, finished), *QUICK, "--resume"]
     error = error_of(capsys, finished, *arguments)
     assert "[resume.mismatch]" in error and "coco_2017_train" in error
+
+
+@pytest.mark.parametrize("damage", [{"iteration": "5"}, {"stopwatch": 1.0}])
+def test_eval_only_with_damaged_progress(capsys, toy, moco_file, finished_copy, damage):
+    path = finished_copy / "model_final.pth"
+    torch.save(torch.load(path, weights_only=True) | damage, path)
+    arguments = [*common(moco_file, toy, finished_copy), *QUICK, "--eval-only"]
+    error = error_of(capsys, finished_copy, *arguments)
+    assert "[resume.invalid_checkpoint]" in error and next(iter(damage)) in error
 
 
 def copy_of(toy, tmp_path):
@@ -364,6 +376,7 @@ def test_two_processes(tmp_path, toy, moco_file):
     assert any("naiveSyncBN" in note for note in record(tmp_path)["notes"])
 
 
+@pytest.mark.whole
 def test_error_in_second_process_stops_both(tmp_path, toy, moco_file):
     data = copy_of(toy, tmp_path)
     # the second image of the stream belongs to the second process

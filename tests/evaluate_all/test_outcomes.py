@@ -157,6 +157,7 @@ def test_leaderboard_failure_is_reported(again):
     assert [row[0] for row in summary(again.printed).values()] == ["complete"] * 2
 
 
+@pytest.mark.whole
 def test_killed_evaluation_resumes(data, checkpoints, tmp_path):
     training = Evaluation(
         [str(checkpoints / "first.pth")], data, tmp_path / "out", "imagenet_linear", INTERRUPTIBLE

@@ -1,6 +1,7 @@
 """Runs as jobs, with submitit's local executor and a fake Slurm."""
 
 import os
+import pickle
 import shutil
 import signal
 import sys
@@ -42,7 +43,7 @@ def job_processes(out):
             words = (folder / "cmdline").read_text().split("\0")
         except OSError:
             continue
-        if "submitit.core._submit" in words and str(out / "logs/submitit") in words:
+        if "submitit.core._submit" in words and str(out / "logs/submitit") in words[-2]:
             found.append(int(folder.name))
     return found
 
@@ -54,6 +55,7 @@ def preempt_when(out, text):
         os.kill(number, signal.SIGUSR2)
 
 
+@pytest.mark.whole
 def test_preempted_job_resumes(data, checkpoints, tmp_path):
     evaluation = Evaluation(
         [str(checkpoints / "first.pth")],
@@ -139,11 +141,38 @@ def test_slurm_gets_all_runs_as_one_array(tmp_path, cluster):
     notes = read_notes(tmp_path, 3)
     assert count_parallel(notes) == 3
     assert {gpus for _, gpus, _, _ in notes} == {"5"}
-    script = (tmp_path / "logs/submitit/4242_submission.sh").read_text()
-    assert {line.partition("--")[2] for line in script.splitlines()} >= {
+    (script,) = (tmp_path / "logs/submitit").glob("*/4242_submission.sh")
+    assert script.parent.stat().st_mode & 0o777 == 0o700
+    assert {line.partition("--")[2] for line in script.read_text().splitlines()} >= {
         *("partition=gpu", "time=90", "gpus-per-node=2", "cpus-per-task=8", "array=0-2%2"),
         "job-name=virtex",
     }
+
+
+def test_results_of_submitit_are_not_read(tmp_path, cluster, monkeypatch):
+    """Results that someone has put where the jobs' own are expected execute nothing."""
+
+    class Planted:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "executed",))
+
+    launcher = SubmititLauncher("slurm", tmp_path, job_parameters([], 0, 0, None))
+    for folder in (launcher.folder.parent, launcher.folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for job in ("4242_0", "4242_1"):
+            (folder / f"{job}_0_result.pkl").write_bytes(pickle.dumps(Planted()))
+    monkeypatch.setattr(launchers, "SHARED_SECONDS", 300)  # the jobs are still running
+    runs = fake_runs(tmp_path, "raise SystemExit('error: no data')", 2)
+    run_all(runs, [None] * 2, launcher)
+    assert [run.reason for run in runs] == ["exit status 1: no data"] * 2
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("name", ["a\n#SBATCH --wrap=b", "%j", "%A", "a\\b"])
+def test_folder_name_that_scripts_interpret(tmp_path, cluster, name):
+    for launcher in launchers.LAUNCHERS:
+        with raises_code("arguments.slurm", "--output-dir"):
+            SubmititLauncher(launcher, tmp_path / name, job_parameters([], 0, 0, None))
 
 
 def test_interruption_leaves_jobs_on_the_cluster(tmp_path, cluster, capsys):
@@ -193,5 +222,6 @@ def test_terminated_job_waits_for_its_own_signal(tmp_path, monkeypatch):
     waits = []
     monkeypatch.setattr(launchers.time, "sleep", waits.append)
     (run,) = fake_runs(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
-    assert Submission(run.command, run.log, None)() == -signal.SIGTERM
+    Submission(run.command, run.log, None, tmp_path / "ended")()
+    assert (tmp_path / "ended").read_text() == str(-signal.SIGTERM)
     assert launchers.NOTICE_SECONDS in waits

@@ -116,13 +116,13 @@ def test_any_record_in_a_run_folder_is_read_or_rejected(folder, content):
         assert isinstance(diff(recorded(found), expected), str)
 
 
-def test_a_pipe_is_not_a_record(tmp_path):
+def test_pipe_is_not_a_record(tmp_path):
     os.mkfifo(tmp_path / "result.json")
     with raises_code("records.invalid", tmp_path):
         read_record(tmp_path / "result.json")
 
 
-def test_a_file_name_that_is_not_text_is_written(tmp_path):
+def test_file_name_that_is_not_text_is_written(tmp_path):
     write_json(tmp_path / "a.json", {"name": os.fsdecode(b"caf\xe9.pth")})
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"name": "caf?.pth"}
 
@@ -185,7 +185,7 @@ def test_special_files_named_like_records_are_skipped(tmp_path, kind):
         assert ended.returncode == 2
 
 
-def test_an_output_linked_to_itself_is_rejected(folder, tmp_path):
+def test_output_linked_to_itself_is_rejected(folder, tmp_path):
     (tmp_path / "a.csv").symlink_to(tmp_path / "a.csv")
     status, _, err = run(leaderboard, folder / "results/sound", "--output", tmp_path / "a.csv")
     require_plain(status, err, tmp_path / "a.csv")

@@ -53,7 +53,7 @@ class Parsed(HTMLParser):
         ]
 
 
-def test_the_page_is_self_contained(page):
+def test_page_is_self_contained(page):
     text = page(record("m"), published=True)
     assert Parsed(text).loads == ["data:,"]
     assert not re.search(r"url\(|@import|https?://", re.sub(r'id="data">.*?</script>', "", text))
@@ -134,7 +134,7 @@ def test_published_rows_are_marked_with_their_source(page):
         ({"protocol": "paper-voc11"}, "nothing"),
     ],
 )
-def test_a_zoo_model_is_compared_with_its_published_value(page, change, expected):
+def test_zoo_model_is_compared_with_its_published_value(page, change, expected):
     [known] = [one for one in zoo.match_entry(VIRTEX, "").results if one.metric == "mAP"]
     data = data_of(page(record(VIRTEX, value=known.value + 0.5, **change)))
     [index] = [n for n, column in enumerate(data["columns"]) if column["metric"] == "mAP"]
@@ -164,7 +164,7 @@ def test_details_hold_every_run(page):
     assert ["detectron2", "distribution own, version 0.6"] in data["environments"][0]
 
 
-def test_the_page_grows_linearly_and_slowly(page):
+def test_page_grows_linearly_and_slowly(page):
     def size(models):
         runs = [
             record(f"model {model}", task, seed=seed)
@@ -178,7 +178,7 @@ def test_the_page_grows_linearly_and_slowly(page):
     assert (large - small) / (20 * 6) < 800  # characters per record
 
 
-def test_of_very_many_columns_the_first_are_shown(page):
+def test_first_of_many_columns_are_shown(page):
     runs = [
         record(overrides=[("SVM.COSTS", 1.0, number, "override")], seed=number)
         for number in range(MAX_SHOWN + 2)

@@ -18,7 +18,7 @@ def texts_of(path):
 
 
 @pytest.mark.parametrize("suffix", STARTS)
-def test_the_same_table_gives_the_same_bytes(table, tmp_path, suffix):
+def test_same_table_gives_the_same_bytes(table, tmp_path, suffix):
     made = table(record("m"), record("m", seed=1, value=80.0), record("n"))
     paths = [tmp_path / f"{name}{suffix}" for name in "ab"]
     for path in paths:
@@ -28,7 +28,7 @@ def test_the_same_table_gives_the_same_bytes(table, tmp_path, suffix):
     assert first == second
 
 
-def test_a_chart_has_a_panel_per_column_with_its_numbers(table, tmp_path):
+def test_chart_has_a_panel_per_column_with_its_numbers(table, tmp_path):
     made = table(
         record("m", value=88.0),
         record("m", value=89.0, seed=1),
@@ -49,7 +49,7 @@ def test_a_chart_has_a_panel_per_column_with_its_numbers(table, tmp_path):
     assert texts[place - 2 : place] == ["coco bbox/AP", "coco_mask_rcnn_R_50_FPN_1x,"]
 
 
-def test_of_many_models_the_best_are_drawn(table, tmp_path):
+def test_best_of_many_models_are_drawn(table, tmp_path):
     long = "m" * 80 + "_end.pth"
     runs = [record(f"model {n:03}", value=float(n)) for n in range(MAX_BARS + 10)]
     made = table(*runs, record(long, value=0.0))
@@ -62,7 +62,7 @@ def test_of_many_models_the_best_are_drawn(table, tmp_path):
     assert name.endswith("_end.pth") and len(name) == 60
 
 
-def test_a_chart_of_many_columns_stays_small(table, tmp_path):
+def test_chart_of_many_columns_stays_small(table, tmp_path):
     runs = [record("m", overrides=[("A", 0, n, "override")], seed=n) for n in range(41)]
     leaderboard.write_plot(table(*runs), tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size < 2e6

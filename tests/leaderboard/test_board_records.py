@@ -99,14 +99,14 @@ def test_invalid_files_are_skipped_with_the_reason(tmp_path, content, reason):
         ("created", "yesterday"),
     ],
 )
-def test_an_invalid_field_is_named(tmp_path, path, value):
+def test_invalid_field_is_named(tmp_path, path, value):
     found = read_records([write(tmp_path, changed(path, value))])
     assert not found.records
     [skipped] = found.skipped
     assert skipped.reason.startswith(f"{path}: ")
 
 
-def test_an_infinite_setting_is_rejected(tmp_path):
+def test_infinite_setting_is_rejected(tmp_path):
     text = json.dumps(record(overrides=[("LR", 1.0, 777.0, "override")])).replace("777.0", "1e999")
     assert len(read_records([write(tmp_path, text)]).skipped) == 1
 
@@ -132,7 +132,7 @@ def test_optional_fields_may_be_missing(tmp_path):
     assert found.conditions.data == "{}"
 
 
-def test_of_duplicates_the_newest_is_kept(tmp_path):
+def test_newest_duplicate_is_kept(tmp_path):
     times = ["2026-01-01T13:30:00+02:00", "2026-01-01T12:00:00+00:00", "2026-01-01T00:00:00Z"]
     write(tmp_path, *(record(value=n, created=time) for n, time in enumerate(times)))
     found = read_records([tmp_path])
@@ -141,7 +141,7 @@ def test_of_duplicates_the_newest_is_kept(tmp_path):
     assert folders == [("000", "001"), ("002", "001")]
 
 
-def test_of_duplicates_of_one_second_the_last_path_is_kept(tmp_path):
+def test_duplicates_of_one_second_keep_the_last_path(tmp_path):
     write(tmp_path, record(value=1.0), record(value=2.0))
     assert [one.metrics["mAP"] for one in read_records([tmp_path]).records] == [2.0]
 
@@ -165,7 +165,7 @@ def test_runs_that_differ_are_not_duplicates(tmp_path, change):
     assert not found.duplicates
 
 
-def test_a_file_is_read_once(tmp_path):
+def test_file_is_read_once(tmp_path):
     folder = write(tmp_path / "runs", record(), "{")
     (tmp_path / "link").symlink_to(folder)
     (folder / "000" / "up").symlink_to(tmp_path)
@@ -175,7 +175,7 @@ def test_a_file_is_read_once(tmp_path):
     assert (len(found.records), len(found.skipped), len(found.duplicates)) == (1, 1, 0)
 
 
-def test_the_shown_path_does_not_depend_on_the_order(tmp_path):
+def test_shown_path_does_not_depend_on_the_order(tmp_path):
     folders = [write(tmp_path / "b", record()), tmp_path / "a"]
     shutil.copytree(folders[0], folders[1], copy_function=os.link)
     orders = folders, folders[::-1]
@@ -197,7 +197,7 @@ def test_pipes_and_dangling_links_are_skipped(tmp_path):
     ]  # fmt: skip
 
 
-def test_a_missing_folder_is_named(tmp_path):
+def test_missing_folder_is_named(tmp_path):
     with raises_code("leaderboard.not_found", tmp_path / "nowhere"):
         read_records([tmp_path, tmp_path / "nowhere"])
 
@@ -209,7 +209,7 @@ def test_no_valid_record_is_an_error(tmp_path, contents):
         leaderboard.make([write(tmp_path, *contents)])
 
 
-def test_a_folder_whose_name_is_not_text_is_read(tmp_path):
+def test_folder_whose_name_is_not_text_is_read(tmp_path):
     write(tmp_path, record())
     os.rename(tmp_path / "000", os.fsencode(tmp_path) + b"/caf\xe9")
     [found] = read_records([tmp_path]).records

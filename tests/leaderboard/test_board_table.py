@@ -60,7 +60,7 @@ def test_equal_seeds_have_no_spread(table, value):
     assert format_spread(found.std, found.n) == ["(3)"]
 
 
-def test_an_undefined_metric_is_not_averaged(table):
+def test_undefined_metric_is_not_averaged(table):
     runs = [record("m", seed=seed) for seed in range(3)]
     for run, value in zip(runs, (80.0, None, 90.0), strict=True):
         run["metrics"]["AP/cat"] = value
@@ -68,7 +68,7 @@ def test_an_undefined_metric_is_not_averaged(table):
     assert (found.mean, found.n) == (85.0, 2)
 
 
-def test_a_metric_that_is_never_defined_has_no_column(table):
+def test_metric_that_is_never_defined_has_no_column(table):
     labels = [column.label for column in table(record("m", "coco")).columns]
     assert "coco/segm/APs" not in labels
 
@@ -113,7 +113,7 @@ def test_many_overrides_are_abbreviated_with_a_hash(table):
     assert len(set(found)) == 2
 
 
-def test_the_order_of_overrides_does_not_matter(table):
+def test_order_of_overrides_does_not_matter(table):
     made = table(record("m", overrides=[LR, STEPS]), record("m", overrides=[STEPS, LR], seed=1))
     assert cell(made, "m", labels(made)[0]).n == 2
 
@@ -211,7 +211,7 @@ def test_known_tasks_come_from_the_registry(table):
         assert TASKS[task].primary_metric == PRIMARY[task]
 
 
-def test_a_renamed_file_is_one_row_with_its_newest_name(table):
+def test_renamed_file_is_one_row_with_its_newest_name(table):
     made = table(
         record("z_old", sha256="a" * 64, created="2026-01-01T00:00:00+00:00"),
         record("a_new", sha256="a" * 64, seed=1, created="2026-02-01T00:00:00+00:00"),
@@ -226,7 +226,7 @@ def test_files_with_one_name_are_rows_with_a_hash(table):
     assert [row.name for row in made.rows] == ["m (aaaaaaaa)", "m (bbbbbbbb)", "n"]
 
 
-def test_a_file_read_in_two_ways_is_two_rows(table):
+def test_two_formats_of_a_file_are_two_rows(table):
     made = table(record("m"), record("m", format="torchvision"))
     assert [row.name for row in made.rows] == ["m (moco)", "m (torchvision)"]
     other = record("n")
@@ -236,7 +236,7 @@ def test_a_file_read_in_two_ways_is_two_rows(table):
 
 
 @pytest.mark.parametrize("higher", [True, False])
-def test_the_best_depends_on_the_direction(table, higher):
+def test_best_depends_on_the_direction(table, higher):
     made = table(
         record("a", "own", 3.0, higher_is_better=higher),
         record("b", "own", 2.0, higher_is_better=higher),
@@ -246,7 +246,7 @@ def test_the_best_depends_on_the_direction(table, higher):
     assert best == {"a": higher, "b": not higher}
 
 
-def test_a_model_can_be_labeled_by_name_or_hash(table):
+def test_model_can_be_labeled_by_name_or_hash(table):
     made = table(
         record("random:resnet50?seed=0"),
         record("b.pth"),
@@ -256,7 +256,7 @@ def test_a_model_can_be_labeled_by_name_or_hash(table):
 
 
 @pytest.mark.parametrize("text", ["moco.pth", "=x", "moco=x"])
-def test_an_unknown_label_is_an_error(table, text):
+def test_unknown_label_is_an_error(table, text):
     with raises_code("leaderboard.unknown_label", text):
         table(record("moco.pth"), labels=[text])
 
@@ -282,7 +282,7 @@ def test_published_numbers_have_their_own_rows(table):
     assert sum(made.cells["n"] == 0) == len(zoo.published_results())
 
 
-def test_published_numbers_never_share_a_column_with_overrides(table):
+def test_overrides_have_no_published_numbers(table):
     made = table(record("m", "coco", overrides=[LR]), published=True)
     assert {row.kind for row in cells(made, "coco[SOLVER.BASE_LR=0.01]/bbox/AP")} == {"measured"}
     assert {row.kind for row in cells(made, "coco/bbox/AP")} == {"published"}
@@ -301,7 +301,7 @@ def test_published_numbers_are_apart_where_data_differ(table):
     assert list(kinds.values()) == [{"measured"}, {"measured"}]
 
 
-def test_a_second_source_gets_a_second_row():
+def test_second_source_gets_a_second_row():
     results = [
         zoo.PublishedResult(
             model="m", task="coco", protocol=COCO, metric="bbox/AP", value=value, source=source

@@ -14,7 +14,7 @@ def read(text):
     return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
-def test_the_wide_csv(table):
+def test_wide_csv(table):
     runs = [
         record("b.pth", value=value, seed=seed, metrics={"mAP": value})
         for seed, value in enumerate((88.0, 89.0))
@@ -28,7 +28,7 @@ def test_the_wide_csv(table):
     )
 
 
-def test_the_long_csv(table):
+def test_long_csv(table):
     rows = read(
         leaderboard.long_csv_text(
             table(
@@ -84,13 +84,13 @@ FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "=cmd|' /C calc'!A0"
 
 
 @pytest.mark.parametrize("name", FORMULAS)
-def test_a_name_cannot_become_a_formula(table, name):
+def test_name_cannot_become_a_formula(table, name):
     made = table(record(name))
     for text in (leaderboard.csv_text(made), leaderboard.long_csv_text(made)):
         assert {row["model"] for row in read(text)} == {"'" + name.replace("\r", " ")}
 
 
-def test_a_header_cannot_become_a_formula(table):
+def test_header_cannot_become_a_formula(table):
     made = table(record("m", "=task", -2.5, protocol="=p", format="+f"))
     [row] = read(leaderboard.csv_text(made))
     assert list(row)[5:] == [f"'=task[=p]/score{end}" for end in ("", "_std", "_n")]
@@ -115,7 +115,7 @@ def test_bytes_do_not_depend_on_paths_or_order(tmp_path):
         assert form(one) == form(other)
 
 
-def test_a_markdown_table(table):
+def test_markdown_table(table):
     runs = [record("b.pth", value=value, seed=seed) for seed, value in enumerate((88.0, 89.0))]
     runs += [record("equal", value=87.0, seed=seed) for seed in range(2)]
     made = table(*runs, record("a_model.pth", "coco", 40.0))
@@ -142,6 +142,6 @@ def test_a_markdown_table(table):
         ("\x1b[31mred", "�[31mred"),
     ],
 )
-def test_a_name_is_not_formatted_by_markdown(table, name, written):
+def test_name_is_not_formatted_by_markdown(table, name, written):
     line = leaderboard.markdown_text(table(record(name)).primary()).splitlines()[2]
     assert line.startswith(f"| {written} ")

@@ -85,7 +85,7 @@ def test_skipped_and_duplicate_files_are_listed(run, rejects, results, tmp_path)
     assert printed[0].startswith("2 models, 3 records, 3 skipped, 1 duplicate; wrote")
 
 
-def test_the_long_csv(run, results, tmp_path):
+def test_long_csv(run, results, tmp_path):
     run(results, "--output", tmp_path / "a.csv", "--long")
     head, first = (tmp_path / "a.csv").read_text().splitlines()[:2]
     assert head.startswith("model,kind,arch,sha256,task,protocol,version,overrides,data,metric")
@@ -168,7 +168,7 @@ def test_results_without_a_record_are_named(rejects, tmp_path):
 
 
 @pytest.mark.parametrize("flag", ["--output", "--markdown"])
-def test_a_dash_is_standard_output(run, results, tmp_path, flag):
+def test_dash_is_standard_output(run, results, tmp_path, flag):
     run(results, flag, tmp_path / "file")
     status, printed, err = run(results, flag, "-", "--html", tmp_path / "a.html")
     assert status == 0

@@ -124,7 +124,7 @@ def test_models_sort_by_name(open_page):
         ("InfoMin 200ep ResNet50", ["InfoMin 200ep published"]),
     ],
 )
-def test_the_filter_keeps_rows_with_every_word(open_page, words, found):
+def test_filter_keeps_rows_with_every_word(open_page, words, found):
     page = open_page()
     total = rows(page).count()
     page.locator("#filter").fill(words)
@@ -161,7 +161,7 @@ def test_columns_without_a_visible_number_are_hidden(open_page):
     assert shown_columns(page) == every
 
 
-def test_the_script_makes_cells_like_the_template(open_page):
+def test_script_makes_cells_like_the_template(open_page):
     written = open_page("all")
     chosen = open_page()
     chosen.locator("#menu summary").click()
@@ -180,7 +180,7 @@ def test_the_script_makes_cells_like_the_template(open_page):
     assert head(chosen, "voc07_svm/AP/cat").count() == 1
 
 
-def test_a_click_shows_details_until_the_next(open_page):
+def test_click_shows_details_until_the_next(open_page):
     page = open_page()
     cell(page, "alpha", SVM).click()
     details = page.locator("#details")
@@ -238,7 +238,7 @@ def test_details_stay_inside_the_window(open_page):
         page.keyboard.press("Escape")
 
 
-def test_the_view_is_restored_from_the_address(open_page):
+def test_view_is_restored_from_the_address(open_page):
     page = open_page()
     head(page, SVM).locator("button").click()
     page.locator("#filter").fill("a")
@@ -256,14 +256,14 @@ def test_the_view_is_restored_from_the_address(open_page):
 
 
 @pytest.mark.parametrize("hash", ["#sort=no/such&columns=%7B", "#columns=[1&task=x", "#%FF%"])
-def test_an_invalid_address_shows_the_default_view(open_page, hash):
+def test_invalid_address_shows_the_default_view(open_page, hash):
     page = open_page(hash=hash)
     assert rows(page).count() > 20
     assert head(page, SVM).count() == 1
 
 
 @pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
-def test_the_page_follows_the_color_scheme(open_page, scheme, dark):
+def test_page_follows_the_color_scheme(open_page, scheme, dark):
     page = open_page(color_scheme=scheme)
     page.locator("#table td[style]").first.click()
     for place in ("body", "#details", "#filter", "thead th", "tbody tr:not(.published) th"):
@@ -272,7 +272,7 @@ def test_the_page_follows_the_color_scheme(open_page, scheme, dark):
         assert abs(back - brightness(page, place, "color")) > 0.5
 
 
-def test_a_phone_shows_cards(open_page):
+def test_phone_shows_cards(open_page):
     page = open_page(**PHONE)
     assert page.locator("thead").is_hidden()
     card = page.locator("#table tbody tr", has_text="beta.pth").first
@@ -295,7 +295,7 @@ def test_a_phone_shows_cards(open_page):
     assert details.is_hidden()
 
 
-def test_the_table_is_readable_without_a_script(open_page):
+def test_table_is_readable_without_a_script(open_page):
     page = open_page(java_script_enabled=False)
     assert page.locator("#tools").is_hidden()
     assert page.get_by_role("cell", name="82.00 ± 1.41 (2)").is_visible()

@@ -87,7 +87,7 @@ def test_one_step_search_is_exact():
     assert torch.equal(greedy, best)
 
 
-def test_a_token_never_follows_itself(models):
+def test_token_never_follows_itself(models):
     tokens, _ = BeamSearch(5, 30)(models[0].textual, some_features(BATCH), SOS, EOS)
     for ids in caption_ids(tokens, EOS):
         assert all(a != b for a, b in itertools.pairwise(ids))

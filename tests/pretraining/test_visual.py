@@ -29,24 +29,24 @@ def test_any_resnet_of_torchvision_by_name(name, channels):
         assert backbone(torch.empty(2, 3, 224, 224)).shape == (2, channels, 7, 7)
 
 
-def test_it_gives_the_last_feature_map():
+def test_output_is_the_last_feature_map():
     backbone = build_visual("torchvision::resnet18").eval()
     image = torch.randn(1, 3, 64, 96)
     pooled = backbone.cnn(image)
     torch.testing.assert_close(backbone(image).mean(dim=(2, 3)), pooled)
 
 
-def test_residual_blocks_begin_as_identities():
+def test_zero_initialized_residual_blocks():
     cnn = build_visual("torchvision::resnet50").cnn
     assert (cnn.layer3[1].bn3.weight == 0).all()
 
 
-def test_residual_blocks_begin_as_torchvisions_own_where_asked():
+def test_torchvision_initialization_of_residual_blocks():
     backbone = build_visual("torchvision::resnet18", zero_init_residual=False)
     assert backbone.cnn.layer1[0].bn2.weight.eq(1).all()
 
 
-def test_a_frozen_backbone_learns_nothing_not_even_statistics():
+def test_frozen_backbone_keeps_weights_and_statistics():
     backbone = build_visual("torchvision::resnet18", frozen=True)
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     backbone.train()
@@ -55,7 +55,7 @@ def test_a_frozen_backbone_learns_nothing_not_even_statistics():
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
 
 
-def test_an_unfrozen_backbone_learns_statistics():
+def test_trained_backbone_updates_its_statistics():
     backbone = build_visual("torchvision::resnet18").train()
     before = backbone.cnn.bn1.running_mean.clone()
     backbone(torch.randn(4, 3, 64, 64))
@@ -63,17 +63,17 @@ def test_an_unfrozen_backbone_learns_statistics():
 
 
 @pytest.mark.parametrize("name", ["torchvision::resnet5", "resnet50", "torchvision::vit_b_16"])
-def test_an_unknown_network_is_refused_with_the_nearest(name):
+def test_unknown_network_suggests_the_nearest(name):
     with raises_code("config.unknown_backbone", "resnet"):
         build_visual(name)
 
 
-def test_a_feature_size_that_is_not_the_networks_is_refused():
+def test_wrong_feature_size_is_refused():
     with pytest.raises(UserError, match="512"):
         build_visual("torchvision::resnet18", feature_size=2048)
 
 
-def test_the_grid_is_read_row_by_row():
+def test_grid_order_is_row_major():
     grid = torch.arange(2 * 3 * 2 * 4).reshape(2, 3, 2, 4)
     sequence = grid_to_sequence(grid)
     assert sequence.shape == (2, 8, 3)

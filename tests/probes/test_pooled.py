@@ -38,7 +38,7 @@ def assert_same_features(found, expected):
 
 
 @torch.no_grad()
-def test_pictures_are_normalized_in_0_to_1_as_torchvision_does():
+def test_images_are_normalized_as_in_torchvision():
     backbone, images = make_backbone("resnet18"), some_pictures()
     pixels = normalize(images / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     expected = original("resnet18", backbone.state_dict)(pixels)
@@ -46,7 +46,7 @@ def test_pictures_are_normalized_in_0_to_1_as_torchvision_does():
 
 
 @torch.no_grad()
-def test_a_caffe_network_sees_blue_first_and_bytes_less_their_mean():
+def test_caffe_input_is_bgr_minus_mean():
     backbone, images = make_backbone("resnet18", spec=IMAGENET_BGR), some_pictures()
     red, green, blue = images.float().unbind(dim=1)
     pixels = torch.stack([blue - 103.53, green - 116.28, red - 123.675], dim=1)
@@ -55,7 +55,7 @@ def test_a_caffe_network_sees_blue_first_and_bytes_less_their_mean():
 
 
 @torch.no_grad()
-def test_a_stride_in_the_first_convolution_stays_there():
+def test_stride_in_1x1_is_kept():
     backbone = make_backbone("resnet50", stride_in_1x1=True)
     network, images = original("resnet50", backbone.state_dict), some_pictures()
     pixels = normalize(images / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
@@ -68,13 +68,13 @@ def test_a_stride_in_the_first_convolution_stays_there():
 
 
 @pytest.mark.parametrize(("name", "features"), [("resnet18", 512), ("resnet50", 2048)])
-def test_it_knows_how_many_features_there_are(name, features):
+def test_number_of_features(name, features):
     visual = PooledBackbone(make_backbone(name), frozen=True)
     assert visual.feature_size == features
     assert visual(some_pictures(3, 32)).shape == (3, features)
 
 
-def test_what_normalizes_is_not_among_the_saved_tensors():
+def test_mean_and_std_are_not_saved():
     visual = PooledBackbone(make_backbone("resnet18"), frozen=True)
     assert {name.partition(".")[0] for name in visual.state_dict()} == {"cnn"}
 
@@ -100,33 +100,33 @@ def changed(model, before):
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
-def test_a_frozen_backbone_is_in_eval_mode_whatever_the_model_is_told():
+def test_frozen_backbone_stays_in_eval_mode():
     model = Classifier(PooledBackbone(make_backbone("resnet18"), frozen=True), 5)
     for module in (model.train(), model.eval().train(), model.train(True)):
         assert module.training and module.head.training
         assert not any(layer.training for layer in module.visual.cnn.modules())
 
 
-def test_a_frozen_backbone_keeps_every_tensor_in_training():
+def test_frozen_backbone_keeps_every_tensor():
     model, before = trained_one_step(frozen=True)
     assert changed(model, before) == set()
     assert model.head.bias.abs().max() > 0  # and the head has learnt
 
 
-def test_a_frozen_backbone_has_no_gradient():
+def test_frozen_backbone_has_no_gradient():
     model, _ = trained_one_step(frozen=True)
     assert not any(p.requires_grad or p.grad is not None for p in model.visual.parameters())
     assert not model.visual(some_pictures()).requires_grad
     assert model.head.weight.grad is not None
 
 
-def test_a_backbone_that_is_not_frozen_learns_its_statistics_too():
+def test_trained_backbone_updates_its_statistics():
     model, before = trained_one_step(frozen=False)
     assert changed(model, before) == set(before)
     assert all(p.grad is not None for p in model.visual.parameters())
 
 
-def test_a_backbone_that_is_not_frozen_follows_the_mode():
+def test_trained_backbone_follows_the_mode():
     visual = PooledBackbone(make_backbone("resnet18"), frozen=False)
     assert all(layer.training for layer in visual.cnn.modules())
     assert not any(layer.training for layer in visual.eval().cnn.modules())
@@ -135,7 +135,7 @@ def test_a_backbone_that_is_not_frozen_follows_the_mode():
 # --- the head ---
 
 
-def test_a_new_head_is_small_and_its_bias_zero():
+def test_head_initialization():
     torch.manual_seed(0)
     head = Classifier(PooledBackbone(make_backbone("resnet18"), frozen=True), 1000).head
     assert head.weight.shape == (1000, 512)
@@ -147,7 +147,7 @@ def test_a_new_head_is_small_and_its_bias_zero():
     assert (head.bias == 0).all()
 
 
-def test_the_loss_is_the_sum_of_the_images_cross_entropies():
+def test_loss_is_the_sum_of_cross_entropies():
     backbone = make_backbone("resnet18")
     model = Classifier(PooledBackbone(backbone, frozen=True), 5)
     images, labels = some_pictures(4, 32), torch.tensor([0, 4, 2, 2])
@@ -157,7 +157,7 @@ def test_the_loss_is_the_sum_of_the_images_cross_entropies():
     assert loss.count.item() == 4
 
 
-def test_its_checkpoint_names_the_backbone_as_a_pretraining_does():
+def test_checkpoint_has_the_names_of_pretraining():
     backbone = make_backbone("resnet18")
     saved = Classifier(PooledBackbone(backbone, frozen=True), 5).state_dict()
     names = {f"visual.cnn.{name}" for name in backbone.state_dict}

@@ -80,7 +80,7 @@ def test_patterns_are_substrings_or_wildcards(tool, patterns):
     ]
 
 
-def test_a_pattern_without_a_match_is_an_error(tool):
+def test_pattern_without_a_match_is_an_error(tool):
     status, _, err = tool("list", "nothing-of-that")
     assert status == 2
     assert "nothing-of-that" in err and "[zoo.no_match]" in err
@@ -89,14 +89,14 @@ def test_a_pattern_without_a_match_is_an_error(tool):
 @pytest.mark.parametrize(
     "name", ["depth_ablations/bicaptioning_R_50_L4_H1024", "token_classification_R_50"]
 )
-def test_the_config_reproduces_the_model(tool, tmp_path, name):
+def test_config_reproduces_the_model(tool, tmp_path, name):
     path = tmp_path / "new" / "config.yaml"
     assert tool("config", name, "-o", path)[:2] == (0, f"{path}\n")
     assert load_config(path) == load_config(zoo.find(name).config)
     assert tool("config", name)[1] == path.read_text()
 
 
-def test_a_config_is_found_beside_the_zoo_file(tool, tmp_path):
+def test_config_is_found_beside_the_zoo_file(tool, tmp_path):
     tool("config", "token_classification_R_50", "-o", tmp_path / "zoo" / "ours.yaml")
     path = tmp_path / "zoo" / "zoo.yaml"
     path.write_text(
@@ -107,32 +107,32 @@ def test_a_config_is_found_beside_the_zoo_file(tool, tmp_path):
     assert yaml.safe_load(out)["MODEL"]["NAME"] == "token_classification"
 
 
-def test_a_backbone_has_the_config_of_its_model(tool):
+def test_backbone_has_the_config_of_its_model(tool):
     _, out, _ = tool("config", "hub/resnet50")
     assert out.startswith("# hub/resnet50: the backbone of a model of this config\n")
     assert yaml.safe_load(out)["MODEL"]["TEXTUAL"]["NAME"].endswith("L1_H2048_A32_F8192")
 
 
-def test_a_foreign_model_has_no_config(tool):
+def test_foreign_model_has_no_config(tool):
     status, _, err = tool("config", "moco/v2_800ep")
     assert status == 2
     assert "moco/v2_800ep" in err and "https://" in err and "[zoo.no_config]" in err
 
 
-def test_a_config_replaces_no_other_file(tool, tmp_path):
+def test_config_replaces_no_other_file(tool, tmp_path):
     (tmp_path / "mine.yaml").write_text("mine")
     status, _, err = tool("config", "hub/resnet50", "-o", tmp_path / "mine.yaml")
     assert status == 2 and "mine.yaml" in err and "[zoo.output]" in err
     assert (tmp_path / "mine.yaml").read_text() == "mine"
 
 
-def test_a_config_that_cannot_be_written_is_an_error(tool, tmp_path):
+def test_config_that_cannot_be_written_is_an_error(tool, tmp_path):
     status, _, err = tool("config", "hub/resnet50", "-o", tmp_path)
     assert status == 2
     assert f"--output {tmp_path}" in err and "[zoo.output]" in err
 
 
-def test_a_download_prints_its_path(tool, shelf, tmp_path):
+def test_download_prints_its_path(tool, shelf, tmp_path):
     status, out, _ = tool("download", "my/model", "--zoo", shelf)
     assert status == 0
     path = out.strip()
@@ -144,7 +144,7 @@ def test_a_download_prints_its_path(tool, shelf, tmp_path):
     assert len(found[0]["pinned_sha256"]) == 64
 
 
-def test_a_copy_is_written_to_the_named_folder(tool, shelf, tmp_path):
+def test_copy_is_written_to_the_named_folder(tool, shelf, tmp_path):
     copy = tmp_path / "models" / "m.pth"
     for _ in range(2):  # an existing copy is kept
         status, out, _ = tool("download", "model", "--zoo", shelf, "-o", tmp_path / "models")
@@ -154,7 +154,7 @@ def test_a_copy_is_written_to_the_named_folder(tool, shelf, tmp_path):
     assert json.loads(tool("list", "my/model", "--json", "--zoo", shelf)[1])[0]["cached"]
 
 
-def test_a_copy_replaces_no_other_file(tool, shelf, tmp_path):
+def test_copy_replaces_no_other_file(tool, shelf, tmp_path):
     copy = tmp_path / "models" / "m.pth"
     copy.parent.mkdir()
     copy.write_bytes(b"another model")
@@ -164,12 +164,12 @@ def test_a_copy_replaces_no_other_file(tool, shelf, tmp_path):
     assert copy.read_bytes() == b"another model"
 
 
-def test_a_folder_that_cannot_be_made_is_an_error(tool, shelf):
+def test_folder_that_cannot_be_made_is_an_error(tool, shelf):
     status, _, err = tool("download", "model", "--zoo", shelf, "-o", shelf)
     assert status == 2 and f"{shelf}/m.pth" in err
 
 
-def test_a_failed_download_stops_no_other(tool, shelf, tmp_path, monkeypatch):
+def test_failed_download_stops_no_other(tool, shelf, tmp_path, monkeypatch):
     monkeypatch.setattr(http_download, "BACK_OFF", 0.01)
     text = shelf.read_text()
     address = text.partition("[")[2].partition("/m.pth")[0]
@@ -179,14 +179,14 @@ def test_a_failed_download_stops_no_other(tool, shelf, tmp_path, monkeypatch):
     assert "gone.pth" in err and "404" in err and "[zoo.download]" in err
 
 
-def test_an_unknown_name_stops_before_any_download(tool, shelf, tmp_path):
+def test_unknown_name_stops_before_any_download(tool, shelf, tmp_path):
     status, out, err = tool("download", "my/model", "my/modl", "--zoo", shelf)
     assert (status, out) == (2, "")
     assert "my/modl" in err and "my/model" in err and "[zoo.unknown_model]" in err
     assert not (tmp_path / "cache").exists()
 
 
-def test_an_invalid_zoo_file_is_one_line(tool, tmp_path):
+def test_invalid_zoo_file_is_one_line(tool, tmp_path):
     (tmp_path / "zoo.yaml").write_text("models:\n  a:\n    url: x\n")
     status, _, err = tool("list", "--zoo", tmp_path / "zoo.yaml")
     assert status == 2
@@ -199,7 +199,7 @@ def test_without_a_command_the_usage_is_shown():
     assert found.returncode == 2 and "COMMAND" in found.stderr
 
 
-def test_an_entry_is_a_checkpoint_name(tool, shelf, capsys):
+def test_entry_is_a_checkpoint_name(tool, shelf, capsys):
     argv = ["virtex://my/model", "--zoo", str(shelf), "--json"]
     with pytest.raises(SystemExit) as exit:
         run_tool(inspect_checkpoint.main, inspect_checkpoint.build_parser(), argv)

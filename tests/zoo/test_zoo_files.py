@@ -37,7 +37,7 @@ def written(tmp_path):
     return write
 
 
-def test_an_entry_is_read_with_defaults(written):
+def test_entry_is_read_with_defaults(written):
     path = written(WHOLE)
     entry = entries_of(path)["my/model"]
     assert entry.urls == ("https://a.org/m.pth?dl=1", "http://b.org/m.pth")
@@ -84,7 +84,7 @@ def test_an_entry_is_read_with_defaults(written):
         ("models:", "model:", "models"),
     ],
 )
-def test_an_invalid_field_is_named(old, new, path, written):
+def test_invalid_field_is_named(old, new, path, written):
     assert old in WHOLE
     file = written(WHOLE.replace(old, new))
     with raises_code("zoo.invalid", f"{file}: {path}: ") as caught:
@@ -111,7 +111,7 @@ def test_an_invalid_field_is_named(old, new, path, written):
         ("models: {a: {}}", "models.a.urls: "),
     ],
 )
-def test_an_invalid_file_is_named(text, named, written):
+def test_invalid_file_is_named(text, named, written):
     path = written(text)
     with raises_code("zoo.invalid", path, named):
         entries_of(path)
@@ -128,7 +128,7 @@ def test_anchors_that_multiply_are_rejected(level, written):
         entries_of(path)
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path):
+def test_file_that_cannot_be_read_is_named(tmp_path):
     for path in (tmp_path / "absent.yaml", tmp_path):
         with raises_code("zoo.not_found", path):
             entries_of(path)
@@ -147,7 +147,7 @@ def test_user_files_are_added_and_read_again(written, monkeypatch):
     assert zoo.find("my/model").size == 200
 
 
-def test_a_name_in_two_files_is_an_error(written, monkeypatch):
+def test_name_in_two_files_is_an_error(written, monkeypatch):
     path = written("models: {hub/resnet50: {urls: [https://c.org/m.pth]}}")
     monkeypatch.setenv("VIRTEX_ZOO", str(path))
     with raises_code("zoo.duplicate", path, "hub/resnet50"):
@@ -167,7 +167,7 @@ def test_packaged_entries_are_complete():
         assert entry.config or entry.holds == "backbone", name
 
 
-def test_published_numbers_are_unique_and_of_packaged_protocols():
+def test_published_numbers_are_of_packaged_protocols():
     from virtex.tasks import TASKS
 
     known = {(task.name, one.name) for task in TASKS.values() for one in task.protocols.values()}
@@ -191,7 +191,7 @@ def test_torchvision_addresses_are_those_of_torchvision(name):
     assert f"-{entry.sha256}." in entry.urls[0]
 
 
-def test_a_model_matches_its_entry_by_name_address_or_hash():
+def test_model_matches_its_entry_by_name_address_or_hash():
     entry = zoo.find("torchvision/resnet50")
     whole = entry.sha256 + "0" * 56
     assert zoo.match_entry("virtex://torchvision/resnet50", whole) == entry

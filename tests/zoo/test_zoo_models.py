@@ -24,7 +24,7 @@ def test_every_published_config_has_an_entry():
     assert published == {entry.config for entry in zoo.entries().values() if entry.config}
 
 
-def test_a_model_is_found_by_its_last_part():
+def test_model_is_found_by_its_last_part():
     assert zoo.find("bicaptioning_R_101_L1_H1024").arch == "resnet101"
     assert zoo.find("width_ablations/bicaptioning_R_50_L1_H512.yaml").arch == "resnet50"
 
@@ -36,14 +36,14 @@ def test_unknown_and_ambiguous_names_are_errors():
         zoo.find("width_ablations/bicaptioning_R_50_L1_H513")
 
 
-def test_a_whole_model_has_its_textual_head():
+def test_whole_model_has_its_textual_head():
     model = zoo.get("width_ablations/bicaptioning_R_50_L1_H512")
     assert not model.training
     assert model.textual.output.weight.shape == (10000, 512)
     assert model.backward_textual is not None
 
 
-def test_a_backbone_is_not_a_whole_model():
+def test_backbone_is_not_a_whole_model():
     with raises_code("zoo.not_a_model", "hub/resnet50"):
         zoo.get("hub/resnet50")
 
@@ -67,7 +67,7 @@ def test_incomplete_weights_are_rejected(tmp_path):
         zoo.load_weights(model, str(tmp_path / "torn.pth"))
 
 
-def test_a_trained_model_is_loaded_with_the_config_beside_it(tmp_path):
+def test_trained_model_is_loaded_with_the_config_beside_it(tmp_path):
     name = "token_classification_R_50"
     config = load_config(name, ["DATA.VOCAB_SIZE", "50", "MODEL.VISUAL.NAME", RESNET18])
     source = build_model(config)

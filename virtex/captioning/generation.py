@@ -8,6 +8,7 @@ other images, the batch or the number of processes.
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from virtex.data.loading import Batch, SeededSet, listed_loader
 from virtex.engine.distributed import all_gather_object, rank, synchronize, world_size
 from virtex.engine.progress import progress_bar
 from virtex.errors import UserError
-from virtex.files import replace_file
+from virtex.files import open_append, parse_json, read_file, read_json_lines, replace_file
 from virtex.pretraining.models.decoding import NucleusSampling
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 RESULTS = "captions.json"
 PARTIAL = "captions.partial.jsonl"  # of earlier runs, all processes together
 PARTIAL_OF_RANK = "captions.partial.rank{}.jsonl"
-PARTIAL_PATTERN = "captions.partial*.jsonl"
+PARTIAL_PATTERN = re.compile(r"captions\.partial(\.rank\d+)?\.jsonl")
 
 
 @dataclass
@@ -139,7 +140,7 @@ def write_captions(
         for batch in listed_loader(data, batches, num_workers):
             captions.unreadable |= batch["problems"]
             written = caption_batch(captioner, batch, device)
-            with _report_os_errors(partial), open(partial, "a", encoding="utf-8") as file:
+            with _report_os_errors(partial), open_append(partial) as file:
                 file.writelines(_to_lines(written))
             captions.written |= written
             captions.fresh += len(written)
@@ -196,12 +197,12 @@ def load_captions(folder: Path, images: CaptioningImages) -> dict[int, str]:
     """
     done: dict[int, str] = {}
     if rank() == 0:
-        with _report_os_errors(folder / PARTIAL_PATTERN):
+        with _report_os_errors(folder / PARTIAL):
             if (folder / RESULTS).is_file():
                 done |= read_results(folder / RESULTS, images)
-            parts = sorted(folder.glob(PARTIAL_PATTERN))
+            parts = list_partial_files(folder)
             for path in parts:
-                done |= _read_lines(path)
+                done |= _read_lines(path, len(images))
             if parts:
                 text = "".join(_to_lines(done))
                 replace_file(folder / PARTIAL, lambda file: file.write(text.encode()))
@@ -215,15 +216,17 @@ def _to_lines(captions: dict[int, str]) -> list[str]:
     return [json.dumps([index, caption]) + "\n" for index, caption in captions.items()]
 
 
-def _read_lines(path: Path) -> dict[int, str]:
-    """Read lines up to one that a killed process left incomplete."""
+def list_partial_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if PARTIAL_PATTERN.fullmatch(path.name))
+
+
+def _read_lines(path: Path, images: int) -> dict[int, str]:
+    """Read the lines that ``_to_lines`` has written, and skip any other."""
     captions = {}
-    for line in path.read_bytes().splitlines():
-        try:
-            index, caption = json.loads(line)
-        except ValueError:
-            break
-        captions[index] = caption
+    for _, content in read_json_lines(path):
+        match content:
+            case [int(index), str(caption)] if 0 <= index < images:
+                captions[index] = caption
     return captions
 
 
@@ -240,7 +243,7 @@ def write_results(folder: Path, images: CaptioningImages, captions: Captions) ->
     text = json.dumps(rows, indent=0) + "\n"  # ASCII: file names may not be valid Unicode
     with _report_os_errors(folder / RESULTS):
         replace_file(folder / RESULTS, lambda file: file.write(text.encode()))
-        for path in folder.glob(PARTIAL_PATTERN):
+        for path in list_partial_files(folder):
             path.unlink()
 
 
@@ -252,8 +255,11 @@ def read_results(path: Path, images: CaptioningImages) -> dict[int, str]:
     """
     indices = {image_id: index for index, image_id in enumerate(images.ids)}
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        return {indices[row["image_id"]]: row["caption"] for row in rows}
+        rows = parse_json(read_file(path))
+        captions = {indices[row["image_id"]]: row["caption"] for row in rows}
+        if not all(isinstance(caption, str) for caption in captions.values()):
+            raise TypeError("a caption is not a string")
+        return captions
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is not a list of captions of these images ({error!r}); restart with "

@@ -26,9 +26,16 @@ from virtex.detectron.checkpointing import SaveCheckpoints
 from virtex.detectron.loading import training_batches
 from virtex.engine.checkpoints import Checkpoints, unwrap_model
 from virtex.engine.distributed import broadcast_object, distribute, reduce_any
-from virtex.engine.progress import Stopwatch, lines_at, truncate_metrics
+from virtex.engine.progress import (
+    METRICS,
+    Stopwatch,
+    lines_at,
+    record_events,
+    truncate_metrics,
+)
 from virtex.engine.signals import SigtermReceived, defer_sigterm, raise_on_sigterm
 from virtex.errors import UserError, set_error_path
+from virtex.files import record_file
 
 logger = logging.getLogger(__name__)
 
@@ -119,11 +126,7 @@ class Trainer(TrainerBase):
     def build_writers(self) -> list[Any]:
         """Write ETA and losses to the log, all metrics to metrics.json and TensorBoard."""
         folder = self.cfg.OUTPUT_DIR
-        return [
-            CommonMetricPrinter(self.max_iter),
-            JSONWriter(str(Path(folder) / "metrics.json")),
-            TensorboardXWriter(folder),
-        ]
+        return [CommonMetricPrinter(self.max_iter), *metric_writers(Path(folder))]
 
     def resume(self) -> int:
         """Load the latest checkpoint, if there is one. Return the number of iterations done."""
@@ -267,11 +270,20 @@ class WriteMetrics(HookBase):
                 writer.close()
 
 
+def metric_writers(folder: Path) -> list[Any]:
+    """Return writers of metrics.json and TensorBoard; their files are added to the manifest."""
+    record_file(folder / METRICS)
+    board = TensorboardXWriter(str(folder))
+    board._writer  # noqa: B018 (created on first access, and with it the file)
+    record_events(folder)
+    return [JSONWriter(str(folder / METRICS)), board]
+
+
 def write_scores(folder: Path, iterations: int, metrics: Metrics) -> None:
     """Append finite scores to metrics.json, as a separate line, and to TensorBoard."""
     finite = {key: value for key, value in metrics.items() if math.isfinite(value)}
     with EventStorage(iterations) as storage, set_error_path(folder):
         storage.put_scalars(**finite, smoothing_hint=False)
-        for writer in (JSONWriter(str(folder / "metrics.json")), TensorboardXWriter(str(folder))):
+        for writer in metric_writers(folder):
             writer.write()
             writer.close()

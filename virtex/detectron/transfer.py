@@ -5,6 +5,7 @@ import itertools
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -38,8 +39,9 @@ from virtex.detectron.scoring import default_scorer
 from virtex.detectron.settings import build_settings
 from virtex.detectron.trainer import Trainer, build_detector, check_solver, write_scores
 from virtex.detectron.verify import compare_features, load_weights
-from virtex.engine.checkpoints import last_checkpoint
+from virtex.engine.checkpoints import last_checkpoint, validate_training_state
 from virtex.engine.distributed import get_device, world_size
+from virtex.engine.progress import Stopwatch
 from virtex.engine.randomness import seed_everything
 from virtex.errors import UserError
 from virtex.evaluator import Images, Report
@@ -246,7 +248,7 @@ class DetectorTransfer(Evaluation):
         """Load the run's latest checkpoint, and its data and deviations from ``run.json``.
 
         Raises:
-            UserError: the folder contains no checkpoint.
+            UserError: the folder contains no checkpoint, or a damaged one.
         """
         run, path = run_folder.read_run_file(self.folder), last_checkpoint(self.folder)
         if run is None or path is None:
@@ -254,12 +256,17 @@ class DetectorTransfer(Evaluation):
                 f"{self.folder} contains no checkpoint to evaluate; train first, or pass --weights",
                 code="run.no_checkpoint",
             )
-        content = load_detector(self.evaluator.detector, path)
+        detector, stopwatch = self.evaluator.detector, Stopwatch()
+        content = load_detector(detector, path)
+        validate_training_state(
+            path, content, detector, {"stopwatch": stopwatch}, sys.maxsize, zero_based=True
+        )
         logger.info("evaluating checkpoint %s", path)
         done, max_iter = content["iteration"] + 1, self.settings.SOLVER.MAX_ITER
+        stopwatch.load_state_dict(content["stopwatch"])
         self.deviations = [Deviation(**found) for found in run["deviations"]]
         self.data |= run["identity"]["data"]
-        self.evaluator.record_training_time(content["stopwatch"]["seconds"], done)
+        self.evaluator.record_training_time(stopwatch.seconds(), done)
         if done != max_iter:
             self.deviations.append(Deviation("iterations_trained", max_iter, done, "override"))
             self.folder = self.evaluator.folder = self.folder / f"evaluation_{done:07d}"

@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from virtex.errors import UserError
-from virtex.files import replace_file
+from virtex.files import Manifest, read_file, read_manifests, replace_file
 from virtex.text import short_repr
 
 LAST = "last_checkpoint"  # contains the latest checkpoint's file name, as Detectron2's tools expect
 FINAL = "model_final.pth"
+NAMES = re.compile(r"model_(\d{7,}|final)\.pth")
 # Raised by loading a file that is not a checkpoint.
 LOAD_ERRORS = (
     *(KeyError, TypeError, RuntimeError, ValueError, AttributeError, EOFError),
@@ -55,8 +57,10 @@ class Checkpoints:
         path = self.folder / name
         replace_file(path, lambda file: torch.save(content, file))
         replace_file(self.folder / LAST, lambda file: file.write(name.encode()))
-        for old in sorted(self.folder.glob("model_[0-9]*.pth"))[: -self.keep]:
-            old.unlink()
+        numbered = [path for path in list_checkpoints(self.folder) if path.name != FINAL]
+        for old in numbered[: -self.keep]:
+            if not Manifest.active or old in read_manifests(self.folder):  # not the user's own
+                old.unlink()
         return path
 
     def resume(self, iterations: int, zero_based: bool = False) -> dict[str, Any]:
@@ -189,10 +193,28 @@ def _invalid(path: Path, problem: str) -> UserError:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """Find the latest checkpoint of a run."""
+    """Find the latest checkpoint of a run.
+
+    Raises:
+        UserError: ``last_checkpoint`` does not contain the name of a checkpoint in ``folder``.
+    """
     pointer = folder / LAST
-    if pointer.is_file() and (path := folder / pointer.read_text().strip()).is_file():
-        return path
+    if pointer.is_file():
+        name = read_file(pointer).decode(errors="replace").strip()
+        if not NAMES.fullmatch(name):
+            raise UserError(
+                f"{pointer} must contain the name of a checkpoint in its folder, such as {FINAL}, "
+                f"not {short_repr(name)}; delete it to use the newest checkpoint",
+                "resume.invalid_checkpoint",
+            )
+        if (folder / name).is_file():
+            return folder / name
     # if the pointer is missing, a run must not restart and overwrite its own checkpoints
-    found = sorted(folder.glob("model_[0-9]*.pth")) + sorted(folder.glob(FINAL))
+    found = list_checkpoints(folder)
     return found[-1] if found else None
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """List the checkpoints in a folder by iteration, the final one last."""
+    found = [path for path in folder.glob("model_*.pth") if NAMES.fullmatch(path.name)]
+    return sorted(path for path in found if path.is_file())  # digits come before "final"

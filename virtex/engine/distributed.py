@@ -24,6 +24,7 @@ from virtex.engine.signals import (
     SigtermReceived,
     forward_sigterm,
     kill_workers,
+    protect_output,
     raise_on_sigterm,
 )
 from virtex.errors import UserError, describe_os_error
@@ -151,6 +152,7 @@ def run_spawned(
         "LOCAL_RANK": str(local_rank),
         "LOCAL_WORLD_SIZE": str(count),
     }
+    protect_output()
     in_process(main, args, device)
 
 

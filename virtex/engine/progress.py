@@ -1,18 +1,22 @@
 """Progress of a run: log, metrics.json, TensorBoard, estimated time."""
 
+import glob
 import json
 import logging
+import os
+import socket
 import sys
 import time
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from virtex.engine.distributed import rank
 from virtex.errors import set_error_path
-from virtex.files import replace_file
+from virtex.files import open_append, read_json_lines, record_file, replace_file
 
 logger = logging.getLogger(__name__)
 
@@ -48,14 +52,12 @@ def truncate_metrics(metrics_file: Path, iteration: int) -> None:
     """Remove the lines from ``iteration`` on, which a resumed run writes again."""
     if not metrics_file.is_file():
         return
-    kept = []
-    for line in metrics_file.read_text().splitlines(keepends=True):
-        try:
-            if json.loads(line)["iteration"] < iteration and line.endswith("\n"):
-                kept.append(line)
-        except (ValueError, KeyError):
-            break  # the truncated last line of a killed run
-    replace_file(metrics_file, lambda file: file.write("".join(kept).encode()))
+    kept = [
+        line
+        for line, numbers in read_metrics(metrics_file)
+        if numbers["iteration"] < iteration and line.endswith(b"\n")
+    ]
+    replace_file(metrics_file, lambda file: file.writelines(kept))
 
 
 def validation_at(metrics_file: Path, iteration: int) -> dict[str, float]:
@@ -70,12 +72,26 @@ def lines_at(metrics_file: Path, iteration: int) -> list[dict[str, float]]:
     """Read the lines of an iteration from metrics.json."""
     if not metrics_file.is_file():
         return []
-    lines = map(json.loads, metrics_file.read_text().splitlines())
-    return [numbers for numbers in lines if numbers.pop("iteration") == iteration]
+    found = [numbers for _, numbers in read_metrics(metrics_file)]
+    return [numbers for numbers in found if numbers.pop("iteration") == iteration]
+
+
+def read_metrics(metrics_file: Path) -> list[tuple[bytes, dict[str, float]]]:
+    """Return each line of metrics.json and its numbers, without lines that are not of that kind."""
+    return [
+        (line, numbers)
+        for line, numbers in read_json_lines(metrics_file)
+        if isinstance(numbers, dict)
+        and all(type(value) in (int, float) for value in numbers.values())
+        and "iteration" in numbers
+    ]
 
 
 class LogFile(logging.FileHandler):
     """A log file that raises OSError, for which ``logging`` prints a traceback at every line."""
+
+    def _open(self) -> Any:
+        return open_append(Path(self.baseFilename))
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
@@ -114,9 +130,10 @@ class MetricsWriter:
 
         truncate_metrics(folder / METRICS, start + 1)
         self.folder = folder
-        self.file = open(folder / METRICS, "a")  # noqa: SIM115 (closed by close)
+        self.file = open_append(folder / METRICS)
         with set_error_path(folder):
             self.board = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
+        record_events(folder)
 
     def write(self, iteration: int, values: dict[str, float]) -> None:
         with set_error_path(self.folder / METRICS):
@@ -136,6 +153,13 @@ class MetricsWriter:
         for part in (self.file, self.board):
             with suppress(OSError):  # already raised by the write
                 part.close()
+
+
+def record_events(folder: Path) -> None:
+    """Add the files of TensorBoard that this process has created to the manifest."""
+    own = glob.escape(f"{socket.gethostname()}.{os.getpid()}")
+    for path in folder.glob(f"events.out.tfevents.*.{own}.*"):
+        record_file(path)
 
 
 class Pace:

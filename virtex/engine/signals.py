@@ -1,11 +1,14 @@
-"""Handle SIGTERM, which cluster schedulers send some time before they kill a job."""
+"""Handle SIGTERM, which schedulers send some time before they kill a job, and broken pipes."""
 
+import io
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 RESUME = 75  # exit status EX_TEMPFAIL of <sysexits.h>: the same command with --resume continues
 GRACE_SECONDS = 120  # for the current iteration and its checkpoint
@@ -113,3 +116,39 @@ def forward_sigterm(processes: list[int]) -> SigtermFlag:
 
     signal.signal(signal.SIGTERM, handle)
     return flag
+
+
+class DiscardingFile(io.FileIO):
+    """A file that discards what is written once its reader has closed the pipe (``| head``)."""
+
+    def write(self, content: Any) -> int:
+        try:
+            return super().write(content)
+        except BrokenPipeError:
+            devnull = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(devnull, self.fileno())
+            os.close(devnull)
+            return len(content)
+
+
+def protect_output() -> None:
+    """From now on, closing standard output or error ends printing, not the work.
+
+    Streams that a caller has replaced are left alone.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed before the start (``>&-``)
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif stream is getattr(sys, f"__{name}__"):
+            stream.flush()
+            raw = DiscardingFile(stream.fileno(), "w", closefd=False)
+            text = io.TextIOWrapper(
+                # unbuffered with PYTHONUNBUFFERED, as the original
+                raw if stream.write_through else io.BufferedWriter(raw),
+                stream.encoding,
+                "backslashreplace",  # file names may not be valid text
+                line_buffering=stream.line_buffering,
+                write_through=stream.write_through,
+            )
+            setattr(sys, name, text)

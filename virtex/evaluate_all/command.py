@@ -22,7 +22,7 @@ from virtex.evaluate_all.launchers import (
 )
 from virtex.evaluate_all.plan import INTERRUPTED, LOGS, PENDING, UNSUPPORTED, Run, make_plan
 from virtex.evaluate_all.records import write_options
-from virtex.run_folder import acquire_lock
+from virtex.run_folder import acquire_lock, foreign_file, require_folder
 
 LOCK = ".evaluate_all.lock"
 
@@ -48,8 +48,7 @@ def evaluate_all(args: argparse.Namespace) -> int:
     if args.slurm and args.launcher == "local":
         raise UserError("--slurm requires --launcher slurm", "arguments.conflict")
     out = Path(args.output_dir)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--output-dir {out} is a file; specify a folder", "run.not_a_folder")
+    require_folder(out)
     shares = assign_gpus(args)
     gpus = args.num_gpus if shares is None else len(shares[0])
     parameters = job_parameters(
@@ -114,8 +113,10 @@ def lock_folder(out: Path) -> Iterator[None]:
     """Create an output folder and keep other processes of this command out of it.
 
     Raises:
-        UserError: another one is using it.
+        UserError: another one is using it, or its logs are elsewhere.
     """
+    if (out / LOGS).is_symlink():
+        raise foreign_file(out / LOGS, "is not a folder")
     (out / LOGS).mkdir(parents=True, exist_ok=True)
     lock = acquire_lock(out / LOCK)
     try:

@@ -4,8 +4,10 @@ import contextlib
 import ctypes
 import functools
 import json
+import math
 import os
 import re
+import secrets
 import shlex
 import shutil
 import signal
@@ -22,6 +24,7 @@ import virtex
 from virtex.engine.signals import GRACE_SECONDS, RESUME
 from virtex.errors import UserError
 from virtex.evaluate_all.plan import INTERRUPTED, LOGS, SUBMITTED, Run
+from virtex.files import open_append, read_file, replace_file
 from virtex.text import redact
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
@@ -29,6 +32,7 @@ TAIL_BYTES, TAIL_WIDTH = 4096, 160  # of a log, for its last line
 LAUNCHERS = {"slurm": "slurm", "submitit-local": "local"}  # name -> submitit's
 TIMEOUT_MINUTES, MAX_TIMEOUTS = 24 * 60, 30  # a job that times out is requeued and resumes
 WORKERS = 4  # data loading processes per GPU, the default of the commands
+SHARED_SECONDS = 30  # until a file that another machine has written is visible
 NOTICE_SECONDS = 90  # from SIGTERM to the signal that requeues a preempted job
 
 
@@ -65,7 +69,7 @@ class Process:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         log.parent.mkdir(parents=True, exist_ok=True)
         libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-        with open(log, "ab") as file:
+        with open_append(log, "ab") as file:
             now = datetime.now().astimezone().isoformat(timespec="seconds")
             file.write(f"=== {now}  {redact(shlex.join(command))}\n".encode())
             file.flush()
@@ -85,15 +89,20 @@ class Process:
 
     def progress(self) -> str:
         """Return the last line of the log, or the last state of a progress bar in it."""
-        with open(self.log, "rb") as file:
-            file.seek(max(file.seek(0, os.SEEK_END) - TAIL_BYTES, 0))
-            lines = re.split(r"[\r\n]+", file.read().decode(errors="replace").rstrip())
-        return lines[-1][:TAIL_WIDTH]
+        return last_line(self.log)
 
     def kill(self, number: int) -> None:
         """Send a signal to the process and its descendants."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
+
+
+def last_line(path: Path) -> str:
+    """Return the last line of a file, lines ending with carriage returns, too."""
+    with open(path, "rb") as file:
+        file.seek(max(file.seek(0, os.SEEK_END) - TAIL_BYTES, 0))
+        lines = re.split(r"[\r\n]+", file.read().decode(errors="replace").rstrip())
+    return lines[-1][:TAIL_WIDTH]
 
 
 def init_child(libc: ctypes.CDLL | None, parent: int) -> None:
@@ -147,21 +156,26 @@ class LocalLauncher:
 
 @dataclass(frozen=True)
 class Submission:
-    """A run, as submitit pickles and calls it in a job."""
+    """A run, as submitit pickles and calls it in a job.
+
+    Attributes:
+        ended: the file to which its exit status is written.
+    """
 
     command: tuple[str, ...]
     log: Path
     gpus: tuple[str, ...] | None
+    ended: Path
 
-    def __call__(self) -> int:
-        """Execute the run and return its exit status."""
+    def __call__(self) -> None:
+        """Execute the run and write its exit status."""
         process = Process(self.command, self.log, self.gpus)
         try:
             status = process.process.wait()
             if status in (RESUME, -signal.SIGTERM):
                 # preemption: all processes get SIGTERM before the job gets its signal
                 time.sleep(NOTICE_SECONDS)
-            return status
+            replace_file(self.ended, lambda file: file.write(b"%d" % status))
         finally:  # also when the job is about to be requeued
             terminate([process])
 
@@ -173,31 +187,45 @@ class Submission:
 
 
 class SubmittedJob:
-    """A job of submitit."""
+    """A job of submitit.
 
-    def __init__(self, job: Any, log: Path):
-        self.job, self.log = job, log
+    submitit's own results are not read: unpickling them would execute what they contain.
+    """
+
+    def __init__(self, job: Any, log: Path, ended: Path, delay: float):
+        """
+        Args:
+            ended: see ``Submission``.
+            delay: seconds after which another machine's files are visible on this one.
+        """
+        self.job, self.log, self.ended, self.delay = job, log, ended, delay
         self.label = f"submitted as job {job.job_id}"
+        self.lost = math.inf  # when the job was found to be over without an exit status
 
     def poll(self) -> int | None:
-        from submitit.core.utils import FailedJobError, UncompletedJobError
-
-        if not self.job.done():
+        """Return the exit status of the run; ``None`` while it runs."""
+        is_over = self.job.done()
+        if self.ended.exists():
+            return int(read_file(self.ended))
+        self.lost = min(self.lost, time.monotonic()) if is_over else math.inf
+        if time.monotonic() < self.lost + self.delay:
             return None
-        try:
-            return self.job.result()
-        except (FailedJobError, UncompletedJobError) as error:
-            last = ([line for line in str(error).splitlines() if line.strip()] or [""])[-1]
-            with open(self.log, "a") as file:
-                file.write(f"\nerror: job {self.job.job_id} failed: {last}\n")
-            return 1
+        errors = self.job.paths.stderr
+        reason = last_line(errors) if errors.exists() else f"it is {self.progress()}"
+        with open_append(self.log) as file:
+            file.write(f"\nerror: job {self.job.job_id} failed: {reason}\n")
+        return 1
 
     def progress(self) -> str:
         return self.job.state.lower()
 
 
 class SubmititLauncher:
-    """Starts runs as jobs of Slurm, or of submitit's executor for this machine."""
+    """Starts runs as jobs of Slurm, or of submitit's executor for this machine.
+
+    Attributes:
+        folder: new and private: the jobs unpickle what they find there.
+    """
 
     streams = False
 
@@ -208,7 +236,8 @@ class SubmititLauncher:
             parameters: of submitit's ``AutoExecutor.update_parameters``.
 
         Raises:
-            UserError: submitit or Slurm is missing, or submitit rejects the parameters.
+            UserError: submitit or Slurm is missing, or submitit rejects the parameters or the name
+                of the output folder.
         """
         missing = [name for name in ("sbatch", "srun") if shutil.which(name) is None]
         if launcher == "slurm" and missing:
@@ -227,8 +256,16 @@ class SubmititLauncher:
         self.is_local = launcher != "slurm"
         self.interrupted = INTERRUPTED if self.is_local else SUBMITTED
         cluster = LAUNCHERS[launcher]
+        self.folder = Path(os.path.abspath(out / LOGS / "submitit" / secrets.token_hex(8)))
+        if re.search(r"[\x00-\x1f\x7f%\\]", str(self.folder)):
+            raise UserError(
+                f"--launcher {launcher}: the path of --output-dir must not contain control "
+                "characters, % or \\, which job scripts interpret, but is "
+                f"{self.folder.parents[2]}; choose another",
+                "arguments.slurm",
+            )
         self.executor = submitit.AutoExecutor(
-            out / LOGS / "submitit", cluster=cluster, **{f"{cluster}_max_num_timeout": MAX_TIMEOUTS}
+            self.folder, cluster=cluster, **{f"{cluster}_max_num_timeout": MAX_TIMEOUTS}
         )
         try:
             self.executor.update_parameters(**parameters)
@@ -250,20 +287,29 @@ class SubmititLauncher:
         """
         from submitit.core.utils import FailedJobError
 
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        ended = [self.folder / f"{run.log.stem}.status" for run in runs]
         try:
             with self.executor.batch():
                 jobs = [
                     self.executor.submit(
-                        Submission(run.command, run.log, None if each is None else tuple(each))
+                        Submission(
+                            run.command, run.log, None if each is None else tuple(each), path
+                        )
                     )
-                    for run, each in zip(runs, gpus, strict=True)
+                    for run, each, path in zip(runs, gpus, ended, strict=True)
                 ]
         except FailedJobError as error:
             reason = " ".join(str(error).split())
             raise UserError(
                 f"sbatch rejects the jobs ({reason}); check --slurm", "environment.slurm"
             ) from error
-        return [SubmittedJob(job, run.log) for job, run in zip(jobs, runs, strict=True)]
+        delay = 0 if self.is_local else SHARED_SECONDS
+        return [
+            SubmittedJob(job, run.log, path, delay)
+            for job, run, path in zip(jobs, runs, ended, strict=True)
+        ]
 
     def stop(self, jobs: Sequence[Any]) -> None:
         """Terminate the active jobs of this machine; those of a cluster continue."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from virtex.errors import UserError
+from virtex.files import parse_json, read_file
 from virtex.records import RECORD_NAME, read_record, write_json
 from virtex.run_folder import abbreviate
 
@@ -89,11 +90,24 @@ def write_options(run: Run) -> None:
 
 
 def read_options(run: Run) -> dict[str, Any] | None:
-    """Return what ``write_options`` stored; ``None`` where the folder comes from elsewhere."""
+    """Return what ``write_options`` stored; ``None`` where the folder comes from elsewhere.
+
+    Raises:
+        UserError: the file is invalid.
+    """
+    path = options_path(run)
     try:
-        return dict(json.loads(options_path(run).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        options = parse_json(read_file(path))
+        if not isinstance(options, dict):
+            raise ValueError("it is not an object")
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"expected the arguments of a run in {path}, but it is invalid ({error}); delete it",
+            "run.unreadable",
+        ) from error
+    return options
 
 
 def to_json_types(value: Any) -> Any:

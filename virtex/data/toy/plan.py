@@ -15,6 +15,8 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
+from virtex.files import record_file
+
 LICENSES = [
     {
         "id": 1,
@@ -60,6 +62,7 @@ def jpeg_bytes(image: np.ndarray) -> bytes:
 
 def write_file(path: Path, content: bytes | str) -> None:
     """Write bytes or text (UTF-8, Unix line ends) and create the folders above."""
+    record_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
 

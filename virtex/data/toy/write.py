@@ -1,7 +1,7 @@
 """Write all toy data into a folder; a marker file distinguishes complete from partial data."""
 
 import json
-import shutil
+import os
 from pathlib import Path
 
 from tqdm import tqdm
@@ -11,6 +11,7 @@ from virtex.data.toy.coco import write_coco_and_lvis
 from virtex.data.toy.plan import Plan, write_json
 from virtex.data.toy.voc import write_voc
 from virtex.errors import UserError
+from virtex.files import Manifest, list_manifests, read_manifests, replace_file
 
 VERSION = 3  # increment when the same seed and sizes give other files
 MARKER = "toy.json"  # written last
@@ -61,8 +62,13 @@ def write_toy_data(
         total = 3 * train_images + 4 * val_images + coco_train_images
         with tqdm(total=total, unit="image", disable=None if progress else True) as bar:
             plan = Plan(out, seed, *sizes, bar.update)
-            for write in WRITERS:
-                write(plan)
+            manifest = Manifest(out)
+            with manifest.record():
+                for write in WRITERS:
+                    write(plan)
+        # in the order of the names, not of the threads, so that the bytes are the same
+        lines = "".join(json.dumps(name) + "\n" for name in sorted(manifest.names))
+        replace_file(manifest.path, lambda file: file.write(lines.encode()))
         files = _count_files(out)
         write_json(out / UNFINISHED, {**settings, "files": files})
         (out / UNFINISHED).replace(out / MARKER)
@@ -163,13 +169,33 @@ def _describe_conflict(out: Path, settings: dict[str, int]) -> str:
 
 
 def _remove(out: Path) -> None:
-    """Delete the layouts and the markers, and nothing else.
+    """Delete the files that this module has written, and nothing else.
 
     The marker of complete data is removed first: an interrupted removal must not look complete.
+
+    Raises:
+        UserError: there are other files among them.
     """
+    written, files, folders = read_manifests(out), [], []
+    for top in (out / layout for layout in FOLDERS):
+        if top.is_symlink() or top.is_file():
+            files.append(top)
+            continue
+        for folder, names, here in os.walk(top):  # does not follow links
+            folders.append(folder)
+            links = [name for name in names if os.path.islink(os.path.join(folder, name))]
+            files += [Path(folder, name) for name in [*here, *links]]
+    if other := sorted(set(files) - written):
+        raise UserError(
+            f"{out} contains {other[0]}, which is not toy data, so nothing is deleted; move it "
+            "away, or choose a new folder",
+            "data.not_empty",
+        )
     if (out / MARKER).is_file():
         (out / MARKER).replace(out / UNFINISHED)
-    for layout in FOLDERS:
-        if (out / layout).exists():
-            shutil.rmtree(out / layout)
-    (out / UNFINISHED).unlink()
+    for path in files:
+        path.unlink()
+    for folder in reversed(folders):
+        os.rmdir(folder)
+    for path in (*list_manifests(out), out / UNFINISHED):
+        path.unlink()
