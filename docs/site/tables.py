@@ -50,8 +50,8 @@ def formats_table() -> str:
                 f"{row.project}<br>*{row.note}*" if row.note else row.project,
                 " or ".join(code(place) if place else "the root" for place in row.containers),
                 " or ".join(code(prefix) if prefix else "none" for prefix in row.strip),
-                " or ".join(row.naming),
-                input_in_words(row.input) + (", or as its config says" * row.reads_config),
+                " or ".join(row.dialects),
+                input_in_words(row.input) + (", or as it states" * row.input_varies),
             ]
         )
     rows.append(["`prefix:PREFIX`", "torchvision's names under any prefix", "", "", "", ""])

@@ -63,6 +63,12 @@ def mlp(name):
     return {**linear(f"{name}.0"), **norm(f"{name}.1"), **linear(f"{name}.3")}
 
 
+def arch_of(sd):
+    """The name that a project would save for these weights."""
+    depth = 50 if "layer1.0.conv3.weight" in sd else 18
+    return f"resnet{depth}"
+
+
 def training(container, state_dict, **beside):
     return {"epoch": 200, container: state_dict, "optimizer": OPTIMIZER, **beside}
 
@@ -79,7 +85,7 @@ def moco(sd):
         "module.queue": torch.zeros(5, 8),
         "module.queue_ptr": torch.zeros(1, dtype=torch.long),
     }
-    return training("state_dict", weights, arch="resnet50")
+    return training("state_dict", weights, arch=arch_of(sd))
 
 
 def moco_v3(sd):
@@ -98,7 +104,7 @@ def simsiam(sd):
         **mlp("module.encoder.fc"),
         **mlp("module.predictor"),
     }
-    return training("state_dict", weights, arch="resnet50")
+    return training("state_dict", weights, arch=arch_of(sd))
 
 
 def pixpro(sd):
@@ -109,7 +115,26 @@ def pixpro(sd):
         **mlp("module.projector_k"),
         **linear("module.value_transform"),
     }
-    return training("model", weights, opt=argparse.Namespace(model="PixPro"), scheduler={})
+    opt = argparse.Namespace(model="PixPro", arch=arch_of(sd))
+    return training("model", weights, opt=opt, scheduler={})
+
+
+def pixpro_with_instance_branch(sd):
+    content = pixpro(sd)
+    content["model"] |= {
+        **mlp("module.projector_instance"),
+        **mlp("module.projector_instance_k"),
+        **mlp("module.predictor"),
+    }
+    return content
+
+
+def pixpro_without_transform(sd):
+    """Its ``value_transform`` is an identity."""
+    content = pixpro(sd)
+    for name in linear("module.value_transform"):
+        del content["model"][name]
+    return content
 
 
 def pycontrast(sd):
@@ -156,7 +181,7 @@ def dino(sd):
         "teacher": teacher,
         "optimizer": OPTIMIZER,
         "epoch": 100,
-        "args": argparse.Namespace(arch="resnet50", output_dir=Path("runs")),
+        "args": argparse.Namespace(arch=arch_of(sd), output_dir=Path("runs")),
         "dino_loss": {"center": torch.zeros(1, 5)},
     }
 
@@ -178,7 +203,7 @@ def simclr_sthalles(sd):
         **linear("backbone.fc.0"),
         **linear("backbone.fc.2"),
     }
-    return training("state_dict", weights, arch="resnet50")
+    return training("state_dict", weights, arch=arch_of(sd))
 
 
 def vissl(sd):
@@ -316,13 +341,13 @@ def torchvision_published(sd):
 
 
 def torchvision_training(sd):
-    args = argparse.Namespace(model="resnet50", output_dir=".")
+    args = argparse.Namespace(model=arch_of(sd), output_dir=".")
     return training("model", torchvision_published(sd), lr_scheduler={}, args=args)
 
 
 def imagenet_example(sd):
     weights = prefixed("module.", torchvision_published(sd))
-    return training("state_dict", weights, arch="resnet50", best_acc1=torch.tensor(70.0))
+    return training("state_dict", weights, arch=arch_of(sd), best_acc1=torch.tensor(70.0))
 
 
 def hub_without_classifier(sd):
@@ -332,7 +357,7 @@ def hub_without_classifier(sd):
 def timm_training(sd):
     weights = {**moved(sd), **linear("fc")}
     ema = {**prefixed("module.", sd), **linear("module.fc")}
-    return training("state_dict", weights, state_dict_ema=ema, arch="resnet50", version=2)
+    return training("state_dict", weights, state_dict_ema=ema, arch=arch_of(sd), version=2)
 
 
 def torchvision_training_with_ema(sd):
@@ -352,6 +377,48 @@ def torchvision_detection(sd):
     return weights
 
 
+def torchvision_segmentation(sd):
+    weights = {**prefixed("backbone.", sd), **norm("classifier.1"), **linear("classifier.4")}
+    return training("model", weights | linear("aux_classifier.4"), lr_scheduler={})
+
+
+OPENMMLAB_CONFIG = """/home/user/configs/_base_/models/faster_rcnn_r50_fpn.py
+model = dict(
+    type='FasterRCNN',
+    backbone=dict(type='ResNet', depth={depth}, norm_eval=True, style='{style}'),
+    neck=dict(type='FPN', in_channels=[256, 512, 1024, 2048]))
+img_norm_cfg = dict(mean={mean}, std={std}, to_rgb={rgb})
+train_pipeline = [dict(type='LoadImageFromFile'), dict(type='Normalize', **img_norm_cfg)]
+"""
+
+
+def openmmlab_config(sd, style="pytorch"):
+    pytorch = style == "pytorch"
+    return OPENMMLAB_CONFIG.format(
+        depth=arch_of(sd).removeprefix("resnet"),
+        style=style,
+        mean=[123.675, 116.28, 103.53] if pytorch else [103.53, 116.28, 123.675],
+        std=[58.395, 57.12, 57.375] if pytorch else [1.0, 1.0, 1.0],
+        rgb=pytorch,
+    )
+
+
+def openmmlab(sd):
+    weights = {
+        **prefixed("backbone.", sd),
+        **linear("neck.lateral_convs.0.conv"),
+        **linear("rpn_head.rpn_conv"),
+        **linear("roi_head.bbox_head.fc_cls"),
+    }
+    meta = {"config": openmmlab_config(sd), "CLASSES": ("cat", "dog")}
+    return {"meta": meta, "state_dict": weights, "optimizer": OPTIMIZER}
+
+
+def mmpretrain(sd):
+    weights = {**prefixed("backbone.", sd), **linear("head.fc")}
+    return {"meta": {"cfg": openmmlab_config(sd)}, "state_dict": weights}
+
+
 def detr(sd):
     frozen = {k: v for k, v in sd.items() if not k.endswith("num_batches_tracked")}
     weights = {
@@ -359,7 +426,7 @@ def detr(sd):
         **linear("transformer.encoder.layers.0.linear1"),
         **linear("class_embed"),
     }
-    return {"model": weights, "args": argparse.Namespace(backbone="resnet50")}
+    return {"model": weights, "args": argparse.Namespace(backbone=arch_of(sd))}
 
 
 # Detectron2 and Caffe2 ---------------------------------------------------------------------
@@ -484,8 +551,20 @@ def compiled_encoder_in_virtex(sd):
     return {"model": weights}
 
 
+def deepspeed(sd):
+    return {"module": torchvision_published(sd), "ds_version": "0.14.0", "global_steps": 9}
+
+
 def wrapped_encoder_in_simsiam(sd):
     return {"state_dict": {**prefixed("encoder.module.", sd), **mlp("predictor")}}
+
+
+def under_backbone(sd):
+    return prefixed("backbone.", sd)
+
+
+def under_encoder(sd):
+    return {"state_dict": prefixed("encoder.", sd)}
 
 
 # (format it must be recognized as, writer)
@@ -494,6 +573,8 @@ TORCH_WRITERS = [
     ("moco_v3", moco_v3),
     ("simsiam", simsiam),
     ("pixpro", pixpro),
+    ("pixpro", pixpro_with_instance_branch),
+    ("pixpro", pixpro_without_transform),
     ("pycontrast", pycontrast),
     ("cmc", cmc_of_rgb),
     ("swav", swav),
@@ -521,6 +602,9 @@ TORCH_WRITERS = [
     ("torchvision", hub_without_classifier),
     ("timm", timm_training),
     ("torchvision_detection", torchvision_detection),
+    ("torchvision_segmentation", torchvision_segmentation),
+    ("openmmlab", openmmlab),
+    ("openmmlab", mmpretrain),
     ("detr", detr),
     ("detectron2", detectron2_fpn),
     ("detectron2", detectron2_c4),
@@ -528,6 +612,9 @@ TORCH_WRITERS = [
     ("torchvision", compiled),
     ("torchvision", compiled_inside_ddp),
     ("torchvision", sharded_then_gathered),
+    ("torchvision", deepspeed),
+    ("backbone_prefix", under_backbone),
+    ("encoder_prefix", under_encoder),
     ("virtex", compiled_encoder_in_virtex),
     ("simsiam", wrapped_encoder_in_simsiam),
 ]

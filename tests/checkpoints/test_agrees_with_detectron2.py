@@ -49,7 +49,7 @@ def test_pickles_have_the_features_of_detectron2(writer, resnet50, here):
 def test_detector_has_the_same_features(here):
     model = detector()
     path = writers.save({"model": model.state_dict(), "iteration": 3}, here / "model_final.pth")
-    ours = build_network(load_backbone(path)).eval()
+    ours = build_network(load_backbone(path, format="detectron2")).eval()
     x = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         theirs = features_of(model, x)

@@ -8,10 +8,18 @@ from safetensors.torch import save_file
 
 from tests.errors import raises_code
 from virtex.checkpoints import FORMATS, load_backbone
+from virtex.checkpoints.detect import collect_state_dicts, detect_format, parse_as
 from virtex.checkpoints.inputs import CAFFE_BGR, IMAGENET_RGB, UNNORMALIZED_RGB
 
 BY_NAME = [pytest.param(*entry, id=entry[1].__name__) for entry in writers.ALL_WRITERS]
 FOLDED = {"caffe2", "caffe2_detectron"}  # writers whose files have no running statistics
+# rows for files without names of their own project; they match some other projects' files, too
+GENERIC = {"torchvision", "timm", "vissl", "encoder_prefix", "backbone_prefix"}
+
+
+def load(path, name):
+    """Load with a detected format; choose it if its files need a config that states the input."""
+    return load_backbone(path, format=name if name.startswith("detectron2") else "auto")
 
 
 def assert_same_weights(backbone, state_dict, without=()):
@@ -27,7 +35,7 @@ def assert_same_weights(backbone, state_dict, without=()):
 @pytest.mark.parametrize(("name", "writer"), BY_NAME)
 def test_format_is_detected_and_all_tensors_load(name, writer, resnet18, here):
     path = writers.save(writer(resnet18), here / "checkpoint", writer)
-    backbone = load_backbone(path)
+    backbone = load(path, name)
     assert backbone.source.format == name
     assert backbone.arch.name == "resnet18"
     assert backbone.source.coverage.complete
@@ -36,12 +44,22 @@ def test_format_is_detected_and_all_tensors_load(name, writer, resnet18, here):
 
 
 @pytest.mark.parametrize(("name", "writer"), BY_NAME)
+def test_formats_of_other_projects_do_not_match(name, writer, resnet18):
+    content = writer(resnet18)
+    found = collect_state_dicts(content)
+    parsed = {row.name: parse_as(row, found, False) for row in FORMATS.values()}
+    matching = {n for n, result in parsed.items() if result and not FORMATS[n].explicit_only}
+    assert matching - GENERIC == {name} - GENERIC
+    assert detect_format(content).format.name == name
+
+
+@pytest.mark.parametrize(("name", "writer"), BY_NAME)
 def test_missing_tensor_is_named(name, writer, resnet18, here):
     lost = "layer3.1.conv2.weight"
     partial = {key: value for key, value in resnet18.items() if key != lost}
     path = writers.save(writer(partial), here / "checkpoint", writer)
     with raises_code("checkpoint.incomplete", path, name, lost) as error:
-        load_backbone(path)
+        load(path, name)
     table = [line.split() for line in str(error.value).splitlines()]
     assert ["res4", "25", "24", "1", "0"] in table
 
@@ -92,7 +110,7 @@ def test_aliases(alias, resnet18, here):
 def test_safetensors(name, writer, resnet18, here):
     path = str(here / "model.safetensors")
     save_file({key: value.contiguous() for key, value in writer(resnet18).items()}, path)
-    backbone = load_backbone(path)
+    backbone = load(path, name)
     assert backbone.source.format == name
     assert_same_weights(backbone, resnet18)
 
@@ -119,7 +137,8 @@ def test_weights_are_independent_of_the_file(resnet18, here):
 
 @pytest.mark.parametrize("writer", [writers.detectron2_c4, writers.caffe2])
 def test_bottlenecks_in_detectron2_and_caffe2_names(writer, resnet50, here):
-    backbone = load_backbone(writers.save(writer(resnet50), here / "checkpoint", writer))
+    name = "detectron2" if writer is writers.detectron2_c4 else "auto"
+    backbone = load_backbone(writers.save(writer(resnet50), here / "checkpoint", writer), name)
     assert backbone.arch.name == "resnet50"
     convolutions = [name for name in resnet50 if resnet50[name].ndim == 4]
     assert len(convolutions) == 53
@@ -163,16 +182,17 @@ def test_quantized_weights_are_refused(resnet18, here):
 def test_missing_stage_is_counted(resnet50, here):
     beheaded = {k: v for k, v in resnet50.items() if not k.startswith("layer4.")}
     with raises_code("checkpoint.incomplete") as error:
-        load_backbone(writers.save(writers.detectron2_c4(beheaded), here / "checkpoint"))
+        load_backbone(writers.save(writers.detectron2_c4(beheaded), here / "file"), "detectron2")
     assert any(
         line.split()[:4] == ["res5", "50", "0", "50"] for line in str(error.value).split("\n")
     )
 
 
 @pytest.mark.parametrize(
-    ("writer", "unused"),
+    ("name", "writer", "unused"),
     [
         (
+            "moco",
             writers.moco,
             {
                 "module.encoder_q.fc": 9,
@@ -181,27 +201,35 @@ def test_missing_stage_is_counted(resnet50, here):
                 "module.queue_ptr": 1,
             },
         ),
-        (writers.detectron2_c4, {"roi_heads.res5.norm": 5, "roi_heads.box_predictor": 2}),
-        (writers.dino, {"module.head": 9, "student": 129}),
+        (
+            "detectron2",
+            writers.detectron2_c4,
+            {"roi_heads.res5.norm": 5, "roi_heads.box_predictor": 2},
+        ),
+        ("dino", writers.dino, {"module.head": 9, "student": 129}),
     ],
 )
-def test_unused_tensors_are_counted_by_group(writer, unused, resnet18, here):
+def test_unused_tensors_are_counted_by_group(name, writer, unused, resnet18, here):
     path = writers.save(writer(resnet18), here / "checkpoint")
-    assert load_backbone(path).source.coverage.unused == unused
+    assert load(path, name).source.coverage.unused == unused
 
 
 @pytest.mark.parametrize(
-    ("writer", "spec", "stride_in_1x1"),
+    ("name", "writer", "spec", "stride_in_1x1"),
     [
-        (writers.moco, IMAGENET_RGB, False),
-        (writers.simclr_sthalles, UNNORMALIZED_RGB, False),
-        (writers.detectron2_backbone, IMAGENET_RGB, False),
-        (writers.detectron2_zoo_detector, CAFFE_BGR, True),
-        (writers.caffe2, CAFFE_BGR, True),
+        ("auto", writers.moco, IMAGENET_RGB, False),
+        ("auto", writers.simclr_sthalles, UNNORMALIZED_RGB, False),
+        ("auto", writers.detectron2_backbone, IMAGENET_RGB, False),
+        ("auto", writers.caffe2, CAFFE_BGR, True),
+        ("detectron2", writers.detectron2_zoo_detector, CAFFE_BGR, True),
+        ("detectron2_rgb", writers.detectron2_zoo_detector, IMAGENET_RGB, False),
+        ("torchvision_caffe", writers.hub_without_classifier, CAFFE_BGR, True),
+        ("openmmlab_caffe", lambda sd: writers.prefixed("backbone.", sd), CAFFE_BGR, True),
     ],
 )
-def test_input_and_stride_of_formats(writer, spec, stride_in_1x1, resnet18, here):
-    backbone = load_backbone(writers.save(writer(resnet18), here / "checkpoint", writer))
+def test_input_and_stride_of_formats(name, writer, spec, stride_in_1x1, resnet18, here):
+    path = writers.save(writer(resnet18), here / "checkpoint", writer)
+    backbone = load_backbone(path, name)
     assert (backbone.input, backbone.arch.stride_in_1x1) == (spec, stride_in_1x1)
 
 

@@ -6,10 +6,13 @@ The suite runs on one distribution at a time; the expected values are those of t
 import json
 
 import pytest
+from detectron2.config import get_cfg
 
 from tests.detectron.protocol_values import FILE, ONLY_IN_MAIN, PROTOCOLS, protocol_values
 from virtex.config import flatten
 from virtex.detectron.compat import default_config
+from virtex.detectron.config_files import PlainConfig
+from virtex.detectron.settings import load_config
 
 EXPECTED = json.loads(FILE.read_text())
 
@@ -19,6 +22,13 @@ def test_defaults_agree():
     lacking = EXPECTED["defaults"].keys() - found.keys()
     assert lacking in (set(), ONLY_IN_MAIN)
     assert found == {k: v for k, v in EXPECTED["defaults"].items() if k not in lacking}
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_protocol_depends_on_no_differing_default(name):
+    cfg = PlainConfig(get_cfg())  # the installed distribution's own defaults
+    cfg.merge_from_file(str(PROTOCOLS[name].config))
+    assert flatten(cfg) == flatten(load_config(PROTOCOLS[name]))
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)

@@ -117,6 +117,7 @@ def test_output_files(finished):
 def test_figures_of_equal_names_are_kept():
     images = ["a/1.jpg", "b/1.jpg", "c/1_2.jpg", "d/1.png", "2.jpg"]
     assert figure_names(images) == ["1.jpg", "1_2.jpg", "1_2_2.jpg", "1_3.jpg", "2.jpg"]
+    assert all(len(os.fsencode(name)) < 220 for name in figure_names([251 * "é" + ".jpg"] * 2))
 
 
 def test_trained_detector_is_a_checkpoint(finished):

@@ -59,6 +59,8 @@ class Family(ABC):
             key reveals the prefix.
         format_fields: fields of the architecture that cannot be inferred from tensor shapes. The
             checkpoint's format or the file itself defines them.
+        fixed_settings: other settings without tensors -> the only supported value, in the notation
+            of ``virtex.checkpoints.statements``. A file that states another is rejected.
         torchvision_options: keyword arguments of torchvision's model builders that this family
             accepts besides the common ones.
         detectron2_converters: detector layout (``"FPN"``, …) -> ``"module:function"`` with the
@@ -70,6 +72,7 @@ class Family(ABC):
     default_arch: ClassVar[Arch]
     anchor_key: ClassVar[str]
     format_fields: ClassVar[tuple[str, ...]] = ()
+    fixed_settings: ClassVar[Mapping[str, Any]] = {}
     torchvision_options: ClassVar[tuple[str, ...]] = ()
     detectron2_converters: ClassVar[Mapping[str, str]] = {}
 
@@ -129,6 +132,15 @@ class Family(ABC):
 
     def input_size_requirement(self, arch: Any, height: int, width: int) -> str | None:
         """Return the requirement (such as "224x224 pixels") that a size violates, or ``None``."""
+        return None
+
+    def contradicts(self, arch: Any, stated: str) -> str | None:
+        """Return why a name that a file states for its network does not fit; ``None`` if it may.
+
+        Args:
+            arch: the architecture by tensor shapes.
+            stated: any text; names that the family does not know fit.
+        """
         return None
 
     def remove_head(self, network: Any) -> None:

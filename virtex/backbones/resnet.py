@@ -34,6 +34,10 @@ BLOCK_CLASSES = {"basic": BasicBlock, "bottleneck": Bottleneck}
 MAX_WIDTH = 4096  # channels of a bottleneck in res2; the widest published, ResNeXt-101 32x48d: 1536
 
 _IN_BLOCK = re.compile(r"layer([1-4])\.(\d+)\.(.+)")
+# The first ResNet in a name: wide, ResNeXt, depth, letters of a variant, groups, width of a group
+_STATED_NAME = re.compile(
+    r"(wide_?)?resne(x?)t(?:[-_]?(\d+))?([a-z]\w*)?(?:_(\d+)x(\d+)d)?", re.IGNORECASE
+)
 _IN_BACKBONE = re.compile(r"(?:conv1|bn1|stem|layer\d+|res\d+)\..+")
 
 
@@ -78,6 +82,15 @@ class ResNetFamily(Family):
     default_arch = ResNetArch(50, "bottleneck")
     anchor_key = "layer1.0.conv1.weight"
     format_fields = ("stride_in_1x1",)
+    fixed_settings: ClassVar = {
+        "strides": (1, 2, 2, 2),
+        "dilations": (1, 1, 1, 1),
+        "res5_dilation": 1,
+        "max_pool": True,
+        "norm_eps": 1e-5,
+        "activation": "relu",
+        "anti_aliasing": "none",
+    }
     torchvision_options = ("zero_init_residual",)
     detectron2_converters: ClassVar = {
         "FPN": "virtex.detectron.resnet:convert_fpn",
@@ -112,6 +125,24 @@ class ResNetFamily(Family):
             return 0
         stage, block = int(match[1]) - 1, int(match[2])
         return 1 + sum(BLOCKS_PER_STAGE[arch.block, arch.depth][:stage]) + block
+
+    def contradicts(self, arch: ResNetArch, stated: str) -> str | None:
+        """See ``Family``. timm's variants, such as resnetaa50, share a plain ResNet's tensors."""
+        found = _STATED_NAME.search(stated)
+        if found is None:
+            return None
+        wide, x, depth, variant, groups, width = found.groups()
+        if variant:
+            return "a variant; only plain ResNets are supported"
+        if depth is None:
+            return None
+        is_same = (
+            int(depth) == arch.depth
+            and bool(x) == (arch.groups > 1)
+            and bool(wide) == (arch.groups == 1 and arch.width_per_group != 64)
+            and (groups is None or (int(groups), int(width)) == (arch.groups, arch.width_per_group))
+        )
+        return None if is_same else "another architecture"
 
     def remove_head(self, network: ResNet) -> None:
         network.fc = nn.Identity()

@@ -34,7 +34,8 @@ class Format:
     Attributes:
         name, aliases: values of ``--format``.
         project: the project that writes such files.
-        containers: dotted paths to the state_dict, the preferred first; "" is the file's root.
+        containers: dotted paths to the state_dict, the preferred first; "" is the file's root,
+            ``module`` is DeepSpeed's.
         strip: prefixes of the backbone, the preferred first.
         ignore_prefixes: prefixes of other parts: heads, queues, momentum copies.
         required_prefixes: at least one key must have one of these for the row to be detected.
@@ -44,7 +45,9 @@ class Format:
         input: the input that the network expects.
         arch_fields: fields of the architecture that tensor shapes do not determine
             (``Family.format_fields``).
-        reads_config: whether Detectron2's ``config.yaml`` next to the file overrides both.
+        sidecar: name of the config beside the file that may state both.
+        input_varies: whether the project's files have different inputs. What such a file does not
+            state is an error, unless the format is chosen with ``--format``.
         only_if: a condition on the architecture.
         explicit_only: whether the row is never detected, only selected with ``--format``.
         note: added to the notes of every checkpoint of this format.
@@ -53,7 +56,7 @@ class Format:
     name: str
     project: str
     aliases: tuple[str, ...] = ()
-    containers: tuple[str, ...] = ("state_dict", "model", "")
+    containers: tuple[str, ...] = ("state_dict", "model", "module", "")
     strip: tuple[str, ...] = ("",)
     ignore_prefixes: tuple[str, ...] = ()
     required_prefixes: tuple[str, ...] = ()
@@ -62,10 +65,21 @@ class Format:
     dialects: tuple[str, ...] = ("canonical",)
     input: InputSpec = IMAGENET_RGB
     arch_fields: Mapping[str, Any] = field(default_factory=dict)
-    reads_config: bool = False
+    sidecar: str = ""
+    input_varies: bool = False
     only_if: Callable[[Any], bool] | None = None
     explicit_only: bool = False
     note: str = ""
+
+    @property
+    def choices(self) -> list[str]:
+        """Return the formats that read the same names with their own inputs."""
+        return [
+            row.name
+            for row in FORMATS.values()
+            if (row.strip, row.dialects) == (self.strip, self.dialects)
+            and (row is self or row.input_varies)
+        ]
 
 
 FORMATS: dict[str, Format] = {}
@@ -113,6 +127,12 @@ def get_format(name: str) -> Format:
     )
 
 
+# Names of the heads of detectors, segmenters and classifiers, not of self-supervised methods
+_OPENMMLAB_HEADS = (
+    *("neck.lateral_convs.", "neck.fpn_convs.", "rpn_head.", "roi_head.", "bbox_head."),
+    *("mask_head.", "decode_head.", "auxiliary_head.", "head.fc."),
+)
+
 _ROWS = (
     Format(
         "moco",
@@ -133,14 +153,14 @@ _ROWS = (
         strip=("encoder.",),
         ignore_prefixes=("encoder.fc.", "predictor."),
         required_prefixes=("predictor.",),
+        forbidden_prefixes=("encoder_k.",),
     ),
     Format(
         "pixpro",
         "zdaxie/PixPro",
-        containers=("model", ""),
         strip=("encoder.",),
         ignore_prefixes=("encoder_k.", "projector", "value_transform.", "predictor."),
-        required_prefixes=("encoder_k.",),
+        required_prefixes=("value_transform.", "projector_k."),
     ),
     Format(
         "pycontrast",
@@ -149,6 +169,7 @@ _ROWS = (
         containers=("model", "model_ema", ""),
         strip=("encoder.",),
         ignore_prefixes=("head.", "head_jig.", "jigsaw"),
+        required_prefixes=("head.", "head_jig.", "jigsaw"),
     ),
     Format(
         "pycontrast_ema",
@@ -169,7 +190,6 @@ _ROWS = (
         "swav",
         "facebookresearch/swav: SwAV, DeepCluster v2, SeLa v2",
         aliases=("deepcluster_v2", "sela_v2"),
-        containers=("state_dict", ""),
         ignore_prefixes=("projection_head.", "prototypes."),
         required_prefixes=("projection_head.", "prototypes."),
     ),
@@ -183,6 +203,25 @@ _ROWS = (
         note="sthalles/SimCLR trains on images in [0, 1] without mean and std",
     ),
     Format(
+        "openmmlab",
+        "open-mmlab mmdetection, mmsegmentation, mmpretrain; chosen: RGB, style='pytorch'",
+        aliases=("mmdetection", "mmsegmentation", "mmpretrain"),
+        strip=("backbone.",),
+        ignore_prefixes=_OPENMMLAB_HEADS,
+        required_prefixes=_OPENMMLAB_HEADS,
+        input_varies=True,
+    ),
+    Format(
+        "openmmlab_caffe",
+        "open-mmlab mmdetection, mmsegmentation, mmpretrain: BGR, style='caffe'",
+        strip=("backbone.",),
+        ignore_prefixes=_OPENMMLAB_HEADS,
+        input=CAFFE_BGR,
+        arch_fields={"stride_in_1x1": True},
+        input_varies=True,
+        explicit_only=True,
+    ),
+    Format(
         "openselfsup",
         "open-mmlab OpenSelfSup, MMSelfSup; WXinlong/DenseCL",
         aliases=("mmselfsup", "densecl"),
@@ -192,20 +231,17 @@ _ROWS = (
             *("momentum_encoder.", "memory_bank.", "data_preprocessor."),
         ),
         required_prefixes=(
-            "neck.",
-            "head.",
-            "encoder_q.",
-            "encoder_k.",
-            "online_net.",
-            "target_net.",
+            *("neck.", "head.", "encoder_q.", "encoder_k.", "online_net.", "target_net."),
         ),
-        forbidden_prefixes=("backbone.fc.2.", "projection_head.", "prototypes."),
+        forbidden_prefixes=(
+            *("backbone.fc.2.", "projection_head.", "prototypes."),
+            *_OPENMMLAB_HEADS,
+        ),
     ),
     Format(
         "barlow_twins",
         "facebookresearch/barlowtwins, facebookresearch/vicreg",
         aliases=("vicreg",),
-        containers=("model", "state_dict", ""),
         strip=("backbone.", ""),
         ignore_prefixes=("projector.", "bn."),
         required_prefixes=("projector.",),
@@ -223,7 +259,7 @@ _ROWS = (
             "prototypes.",
             "queue",
         ),
-        required_prefixes=("momentum_backbone.", "momentum_encoder.", "classifier."),
+        required_prefixes=("momentum_backbone.", "momentum_encoder.", "classifier.weight"),
         forbidden_prefixes=("backbone.fc.2.",),
     ),
     Format(
@@ -232,6 +268,10 @@ _ROWS = (
         strip=("backbone.",),
         dialects=("canonical", "sequential"),
         ignore_prefixes=(
+            *("projection_head", "prediction_head", "prototypes.", "online_classifier."),
+            *("teacher_", "student_", "query_", "key_", "backbone_momentum."),
+        ),
+        required_prefixes=(
             *("projection_head", "prediction_head", "prototypes.", "online_classifier."),
             *("teacher_", "student_", "query_", "key_", "backbone_momentum."),
         ),
@@ -283,14 +323,12 @@ _ROWS = (
     Format(
         "virtex",
         "kdexd/virtex",
-        containers=("model", ""),
         strip=("visual.cnn.",),
         ignore_prefixes=("visual.cnn.fc.", "textual.", "backward_textual."),
     ),
     Format(
         "detectron2_backbone",
         "facebookresearch/detectron2: a backbone written by one of its converters",
-        containers=("model", ""),
         dialects=("detectron2_backbone",),
         ignore_prefixes=("stem.fc.",),
         note="its input is assumed to be torchvision's, as for all known converters (MoCo's, "
@@ -299,7 +337,6 @@ _ROWS = (
     Format(
         "detectron2_backbone_caffe",
         "facebookresearch/detectron2: a backbone of Caffe2's weights, renamed",
-        containers=("model", ""),
         dialects=("detectron2_backbone",),
         ignore_prefixes=("stem.fc.",),
         input=CAFFE_BGR,
@@ -308,13 +345,21 @@ _ROWS = (
     ),
     Format(
         "detectron2",
-        "facebookresearch/detectron2: a detector (FPN, C4 or DC5)",
+        "facebookresearch/detectron2: a detector (FPN, C4 or DC5); chosen: its default input",
         aliases=("detectron2_detector", "detectron2_fpn", "detectron2_c4"),
-        containers=("model", ""),
         dialects=("detectron2_fpn", "detectron2_c4"),
         input=CAFFE_BGR,
         arch_fields={"stride_in_1x1": True},
-        reads_config=True,
+        sidecar="config.yaml",
+        input_varies=True,
+    ),
+    Format(
+        "detectron2_rgb",
+        "facebookresearch/detectron2: a detector of a backbone in torchvision's style",
+        dialects=("detectron2_fpn", "detectron2_c4"),
+        sidecar="config.yaml",
+        input_varies=True,
+        explicit_only=True,
     ),
     Format(
         "caffe2_resnext",
@@ -338,16 +383,26 @@ _ROWS = (
     Format(
         "torchvision",
         "pytorch/vision, its training reference; any file in torchvision's plain names",
+        sidecar="config.json",
         aliases=("dino_hub", "supervised"),
-        containers=("state_dict", "model", ""),
         ignore_prefixes=("fc.",),
         forbidden_entries=("state_dict_ema",),
+    ),
+    Format(
+        "torchvision_caffe",
+        "torchvision's names, Caffe's input: mmdetection's resnet50_caffe, and other conversions",
+        aliases=("resnet_caffe",),
+        ignore_prefixes=("fc.",),
+        input=CAFFE_BGR,
+        arch_fields={"stride_in_1x1": True},
+        explicit_only=True,
     ),
     Format(
         "timm",
         "huggingface/pytorch-image-models (averaged weights before raw ones)",
         containers=("state_dict_ema", "model_ema", "state_dict", "model", ""),
         ignore_prefixes=("fc.",),
+        sidecar="config.json",
     ),
     Format(
         "simclr",
@@ -363,6 +418,15 @@ _ROWS = (
         "facebookresearch/vissl",
         containers=("classy_state_dict.base_model.model.trunk", "model_state_dict", ""),
         strip=("_feature_blocks.", "base_model._feature_blocks.", ""),
+    ),
+    Format(
+        "torchvision_segmentation",
+        "pytorch/vision: FCN or DeepLabv3",
+        strip=("backbone.",),
+        ignore_prefixes=("classifier.", "aux_classifier."),
+        required_prefixes=("classifier.4.",),
+        note="trained with stride 8 and dilation; with stride 32 it computes the same features at "
+        "every fourth position",
     ),
     Format(
         "torchvision_detection",
@@ -382,6 +446,13 @@ _ROWS = (
             "input_proj.",
         ),
     ),
+    Format(
+        "backbone_prefix",
+        "other projects: under backbone.",
+        strip=("backbone.",),
+        forbidden_prefixes=("backbone.fc.2.",),
+    ),
+    Format("encoder_prefix", "other projects: under encoder.", strip=("encoder.",)),
 )
 
 for _row in _ROWS:

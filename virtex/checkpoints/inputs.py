@@ -1,22 +1,21 @@
-"""Determine the input that a network expects: channel order, normalization, scale.
+"""The input that a network expects, and its other properties that tensor shapes do not show.
 
-The first available source is used: the file's own ``virtex_backbone`` entry, written by this
-package's training; for Detectron2's detectors, the ``config.yaml`` next to the file; otherwise the
-checkpoint's format.
+This package's training writes them into the ``virtex_backbone`` entry of its checkpoints. For
+others they are what the checkpoint states (``statements.py``), otherwise what its format implies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from virtex.backbones.registry import Arch, get_family
+from virtex.backbones.registry import Arch, UnsupportedArchitectureError, get_family
 from virtex.checkpoints.backbone import Backbone, CheckpointError, InputSpec
-from virtex.config.yaml_files import read_yaml
-from virtex.errors import UserError
+from virtex.checkpoints.statements import ENTRY, Statements, is_same
 from virtex.text import escape
+
+if TYPE_CHECKING:
+    from virtex.checkpoints.formats import Format
 
 IMAGENET_RGB = InputSpec("RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 1.0)
 UNNORMALIZED_RGB = InputSpec("RGB", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1.0)
@@ -24,14 +23,6 @@ UNNORMALIZED_RGB = InputSpec("RGB", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1.0)
 CAFFE_BGR = InputSpec("BGR", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0), 255.0)
 # PIXEL_STD of Detectron2's X-101-32x8d configs
 CAFFE_BGR_WITH_STD = InputSpec("BGR", (103.53, 116.28, 123.675), (57.375, 57.12, 58.395), 255.0)
-
-ENTRY = "virtex_backbone"
-_CONFIG_KEYS = {
-    "channel_order": ("INPUT", "FORMAT"),
-    "mean": ("MODEL", "PIXEL_MEAN"),
-    "std": ("MODEL", "PIXEL_STD"),
-    "stride_in_1x1": ("MODEL", "RESNETS", "STRIDE_IN_1X1"),
-}
 
 
 def saved_input(backbone: Backbone) -> dict[str, Any]:
@@ -44,116 +35,69 @@ def saved_input(backbone: Backbone) -> dict[str, Any]:
     return {ENTRY: entry | {name: getattr(backbone.arch, name) for name in fields}}
 
 
-def read_input(
-    default: InputSpec, arch: Arch, content: Any, config: Path | None
+def resolve_input(
+    row: Format, arch: Arch, statements: Statements, explicit: bool
 ) -> tuple[InputSpec, Arch, list[str]]:
     """Return the input and the complete architecture of a checkpoint.
 
     Args:
-        default: the format's input.
-        arch: the detected architecture, with the ``format_fields`` of the format.
-        content: the content of the file, possibly with a ``virtex_backbone`` entry.
-        config: where Detectron2 writes its config; ``None`` for other formats.
+        row: the format of the checkpoint.
+        arch: the architecture by tensor shapes, with the ``arch_fields`` of the format.
+        statements: what the checkpoint states.
+        explicit: whether the user chose the format.
 
     Returns:
-        (input, architecture, notes on assumptions).
+        (input, architecture, notes on statements and assumptions).
 
     Raises:
-        CheckpointError: the entry or the config exists and is invalid.
+        CheckpointError: the checkpoint states the name of another architecture, or not everything
+            that its format requires.
+        UnsupportedArchitectureError: it states a network with other computations.
     """
-    entry = content.get(ENTRY) if isinstance(content, Mapping) else None
-    if entry is not None:
-        return *_from_entry(entry, arch), []
-    if config is None:
-        return default, arch, []
-    if config.is_file():
-        return _from_config(default, arch, config)
-    note = (
-        "no config.yaml next to the file: Detectron2's defaults are assumed "
-        "(BGR, mean 103.53 116.28 123.675, std 1, STRIDE_IN_1X1 True)"
+    family, facts = get_family(arch), statements.facts
+    for name in statements.archs:
+        if reason := family.contradicts(arch, name.value):
+            raise CheckpointError(
+                f"its tensors are those of a {arch.name}, but {name.place} states "
+                f"'{escape(name.value)}', {reason}; correct the wrong one",
+                code="checkpoint.unexpected_architecture",
+            )
+    for setting, value in family.fixed_settings.items():
+        if setting in facts and not is_same(facts[setting].value, value):
+            raise UnsupportedArchitectureError(
+                f"its tensors are those of a {arch.name}, but {facts[setting].place} states "
+                f"{setting} {escape(str(facts[setting].value))}; only {value} is supported"
+            )
+    default: dict[str, Any] = {
+        "channel_order": row.input.channel_order,
+        "normalization": (row.input.mean, row.input.std, row.input.scale),
+        **{name: getattr(arch, name) for name in family.format_fields},
+    }
+    missing = [name for name in default if name not in facts]
+    stated = {name: facts[name].value for name in default if name in facts}
+    differs = any(
+        not is_same(stated[name], default[name])
+        for name in ("channel_order", "normalization")
+        if name in stated
     )
-    return default, arch, [note]
-
-
-def _from_entry(entry: Any, arch: Arch) -> tuple[InputSpec, Arch]:
-    names = get_family(arch).format_fields
-    try:
-        if not isinstance(entry, Mapping):
-            raise TypeError(f"it is of type {type(entry).__name__}")
-        spec = _validated_input(**entry["input"])
-        return spec, _with_fields(arch, {name: entry[name] for name in names})
-    except (KeyError, TypeError, ValueError) as error:
-        fields = ", ".join(["{channel_order, mean, std, scale}", *names])
+    if missing and statements.of_virtex:
         raise CheckpointError(
-            f'expected input = {fields} in the entry "{ENTRY}" of the checkpoint, found another: '
-            f"{escape(_one_line(error), 300)}",
+            f"{ENTRY} should also contain {', '.join(missing)}; get the file as it was saved",
             code="checkpoint.invalid_input_spec",
-        ) from error
-
-
-def _from_config(default: InputSpec, arch: Arch, config: Path) -> tuple[InputSpec, Arch, list[str]]:
-    try:
-        tree = read_yaml(config)
-    except UserError as error:
-        raise CheckpointError(
-            f"{config} next to the checkpoint should define its input, but is not plain YAML; "
-            f"fix it or move it away ({_one_line(error)})",
-            code="checkpoint.invalid_input_spec",
-        ) from error
-    stated: dict[str, Any] = {}
-    missing = []
-    for name, keys in _CONFIG_KEYS.items():
-        value: Any = tree
-        for key in keys:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        if value is None:
-            missing.append(".".join(keys))
-        else:
-            stated[name] = value
-    try:
-        spec = _validated_input(
-            stated.get("channel_order", default.channel_order),
-            stated.get("mean", default.mean),
-            stated.get("std", default.std),
-            255.0,
         )
-        fields = {k: v for k, v in stated.items() if k in get_family(arch).format_fields}
-        arch = _with_fields(arch, fields)
-    except (TypeError, ValueError) as error:
+    if missing and row.input_varies and (differs or not explicit):
+        config = f" or put its {row.sidecar} beside it" if row.sidecar else ""
         raise CheckpointError(
-            f"{config} next to the checkpoint: {error}", code="checkpoint.invalid_input_spec"
-        ) from error
-    notes = [f"input and stride from {config.name} next to the file"]
-    if missing:
-        notes.append(
-            f"{config.name} has no {', '.join(missing)}: Detectron2's defaults are assumed"
+            f"files of format {row.name} have different inputs, and this one does not state "
+            f"{', '.join(missing)}; choose --format {' or --format '.join(row.choices)}{config}",
+            code="checkpoint.input_not_stated",
         )
-    return spec, arch, notes
-
-
-def _validated_input(channel_order: Any, mean: Any, std: Any, scale: Any = 1.0) -> InputSpec:
-    """Return an ``InputSpec`` of plain floats; raise ``ValueError`` or ``TypeError``."""
-    if not isinstance(channel_order, str) or channel_order not in ("RGB", "BGR"):
-        raise ValueError("the channel order should be RGB or BGR")
-    for numbers in (mean, std):
-        if not isinstance(numbers, list | tuple) or len(numbers) != 3:
-            raise ValueError("mean and std should be three numbers each")
-    if not all(map(_is_number, (*mean, *std, scale))) or not all(n > 0 for n in (*std, scale)):
-        raise ValueError("mean, std and scale should be numbers, std and scale above zero")
-    one, two, three, *stds = map(float, (*mean, *std))
-    return InputSpec(channel_order, (one, two, three), (stds[0], stds[1], stds[2]), float(scale))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
-
-
-def _with_fields(arch: Arch, fields: Mapping[str, Any]) -> Arch:
-    for name, value in fields.items():
-        if type(value) is not type(getattr(arch, name)):
-            raise ValueError(f"{name} should be a {type(getattr(arch, name)).__name__}")
-    return replace(arch, **fields)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    arch = replace(arch, **{name: stated[name] for name in family.format_fields if name in stated})
+    values = default | stated
+    mean, std, scale = values["normalization"]
+    notes = []
+    if stated and not statements.of_virtex:
+        notes.append(f"stated: {', '.join(f'{n} in {facts[n].place}' for n in stated)}")
+    if missing and row.input_varies:
+        notes.append(f"not stated, assumed as of {row.name}: {', '.join(missing)}")
+    return InputSpec(values["channel_order"], mean, std, scale), arch, notes

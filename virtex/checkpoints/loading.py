@@ -23,8 +23,9 @@ from virtex.checkpoints.coverage import (
 )
 from virtex.checkpoints.detect import ParsedCheckpoint, detect_format
 from virtex.checkpoints.formats import get_format
-from virtex.checkpoints.inputs import read_input
+from virtex.checkpoints.inputs import resolve_input
 from virtex.checkpoints.sources import resolve_source
+from virtex.checkpoints.statements import read_statements
 from virtex.errors import UserError
 from virtex.files import sha256_of
 from virtex.text import redact
@@ -164,9 +165,9 @@ def inspect_checkpoint(
         parsed = detect_format(content, format, flat)
         row = parsed.format
         assert parsed.arch is not None  # otherwise detect_format raises
-        config = Path(path).parent / "config.yaml" if row.reads_config else None
         found = replace(found, format=row.name, project=row.project)
-        spec, arch, notes = read_input(row.input, parsed.arch, content, config)
+        stated = read_statements(content, path, row.sidecar)
+        spec, arch, notes = resolve_input(row, parsed.arch, stated, format != "auto")
         if source.arch not in ("", arch.name):
             raise CheckpointError(
                 f"{source.stated_by} declares a {source.arch}, but the checkpoint contains a "

@@ -51,7 +51,7 @@ PlainLoader.add_constructor(
 )
 
 
-def read_yaml(path: Path) -> dict[Any, Any]:
+def read_yaml(path: Path, loader: type[PlainLoader] = PlainLoader) -> dict[Any, Any]:
     """Read the mapping in a YAML file.
 
     Raises:
@@ -63,7 +63,7 @@ def read_yaml(path: Path) -> dict[Any, Any]:
         text = path.read_text(encoding="utf-8")
         if text.count("[") + text.count("{") > MAX_BRACKETS:
             raise unreadable(f"{path} has more than {MAX_BRACKETS} opening brackets")
-        tree = yaml.load(text, PlainLoader)
+        tree = yaml.load(text, loader)
     except OSError as error:
         raise unreadable(f"{path} could not be read: {error.strerror}") from error
     except RecursionError as error:

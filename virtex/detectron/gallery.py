@@ -1,5 +1,6 @@
 """Figures of predictions beside the ground truth."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,13 @@ def write_gallery(
 
 
 def figure_names(images: Iterable[str]) -> list[str]:
-    """Return a different name for each image, that of the file where possible."""
+    """Return a different name for each image, that of the file where possible.
+
+    Long names are cut: file systems allow 255 bytes, and temporary files have a longer name.
+    """
     names: list[str] = []
-    for stem in (Path(image).stem for image in images):
+    for image in images:
+        stem = os.fsencode(Path(image).stem)[:200].decode(errors="ignore")
         name, number = f"{stem}.jpg", 1
         while name in names:
             number += 1
