@@ -192,9 +192,8 @@ def require_folder(folder: Path) -> None:
     """Raise UserError if an output folder, or one above it, is a file."""
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
-            raise UserError(
-                f"--output-dir {folder}: {path} is a file; specify a folder", "run.not_a_folder"
-            )
+            file = path if path == folder else f"{folder}: {path}"
+            raise UserError(f"--output-dir {file} is a file; specify a folder", "run.not_a_folder")
 
 
 def written_files(folder: Path) -> set[Path]:

@@ -170,8 +170,7 @@ def test_checkpoint_is_required(data, out, capsys, kind):
 def test_output_dir_is_a_file(data, out, capsys, kind):
     out.write_text("a file")
     argv = arguments(kind, data, out)
-    code = "run.not_writable" if kind == "fractions" else "run.not_a_folder"
-    assert_rejected(capsys, out, kind, argv, code, f"--output-dir {out}")
+    assert_rejected(capsys, out, kind, argv, "run.not_a_folder", f"{out} is a file")
     assert out.read_text() == "a file"
 
 
