@@ -179,9 +179,10 @@ def test_common_objects_beside_the_weights_open(legacy, tmp_path):
         "history": np.arange(5, dtype=np.float32),
         "seen": {1, 2},
     }
-    loaded, flat = open_checkpoint(saved(tmp_path / "model.pth", content, legacy))
-    assert not flat
-    assert loaded["args"] == content["args"] and loaded["best"] == 0.7
+    opened = open_checkpoint(saved(tmp_path / "model.pth", content, legacy))
+    loaded = opened.content
+    assert not opened.flat
+    assert loaded["args"] == {"lr": 0.1, "output": "runs/1"} and loaded["best"] == 0.7
     assert loaded["meters"] == {"loss": [1.0]}
     assert torch.equal(loaded["state_dict"]["a.weight"], WEIGHTS["a.weight"])
 
@@ -191,7 +192,7 @@ def test_numpy_pickles_of_every_protocol(protocol, tmp_path):
     path = tmp_path / "model.pkl"
     content = {"conv1_w": np.arange(6.0).reshape(2, 3), "lr": np.float32(0.5), "n": [1, (2, "x")]}
     path.write_bytes(pickle.dumps(content, protocol=protocol))
-    loaded, _ = open_checkpoint(path)
+    loaded = open_checkpoint(path).content
     assert np.array_equal(loaded["conv1_w"], content["conv1_w"])
     assert loaded["lr"] == 0.5 and loaded["n"] == [1, (2, "x")]
 
@@ -209,14 +210,14 @@ def test_numpy_pickle_of_python_2(tmp_path):
     )
     path = tmp_path / "R-50.pkl"
     path.write_bytes(pickled)
-    assert open_checkpoint(path)[0]["conv1_w"].tolist() == [1.0, -2.0]
+    assert open_checkpoint(path).content["conv1_w"].tolist() == [1.0, -2.0]
 
 
 def test_safetensors_are_flat(tmp_path):
     path = tmp_path / "model.safetensors"
     save_file(WEIGHTS, path)
-    loaded, flat = open_checkpoint(path)
-    assert flat and torch.equal(loaded["a.weight"], WEIGHTS["a.weight"])
+    opened = open_checkpoint(path)
+    assert opened.flat and torch.equal(opened.content["a.weight"], WEIGHTS["a.weight"])
 
 
 def test_hash_of_the_whole_file(tmp_path):
@@ -237,6 +238,6 @@ def test_storage_larger_than_its_entry(tmp_path, kept):
                     continue
                 content = content[:kept]
             new.writestr(entry.filename, content)
-    assert torch.equal(open_checkpoint(whole)[0]["a"], torch.ones(64))
+    assert torch.equal(open_checkpoint(whole).content["a"], torch.ones(64))
     with raises_code("checkpoint.unreadable", path):
         open_checkpoint(path)

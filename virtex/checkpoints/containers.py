@@ -1,41 +1,48 @@
 """Open a checkpoint file without running code from it, or report why it cannot be opened.
 
-A file is identified by its first bytes. torch files are unpickled with ``weights_only=True``, numpy
-pickles (Detectron2's and Caffe2's) by an unpickler that allows arrays and plain containers. A file
-that needs other globals is rejected, and the error names them, unless the user trusts the file.
+The file is read once, into a private copy in memory: what is checked, hashed and loaded are the
+same bytes, whatever happens to the file meanwhile. Its first bytes identify it. Pickles (torch and
+numpy) are read by ``unpickler.py`` in a process of its own with limits of memory and time, which
+answers with plain values and references to bytes. A file that needs other globals than those of
+tensors, arrays and plain containers is rejected, and the error names them, unless the user trusts
+the file.
 """
 
 from __future__ import annotations
 
-import argparse
-import codecs
-import collections
+import builtins
+import hashlib
+import io
+import json
+import mmap
+import os
 import pathlib
 import pickle
-import re
-import zipfile
-from collections.abc import Callable
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch.serialization import safe_globals
+from torch import Tensor
 
 from virtex.checkpoints.backbone import CheckpointError
+from virtex.errors import UserError
 from virtex.text import escape
 
 # torch.save before 1.6 begins with this number, pickled (torch/serialization.py, MAGIC_NUMBER).
 _LEGACY_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
 _MAX_SAFETENSORS_HEADER = 100_000_000  # bytes, by the format's own definition
-# Limits on unpacked zip entries: torch never compresses them.
-_MIN_UNPACKED, _UNPACKED_PER_BYTE = 512 << 20, 8
-
-# Bytes per item of torch's storage types; 1 for all others.
-_ITEM_SIZES = {
-    **{"ComplexDouble": 16, "ComplexFloat": 8, "Double": 8, "Long": 8, "Float": 4, "Int": 4},
-    **{"QInt32": 4, "Half": 2, "BFloat16": 2, "Short": 2},
-}
+_UNPICKLER = pathlib.Path(__file__).with_name("unpickler.py")
+# Limits of the process that reads a pickle: bytes, and seconds of processor time.
+MIN_MEMORY, MEMORY_PER_BYTE = 512 << 20, 8
+MIN_SECONDS, SECONDS_PER_BYTE = 20, 5e-8
+_WALL_TIME = 15  # times the processor time, for computers with other work to do
 
 _NOT_A_CHECKPOINT = (
     (b"version https://git-lfs", "is a git-lfs pointer; run git lfs pull in its repository"),
@@ -48,33 +55,96 @@ _NOT_A_CHECKPOINT = (
 _PICKLE_STARTS = (b"\x80", b"(dp", b"}q", b"ccollections\n", b"ccopy_reg\n")
 
 
-def open_checkpoint(path: str | pathlib.Path, trust_pickle: bool = False) -> tuple[Any, bool]:
-    """Return the content of a checkpoint file, with its tensors on the CPU.
+@dataclass(frozen=True)
+class OpenedCheckpoint:
+    """The content of a checkpoint file.
+
+    Attributes:
+        content: plain values, tensors on the CPU and numpy arrays. Tensors may share storages, and
+            are independent of the file. Other objects are None, or mappings of their attributes.
+        flat: whether the file can only be a flat mapping of names to tensors (safetensors).
+        size: of the file, in bytes.
+        sha256: of the bytes that ``content`` was read from, in hexadecimal.
+    """
+
+    content: Any
+    flat: bool
+    size: int
+    sha256: str
+
+
+def open_checkpoint(path: str | os.PathLike[str], trust_pickle: bool = False) -> OpenedCheckpoint:
+    """Read a checkpoint file. Every element of a tensor or array comes from the file.
 
     Args:
         path: a local file: torch (zip or legacy), numpy pickle or safetensors.
-        trust_pickle: allow the pickle in it to run code.
-
-    Returns:
-        (content, whether the file can only be a flat mapping of names to tensors). Tensors of a
-        zip file are mapped from disk, so the file must stay while they are in use.
+        trust_pickle: allow the pickle in it to run code, if it needs that.
 
     Raises:
-        CheckpointError: the file is missing, damaged, not a checkpoint, or needs ``trust_pickle``.
+        CheckpointError: the file is missing, damaged, not a checkpoint, takes too much memory or
+            time, or needs ``trust_pickle``.
+        UserError: the Python interpreter could not be started again.
     """
     path = pathlib.Path(path)
+    copy = _private_copy(path)
+    try:
+        view = mmap.mmap(copy, 0, access=mmap.ACCESS_COPY)
+        kind = _kind_of(path, view[:1024])
+        if kind == "safetensors":
+            content, digest = _read_safetensors(path, copy, view), hashlib.sha256(view)
+        else:
+            content, digest = _read_pickle(path, kind, copy, view, trust_pickle)
+        return OpenedCheckpoint(content, kind == "safetensors", len(view), digest.hexdigest())
+    finally:
+        os.close(copy)
+
+
+def _private_copy(path: pathlib.Path) -> int:
+    """Return the descriptor of a copy in memory, which nobody else can change or truncate."""
     if path.is_dir():
         raise CheckpointError(
             f"{path} is a folder; specify the checkpoint file in it", code="checkpoint.not_found"
         )
+    missing = CheckpointError(
+        f"checkpoint not found: {path}; check the path", code="checkpoint.not_found"
+    )
     if not path.is_file():
-        raise CheckpointError(
-            f"checkpoint not found: {path}; check the path", code="checkpoint.not_found"
-        )
-    if path.stat().st_size == 0:
-        raise _unreadable(path, "is empty; copy or download it again")
-    with path.open("rb") as file:
-        head = file.read(1024)
+        raise missing
+    source = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would wait for a writer
+    try:
+        status = os.fstat(source)
+        if not stat.S_ISREG(status.st_mode):
+            raise missing
+        if status.st_size == 0:
+            raise _unreadable(path, "is empty; copy or download it again")
+        copy = _anonymous_file()
+        try:
+            left = status.st_size
+            while left and (block := memoryview(os.read(source, min(left, 1 << 22)))):
+                left -= len(block)
+                while block:
+                    block = block[os.write(copy, block) :]
+            if left:
+                raise _unreadable(path, "was truncated while it was read; copy it again")
+        except BaseException:
+            os.close(copy)
+            raise
+    finally:
+        os.close(source)
+    return copy
+
+
+def _anonymous_file() -> int:
+    """Return the descriptor of an empty file without a name, in memory where the system can."""
+    try:
+        return os.memfd_create("checkpoint")
+    except (AttributeError, OSError):
+        with tempfile.TemporaryFile() as file:
+            return os.dup(file.fileno())
+
+
+def _kind_of(path: pathlib.Path, head: bytes) -> str:
+    """Return ``zip``, ``legacy``, ``pickle`` or ``safetensors``; raise for any other file."""
     for start, description in _NOT_A_CHECKPOINT:
         if head.startswith(start):
             raise _unreadable(path, description)
@@ -89,13 +159,11 @@ def open_checkpoint(path: str | pathlib.Path, trust_pickle: bool = False) -> tup
             "files: load and save it again with a newer version)",
         )
     if head.startswith(b"PK"):
-        return _open_zip(path, trust_pickle), False
+        return "zip"
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < _MAX_SAFETENSORS_HEADER:
-        return _open_safetensors(path, head), True
+        return "safetensors"
     if head.startswith(_PICKLE_STARTS):
-        if _LEGACY_MAGIC in head[:24]:
-            return _load_torch(path, trust_pickle, mmap=False), False
-        return _open_pickle(path, trust_pickle), False
+        return "legacy" if _LEGACY_MAGIC in head[:24] else "pickle"
     if _is_text(head):
         raise _unreadable(path, "is a text file, not a checkpoint; check the path")
     raise _unreadable(
@@ -105,199 +173,149 @@ def open_checkpoint(path: str | pathlib.Path, trust_pickle: bool = False) -> tup
     )
 
 
-def _open_zip(path: pathlib.Path, trust_pickle: bool) -> Any:
+def _read_safetensors(path: pathlib.Path, copy: int, view: mmap.mmap) -> dict[str, Tensor]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            stored = _check_entries(path, archive)
-    except CheckpointError:
-        raise
-    except Exception as error:  # zipfile raises many exception types for invalid files
-        raise _damaged(path, error) from error
-    return _load_torch(path, trust_pickle, mmap=stored)
-
-
-def _check_entries(path: pathlib.Path, archive: zipfile.ZipFile) -> bool:
-    """Read every entry to verify its checksum; return whether no entry is compressed."""
-    entries = archive.infolist()
-    names = [entry.filename for entry in entries]
-    shown = ", ".join(map(escape, names[:3]))
-    root = names[0].partition("/")[0] if names else ""
-    if "constants.pkl" in {name.partition("/")[2] for name in names}:
-        raise _unreadable(
-            path,
-            "is a TorchScript archive; load it with torch.jit.load and save its state_dict() with "
-            "torch.save",
-        )
-    if f"{root}/data.pkl" not in names:
-        raise _unreadable(
-            path,
-            f"is a zip file but not a checkpoint (it contains {shown or 'nothing'}); if the "
-            "checkpoint is inside, unpack it",
-        )
-    if len(set(names)) < len(names):
-        raise zipfile.BadZipFile("two of its entries have the same name")
-    unpacked = sum(entry.file_size for entry in entries)
-    if unpacked > _MIN_UNPACKED + _UNPACKED_PER_BYTE * path.stat().st_size:
-        raise _unreadable(path, f"would unpack to {unpacked / 1e9:.1f} GB; use another copy")
-    _check_storage_sizes(archive, root)
-    for entry in entries:
-        if entry.CRC:  # torch writes 0 if checksums are disabled
-            with archive.open(entry) as file:
-                while file.read(1 << 20):
-                    pass
-    return all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
-
-
-def _check_storage_sizes(archive: zipfile.ZipFile, root: str) -> None:
-    """Check that each storage fits in its zip entry; torch memory-maps it unchecked.
-
-    Raises:
-        zipfile.BadZipFile: an entry is missing, or smaller than its storage.
-    """
-    with archive.open(f"{root}/data.pkl") as file:
-        scanner = StorageScanner(file)
-        scanner.load()
-    sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
-    for key, needed in scanner.sizes.items():
-        found = sizes.get(f"{root}/data/{key}")
-        if found is None or found < needed:
-            raise zipfile.BadZipFile(
-                f"storage {key} needs {needed} bytes, but its entry has {found or 0}"
-            )
-
-
-class StorageScanner(pickle.Unpickler):
-    """Collect the storage sizes of a zip checkpoint without building objects or running code.
-
-    Attributes:
-        sizes: storage key -> size in bytes according to the pickle.
-    """
-
-    def __init__(self, file: Any):
-        super().__init__(file, encoding="utf-8")
-        self.sizes: dict[str, int] = {}
-
-    def find_class(self, module: str, name: str) -> Any:
-        is_storage = module in ("torch", "torch.storage") and name.endswith("Storage")
-        return name if is_storage else Placeholder
-
-    def persistent_load(self, pid: Any) -> None:
-        kind, key, _, count = pid[1:5]
-        needed = int(count) * _ITEM_SIZES.get(kind.removesuffix("Storage"), 1)
-        self.sizes[str(key)] = max(self.sizes.get(str(key), 0), needed)
-
-
-class Placeholder:
-    """Stand-in for any object of a pickle; ignores every operation on it."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Placeholder:
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        pass
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Placeholder:
-        return self
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def append(self, item: Any) -> None:
-        pass
-
-    def extend(self, items: Any) -> None:
-        pass
-
-    def add(self, item: Any) -> None:
-        pass
-
-    def update(self, items: Any) -> None:
-        pass
-
-
-def _load_torch(path: pathlib.Path, trust_pickle: bool, mmap: bool) -> Any:
-    try:
-        with safe_globals(allowed_globals()):
-            return torch.load(path, map_location="cpu", weights_only=not trust_pickle, mmap=mmap)
-    except Exception as error:
-        raise _unpickling_error(path, error, trust_pickle) from error
-
-
-def _open_pickle(path: pathlib.Path, trust_pickle: bool) -> Any:
-    unpickler = pickle.Unpickler if trust_pickle else ArrayUnpickler
-    try:
-        with path.open("rb") as file:
-            return unpickler(file, encoding="latin1").load()
-    except Exception as error:
-        raise _unpickling_error(path, error, trust_pickle) from error
-
-
-class ArrayUnpickler(pickle.Unpickler):
-    """Unpickle numpy arrays and plain containers only.
-
-    Raises:
-        pickle.UnpicklingError: the pickle names another global; nothing of it has run.
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        full_name = f"{module.replace('__builtin__', 'builtins')}.{name}"  # Python 2's name
-        allowed = array_globals() | plain_globals() | {"_codecs.encode": codecs.encode}
-        if full_name not in allowed:
-            raise pickle.UnpicklingError(f"GLOBAL {full_name} is not allowed")
-        return allowed[full_name]
-
-
-def allowed_globals() -> list[Any]:
-    """Return the globals allowed in a torch checkpoint, for ``torch.serialization``.
-
-    These are numpy arrays and scalars, plain containers, the ``argparse.Namespace`` of a training
-    script, and paths (Windows paths as pure paths).
-    """
-    named = array_globals() | plain_globals() | {"argparse.Namespace": argparse.Namespace}
-    for name, kind in vars(np.dtypes).items():
-        if isinstance(kind, type) and name != "ObjectDType":
-            named[f"numpy.dtypes.{name}"] = kind
-    for module in ("pathlib", "pathlib._local"):
-        for name in ("PosixPath", "PurePosixPath", "WindowsPath"):
-            kind = getattr(pathlib, name.replace("WindowsPath", "PureWindowsPath"))
-            named[f"{module}.{name}"] = kind
-    return [(kind, name) for name, kind in named.items()]
-
-
-def array_globals() -> dict[str, Any]:
-    """Return numpy's functions that rebuild arrays, under their names in numpy 1 and numpy 2."""
-    array = np.zeros(1)
-    rebuilders = {
-        "multiarray._reconstruct": array.__reduce__()[0],
-        "multiarray.scalar": array[0].__reduce__()[0],
-        "numeric._frombuffer": array.__reduce_ex__(5)[0],
-    }
-    named = {
-        f"{core}.{n}": f for core in ("numpy.core", "numpy._core") for n, f in rebuilders.items()
-    }
-    return named | {"numpy.ndarray": np.ndarray, "numpy.dtype": np.dtype}
-
-
-def plain_globals() -> dict[str, Callable]:
-    """Return the allowed container and number types, by name."""
-    plain = (bool, bytearray, complex, dict, float, frozenset, int, list, set, str, tuple)
-    named: dict[str, Callable] = {f"builtins.{kind.__name__}": kind for kind in plain}
-    named["collections.OrderedDict"] = collections.OrderedDict
-    # torch's weights-only unpickler does not set items of a defaultdict
-    return named | {"collections.defaultdict": lambda factory=None: {}}
-
-
-def _open_safetensors(path: pathlib.Path, head: bytes) -> dict[str, torch.Tensor]:
-    header, size = int.from_bytes(head[:8], "little"), path.stat().st_size
-    if 8 + header > size:
-        raise _damaged(path, ValueError(f"a header of {header} bytes in a file of {size} bytes"))
-    try:
-        return load_file(path)
+        header = 8 + int.from_bytes(view[:8], "little")
+        if header > len(view):
+            raise ValueError(f"a header of {header - 8} bytes in a file of {len(view)} bytes")
+        json.loads(view[8:header], object_pairs_hook=_without_duplicates)
+        return load_file(f"/proc/self/fd/{copy}")
     except Exception as error:  # SafetensorError, and errors of torch about dtypes and sizes
-        raise _damaged(path, error) from error
+        raise _damaged(path, _describe(error)) from error
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError("two entries of the header have the same name")
+    return found
+
+
+def _read_pickle(
+    path: pathlib.Path, kind: str, copy: int, view: mmap.mmap, trust_pickle: bool
+) -> tuple[Any, Any]:
+    """Return the content and the running hash of the file."""
+    memory = MIN_MEMORY + MEMORY_PER_BYTE * len(view)
+    seconds = int(MIN_SECONDS + SECONDS_PER_BYTE * len(view))
+    output = _anonymous_file()
+    try:
+        os.truncate(output, memory)  # without contents, which take memory as they are written
+        limits = map(str, (copy, output, memory, seconds))
+        with _start_python(_UNPICKLER, kind, *limits, pass_fds=(copy, output)) as process:
+            try:
+                digest = hashlib.sha256(view)
+                result, messages = process.communicate(timeout=_WALL_TIME * seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                result, messages = process.communicate()
+            except BaseException:
+                process.kill()
+                raise
+        if process.returncode:
+            raise _too_large(path, _describe_end(process.returncode, seconds, messages))
+        try:
+            views = [view, mmap.mmap(output, 0, access=mmap.ACCESS_COPY)]
+            problem, content = Resolver(result, views).load()
+        except Exception as error:  # references that are not valid
+            raise _damaged(path, _describe(error)) from error
+    finally:
+        os.close(output)
+    if problem is None:
+        return content, digest
+    what, description = problem
+    if what == "blocked" and trust_pickle:
+        return _run_pickle(path, kind, copy), digest
+    errors = {"blocked": _blocked, "damaged": _damaged, "memory": _too_large}
+    raise errors.get(what, _unreadable)(path, escape(description, 600))
+
+
+def _start_python(program: pathlib.Path, *arguments: str, pass_fds: tuple[int, ...]) -> Any:
+    """Start a program that sees no packages, variables or folders of the user."""
+    try:
+        return subprocess.Popen(
+            [sys.executable or "python3", "-I", "-S", str(program), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=pass_fds,
+            cwd="/",
+        )
+    except OSError as error:
+        raise UserError(
+            "expected a Python interpreter to read the checkpoint with, but "
+            f"{sys.executable or 'python3'} could not be started ({error.strerror}); run VirTex "
+            "with an installed python3",
+            "environment.python",
+        ) from error
+
+
+class Resolver(pickle.Unpickler):
+    """Read what ``unpickler.PlainPickler`` wrote.
+
+    Args:
+        result: the pickle.
+        views: the bytes of the file, and of the output.
+    """
+
+    def __init__(self, result: bytes, views: list[mmap.mmap]):
+        super().__init__(io.BytesIO(result))
+        self.views, self.storages = views, dict[tuple[bool, int, int], Tensor]()
+        self.values = dict[Any, Any]()  # equal references are one object, as in the file
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "builtins" and name in ("dict", "complex"):
+            return getattr(builtins, name)
+        raise pickle.UnpicklingError(f"GLOBAL {module}.{name} is not allowed")
+
+    def persistent_load(self, reference: Any) -> Any:
+        if reference not in self.values:
+            self.values[reference] = self.resolve(*reference)
+        return self.values[reference]
+
+    def resolve(self, kind: str, *fields: Any) -> Any:
+        if kind in ("none", "text"):
+            return fields[0] if fields else None
+        name, in_output, start, size, *view = fields
+        if kind == "tensor":
+            return self.tensor(name, (in_output, start, size), *view)
+        shape, order, scalar = view
+        buffer = memoryview(self.views[in_output])[start : start + size]
+        array = np.ndarray(shape, name, buffer, order=order)
+        return array[()] if scalar else array
+
+    def tensor(
+        self, name: str, place: tuple[bool, int, int], offset: int, shape: Any, strides: Any
+    ) -> Tensor:
+        dtype = getattr(torch, name)
+        if 0 in shape:
+            return torch.empty(shape, dtype=dtype)
+        if place not in self.storages:
+            in_output, start, size = place
+            view = self.views[in_output]
+            data = torch.frombuffer(view, dtype=torch.uint8, count=size, offset=start)
+            # storages of legacy files are not aligned
+            self.storages[place] = data.clone() if data.data_ptr() % 16 else data
+        data = self.storages[place]
+        data = data[: len(data) // dtype.itemsize * dtype.itemsize].view(dtype)
+        return data.as_strided(shape, strides, offset)  # raises if it is larger than the storage
+
+
+def _run_pickle(path: pathlib.Path, kind: str, copy: int) -> Any:
+    """Unpickle a trusted file, which may run code."""
+    try:
+        with open(copy, "rb", closefd=False) as file:
+            file.seek(0)
+            if kind == "pickle":
+                return pickle.Unpickler(file, encoding="latin1").load()
+            return torch.load(file, map_location="cpu", weights_only=False)
+    except ImportError as error:
+        package = (error.name or "").partition(".")[0] or "another package"
+        raise CheckpointError(
+            f"{path} needs the Python package {package!r} to be unpickled; install it, or save "
+            f"only the state_dict where it is installed ({_describe(error)})",
+            code="checkpoint.missing_package",
+        ) from error
+    except Exception as error:  # by pickle's documentation it may be of any type
+        raise _damaged(path, _describe(error)) from error
 
 
 def _is_text(head: bytes) -> bool:
@@ -310,38 +328,39 @@ def _is_text(head: bytes) -> bool:
     return all(character.isprintable() or character.isspace() for character in text)
 
 
-def _unpickling_error(path: pathlib.Path, error: Exception, trust_pickle: bool) -> CheckpointError:
-    """Describe an unpickling error; by pickle's documentation it may be of any type."""
-    if isinstance(error, ImportError) and trust_pickle:
-        package = (error.name or "").partition(".")[0] or "another package"
-        return CheckpointError(
-            f"{path} needs the Python package {package!r} to be unpickled; install it, or save "
-            f"only the state_dict where it is installed ({_first_line(error)})",
-            code="checkpoint.missing_package",
-        )
-    blocked = re.search(r"GLOBAL ([\w.]+\w)", str(error))
-    if blocked is None or trust_pickle:
-        return _damaged(path, error)
-    is_jax = blocked[1].startswith(("jax", "haiku", "byol", "optax"))
+def _describe_end(status: int, seconds: int, messages: bytes) -> str:
+    """Describe how the process that reads a pickle ended before it answered."""
+    if status == -signal.SIGXCPU:
+        return f"more than {seconds} s"
+    if status == -signal.SIGKILL:
+        return "more time or memory than the system has"
+    last = messages.decode(errors="replace").strip().rpartition("\n")[2]
+    return f"a process that ended with status {status} {escape(last, 300)}".rstrip()
+
+
+def _too_large(path: pathlib.Path, needed: str) -> CheckpointError:
+    return _unreadable(
+        path, f"cannot be read: its pickle needs {needed}; save only the state_dict in a new file"
+    )
+
+
+def _blocked(path: pathlib.Path, name: str) -> CheckpointError:
+    is_jax = name.startswith(("jax", "haiku", "byol", "optax"))
     note = "; JAX checkpoints are not supported, convert it first" if is_jax else ""
     return CheckpointError(
-        f"{path} should contain only weights, but its pickle needs {escape(blocked[1])}; if you "
+        f"{path} should contain only weights, but its pickle needs {name}; if you "
         f"trust its origin, --trust-pickle allows it to run code{note}",
         code="checkpoint.unsafe_pickle",
     )
 
 
-def _damaged(path: pathlib.Path, error: Exception) -> CheckpointError:
-    return _unreadable(
-        path,
-        "is truncated or damaged; download or copy it again "
-        f"({type(error).__name__}: {_first_line(error)})",
-    )
+def _damaged(path: pathlib.Path, detail: str) -> CheckpointError:
+    return _unreadable(path, f"is truncated or damaged; download or copy it again ({detail})")
 
 
 def _unreadable(path: pathlib.Path, description: str) -> CheckpointError:
     return CheckpointError(f"{path} {description}", code="checkpoint.unreadable")
 
 
-def _first_line(error: Exception) -> str:
-    return escape(str(error).strip().partition("\n")[0], 300)
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {escape(str(error).strip().partition(chr(10))[0], 300)}"

@@ -27,7 +27,6 @@ from virtex.checkpoints.inputs import resolve_input
 from virtex.checkpoints.sources import resolve_source
 from virtex.checkpoints.statements import read_statements
 from virtex.errors import UserError
-from virtex.files import sha256_of
 from virtex.text import redact
 
 # Memory limit of a backbone in bytes: for any file, and per byte of a large file.
@@ -159,14 +158,14 @@ def inspect_checkpoint(
         get_format(format)  # report a mistyped name before anything is downloaded
     source = resolve_source(name)
     path, format = source.path, source.format if format == "auto" else format
-    content, flat = open_checkpoint(path, trust_pickle)
-    found = Inspection(redact(name), path, os.path.getsize(path), sha256_of(path))
+    opened = open_checkpoint(path, trust_pickle)
+    found = Inspection(redact(name), path, opened.size, opened.sha256)
     try:
-        parsed = detect_format(content, format, flat)
+        parsed = detect_format(opened.content, format, opened.flat)
         row = parsed.format
         assert parsed.arch is not None  # otherwise detect_format raises
         found = replace(found, format=row.name, project=row.project)
-        stated = read_statements(content, path, row.sidecar)
+        stated = read_statements(opened.content, path, row.sidecar)
         spec, arch, notes = resolve_input(row, parsed.arch, stated, format != "auto")
         if source.arch not in ("", arch.name):
             raise CheckpointError(

@@ -22,7 +22,7 @@ def load_detector(model: nn.Module, path: Path) -> dict[str, Any]:
     Raises:
         UserError: tensors are missing or have other shapes; the first ones are named.
     """
-    content, _ = open_checkpoint(path)
+    content = open_checkpoint(path).content
     content = content if isinstance(content, dict) else {}
     stored = content.get("model", content)
     weights = {

@@ -1,7 +1,6 @@
 """Checkpoints of a training run: written atomically, resumed bit-exactly."""
 
 import math
-import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from virtex.checkpoints.backbone import CheckpointError
+from virtex.checkpoints.containers import open_checkpoint
 from virtex.errors import UserError
 from virtex.files import Manifest, read_file, read_manifests, replace_file
 from virtex.text import short_repr
@@ -18,11 +19,6 @@ from virtex.text import short_repr
 LAST = "last_checkpoint"  # contains the latest checkpoint's file name, as Detectron2's tools expect
 FINAL = "model_final.pth"
 NAMES = re.compile(r"model_(\d{7,}|final)\.pth")
-# Raised by loading a file that is not a checkpoint.
-LOAD_ERRORS = (
-    *(KeyError, TypeError, RuntimeError, ValueError, AttributeError, EOFError),
-    pickle.UnpicklingError,
-)
 # Numbers of the training state that change during training; all others are settings.
 PROGRESS = {
     *("lr", "initial_lr", "last_epoch", "_step_count", "_last_lr", "_get_lr_called_within_step"),
@@ -76,8 +72,8 @@ class Checkpoints:
         if path is None:
             return {}
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except LOAD_ERRORS as error:
+            content = open_checkpoint(path).content
+        except CheckpointError as error:
             raise _invalid(path, str(error)) from error
         validate_training_state(path, content, self.model, self.state, iterations, zero_based)
         self.model.load_state_dict(content["model"])

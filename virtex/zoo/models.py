@@ -183,7 +183,7 @@ def weights_in(checkpoint: str, trust_pickle: bool = False) -> dict[str, Any]:
     from virtex.checkpoints.containers import open_checkpoint
     from virtex.checkpoints.sources import resolve
 
-    content, _ = open_checkpoint(resolve(checkpoint), trust_pickle)
+    content = open_checkpoint(resolve(checkpoint), trust_pickle).content
     weights = content.get("model", content) if isinstance(content, dict) else {}
     if not isinstance(weights, dict):
         return {}
