@@ -4,10 +4,12 @@ import copy
 
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
 from tests.errors import raises_code
 from tests.run_states import assert_equal
+from virtex.detectron.checkpointing import compare_statements
 from virtex.detectron.settings import build_settings
 from virtex.detectron.trainer import Trainer
 from virtex.tasks import packaged_protocol
@@ -71,3 +73,47 @@ def test_checkpoint_beyond_the_end_is_rejected(trainer):
     torch.save({**trainer.content, "iteration": 9}, trainer.path)
     with raises_code("resume.beyond_end", trainer.path):
         trainer.resume()
+
+
+# Statements of a detector's file against the settings of an evaluation -------------------------
+
+SPEC = {
+    "channel_order": "BGR",
+    "mean": [103.53, 116.28, 123.675],
+    "std": [1.0, 1.0, 1.0],
+    "scale": 255.0,
+}
+
+
+def entry(stride_in_1x1=True, classes=("cat", "dog"), **spec):
+    fields = {"stride_in_1x1": stride_in_1x1, "classes": list(classes)}
+    return {"virtex_backbone": {"input": SPEC | spec, **fields}}
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (entry(channel_order="RGB"), "channel order"),
+        (entry(mean=[0.0, 0.0, 0.0]), "normalization"),
+        (entry(std=[57.375, 57.12, 58.395]), "normalization"),
+        (entry(stride_in_1x1=False), "stride in 1x1"),
+        (entry(classes=("dog", "cat")), "classes"),
+        ({"model": {"pixel_mean": torch.zeros(3, 1, 1), "pixel_std": torch.ones(3, 1, 1)}}, "norm"),
+    ],
+)
+def test_contradicting_statement_is_rejected(content, named, tmp_path):
+    path = tmp_path / "weights.pth"
+    with raises_code("detection.weights_mismatch", path, named):
+        compare_statements(get_cfg(), content, path, ["cat", "dog"])
+
+
+def test_statements_that_agree(tmp_path):
+    path = tmp_path / "weights.pth"
+    assert compare_statements(get_cfg(), entry(), path, ["cat", "dog"]) == []
+    assert compare_statements(get_cfg(), entry(), path, None) == []
+    assert compare_statements(get_cfg(), {}, path, None) == ["channel_order", "normalization"]
+    (tmp_path / "config.yaml").write_text(get_cfg().dump())
+    assert compare_statements(get_cfg(), {}, path, None) == []
+    (tmp_path / "config.yaml").write_text("MODEL: {RESNETS: {RES5_DILATION: 2}}\n")
+    with raises_code("detection.weights_mismatch", path, "config.yaml.MODEL.RESNETS.RES5_DILATION"):
+        compare_statements(get_cfg(), {}, path, None)

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
+from detectron2.data import MetadataCatalog
 from detectron2.data.samplers import TrainingSampler
 
 from tests.detectron.backbones import make_state_dict
@@ -165,6 +166,25 @@ def test_eval_only_with_weights(tmp_path, toy, moco_file, finished):
     found = record(tmp_path)
     assert found["metrics"] == record(finished)["metrics"]
     assert "weights_sha256" in {override["key"] for override in found["protocol"]["overrides"]}
+    entry = content_of(finished)["virtex_backbone"]
+    assert entry["classes"] == MetadataCatalog.get("coco_2017_val").thing_classes
+
+
+def test_weights_that_state_another_input_are_refused(capsys, tmp_path, toy, moco_file, finished):
+    """Evaluated as RGB, a BGR detector has an AP near 0."""
+    content = content_of(finished)
+    del content["virtex_backbone"]
+    torch.save(content, tmp_path / "weights.pth")
+    out = tmp_path / "out"
+    arguments = [*common(moco_file, toy, out), *QUICK, "--eval-only"]
+    weights = ["--weights", tmp_path / "weights.pth"]
+    (tmp_path / "config.yaml").write_text("INPUT: {FORMAT: BGR}\n")
+    error = error_of(capsys, out, *arguments, *weights)
+    assert "[detection.weights_mismatch]" in error
+    assert "config.yaml.INPUT.FORMAT" in error
+    (tmp_path / "config.yaml").unlink()
+    assert run(*arguments, *weights) == 0
+    assert any("channel_order, normalization" in note for note in record(out)["notes"])
 
 
 def test_evaluation_does_not_change_training(tmp_path, toy, moco_file, finished):

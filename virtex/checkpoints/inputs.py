@@ -6,6 +6,7 @@ others they are what the checkpoint states (``statements.py``), otherwise what i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +26,16 @@ CAFFE_BGR = InputSpec("BGR", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0), 255.0)
 CAFFE_BGR_WITH_STD = InputSpec("BGR", (103.53, 116.28, 123.675), (57.375, 57.12, 58.395), 255.0)
 
 
-def saved_input(backbone: Backbone) -> dict[str, Any]:
+def saved_input(backbone: Backbone, classes: Sequence[str] | None = None) -> dict[str, Any]:
     """Return the entry that this package's training adds to its checkpoints, by its key.
 
-    It contains the input and the fields of the architecture that tensor shapes do not determine.
+    It contains the input, the fields of the architecture that tensor shapes do not determine, and
+    the names of the classes in the order of their labels, unless ``None``.
     """
     fields = get_family(backbone.arch).format_fields
-    entry = {"input": asdict(backbone.input)}
+    entry: dict[str, Any] = {"input": asdict(backbone.input)}
+    if classes is not None:
+        entry["classes"] = list(classes)
     return {ENTRY: entry | {name: getattr(backbone.arch, name) for name in fields}}
 
 

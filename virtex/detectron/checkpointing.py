@@ -5,15 +5,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import nn
 
 from virtex.checkpoints.containers import open_checkpoint
+from virtex.checkpoints.statements import is_same, read_statements
 from virtex.engine.checkpoints import FINAL, Checkpoints, unwrap_model
 from virtex.engine.distributed import reduce_any
 from virtex.engine.signals import SigtermReceived
 from virtex.errors import UserError
+from virtex.text import escape
 
 
 def load_detector(model: nn.Module, path: Path) -> dict[str, Any]:
@@ -44,6 +47,44 @@ def load_detector(model: nn.Module, path: Path) -> dict[str, Any]:
         )
     unwrap_model(model).load_state_dict({name: weights[name] for name in expected})
     return content
+
+
+def compare_statements(
+    cfg: CfgNode, content: dict[str, Any], path: Path, classes: list[str] | None
+) -> list[str]:
+    """Compare what a detector's file and the ``config.yaml`` beside it state with a run's settings.
+
+    Args:
+        cfg: the settings, of which tensor shapes do not determine the input and the stride.
+        content: the content of the file.
+        path: the file.
+        classes: the classes of the run's data; ``None`` if unknown.
+
+    Returns:
+        The names of what is not stated.
+
+    Raises:
+        UserError: a statement contradicts the settings.
+    """
+    settings = {
+        "channel_order": cfg.INPUT.FORMAT,
+        "normalization": (tuple(cfg.MODEL.PIXEL_MEAN), tuple(cfg.MODEL.PIXEL_STD), 255.0),
+        "stride_in_1x1": cfg.MODEL.RESNETS.STRIDE_IN_1X1,
+        "res5_dilation": cfg.MODEL.RESNETS.RES5_DILATION,
+        "classes": classes and tuple(classes),
+    }
+    stated = read_statements(content, path, "config.yaml").facts
+    for name, ours in settings.items():
+        if ours is not None and name in stated and not is_same(stated[name].value, ours):
+            fix = (
+                "use the data of its training" if name == "classes" else f"pass --checkpoint {path}"
+            )
+            raise UserError(
+                f"{path}: {stated[name].place} states {name.replace('_', ' ')} "
+                f"{escape(str(stated[name].value))}, but this run uses {escape(str(ours))}; {fix}",
+                code="detection.weights_mismatch",
+            )
+    return [name for name in ("channel_order", "normalization") if name not in stated]
 
 
 class SaveCheckpoints(HookBase):

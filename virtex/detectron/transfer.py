@@ -18,7 +18,7 @@ from virtex.checkpoints.backbone import Backbone
 from virtex.checkpoints.inputs import saved_input
 from virtex.detectron import heads  # noqa: F401 (registers the heads that configs name)
 from virtex.detectron.adapters import convert_backbone
-from virtex.detectron.checkpointing import load_detector
+from virtex.detectron.checkpointing import compare_statements, load_detector
 from virtex.detectron.compat import create_local_process_group
 from virtex.detectron.custom_data import loaded_set
 from virtex.detectron.datasets import (
@@ -150,7 +150,7 @@ class DetectorEvaluator:
             self.train,
             skip_bad_images=self.args.skip_bad_images,
             evaluate=lambda: evaluate(self.cfg, self.detector, self.test, None),
-            extra=saved_input(backbone),
+            extra=saved_input(backbone, class_names(self.cfg)),
         )
         if self.args.resume:
             logger.info("resuming after iteration %d", trainer.resume())
@@ -221,7 +221,12 @@ class DetectorTransfer(Evaluation):
     def setup(self) -> None:
         if self.args.weights:
             path = Path(self.args.weights)
-            load_detector(self.evaluator.detector, path)
+            content = load_detector(self.evaluator.detector, path)
+            classes = class_names(self.settings)
+            if missing := compare_statements(self.settings, content, path, classes):
+                note = f"{path} does not state {', '.join(missing)}; that of --checkpoint is used"
+                logger.warning("%s", note)
+                self.evaluator.report.notes.append(note)
             self.deviations.append(
                 Deviation("weights_sha256", "trained by this run", sha256_of(path), "override")
             )
