@@ -66,6 +66,29 @@ def test_commands_need_no_docstrings():
     assert "--list-formats" in done.stdout and "moco" in done.stdout
 
 
+def test_names_of_any_bytes_are_escaped(tmp_path):
+    """Neither UTF-8 nor the locale's encoding is expected of a path."""
+    names = [b"caf\xc3\xa9", b"bad\xff"]
+    code = (
+        "import sys\nfrom virtex.cli import run_tool, tool_parser\n"
+        "from virtex.errors import UserError\n"
+        "def main(args):\n    open(args.path).close()\n    print(args.path)\n"
+        "    raise UserError(args.path, 'area.reason')\n"
+        "parser = tool_parser('')\nparser.add_argument('path')\nrun_tool(main, parser)\n"
+    )
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    for name in names:
+        path = os.path.join(os.fsencode(tmp_path), name)
+        open(path, "w").close()
+        for locale in ({}, ascii_only):
+            environment = {**os.environ, **locale}
+            command = [sys.executable, "-c", code, path]
+            done = subprocess.run(command, capture_output=True, env=environment)
+            assert done.returncode == 2
+            assert name[:3] in done.stdout and name[:3] in done.stderr
+            assert b"[area.reason]" in done.stderr and b"Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("name", ["inspect", "inspect_checkpoint"])
 def test_command_and_alias_run(name):
     done = run_virtex(name, "--list-formats")
@@ -164,6 +187,17 @@ def test_closed_output_does_not_end_the_work(tmp_path, redirection, name, status
     assert done.returncode == status
     assert out.read_text() == "done"
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+
+
+def test_empty_value_is_refused(capsys):
+    parser = tool_parser("Summary.")
+    parser.add_argument("--output-dir")
+    parser.add_argument("overrides", nargs="*")
+    for argv in (["--output-dir", ""], ["--output-dir="]):
+        status, _, err = exit_of(capsys, run_tool, lambda args: 0, parser, argv)
+        assert status == 2
+        assert "--output-dir" in err and "[arguments.invalid]" in err
+    assert exit_of(capsys, run_tool, lambda args: 0, parser, ["KEY", ""])[0] == 0
 
 
 @pytest.mark.parametrize(
