@@ -1,11 +1,13 @@
-"""Report killed DataLoader workers as UserError."""
+"""Report DataLoader workers that were killed or could not be started as UserError."""
 
+import atexit
 import os
 import re
 import signal
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.queues import Queue
@@ -13,8 +15,9 @@ from types import FrameType
 from typing import Any
 
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from virtex.engine.signals import block_sigterm, init_worker_signals
+from virtex.engine.signals import block_sigterm, init_worker_signals, kill_workers
 from virtex.errors import UserError
 
 # torch's messages: from its SIGCHLD handler, or later, when a batch is missing
@@ -26,10 +29,19 @@ REASONS = {
     "Killed": "was killed, probably because memory ran out",
     "Bus error": "was killed (bus error), probably because shared memory, /dev/shm, is full",
 }
-UNKNOWN_REASON = "exited, possibly because memory ran out"
+UNKNOWN_REASON = "exited, possibly because memory or open files (ulimit -n) ran out"
 GRACE_SECONDS = 1.0  # until SIGCHLD arrives, which names the signal
+OPEN_FILES = "Too many open files"  # as torch and the system say
 # errors raised in a worker arrive as text
 OUT_OF_MEMORY = re.compile(r"Caught \w*MemoryError in|[Cc]an(?:'t|not) allocate memory")
+
+# The destructor of a loader whose workers could not be started reads them before torch sets them,
+# and prints a traceback.
+_MultiProcessingDataLoaderIter._shutdown = True
+_MultiProcessingDataLoaderIter._workers_status = defaultdict(bool)
+# For programs that do not end in ``run_tool``: before multiprocessing sends SIGTERM to the workers,
+# which ignore it for two minutes, and waits for them.
+atexit.register(kill_workers)
 
 
 def init_worker(worker: int) -> None:
@@ -62,11 +74,19 @@ class GuardedLoader:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
-        """Start the workers immediately, not at the first batch."""
-        with block_sigterm():
-            batches = iter(self.loader)
+        """Start the workers immediately, not at the first batch.
+
+        Raises:
+            UserError: they cannot be started.
+        """
         if not self.loader.num_workers:
-            return batches
+            return iter(self.loader)
+        try:
+            with block_sigterm():
+                batches = iter(self.loader)
+        except OSError as error:  # of semaphores in /dev/shm, pipes or processes
+            kill_workers()  # some may have been started
+            raise start_error(error.strerror, self.workers) from error
         install_sigchld_handler(self.workers)
         return self._iterate(batches)
 
@@ -88,12 +108,14 @@ class GuardedLoader:
 
 @contextmanager
 def translate_worker_errors(workers: str) -> Iterator[None]:
-    """Translate torch's errors about killed workers into UserError."""
+    """Translate torch's errors about workers into UserError."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, OSError) as error:
         if isinstance(error.__cause__, UserError):  # raised by our SIGCHLD handler, caught by torch
             raise UserError(str(error.__cause__), error.__cause__.code) from error
+        if OPEN_FILES in str(error):
+            raise start_error(OPEN_FILES, workers) from error
         if (reason := kill_reason(error)) is None:
             raise
         raise killed_error(reason, workers) from error
@@ -104,6 +126,14 @@ def killed_error(reason: str, workers: str) -> UserError:
         f"a DataLoader worker {reason}; use fewer workers ({workers}) or smaller batches, "
         "then continue with --resume",
         "data.worker_killed",
+    )
+
+
+def start_error(reason: str | None, workers: str) -> UserError:
+    return UserError(
+        f"{workers}: the DataLoader workers could not be used ({reason}); use fewer or none, or "
+        "raise the limit (files: ulimit -n; processes: ulimit -u; shared memory: /dev/shm)",
+        "data.workers_failed",
     )
 
 
