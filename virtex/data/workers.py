@@ -38,7 +38,7 @@ OUT_OF_MEMORY = re.compile(r"Caught \w*MemoryError in|[Cc]an(?:'t|not) allocate 
 # The destructor of a loader whose workers could not be started reads them before torch sets them,
 # and prints a traceback.
 _MultiProcessingDataLoaderIter._shutdown = True
-_MultiProcessingDataLoaderIter._workers_status = defaultdict(bool)
+_MultiProcessingDataLoaderIter._workers_status = defaultdict(bool)  # type: ignore[assignment]
 # For programs that do not end in ``run_tool``: before multiprocessing sends SIGTERM to the workers,
 # which ignore it for two minutes, and waits for them.
 atexit.register(kill_workers)
