@@ -101,6 +101,12 @@ def test_mappings_that_contain_themselves_end():
     assert len(collect_state_dicts(content).by_path) == 6
 
 
+def test_too_many_tensors_are_refused():
+    tensor = torch.zeros(1)
+    with raises_code("checkpoint.unreadable", "entries"):
+        collect_state_dicts({f"module.x{n}": tensor for n in range(190_000)})
+
+
 @pytest.mark.parametrize("name", ["\x1b[2Jconv1.weight", "a" * 301])
 def test_unprintable_tensor_names_are_refused(name):
     with raises_code("checkpoint.unreadable", "of"):

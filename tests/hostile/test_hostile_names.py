@@ -1,4 +1,4 @@
-"""Folders and files may be called anything: names are bytes, and some would move the cursor."""
+"""File names of arbitrary bytes: not UTF-8, control characters, shell metacharacters."""
 
 import json
 import os
@@ -26,7 +26,7 @@ NAMES = st.binary(min_size=1, max_size=60).filter(
 @given(NAMES, NAMES, NAMES)
 @example(b"caf\xe9", b"\x1b[2J", b"\xed\xa0\x80")
 @example(b"\n", b"$(touch x)", b"-rf")
-def test_whatever_folders_and_pictures_are_called(tmp_path_factory, folder, label, name):
+def test_names_of_arbitrary_bytes(tmp_path_factory, folder, label, name):
     top = tmp_path_factory.mktemp("names")
     root = top / os.fsdecode(folder)
     for split in ("train", "val"):
@@ -49,5 +49,5 @@ def test_whatever_folders_and_pictures_are_called(tmp_path_factory, folder, labe
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000 + "x"])
-def test_a_path_too_long_for_the_system_is_refused(name):
+def test_path_longer_than_the_system_allows(name):
     assert not outcome(partial(decode_image, name), name[:200])

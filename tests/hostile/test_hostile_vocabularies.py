@@ -1,6 +1,6 @@
-"""A vocabulary of unknown origin, and captions to learn one from, in a process of their own.
+"""Damaged vocabularies and caption files.
 
-sentencepiece is C++, where a broken file may end the process; so what reads it is forked first.
+sentencepiece is C++, where a damaged file may crash the process, so each file is read in a fork.
 """
 
 import os
@@ -40,8 +40,8 @@ def sound(folder):
     return (folder / "sound.model").read_bytes()
 
 
-def in_a_fork(read):
-    """Exit status of a process that calls ``read``: 0 where it comes to its end."""
+def exit_status_of_fork(read):
+    """Call ``read`` in a child process and return its exit status: 0 if it returns."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -53,7 +53,7 @@ def in_a_fork(read):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def use(path):
+def use_tokenizer(path):
     vocabulary = Tokenizer(path)
     ids = vocabulary.encode_caption("a red cat \N{SNOWMAN}", 30)
     assert ids[0] == 1
@@ -61,16 +61,16 @@ def use(path):
     [vocabulary.id_to_piece(number) for number in range(len(vocabulary))]
 
 
-def survives(folder, content):
+def assert_no_crash(folder, content):
     path = folder / "vocab/a.model"
     path.write_bytes(content)
     with guarded(folder / "outside"):
-        assert in_a_fork(partial(outcome, partial(use, path), path)) == 0
+        assert exit_status_of_fork(partial(outcome, partial(use_tokenizer, path), path)) == 0
 
 
 @given(st.data())
 @pytest.mark.timeout(3000)
-def test_whatever_a_vocabulary_holds(folder, sound, data):
+def test_damaged_vocabulary(folder, sound, data):
     content = bytearray(sound)
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(content) - 1))
@@ -79,7 +79,7 @@ def test_whatever_a_vocabulary_holds(folder, sound, data):
         )
     if data.draw(st.integers(0, 3)) == 0:
         del content[data.draw(st.integers(0, len(content) - 1)) :]
-    survives(folder, bytes(content))
+    assert_no_crash(folder, bytes(content))
 
 
 def test_token_of_invalid_utf8_is_rejected(folder, sound):
@@ -92,13 +92,13 @@ def test_token_of_invalid_utf8_is_rejected(folder, sound):
 @given(st.binary(max_size=200))
 @example(b"\x0a\x01x" * 200_000)
 @example(b"\x80" * 1_000_000)
-def test_whatever_is_called_a_vocabulary(folder, content):
-    survives(folder, content)
+def test_random_bytes_as_vocabulary(folder, content):
+    assert_no_crash(folder, content)
 
 
 @given(st.one_of(file_of(FILE), broken("\n".join(CAPTIONS))), st.sampled_from([".json", ".txt"]))
 @pytest.mark.timeout(3000)
-def test_whatever_captions_a_vocabulary_is_learnt_from(folder, content, suffix):
+def test_damaged_captions(folder, content, suffix):
     captions, output = folder / f"captions{suffix}", folder / "vocab/new.model"
     captions.write_bytes(content)
     for file in (output, output.with_suffix(".vocab")):
@@ -112,7 +112,7 @@ def test_whatever_captions_a_vocabulary_is_learnt_from(folder, content, suffix):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "loop", "device"])
-def test_what_is_called_like_a_vocabulary_and_is_none(tmp_path, kind):
+def test_vocabulary_is_not_a_regular_file(tmp_path, kind):
     make = {
         "pipe": lambda path: os.mkfifo(path),
         "folder": lambda path: path.mkdir(),

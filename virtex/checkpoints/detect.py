@@ -33,7 +33,7 @@ from virtex.text import escape
 # Prefixes added by DistributedDataParallel, torch.compile and FSDP.
 WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
 MAX_DEPTH = 5  # of nested mappings
-MAX_ENTRIES = 200_000  # of all mappings together
+MAX_ENTRIES = 50_000  # of all mappings together; ResNet-152 has 932 tensors
 MAX_NAME_LENGTH = 300  # characters; VISSL's and FSDP's longest names have about 100
 
 
