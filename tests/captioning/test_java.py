@@ -373,3 +373,14 @@ def test_spice_starts_reads_and_writes(spice_without_models, tmp_path):
 @needs_java
 def test_spice_without_parser_is_quoted(spice_without_models):
     assert "englishPCFG" in error_of(java.spice, CAPTIONS, REFERENCES)
+
+
+def test_folder_of_temporary_files_that_cannot_be_written(monkeypatch):
+    def fail():
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(java.tempfile, "_get_default_tempdir", fail)
+    monkeypatch.setattr(java.tempfile, "tempdir", None)
+    monkeypatch.setenv("TMPDIR", "/full")
+    with raises_code("captioning.no_temporary_folder", "TMPDIR (/full)"):
+        java.run_program("true", ["true"], 10)

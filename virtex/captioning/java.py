@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from virtex.captioning.metrics import Captions, References
-from virtex.errors import UserError
+from virtex.errors import UserError, set_error_path
 
 # Relative to the folder of pycocoevalcap.
 TOKENIZER_JAR = Path("tokenizer", "stanford-corenlp-3.4.1.jar")
@@ -190,7 +190,7 @@ def run_program(
             input=text.encode("utf-8", "replace"),
             capture_output=True,
             timeout=timeout,
-            cwd=tempfile.gettempdir(),  # where Java writes a report if it crashes
+            cwd=temporary_folder(),  # where Java writes a report if it crashes
         )
     except OSError as error:
         raise program_error(name, "could not be started", str(error)) from error
@@ -205,6 +205,22 @@ def run_program(
         killed = f"was killed by {signal.Signals(-status).name}" if status < 0 else ""
         raise program_error(name, killed or f"failed with exit status {status}", errors or output)
     return output, errors
+
+
+def temporary_folder() -> str:
+    """Return the folder of temporary files.
+
+    Raises:
+        UserError: none can be written to.
+    """
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise UserError(
+            f"TMPDIR ({os.environ.get('TMPDIR', 'not set')}) and the system's folders of temporary "
+            "files are full or not writable; free some space, or set TMPDIR to another folder",
+            code="captioning.no_temporary_folder",
+        ) from error
 
 
 def program_error(name: str, problem: str, output: str) -> UserError:
@@ -310,7 +326,10 @@ def spice(captions: Captions, references: References) -> tuple[float, np.ndarray
         {"image_id": index, "test": " ".join(caption), "refs": [" ".join(r) for r in refs]}
         for index, (caption, refs) in enumerate(zip(captions, references, strict=True))
     ]
-    with tempfile.TemporaryDirectory(prefix="virtex-spice-") as folder:
+    with (
+        set_error_path(f"TMPDIR ({temporary_folder()})"),
+        tempfile.TemporaryDirectory(prefix="virtex-spice-") as folder,
+    ):
         given, returned = Path(folder, "captions.json"), Path(folder, "scores.json")
         given.write_text(json.dumps(images), encoding="utf-8")
         timeout = timeout_for(len(captions) + sum(map(len, references)))
