@@ -52,7 +52,7 @@ def test_short_repr_takes_any_value():
 
 
 def test_nearest_is_fast_for_long_names():
-    assert text.nearest("cooc", ["voc", "coco"]) == "the nearest is coco"
+    assert text.nearest("cooc", ["voc", "coco"]) == "did you mean coco?"
     assert text.nearest("x" * 10**6, ["coco"])
 
 

@@ -163,7 +163,8 @@ class Report:
         lines += ["", *(task.summary() for task in self.tasks)]
         if self.incomplete:
             sources = dict.fromkeys(task.source for task in self.incomplete)
-            lines += ["", *(f"Data: {source}" for source in sources), f"To try without: {TOY_HINT}"]
+            lines += ["", *(f"Data: {source}" for source in sources)]
+            lines.append(f"To try the tools without this data, {TOY_HINT}")
         return printable("\n".join(lines))
 
 

@@ -108,7 +108,7 @@ def add_zoo_argument(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="further model_zoo.yaml for virtex://NAME, as in $VIRTEX_ZOO; repeatable",
+        help="additional zoo file for virtex://NAME, as in $VIRTEX_ZOO; repeatable",
     )
 
 
@@ -230,7 +230,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--machine-rank", type=int, default=0, metavar="N", help="rank of this machine"
     )
     machines.add_argument("--dist-url", default="auto", metavar="URL", help="tcp://HOST:PORT")
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="overrides of the config")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config overrides")
 
 
 def non_negative_int(text: str) -> int:
@@ -317,7 +317,7 @@ def run_tool(
         print(f"{parser.prog}: {stopped}", file=sys.stderr)
         status = RESUME
     except KeyboardInterrupt:
-        fix = "; continue from the last checkpoint with --resume" if can_resume else ""
+        fix = "; --resume continues from the last checkpoint, if any" if can_resume else ""
         print(f"{parser.prog}: interrupted{fix}", file=sys.stderr)
         status = 130
     except MemoryError:

@@ -157,7 +157,7 @@ def main(args: argparse.Namespace) -> None:
         except Exception as error:
             broken += [check.name] * check.required
             lines = [line for line in str(error).splitlines() if line.strip()] or [""]
-            found = f"{type(error).__name__}: {lines[0]}; {check.fix}"
+            found = f"{lines[0]}; {check.fix}"
             rows.append((check.name, "FAILED" if check.required else "missing", found))
     print(f"{collect_environment()}\n---- virtex.doctor")
     print("\n".join(f"{name:16} {status:8} {found}" for name, status, found in rows))

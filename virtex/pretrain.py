@@ -29,7 +29,7 @@ examples:
       --output-dir output/toy_pretraining --num-gpus 0
 
   # smaller still: about a minute
-  ... DATA.IMAGE_CROP_SIZE 64 OPTIM.BATCH_SIZE 8 OPTIM.NUM_ITERATIONS 60 OPTIM.WARMUP_STEPS 10
+  ... OPTIM.BATCH_SIZE 8 OPTIM.NUM_ITERATIONS 60 OPTIM.WARMUP_STEPS 10
 
   # continue an interrupted run
   ... --resume
@@ -80,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=positive_int,
         default=2000,
         metavar="N",
-        help="iterations between checkpoints, which are validated (default: 2000)",
+        help="save a checkpoint and validate every N iterations (default: 2000)",
     )
     parser.add_argument(
         "--keep",

@@ -63,7 +63,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint for an error message: which of ``known`` is nearest to ``name``."""
     # difflib takes minutes for a name of a million characters
     near = difflib.get_close_matches(name[:100], sorted(known), n=1, cutoff=0.0)
-    return f"the nearest is {near[0]}"
+    return f"did you mean {near[0]}?"
 
 
 def is_encodable(text: str) -> bool:

@@ -207,9 +207,9 @@ def _load_tensors(
         missing = sum(len(stage.missing) for stage in found.coverage.stages.values())
         mismatched = sum(len(stage.mismatched) for stage in found.coverage.stages.values())
         raise CheckpointError(
-            f"expected {len(expected)} backbone tensors, but {missing} are missing and "
-            f"{mismatched} have a different shape; get the complete file, or choose another "
-            f"--format\n{coverage_table(found.coverage)}\n"
+            f"{missing} of {len(expected)} backbone tensors missing, {mismatched} with a different "
+            "shape; get the complete file, or choose another --format\n"
+            f"{coverage_table(found.coverage)}\n"
             f"{coverage_problems(found.coverage, expected, parsed.tensors)}",
             code="checkpoint.incomplete",
         )

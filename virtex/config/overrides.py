@@ -107,13 +107,13 @@ def split_pairs(overrides: Sequence[Any]) -> list[tuple[str, Any]]:
         key, equals, value = text.partition("=")
         if equals:
             raise UserError(
-                f"overrides are written KEY VALUE; use '{escape(key)} {escape(value)}' instead of "
-                f"'{escape(text)}'",
+                f"overrides must be KEY VALUE pairs; use '{escape(key)} {escape(value)}' instead "
+                f"of '{escape(text)}'",
                 code="config.unpaired_override",
             )
     if len(overrides) % 2:
         raise UserError(
-            f"overrides are written KEY VALUE; '{escape(str(overrides[-1]))}' has no value",
+            f"overrides must be KEY VALUE pairs; '{escape(str(overrides[-1]))}' has no value",
             code="config.unpaired_override",
         )
     return [(str(key), value) for key, value in zip(overrides[0::2], overrides[1::2], strict=True)]

@@ -16,7 +16,7 @@ from virtex.errors import UserError
 from virtex.files import describe_folder, is_folder
 
 # Modules, because an installed wheel has no folder eval_tools.
-TOY_HINT = "toy versions of all datasets: python -m virtex.eval_tools.make_toy_data OUT"
+TOY_HINT = "generate toy data: python -m virtex.eval_tools.make_toy_data OUT"
 
 # Kinds of paths; ``virtex.check_data`` checks the contents of each kind.
 FOLDER_KINDS = frozenset({"folder", "images", "class_folders", "voc_xml"})
@@ -202,7 +202,7 @@ def require_layout(data_root: str | Path, layout: Layout, task: str) -> None:
         + f"\nData: {layout.source}"
         + "\nDetails: python -m virtex.eval_tools.check_data "
         + f"--data-root {shlex.quote(str(data_root))} --task {task}"
-        + f"\nTo try without: {TOY_HINT}",
+        + f"\nTo try it without this data, {TOY_HINT}",
         code="data.missing",
     )
 

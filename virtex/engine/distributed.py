@@ -48,8 +48,8 @@ def get_device(args: argparse.Namespace) -> str:
     available = torch.cuda.device_count()
     if args.num_gpus is not None and args.num_gpus > available:
         raise UserError(
-            f"--num-gpus must be at most {available}, the GPUs of this machine, not "
-            f"{args.num_gpus}; --num-gpus 0 runs on the CPU",
+            f"--num-gpus is {args.num_gpus}, but {available} GPUs are available; --num-gpus 0 runs "
+            "on the CPU",
             code="device.not_available",
         )
     return "cuda" if (available if args.num_gpus is None else args.num_gpus) else "cpu"

@@ -181,8 +181,8 @@ class TrainingLoop:
                 metrics = self.validate()
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"the GPU ran out of memory with {self.settings.batch_size} images on "
-                f"{world_size()} process(es); use more GPUs or lower OPTIM.BATCH_SIZE",
+                f"the GPU ran out of memory with {self.settings.batch_size} images "
+                f"(processes: {world_size()}); use more GPUs or lower OPTIM.BATCH_SIZE",
                 code="device.out_of_memory",
             ) from error
         finally:

@@ -73,7 +73,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--data-root", default="datasets", metavar="DIR", help="contains coco/, lvis/, VOC2007/, …"
     )
-    parser.add_argument("--output-dir", default="output/detectron2_transfer", metavar="DIR")
+    output = "output/detectron2_transfer"
+    parser.add_argument("--output-dir", default=output, metavar="DIR", help=f"default: {output}")
     parser.add_argument("--seed", type=non_negative_int, default=0, metavar="N", help="default: 0")
     parser.add_argument(
         "--eval-only",

@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=(),
         metavar="F",
         help="train on this fraction of the images of each class of imagenet/, instead of "
-        "iNaturalist (place KEY VALUE pairs before it)",
+        "iNaturalist (KEY VALUE pairs must precede it)",
     )
     parser.add_argument(
         "--image-folder",

@@ -17,7 +17,7 @@ def print_plan(runs: Sequence[Run], resources: str) -> None:
     """Print the status of every run, and the command of each that is to be run."""
     print(tabulate([(run.name, run.status) for run in runs], headers=["run", "status"]))
     commands = [redact(shlex.join(run.command)) for run in runs if run.is_runnable]
-    print(f"\n{len(commands)} to run, {resources}{':' if commands else ''}")
+    print(f"\nruns to execute: {len(commands)}, {resources}{':' if commands else ''}")
     print("\n".join(commands), flush=True)
 
 

@@ -103,7 +103,8 @@ class Duplicate:
 
     def __str__(self) -> str:
         return printable(
-            f"duplicate {self.path}: same model, task, protocol and seed as the newer {self.newer}"
+            f"ignored duplicate {self.path}: same model, task, protocol and seed as the newer "
+            f"{self.newer}"
         )
 
 

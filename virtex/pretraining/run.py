@@ -202,9 +202,9 @@ class PretrainingJob(Job):
         elif self.args.resume:
             logger.info("%s contains no checkpoint; starting from iteration 0", self.folder)
         for change in self.changes:
-            logger.warning("from iteration %(iteration)d on, %(setting)s is %(now)s", change)
+            logger.warning("%(setting)s is changed to %(now)s at iteration %(iteration)d", change)
         logger.info(
-            "%s: %d training images, %d validation images, %d process(es), %.1f M parameters, "
+            "%s: %d training images, %d validation images, processes: %d, %.1f M parameters, "
             "output in %s",
             self.config.MODEL.NAME,
             len(self.train),

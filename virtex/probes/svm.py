@@ -128,9 +128,9 @@ class Voc07Svm(FeatureProbe):
         svm, targets = self.settings.SVM, self.targets()
         rarer = torch.minimum((targets == 1).sum(dim=0), (targets == -1).sum(dim=0)).tolist()
         self.report.notes += _note_small_classes(
-            f"classes with fewer positive or negative images than the {svm.FOLDS} folds (as in "
-            "scikit-learn, a fold without positive test images scores 0, and one whose training "
-            "images are all positive or all negative scores NaN)",
+            f"classes with fewer than {svm.FOLDS} positive or negative images, too few for "
+            f"{svm.FOLDS}-fold cross-validation (as in scikit-learn, a fold without positive "
+            "images scores 0)",
             dict(zip(self.names, rarer, strict=True)),
             svm.FOLDS,
         )
