@@ -200,6 +200,14 @@ def test_empty_value_is_refused(capsys):
     assert exit_of(capsys, run_tool, lambda args: 0, parser, ["KEY", ""])[0] == 0
 
 
+def test_output_folder_must_be_utf8(capsys):
+    parser = tool_parser("Summary.")
+    parser.add_argument("--output-dir")
+    argv = ["--output-dir", os.fsdecode(b"bad\xff")]
+    status, _, err = exit_of(capsys, run_tool, lambda args: 0, parser, argv)
+    assert status == 2 and "[arguments.output_dir]" in err
+
+
 @pytest.mark.parametrize(
     "kind, valid, invalid",
     [

@@ -27,7 +27,7 @@ from virtex.engine.signals import (
     raise_on_sigterm,
 )
 from virtex.errors import UserError, describe_os_error, ignore_reported_errors, set_error_path
-from virtex.text import printable, redact
+from virtex.text import is_encodable, printable, redact
 
 
 class Command(NamedTuple):
@@ -305,6 +305,12 @@ def run_tool(
     can_resume = hasattr(args, "resume")
     try:
         use_zoo_files(getattr(args, "zoo", []))
+        if not is_encodable(str(getattr(args, "output_dir", ""))):  # TensorBoard cannot write there
+            raise UserError(
+                f"--output-dir {args.output_dir}: expected a name in UTF-8; choose another one, or "
+                "set PYTHONUTF8=1 if the locale is not UTF-8",
+                "arguments.output_dir",
+            )
         with raise_on_sigterm() if can_resume else nullcontext():
             status = main(args)
         with set_error_path("standard output"):
