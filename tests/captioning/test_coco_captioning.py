@@ -191,6 +191,7 @@ def test_two_processes_caption_each_image_once(data, checkpoint, finished, out):
 # Resuming ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.whole
 def test_killed_run_resumes_with_the_same_captions(data, checkpoint, out, tmp_path):
     folder = tmp_path / "many"  # enough that the run is killed before it ends
     folder.mkdir()

@@ -54,6 +54,7 @@ def test_only_unsupported_runs_are_an_error(evaluation):
     assert not evaluation.out.exists()
 
 
+@pytest.mark.whole
 def test_model_without_config_is_invalid(evaluation):
     lost = evaluation.checkpoints[0].replace("model_final.pth", "pretrain_config.yaml")
     shutil.move(lost, f"{lost}.away")

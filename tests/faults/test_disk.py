@@ -86,10 +86,7 @@ def assert_reported(disk, status, printed):
 
 @pytest.mark.parametrize(
     ("kind", "megabytes"),
-    [
-        ("svm", 0.02),
-        *whole_only(("pretraining", 0.02), ("pretraining", 60), ("transfer", 60)),
-    ],
+    whole_only(("svm", 0.02), ("pretraining", 0.02), ("pretraining", 60), ("transfer", 60)),
 )
 def test_run_on_a_full_disk_resumes_with_more_room(disk, kind, megabytes):
     disk.do(f"mount -o remount,size={int(megabytes * MB)} {disk.folder}")
