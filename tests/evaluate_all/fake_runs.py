@@ -13,8 +13,9 @@ from virtex.tasks import get_task
 NOTE = """
 import glob, json, os, sys, time
 print("started")
+start = time.time()  # before the file exists, which ends the runs that wait for it
 with open(sys.argv[1], "w") as file:
-    json.dump([time.time(), os.environ.get("CUDA_VISIBLE_DEVICES"),
+    json.dump([start, os.environ.get("CUDA_VISIBLE_DEVICES"),
                os.environ.get("OMP_NUM_THREADS")], file)
 while len(glob.glob(os.path.dirname(sys.argv[1]) + "/note_?")) < int(sys.argv[2]):
     time.sleep(0.01)
