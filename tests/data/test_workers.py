@@ -3,6 +3,7 @@
 import gc
 import os
 import resource
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -59,3 +60,19 @@ def test_program_with_workers_ends():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 3
     assert not done.stderr
+
+
+def test_interruption_while_workers_start():
+    """Python would ignore a KeyboardInterrupt that a function around the fork raises."""
+    pending = []
+
+    def iterate(loader):
+        signal.raise_signal(signal.SIGINT)
+        pending.append(signal.sigpending())
+        return iter(())
+
+    guarded = loader(0)
+    guarded.loader = type("Loader", (), {"num_workers": 1, "__iter__": iterate})()
+    with pytest.raises(KeyboardInterrupt):
+        iter(guarded)
+    assert pending == [{signal.SIGINT}]

@@ -17,7 +17,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from virtex.engine.signals import block_sigterm, init_worker_signals, kill_workers
+from virtex.engine.signals import block_signals, init_worker_signals, kill_workers
 from virtex.errors import UserError
 
 # torch's messages: from its SIGCHLD handler, or later, when a batch is missing
@@ -82,7 +82,7 @@ class GuardedLoader:
         if not self.loader.num_workers:
             return iter(self.loader)
         try:
-            with block_sigterm():
+            with block_signals():
                 batches = iter(self.loader)
         except OSError as error:  # of semaphores in /dev/shm, pipes or processes
             kill_workers()  # some may have been started

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 RESUME = 75  # exit status EX_TEMPFAIL of <sysexits.h>: the same command with --resume continues
+STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 GRACE_SECONDS = 120  # for the current iteration and its checkpoint
 
 
@@ -67,9 +68,12 @@ def defer_sigterm() -> Iterator[SigtermFlag]:
 
 
 @contextmanager
-def block_sigterm() -> Iterator[None]:
-    """Block SIGTERM; processes started meanwhile unblock it with ``init_worker_signals``."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+def block_signals() -> Iterator[None]:
+    """Block SIGINT and SIGTERM while workers are started; they call ``init_worker_signals``.
+
+    Python ignores an exception that is raised in the functions it calls around a fork.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
@@ -84,7 +88,7 @@ def init_worker_signals(_worker: int = 0) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_SECONDS))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def kill_workers() -> None:
