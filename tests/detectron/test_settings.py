@@ -117,7 +117,7 @@ def test_other_norm_is_a_deviation():
 @pytest.mark.parametrize(
     ("overrides", "reason", "named"),
     [
-        (["SOLVER.BASELR", "0.1"], "unknown_key", "nearest is SOLVER.BASE_LR"),
+        (["SOLVER.BASELR", "0.1"], "unknown_key", "did you mean SOLVER.BASE_LR"),
         (["SOLVER.BASE_LR"], "unpaired_override", "SOLVER.BASE_LR"),
         (["SOLVER.MAX_ITER", "many"], "invalid_value", "SOLVER.MAX_ITER"),
         (["SOLVER.AMP.ENABLED", "True"], "invalid_value", "SOLVER.AMP.ENABLED"),

@@ -81,7 +81,7 @@ def test_skipped_and_duplicate_files_are_listed(run, rejects, results, tmp_path)
     assert os.listdir(tmp_path) == ["results"]
     status, printed, err = run(results, *output)
     assert status == 0
-    assert [line.split()[0] for line in err] == ["skipped"] * 3 + ["duplicate"]
+    assert [line.split()[0] for line in err] == ["skipped"] * 3 + ["ignored"]
     assert printed[0].startswith("2 models, 3 records, 3 skipped, 1 duplicate; wrote")
 
 
