@@ -22,6 +22,7 @@ from virtex.pretraining.models.decoding import BeamSearch, NucleusSampling
 from virtex.probes.settings import load_settings
 from virtex.run_folder import RUN_VERSION
 from virtex.tasks import packaged_protocol
+from virtex.zoo.models import weights_in
 
 SHORT = ("MODEL.DECODER.MAX_DECODING_STEPS", 8)
 
@@ -188,3 +189,11 @@ def test_wrapper_prefixes_are_ignored(checkpoint, tmp_path):
     torch.save(content, tmp_path / "run/model_final.pth")
     found = load(tmp_path / "run/model_final.pth").model.state_dict()
     assert all(torch.equal(found[k], v) for k, v in torch.load(checkpoint)["model"].items())
+
+
+def test_replaced_checkpoint_is_refused(tmp_path):
+    path = tmp_path / "model.pth"
+    torch.save({"model": {"a": torch.ones(2)}}, path)
+    assert list(weights_in(str(path), sha256=sha256_of(path))) == ["a"]
+    with raises_code("checkpoint.replaced", path):
+        weights_in(str(path), sha256="0" * 64)

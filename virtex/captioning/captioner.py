@@ -19,7 +19,6 @@ from virtex.config import find_config, load_config, with_settings
 from virtex.config.validation import CAPTIONING_MODELS
 from virtex.data.tokenizer import Tokenizer
 from virtex.errors import UserError
-from virtex.files import sha256_of
 from virtex.pretraining.models.build import build_decoder, build_model
 from virtex.pretraining.models.captioning import CaptioningModel
 from virtex.pretraining.vocabulary import (
@@ -94,9 +93,19 @@ def captioner_identity(backbone: Backbone, options: CaptionerOptions) -> dict[st
         UserError: see ``load_captioner``.
     """
     checkpoint = backbone.source.reopen_name
-    require_captioning(checkpoint, weights_in(checkpoint, options.trust_pickle), options)
+    require_captioning(checkpoint, weights_of(backbone, options), options)
     config = find_captioning_config(checkpoint, options)
     return identity_of(config, find_tokenizer(backbone, config, options))
+
+
+def weights_of(backbone: Backbone, options: CaptionerOptions) -> dict[str, Any]:
+    """Return the state_dict in the checkpoint that ``backbone`` came from.
+
+    Raises:
+        UserError: the file could not be loaded, or is another one now.
+    """
+    source = backbone.source
+    return weights_in(source.reopen_name, options.trust_pickle, source.sha256)
 
 
 def identity_of(config: CfgNode, tokenizer: Tokenizer) -> dict[str, str]:
@@ -105,7 +114,7 @@ def identity_of(config: CfgNode, tokenizer: Tokenizer) -> dict[str, str]:
     settings = [model.NAME, model.VISUAL.NAME, model.TEXTUAL, data.IMAGE_TRANSFORM_VAL]
     settings += [data[key] for key in ("UNK_INDEX", "SOS_INDEX", "EOS_INDEX", "MAX_CAPTION_LENGTH")]
     return {
-        "vocabulary_sha256": sha256_of(tokenizer.path),
+        "vocabulary_sha256": tokenizer.sha256,
         "pretraining_config_sha256": hashlib.sha256(json.dumps(settings).encode()).hexdigest(),
     }
 
@@ -123,7 +132,7 @@ def load_captioner(backbone: Backbone, decoding: CfgNode, options: CaptionerOpti
             or they do not match.
     """
     checkpoint = backbone.source.reopen_name
-    weights = weights_in(checkpoint, options.trust_pickle)
+    weights = weights_of(backbone, options)
     require_captioning(checkpoint, weights, options)
     settings = {f"MODEL.DECODER.{key}": value for key, value in decoding.items()}
     settings["MODEL.VISUAL.PRETRAINED"] = False  # all weights are in the file
@@ -167,7 +176,7 @@ def check_tokenizer(tokenizer: Tokenizer, config: CfgNode, backbone: Backbone) -
     path = folder / RUN_FILE
     run = (read_run_file(folder) if path.is_file() else None) or {}
     expected = run.get("identity", {}).get("tokenizer_sha256")
-    if expected not in (None, sha256_of(tokenizer.path)):
+    if expected not in (None, tokenizer.sha256):
         raise UserError(
             f"{backbone.source.requested} was trained with the vocabulary of sha256 "
             f"{expected[:12]}… (see {path}), but {tokenizer.path} is a different one; select the "

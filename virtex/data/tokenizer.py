@@ -11,6 +11,7 @@ inspection. The output is deterministic: the same captions give the same bytes.
 """
 
 import argparse
+import hashlib
 import io
 import re
 import unicodedata
@@ -50,6 +51,7 @@ class Tokenizer:
 
     Attributes:
         path: the file it was read from.
+        sha256: of the content of the file.
         pad_id: 0, also the id of unknown tokens.
         sos_id, eos_id, mask_id: 1, 2 and 3.
     """
@@ -67,6 +69,7 @@ class Tokenizer:
         self.path = Path(path)
         try:
             content = read_file(self.path)
+            self.sha256 = hashlib.sha256(content).hexdigest()
         except FileNotFoundError as error:
             raise UserError(
                 f"vocabulary not found: {self.path}; {HOW_TO_TRAIN} {self.path}",

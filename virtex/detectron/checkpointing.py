@@ -19,14 +19,14 @@ from virtex.errors import UserError
 from virtex.text import escape
 
 
-def load_detector(model: nn.Module, path: Path) -> dict[str, Any]:
-    """Load every tensor of a detector from a checkpoint file. Return the file's content.
+def load_detector(model: nn.Module, path: Path) -> tuple[dict[str, Any], str]:
+    """Load every tensor of a detector from a checkpoint file; return its content and sha256.
 
     Raises:
         UserError: tensors are missing or have other shapes; the first ones are named.
     """
-    content = open_checkpoint(path).content
-    content = content if isinstance(content, dict) else {}
+    opened = open_checkpoint(path)
+    content = opened.content if isinstance(opened.content, dict) else {}
     stored = content.get("model", content)
     weights = {
         name: torch.as_tensor(value)
@@ -46,7 +46,7 @@ def load_detector(model: nn.Module, path: Path) -> dict[str, Any]:
             code="detection.weights_mismatch",
         )
     unwrap_model(model).load_state_dict({name: weights[name] for name in expected})
-    return content
+    return content, opened.sha256
 
 
 def compare_statements(

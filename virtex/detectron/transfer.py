@@ -43,7 +43,6 @@ from virtex.engine.progress import Stopwatch
 from virtex.engine.randomness import seed_everything
 from virtex.errors import UserError
 from virtex.evaluator import Images, Report
-from virtex.files import sha256_of
 from virtex.protocols import Protocol
 from virtex.records import Deviation
 from virtex.runner import Evaluation
@@ -221,14 +220,14 @@ class DetectorTransfer(Evaluation):
     def setup(self) -> None:
         if self.args.weights:
             path = Path(self.args.weights)
-            content = load_detector(self.evaluator.detector, path)
+            content, sha256 = load_detector(self.evaluator.detector, path)
             classes = class_names(self.settings)
             if missing := compare_statements(self.settings, content, path, classes):
                 note = f"{path} does not state {', '.join(missing)}; that of --checkpoint is used"
                 logger.warning("%s", note)
                 self.evaluator.report.notes.append(note)
             self.deviations.append(
-                Deviation("weights_sha256", "trained by this run", sha256_of(path), "override")
+                Deviation("weights_sha256", "trained by this run", sha256, "override")
             )
         elif self.args.eval_only:
             self.load_checkpoint()
@@ -247,7 +246,7 @@ class DetectorTransfer(Evaluation):
                 code="run.no_checkpoint",
             )
         detector, stopwatch = self.evaluator.detector, Stopwatch()
-        content = load_detector(detector, path)
+        content, _ = load_detector(detector, path)
         validate_training_state(
             path, content, detector, {"stopwatch": stopwatch}, sys.maxsize, zero_based=True
         )

@@ -32,7 +32,7 @@ from virtex.engine.distributed import get_device, rank, world_size
 from virtex.engine.loop import LoopSettings, TrainingLoop, amp_dtype
 from virtex.engine.randomness import seed_everything
 from virtex.errors import UserError
-from virtex.files import replace_file, sha256_of
+from virtex.files import replace_file
 from virtex.optim import Lookahead, build_optimizer, build_schedule
 from virtex.pretraining.data import PretrainingSet, build_pretraining_set
 from virtex.pretraining.models.build import build_model
@@ -122,7 +122,7 @@ class PretrainingJob(Job):
             "settings": {k: v for k, v in flatten(self.config).items() if k not in free},
             "seed": self.seed,
             "skip_bad_images": self.train.skip_bad_images,
-            "tokenizer_sha256": self.tokenizer and sha256_of(self.tokenizer.path),
+            "tokenizer_sha256": self.tokenizer and self.tokenizer.sha256,
             "data": self.describe_data(),
         }
 

@@ -171,19 +171,28 @@ def load_weights(model: nn.Module, checkpoint: str) -> None:
     fill(model, weights_in(checkpoint), checkpoint)
 
 
-def weights_in(checkpoint: str, trust_pickle: bool = False) -> dict[str, Any]:
+def weights_in(
+    checkpoint: str, trust_pickle: bool = False, sha256: str | None = None
+) -> dict[str, Any]:
     """Return the state_dict of a pretraining checkpoint; empty if there is none.
 
     Args:
         trust_pickle: allow a pickle to run code.
+        sha256: of the file, if it was opened before.
 
     Raises:
-        UserError: the checkpoint could not be loaded.
+        UserError: the checkpoint could not be loaded, or has another hash.
     """
     from virtex.checkpoints.containers import open_checkpoint
     from virtex.checkpoints.sources import resolve
 
-    content = open_checkpoint(resolve(checkpoint), trust_pickle).content
+    opened = open_checkpoint(resolve(checkpoint), trust_pickle)
+    if sha256 not in (None, opened.sha256):
+        raise UserError(
+            f"{checkpoint} was replaced while it was read; run the command again",
+            "checkpoint.replaced",
+        )
+    content = opened.content
     weights = content.get("model", content) if isinstance(content, dict) else {}
     if not isinstance(weights, dict):
         return {}
