@@ -121,7 +121,7 @@ RESNET50 = ResNetArch(50, "bottleneck")
 
 def resolve(content, format="timm", arch=RESNET50, explicit=False, path="missing/file.pth"):
     row = get_format(format)
-    return resolve_input(row, arch, read_statements(content, path, row.sidecar), explicit)
+    return resolve_input(row, arch, read_statements(content, path, row.sidecars), explicit)
 
 
 NAMES = [

@@ -57,6 +57,7 @@ class Family(ABC):
         default_arch: a typical architecture, with which unrecognized checkpoints are compared.
         anchor_key: name of a tensor that every architecture of the family has; its position in a
             key reveals the prefix.
+        generic_formats: whether the rows of the format table that name no family apply to it.
         format_fields: fields of the architecture that cannot be inferred from tensor shapes. The
             checkpoint's format or the file itself defines them.
         fixed_settings: other settings without tensors -> the only supported value, in the notation
@@ -71,6 +72,7 @@ class Family(ABC):
     name: ClassVar[str]
     default_arch: ClassVar[Arch]
     anchor_key: ClassVar[str]
+    generic_formats: ClassVar[bool] = True
     format_fields: ClassVar[tuple[str, ...]] = ()
     fixed_settings: ClassVar[Mapping[str, Any]] = {}
     torchvision_options: ClassVar[tuple[str, ...]] = ()
@@ -100,8 +102,6 @@ class Family(ABC):
     def features(self, network: Any, images: Tensor) -> dict[str, Tensor]:
         """Return feature maps (batch, channels, height / stride, width / stride), shallow to deep.
 
-        Networks with a class token also return ``"cls"`` (batch, channels).
-
         Args:
             images: normalized (batch, 3, height, width).
         """
@@ -122,13 +122,23 @@ class Family(ABC):
     def layer_id(self, arch: Any, name: str) -> int:
         """Return the depth of a parameter for layer-wise learning rate decay; 0 is the stem."""
 
-    def pool(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Pool to one vector per image (batch, channels): ``"avg"`` and, if present, ``"cls"``.
+    def representations(self, arch: Any) -> dict[str, int]:
+        """Return the number of features of every representation of an image, the default first.
 
-        The channels of ``"avg"`` are those of the last feature map.
+        ``"avg"`` is the mean of the last feature map. Vision transformers also have ``"cls"`` and
+        others that their papers evaluate.
         """
-        pooled = {"avg": [m for name, m in features.items() if name != "cls"][-1].mean(dim=(2, 3))}
-        return pooled | ({"cls": features["cls"]} if "cls" in features else {})
+        return {"avg": list(self.channels(arch).values())[-1]}
+
+    def represent(self, network: Any, images: Tensor, name: str) -> Tensor:
+        """Return one vector per image (batch, features).
+
+        Args:
+            images: normalized (batch, 3, height, width).
+            name: one of ``representations``.
+        """
+        assert name == "avg", name
+        return list(self.features(network, images).values())[-1].mean(dim=(2, 3))
 
     def input_size_requirement(self, arch: Any, height: int, width: int) -> str | None:
         """Return the requirement (such as "224x224 pixels") that a size violates, or ``None``."""
@@ -142,6 +152,10 @@ class Family(ABC):
             stated: any text; names that the family does not know fit.
         """
         return None
+
+    def stated_fields(self, arch: Any, stated: str) -> dict[str, Any]:
+        """Return the ``format_fields`` that a stated name of a network determines, if any."""
+        return {}
 
     def remove_head(self, network: Any) -> None:
         """Remove the classifier of a torchvision network, in place.
@@ -164,6 +178,31 @@ class Family(ABC):
 
 
 @dataclass(frozen=True)
+class Derived:
+    """A tensor that is computed from others of the file when the checkpoint is loaded.
+
+    Attributes:
+        shape: of the result.
+        parts: translated name -> tensor of the file; these are not tensors of the network
+            themselves, unless ``Dialect.derive`` returns them, too.
+        compute: the parts, in order, as float32 tensors -> the result.
+    """
+
+    shape: tuple[int, ...]
+    parts: Mapping[str, Any]
+    compute: Callable[..., Tensor]
+
+    def is_same(self, other: Any) -> bool:
+        """Return whether another is computed from the same tensors."""
+        return (
+            isinstance(other, Derived)
+            and self.shape == other.shape
+            and len(self.parts) == len(other.parts)
+            and all(a is b for a, b in zip(self.parts.values(), other.parts.values(), strict=True))
+        )
+
+
+@dataclass(frozen=True)
 class Dialect:
     """The mapping from a project's tensor names to those of a family.
 
@@ -171,11 +210,12 @@ class Dialect:
         translate: a name without its prefix -> the family's name; ``None`` for a tensor that is
             not part of the backbone. An unknown tensor inside the backbone keeps its own name, so
             that the architecture is rejected instead of the tensor being ignored.
-        derive: translated tensors -> tensors that such files omit, under the family's names.
+        derive: translated tensors -> those that such files store differently (in parts, in another
+            layout) or omit, under the family's names. They replace translated ones.
     """
 
     translate: Callable[[str], str | None]
-    derive: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda tensors: {}
+    derive: Callable[[Mapping[str, Any]], dict[str, Derived]] = lambda tensors: {}
 
 
 FAMILIES: dict[str, Family] = {}
@@ -196,14 +236,16 @@ def register_family(family: Family) -> Family:
 
 def get_families() -> dict[str, Family]:
     """Return all families by name, the built-in ones first."""
-    import virtex.backbones.resnet  # noqa: F401  registers itself
+    import virtex.backbones.resnet
+    import virtex.backbones.vit  # noqa: F401  they register themselves
 
     return FAMILIES
 
 
 def get_dialects() -> dict[str, Dialect]:
     """Return all dialects by name; ``"canonical"`` keeps each family's own names."""
-    import virtex.backbones.resnet_names  # noqa: F401  registers its dialects
+    import virtex.backbones.resnet_names
+    import virtex.backbones.vit_names  # noqa: F401  they register their dialects
 
     return DIALECTS
 

@@ -351,11 +351,6 @@ UNSUPPORTED_VARIANTS: tuple[Variant, ...] = (
         matches_anywhere=True,
     ),
     Variant(
-        _has_segment("cls_token", "class_token", "class_embedding", "patch_embed", "pos_embed"),
-        "a vision transformer",
-        matches_anywhere=True,
-    ),
-    Variant(
         _has_name("conv1.0.weight", "stem.0.weight", "stem.conv2.weight", "conv2.weight"),
         "a ResNet with a deep stem (three 3x3 convolutions, as in resnet50d)",
     ),

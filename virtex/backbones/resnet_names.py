@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-import numpy as np
+import torch
 
-from virtex.backbones.registry import DIALECTS, Dialect
+from virtex.backbones.registry import DIALECTS, Derived, Dialect
 
 BATCH_NORM_EPS = 1e-5  # torchvision's BatchNorm2d, and Detectron2's FrozenBatchNorm2d
 
@@ -93,7 +94,7 @@ def from_sequential(name: str) -> str | None:
     return f"{_CHILDREN[match[1]]}.{match[2]}" if match else None
 
 
-def derive_affine_statistics(tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def derive_affine_statistics(tensors: Mapping[str, Any]) -> dict[str, Derived]:
     """Return running statistics for batch norm that was folded into a scale and a shift.
 
     Caffe2's files contain ``y = scale * x + shift``, which a mean of 0 and a variance of 1 - eps
@@ -109,9 +110,11 @@ def derive_affine_statistics(tensors: Mapping[str, Any]) -> dict[str, np.ndarray
         layer, _, leaf = name.rpartition(".")
         part = layer.rpartition(".")[2]
         if leaf == "weight" and (part.startswith("bn") or layer.endswith("downsample.1")):
-            shape = tuple(scale.shape)
-            filled[f"{layer}.running_mean"] = np.zeros(shape, np.float32)
-            filled[f"{layer}.running_var"] = np.full(shape, 1 - BATCH_NORM_EPS, np.float32)
+            for statistic, value in (("running_mean", 0.0), ("running_var", 1 - BATCH_NORM_EPS)):
+                shape = tuple(scale.shape)
+                filled[f"{layer}.{statistic}"] = Derived(
+                    shape, {}, partial(torch.full, shape, value, dtype=torch.float32)
+                )
     return filled
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from virtex.backbones.registry import (
     BATCH_COUNTER,
     Arch,
+    Derived,
     UnsupportedArchitectureError,
     detect_arch,
     expected_shapes,
@@ -44,11 +45,10 @@ class ParsedCheckpoint:
     Attributes:
         format: the row of the format table.
         container: dotted path of the state_dict, "" for the root.
-        tensors: canonical name -> tensor or array as in the file, heads excluded.
+        tensors: canonical name -> tensor or array as in the file, or ``Derived``; heads excluded.
         unused: name of a group of unused tensors -> count.
         arch: the architecture; ``None`` where ``unsupported`` is set.
         unsupported: why the network is not supported, or "".
-        derived: names of ``tensors`` that were computed from others.
     """
 
     format: Format
@@ -57,7 +57,6 @@ class ParsedCheckpoint:
     unused: dict[str, int]
     arch: Arch | None
     unsupported: str = ""
-    derived: frozenset[str] = frozenset()
 
     def is_equivalent(self, other: ParsedCheckpoint) -> bool:
         """Return whether both have the same tensors, names, input and architecture."""
@@ -66,8 +65,9 @@ class ParsedCheckpoint:
             and self.arch == other.arch
             and self.tensors.keys() == other.tensors.keys()
             and all(
-                self.tensors[name] is other.tensors[name] or name in self.derived & other.derived
-                for name in self.tensors
+                value is other.tensors[name]
+                or (isinstance(value, Derived) and value.is_same(other.tensors[name]))
+                for name, value in self.tensors.items()
             )
         )
 
@@ -169,11 +169,15 @@ def _parse_names(
 ) -> ParsedCheckpoint | None:
     try:
         translated = translate(row, tensors, prefix, dialect)
-        names = translated.tensors | translated.derived
+        parts = {part for value in translated.derived.values() for part in value.parts}
+        kept = {name: value for name, value in translated.tensors.items() if name not in parts}
+        names = kept | translated.derived
         arch = detect_arch(names, row.arch_fields)
     except UnsupportedArchitectureError as error:
         return ParsedCheckpoint(row, container, {}, {}, None, str(error))
-    if arch is None or (row.only_if is not None and not row.only_if(arch)):
+    if arch is None or not row.applies_to(arch.family):
+        return None
+    if row.only_if is not None and not row.only_if(arch):
         return None
     expected = expected_shapes(arch)
     kept = {
@@ -181,11 +185,10 @@ def _parse_names(
         for name, value in names.items()
         if name in expected or name.replace(BATCH_COUNTER, "running_var") in expected
     }
-    used = {translated.keys[name] for name in kept if name in translated.keys}
+    parts = {part for value in kept.values() if isinstance(value, Derived) for part in value.parts}
+    used = {translated.keys[name] for name in parts.union(kept) if name in translated.keys}
     unused = _unused_groups(tensors, used, wrapper)
-    return ParsedCheckpoint(
-        row, container, kept, unused, arch, derived=frozenset(translated.derived)
-    )
+    return ParsedCheckpoint(row, container, kept, unused, arch)
 
 
 @dataclass
@@ -194,7 +197,7 @@ class Translated:
 
     tensors: dict[str, Any] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
-    derived: dict[str, Any] = field(default_factory=dict)
+    derived: dict[str, Derived] = field(default_factory=dict)
 
 
 def translate(row: Format, tensors: Mapping[str, Any], prefix: str, dialect: str) -> Translated:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from virtex.backbones.registry import get_dialects
+from virtex.backbones.registry import get_dialects, get_families
 from virtex.checkpoints.backbone import CheckpointError, InputSpec
 from virtex.checkpoints.inputs import (
     CAFFE_BGR,
@@ -45,9 +45,12 @@ class Format:
         input: the input that the network expects.
         arch_fields: fields of the architecture that tensor shapes do not determine
             (``Family.format_fields``).
-        sidecar: name of the config beside the file that may state both.
-        input_varies: whether the project's files have different inputs. What such a file does not
-            state is an error, unless the format is chosen with ``--format``.
+        families: names of the families to which the row applies; if empty, all families with
+            ``Family.generic_formats``.
+        sidecars: names of the configs beside the file that may state both.
+        must_state: facts (``statements.Statements``) in which the project's files differ. If a file
+            does not state one, ``--format`` must choose among the row and its alternatives.
+        alternatives: other rows for files that this row detects.
         only_if: a condition on the architecture.
         explicit_only: whether the row is never detected, only selected with ``--format``.
         note: added to the notes of every checkpoint of this format.
@@ -65,21 +68,25 @@ class Format:
     dialects: tuple[str, ...] = ("canonical",)
     input: InputSpec = IMAGENET_RGB
     arch_fields: Mapping[str, Any] = field(default_factory=dict)
-    sidecar: str = ""
-    input_varies: bool = False
+    families: tuple[str, ...] = ()
+    sidecars: tuple[str, ...] = ()
+    must_state: tuple[str, ...] = ()
+    alternatives: tuple[str, ...] = ()
     only_if: Callable[[Any], bool] | None = None
     explicit_only: bool = False
     note: str = ""
 
-    @property
-    def choices(self) -> list[str]:
-        """Return the formats that read the same names with their own inputs."""
-        return [
-            row.name
-            for row in FORMATS.values()
-            if (row.strip, row.dialects) == (self.strip, self.dialects)
-            and (row is self or row.input_varies)
-        ]
+    def applies_to(self, family: str) -> bool:
+        """Return whether the row reads networks of this family."""
+        generic = get_families()[family].generic_formats
+        return family in self.families if self.families else generic
+
+    def describe_choice(self) -> str:
+        """Return the option that selects the row, with the facts that it assumes."""
+        mean = ", ".join(f"{value:g}" for value in self.input.mean)
+        facts = [f"{self.input.channel_order}, mean {mean}"]
+        facts += [f"{name} {value}" for name, value in self.arch_fields.items()]
+        return f"--format {self.name} ({'; '.join(facts)})"
 
 
 FORMATS: dict[str, Format] = {}
@@ -114,7 +121,12 @@ def get_format(name: str) -> Format:
     """
     if name.startswith("prefix:"):
         prefix = name.removeprefix("prefix:")
-        return Format(escape(name), "canonical names under a given prefix", strip=(prefix,))
+        return Format(
+            escape(name),
+            "canonical names under a given prefix",
+            strip=(prefix,),
+            families=tuple(get_families()),
+        )
     by_name = {alias: row for row in FORMATS.values() for alias in (row.name, *row.aliases)}
     if name in by_name:
         return by_name[name]
@@ -127,6 +139,7 @@ def get_format(name: str) -> Format:
     )
 
 
+RESNET_FACTS = ("channel_order", "normalization", "stride_in_1x1")
 # Names of the heads of detectors, segmenters and classifiers, not of self-supervised methods
 _OPENMMLAB_HEADS = (
     *("neck.lateral_convs.", "neck.fpn_convs.", "rpn_head.", "roi_head.", "bbox_head."),
@@ -145,7 +158,12 @@ _ROWS = (
         "moco_v3",
         "facebookresearch/moco-v3",
         strip=("base_encoder.",),
-        ignore_prefixes=("base_encoder.fc.", "momentum_encoder.", "predictor."),
+        ignore_prefixes=(
+            *("base_encoder.fc.", "base_encoder.head.", "momentum_encoder.", "predictor."),
+        ),
+        dialects=("canonical", "vit"),
+        families=("resnet", "vit"),
+        arch_fields={"heads": 12},  # vits.py of moco-v3: in every size
     ),
     Format(
         "simsiam",
@@ -209,7 +227,8 @@ _ROWS = (
         strip=("backbone.",),
         ignore_prefixes=_OPENMMLAB_HEADS,
         required_prefixes=_OPENMMLAB_HEADS,
-        input_varies=True,
+        must_state=RESNET_FACTS,
+        alternatives=("openmmlab_caffe",),
     ),
     Format(
         "openmmlab_caffe",
@@ -218,7 +237,7 @@ _ROWS = (
         ignore_prefixes=_OPENMMLAB_HEADS,
         input=CAFFE_BGR,
         arch_fields={"stride_in_1x1": True},
-        input_varies=True,
+        must_state=RESNET_FACTS,
         explicit_only=True,
     ),
     Format(
@@ -311,6 +330,9 @@ _ROWS = (
         containers=("teacher",),
         strip=("backbone.",),
         ignore_prefixes=("head.",),
+        dialects=("canonical", "vit"),
+        families=("resnet", "vit"),
+        arch_fields={"interpolation": "offset"},
     ),
     Format(
         "dino_student",
@@ -318,6 +340,9 @@ _ROWS = (
         containers=("student",),
         strip=("backbone.",),
         ignore_prefixes=("head.",),
+        dialects=("canonical", "vit"),
+        families=("resnet", "vit"),
+        arch_fields={"interpolation": "offset"},
         explicit_only=True,
     ),
     Format(
@@ -350,15 +375,16 @@ _ROWS = (
         dialects=("detectron2_fpn", "detectron2_c4"),
         input=CAFFE_BGR,
         arch_fields={"stride_in_1x1": True},
-        sidecar="config.yaml",
-        input_varies=True,
+        sidecars=("config.yaml",),
+        must_state=RESNET_FACTS,
+        alternatives=("detectron2_rgb",),
     ),
     Format(
         "detectron2_rgb",
         "facebookresearch/detectron2: a detector of a backbone in torchvision's style",
         dialects=("detectron2_fpn", "detectron2_c4"),
-        sidecar="config.yaml",
-        input_varies=True,
+        sidecars=("config.yaml",),
+        must_state=RESNET_FACTS,
         explicit_only=True,
     ),
     Format(
@@ -383,7 +409,7 @@ _ROWS = (
     Format(
         "torchvision",
         "pytorch/vision, its training reference; any file in torchvision's plain names",
-        sidecar="config.json",
+        sidecars=("config.json",),
         aliases=("dino_hub", "supervised"),
         ignore_prefixes=("fc.",),
         forbidden_entries=("state_dict_ema",),
@@ -402,7 +428,7 @@ _ROWS = (
         "huggingface/pytorch-image-models (averaged weights before raw ones)",
         containers=("state_dict_ema", "model_ema", "state_dict", "model", ""),
         ignore_prefixes=("fc.",),
-        sidecar="config.json",
+        sidecars=("config.json",),
     ),
     Format(
         "simclr",
@@ -457,6 +483,8 @@ _ROWS = (
 
 for _row in _ROWS:
     register_format(_row)
+
+from virtex.checkpoints import vit_formats  # noqa: E402, F401  registers its rows
 
 
 def format_table() -> str:

@@ -12,13 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from virtex.backbones.registry import Arch, UnsupportedArchitectureError, get_family
 from virtex.checkpoints.backbone import Backbone, CheckpointError, InputSpec
-from virtex.checkpoints.statements import ENTRY, Statements, is_same
+from virtex.checkpoints.statements import ENTRY, Statement, Statements, is_same
 from virtex.text import escape
 
 if TYPE_CHECKING:
     from virtex.checkpoints.formats import Format
 
 IMAGENET_RGB = InputSpec("RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 1.0)
+HALF_RGB = InputSpec("RGB", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 1.0)  # pixels in [-1, 1]
+# open_clip's constants.py, after openai/CLIP
+CLIP_RGB = InputSpec(
+    "RGB", (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), 1.0
+)
+SAT_RGB = InputSpec("RGB", (0.430, 0.411, 0.296), (0.213, 0.156, 0.143), 1.0)  # dinov3's README
 UNNORMALIZED_RGB = InputSpec("RGB", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1.0)
 # detectron2/config/defaults.py; the MSRA models have the std folded into their first layer.
 CAFFE_BGR = InputSpec("BGR", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0), 255.0)
@@ -58,7 +64,9 @@ def resolve_input(
             that its format requires.
         UnsupportedArchitectureError: it states a network with other computations.
     """
-    family, facts = get_family(arch), statements.facts
+    from virtex.checkpoints.formats import get_format
+
+    family, facts = get_family(arch), dict(statements.facts)
     for name in statements.archs:
         if reason := family.contradicts(arch, name.value):
             raise CheckpointError(
@@ -66,6 +74,8 @@ def resolve_input(
                 f"'{escape(name.value)}', {reason}; correct the wrong one",
                 code="checkpoint.unexpected_architecture",
             )
+        for fact, value in family.stated_fields(arch, name.value).items():
+            facts.setdefault(fact, Statement(value, name.place))
     for setting, value in family.fixed_settings.items():
         if setting in facts and not is_same(facts[setting].value, value):
             raise UnsupportedArchitectureError(
@@ -89,11 +99,13 @@ def resolve_input(
             f"{ENTRY} should also contain {', '.join(missing)}; get the file as it was saved",
             code="checkpoint.invalid_input_spec",
         )
-    if missing and row.input_varies and (differs or not explicit):
-        config = f" or put its {row.sidecar} beside it" if row.sidecar else ""
+    needed = [name for name in missing if name in row.must_state]
+    if needed and (differs or not explicit):
+        choices = [row, *map(get_format, row.alternatives)]
+        config = f", or put its {' and '.join(row.sidecars)} beside it" if row.sidecars else ""
         raise CheckpointError(
-            f"files of format {row.name} have different inputs, and this one does not state "
-            f"{', '.join(missing)}; choose --format {' or --format '.join(row.choices)}{config}",
+            f"files of format {row.name} differ in {', '.join(needed)}, and this one does not "
+            f"state it; choose {' or '.join(c.describe_choice() for c in choices)}{config}",
             code="checkpoint.input_not_stated",
         )
     arch = replace(arch, **{name: stated[name] for name in family.format_fields if name in stated})
@@ -102,6 +114,6 @@ def resolve_input(
     notes = []
     if stated and not statements.of_virtex:
         notes.append(f"stated: {', '.join(f'{n} in {facts[n].place}' for n in stated)}")
-    if missing and row.input_varies:
-        notes.append(f"not stated, assumed as of {row.name}: {', '.join(missing)}")
+    if needed:
+        notes.append(f"not stated, assumed as of {row.name}: {', '.join(needed)}")
     return InputSpec(values["channel_order"], mean, std, scale), arch, notes

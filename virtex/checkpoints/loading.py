@@ -12,7 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from virtex.backbones.registry import BATCH_COUNTER, Arch, expected_shapes, get_family
+from virtex.backbones.registry import (
+    BATCH_COUNTER,
+    Arch,
+    Derived,
+    expected_shapes,
+    get_family,
+)
 from virtex.checkpoints.backbone import Backbone, CheckpointError, InputSpec, Source
 from virtex.checkpoints.containers import open_checkpoint
 from virtex.checkpoints.coverage import (
@@ -165,8 +171,9 @@ def inspect_checkpoint(
         row = parsed.format
         assert parsed.arch is not None  # otherwise detect_format raises
         found = replace(found, format=row.name, project=row.project)
-        stated = read_statements(opened.content, path, row.sidecar)
+        stated = read_statements(opened.content, path, row.sidecars)
         spec, arch, notes = resolve_input(row, parsed.arch, stated, format != "auto")
+        expected = expected_shapes(arch)
         if source.arch not in ("", arch.name):
             raise CheckpointError(
                 f"{source.stated_by} declares a {source.arch}, but the checkpoint contains a "
@@ -178,9 +185,7 @@ def inspect_checkpoint(
     if source.input not in (None, spec):
         spec = source.input
         notes = [*notes, f"input from {Path(source.stated_by).name}"]
-    coverage = compute_coverage(
-        expected_shapes(arch), parsed.tensors, parsed.unused, get_family(arch).get_stage
-    )
+    coverage = compute_coverage(expected, parsed.tensors, parsed.unused, get_family(arch).get_stage)
     found = replace(
         found,
         arch=arch,
@@ -189,7 +194,7 @@ def inspect_checkpoint(
         notes=tuple([*([row.note] if row.note else []), *notes, *_conversions(parsed)]),
     )
     try:
-        return replace(found, tensors=_load_tensors(parsed, expected_shapes(arch), found))
+        return replace(found, tensors=_load_tensors(parsed, expected, found))
     except UserError as error:
         return replace(found, error=_with_path(error, f"{path} ({row.name}, {arch.name})"))
 
@@ -219,7 +224,11 @@ def _load_tensors(
             "save the weights again as plain tensors",
             code="checkpoint.unreadable",
         )
-    not_floating = [name for name in expected if not _is_floating(parsed.tensors[name])]
+    not_floating = [
+        name
+        for name in expected
+        if not all(map(_is_floating, _stored_tensors(parsed.tensors[name])))
+    ]
     if not_floating:
         raise CheckpointError(
             f"expected floating-point tensors, found others in {_first_names(not_floating)}; save "
@@ -229,7 +238,7 @@ def _load_tensors(
     tensors = {}
     for name in expected:
         try:
-            tensors[name] = _as_float32(parsed.tensors[name])
+            tensors[name] = _load_tensor(parsed.tensors[name])
         except (RuntimeError, TypeError) as error:  # a dtype that torch cannot convert
             raise CheckpointError(
                 f"{name} has a dtype that cannot be converted to float32: {error}",
@@ -246,6 +255,20 @@ def _load_tensors(
             code="checkpoint.not_finite",
         )
     return tensors
+
+
+def _stored_tensors(value: Any) -> list[Any]:
+    """Return the tensors of the file from which one of the network is computed, mostly itself."""
+    return list(value.parts.values()) if isinstance(value, Derived) else [value]
+
+
+def _load_tensor(value: Tensor | np.ndarray | Derived) -> Tensor:
+    """Return a float32 tensor independent of the file."""
+    if isinstance(value, Derived):
+        computed = value.compute(*map(_as_float32, value.parts.values()))
+        assert computed.shape == value.shape, (computed.shape, value.shape)
+        return computed.contiguous()
+    return _as_float32(value)
 
 
 def _is_floating(value: Tensor | np.ndarray) -> bool:
@@ -283,8 +306,9 @@ def _conversions(parsed: ParsedCheckpoint) -> list[str]:
     """Return notes on tensors that are not stored as float32."""
     types = {
         value.dtype.name if isinstance(value, np.ndarray) else str(value.dtype)
-        for name, value in parsed.tensors.items()
+        for name, stored in parsed.tensors.items()
         if not name.endswith(f".{BATCH_COUNTER}")
+        for value in _stored_tensors(stored)
     }
     other = sorted(name.removeprefix("torch.") for name in types)
     return [] if other == ["float32"] else [f"stored as {', '.join(other)}, loaded as float32"]

@@ -13,7 +13,7 @@ import ast
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -60,7 +60,15 @@ FACTS: dict[str, str] = {
     "config.json.architecture": "arch",  # timm
     "config.json.model_args.aa_layer": "anti_aliasing",
     "config.json.model_args.act_layer": "activation",
+    "config.json.num_attention_heads": "heads",  # Hugging Face
+    "config.json.vision_config.num_attention_heads": "heads",
+    "config.json.layer_norm_eps": "norm_eps",
+    "config.json.vision_config.layer_norm_eps": "norm_eps",
+    "config.json.hidden_act": "activation",
+    "config.json.vision_config.hidden_act": "activation",
 }
+# Hugging Face's names of activations -> ours
+_ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
 # (paths of mean and std, value of a white pixel)
 NORMALIZATIONS: tuple[tuple[str, str, float], ...] = (
     ("args.mean", "args.std", 1.0),  # timm
@@ -69,6 +77,7 @@ NORMALIZATIONS: tuple[tuple[str, str, float], ...] = (
     ("config.yaml.MODEL.PIXEL_MEAN", "config.yaml.MODEL.PIXEL_STD", 255.0),
     ("config.yaml.model.pixel_mean", "config.yaml.model.pixel_std", 255.0),
     ("config.json.pretrained_cfg.mean", "config.json.pretrained_cfg.std", 1.0),
+    ("preprocessor_config.json.image_mean", "preprocessor_config.json.image_std", 1.0),
 )
 # OpenMMLab's backbones, whose ``style`` is "pytorch" unless they state another
 _OPENMMLAB_RESNETS = ("ResNet", "ResNeXt")
@@ -100,14 +109,15 @@ class Statements:
     of_virtex: bool = False
 
 
-def read_statements(content: Any, path: str | Path, sidecar: str = "") -> Statements:
+def read_statements(content: Any, path: str | Path, sidecars: Sequence[str] = ()) -> Statements:
     """Collect what a checkpoint and the config beside it state.
 
     Args:
         content: the content of the file (``containers.open_checkpoint``).
         path: the file.
-        sidecar: name of the config in the same folder: ``"config.yaml"`` of Detectron2,
-            ``"config.json"`` of timm; "" for none.
+        sidecars: names of configs in the same folder: ``"config.yaml"`` of Detectron2,
+            ``"config.json"`` of timm and Hugging Face, and the latter's
+            ``"preprocessor_config.json"``.
 
     Raises:
         CheckpointError: the config cannot be read, a value is not valid
@@ -120,9 +130,10 @@ def read_statements(content: Any, path: str | Path, sidecar: str = "") -> Statem
     meta = document.get("meta")
     text = isinstance(meta, Mapping) and (meta.get("config") or meta.get("cfg"))
     document["openmmlab"] = parse_openmmlab(text) if isinstance(text, str) else None
-    config = Path(path).with_name(sidecar) if sidecar else None
-    if config is not None and config.is_file():
-        document[sidecar] = _read_config(config)
+    for sidecar in sidecars:
+        config = Path(path).with_name(sidecar)
+        if config.is_file():
+            document[sidecar] = _read_config(config)
     archs: list[Statement] = []
     facts: dict[str, Statement] = {}
     for where, fact in FACTS.items():
@@ -162,7 +173,7 @@ def is_same(one: Any, other: Any) -> bool:
 
 def _look_up(document: Any, path: str) -> Iterator[Any]:
     """Yield the values at a dotted path that are not ``None``."""
-    for name in ("config.yaml", "config.json"):
+    for name in ("config.yaml", "config.json", "preprocessor_config.json"):
         if path.startswith(name + "."):
             document, path = document.get(name), path.removeprefix(name + ".")
     key, _, rest = path.partition(".")
@@ -344,7 +355,9 @@ def _validated(fact: str, value: Any, place: str) -> Any:
         raise _invalid(place, "the channel order should be RGB or BGR")
     if fact == "stride_in_1x1" and not isinstance(value, bool):
         raise _invalid(place, "it should be true or false")
-    return value.lower() if isinstance(value, str) and fact != "channel_order" else value
+    if isinstance(value, str) and fact != "channel_order":
+        value = value.lower()
+    return _ACTIVATIONS.get(value, value) if fact == "activation" else value
 
 
 def _validated_normalization(mean: Any, std: Any, white: Any, place: str) -> Any:

@@ -33,13 +33,12 @@ from virtex.engine.progress import progress_bar
 from virtex.errors import UserError
 from virtex.probes.feature_cache import FeatureCache, release_pages
 from virtex.probes.frozen import tensors_sha256, verify_unchanged
-from virtex.probes.pooled import PooledBackbone, feature_size
+from virtex.probes.pooled import PooledBackbone, resolve_representation
 
 logger = logging.getLogger(__name__)
 
-POOLING = "global average"
 ROWS_IN_MEMORY = 8192  # rows of the array that are written before its pages are released
-KEY_VERSION = 2  # increment when the features of a key change
+KEY_VERSION = 3  # increment when the features of a key change
 
 
 @dataclass(frozen=True)
@@ -78,6 +77,7 @@ class FeatureExtractor:
 
     Attributes:
         batch_size: images per forward pass, in each process.
+        representation: see ``resolve_representation``.
         seconds, images: time spent and images processed so far, without those from the cache.
     """
 
@@ -85,6 +85,7 @@ class FeatureExtractor:
     cache: FeatureCache
     batch_size: int = 64
     num_workers: int = 0
+    representation: str = "default"
     seconds: float = 0.0
     images: int = 0
     network: PooledBackbone = field(init=False, repr=False, compare=False)
@@ -95,12 +96,13 @@ class FeatureExtractor:
         Raises:
             UserError: it is not writable, or its limit is too small.
         """
-        self.cache.check(images * feature_size(backbone) * 4)
+        _, size = resolve_representation(backbone, self.representation)
+        self.cache.check(images * size * 4)
 
     def open(self, backbone: Backbone) -> None:
         """Set the backbone to extract features of."""
         self.backbone = backbone
-        network = PooledBackbone(backbone, frozen=True).to(self.device).eval()
+        network = PooledBackbone(backbone, True, self.representation).to(self.device).eval()
         # 10% faster on CPUs, equal up to rounding
         self.network = network.to(memory_format=torch.channels_last)
         self.sha256 = tensors_sha256(self.network.cnn)
@@ -137,7 +139,7 @@ class FeatureExtractor:
             "images": images.fingerprint(),
             "transform": view.config,
             "seed": view.seed,
-            "pooling": POOLING,
+            "representation": self.network.representation,
         }
 
     def extract(self, images: ImageSet, view: View) -> np.ndarray:

@@ -5,11 +5,28 @@ from torch import Tensor, nn
 
 from virtex.backbones.registry import check_input_size, get_family
 from virtex.checkpoints.backbone import Backbone, build_network
+from virtex.errors import UserError
+from virtex.text import escape
 
 
-def feature_size(backbone: Backbone) -> int:
-    """Return the number of pooled features of an image."""
-    return list(get_family(backbone.arch).channels(backbone.arch).values())[-1]
+def resolve_representation(backbone: Backbone, name: str = "default") -> tuple[str, int]:
+    """Return the representation of images that a name selects, and its number of features.
+
+    Args:
+        name: one of ``Family.representations``, or ``"default"`` for its first.
+
+    Raises:
+        UserError: the network has no such representation.
+    """
+    sizes = get_family(backbone.arch).representations(backbone.arch)
+    name = next(iter(sizes)) if name == "default" else name
+    if name not in sizes:
+        raise UserError(
+            f"MODEL.REPRESENTATION of {backbone.arch.name} should be one of "
+            f"{', '.join(sizes)}, found {escape(name)}",
+            code="config.representation",
+        )
+    return name, sizes[name]
 
 
 class PooledBackbone(nn.Module):
@@ -17,6 +34,7 @@ class PooledBackbone(nn.Module):
 
     Attributes:
         cnn: the network, under its family's canonical tensor names.
+        representation: name of the features, see ``Family.representations``.
         feature_size: number of features of an image.
         frozen: whether parameters and BatchNorm statistics stay fixed.
     """
@@ -24,10 +42,10 @@ class PooledBackbone(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: Backbone, frozen: bool):
+    def __init__(self, backbone: Backbone, frozen: bool, representation: str = "default"):
         super().__init__()
         self.arch, self.family = backbone.arch, get_family(backbone.arch)
-        self.feature_size = feature_size(backbone)
+        self.representation, self.feature_size = resolve_representation(backbone, representation)
         self.cnn = build_network(backbone).requires_grad_(not frozen)
         self.frozen, self.bgr = frozen, backbone.input.channel_order == "BGR"
         # of pixels in 0 … 255; not saved, since the checkpoint's entry contains them
@@ -53,5 +71,5 @@ class PooledBackbone(nn.Module):
         if self.bgr:
             images = images.flip(1)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            maps = self.family.features(self.cnn, (images.float() - self.mean) / self.std)
-        return self.family.pool(maps)["avg"]
+            normalized = (images.float() - self.mean) / self.std
+            return self.family.represent(self.cnn, normalized, self.representation)
