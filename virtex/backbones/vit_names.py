@@ -177,7 +177,7 @@ _CLIP: Rules = (
 
 def derive_clip(tensors: Tensors) -> dict[str, Derived]:
     """Add the leading dimensions that timm's tokens and positions have."""
-    derived = {}
+    derived: dict[str, Derived] = {}
     for name, ndim in (("cls_token", 1), ("pos_embed", 2)):
         tensor = tensors.get(name)
         if tensor is not None and len(tensor.shape) == ndim:
@@ -360,14 +360,14 @@ def translate_flax(name: str) -> str | None:
 
 def flax_tensor(name: str, tensor: Any) -> tuple[str, tuple[int, ...], Callable[[Tensor], Tensor]]:
     """Return the name, shape and conversion of a Flax tensor: kernels are (inputs, outputs)."""
-    shape = tuple(tensor.shape)
+    shape: tuple[int, ...] = tuple(tensor.shape)
     module, _, leaf = name.rpartition(".")
     heads_last = module.rpartition(".")[2] in ("q", "k", "v", "key", "value")
     if leaf == "scale":
         return f"{module}.weight", shape, _same
     if leaf == "kernel" and len(shape) == 4:  # (height, width, inputs, outputs)
-        new = (shape[3], shape[2], shape[0], shape[1])
-        return f"{module}.weight", new, lambda t: t.permute(3, 2, 0, 1)
+        order = (shape[3], shape[2], shape[0], shape[1])
+        return f"{module}.weight", order, lambda t: t.permute(3, 2, 0, 1)
     if leaf == "kernel" and heads_last and len(shape) == 3:  # (inputs, heads, head width)
         new = (shape[1] * shape[2], shape[0])
         return f"{module}.weight", new, lambda t: t.flatten(1).T
