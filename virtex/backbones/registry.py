@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -93,6 +93,16 @@ class Family(ABC):
             UnsupportedArchitectureError: the names belong to this family, but it cannot build the
                 network.
         """
+
+    def detect_named(self, tensors: Mapping[str, Any], name: str) -> Arch | None:
+        """Return the architecture of a state_dict whose network is named, for names of the family.
+
+        For networks that tensor shapes alone do not show. See ``detect``.
+
+        Args:
+            name: any text that a file or the user states.
+        """
+        return None
 
     @abstractmethod
     def build(self, arch: Any) -> nn.Module:
@@ -237,6 +247,7 @@ def register_family(family: Family) -> Family:
 def get_families() -> dict[str, Family]:
     """Return all families by name, the built-in ones first."""
     import virtex.backbones.resnet
+    import virtex.backbones.timm_cnn
     import virtex.backbones.vit  # noqa: F401  they register themselves
 
     return FAMILIES
@@ -245,6 +256,7 @@ def get_families() -> dict[str, Family]:
 def get_dialects() -> dict[str, Dialect]:
     """Return all dialects by name; ``"canonical"`` keeps each family's own names."""
     import virtex.backbones.resnet_names
+    import virtex.backbones.timm_cnn_names
     import virtex.backbones.vit_names  # noqa: F401  they register their dialects
 
     return DIALECTS
@@ -255,28 +267,53 @@ def get_family(arch: Arch) -> Family:
     return get_families()[arch.family]
 
 
-def detect_arch(tensors: Mapping[str, Any], fields: Mapping[str, Any] | None = None) -> Arch | None:
+def detect_arch(
+    tensors: Mapping[str, Any], fields: Mapping[str, Any] | None = None, names: Sequence[str] = ()
+) -> Arch | None:
     """Return the architecture from the first family that detects it; ``None`` if none does.
 
     Args:
         fields: values for the family's ``format_fields``.
+        names: what a file states as its network. They matter if no family detects the tensors by
+            their shapes, or if that family knows that the name is of another network.
 
     Raises:
         UnsupportedArchitectureError: a family recognizes its names, but none can build the network.
     """
-    unsupported = None
+    fields = fields or {}
+    names = [fields["model"]] if "model" in fields else names
+    found, unsupported = None, None
     for family in get_families().values():
         try:
-            arch = family.detect(tensors)
+            found = family.detect(tensors)
         except UnsupportedArchitectureError as error:
             unsupported = unsupported or error
             continue
-        if arch is not None:
-            known = {k: v for k, v in (fields or {}).items() if k in family.format_fields}
-            return replace(arch, **known)
+        if found is not None:
+            break
+    if found is None or any(get_family(found).contradicts(found, name) for name in names):
+        for name in names:
+            try:
+                if named := detect_named_arch(tensors, name):
+                    return named
+            except UnsupportedArchitectureError as error:
+                unsupported = unsupported or error
+    if found is not None:
+        known = {k: v for k, v in fields.items() if k in get_family(found).format_fields}
+        return replace(found, **known)
     if unsupported is not None:
         raise unsupported
     return None
+
+
+def detect_named_arch(tensors: Mapping[str, Any], name: str) -> Arch | None:
+    """Return the architecture of the network of this name if the tensors may be its.
+
+    Raises:
+        UnsupportedArchitectureError: they are similar, but not its.
+    """
+    archs = (family.detect_named(tensors, name) for family in get_families().values())
+    return next((arch for arch in archs if arch is not None), None)
 
 
 @lru_cache(maxsize=32)

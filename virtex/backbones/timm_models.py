@@ -14,9 +14,11 @@ from virtex.backbones.registry import (
     Shapes,
     UnsupportedArchitectureError,
     detect_arch,
+    detect_named_arch,
     expected_shapes,
     get_family,
 )
+from virtex.text import escape
 
 
 class TimmFamily(Family):
@@ -50,26 +52,78 @@ class TimmFamily(Family):
         return {name: getattr(known, name) for name in self.format_fields}
 
 
-@lru_cache(maxsize=64)
-def timm_arch(name: str) -> Arch | None:
-    """Return the architecture of timm's model of this name; ``None`` if timm has none.
+def timm_name(stated: str) -> str:
+    """Return the name of timm's model in one that a file states; "" if timm has none.
 
-    A tag of pretrained weights (``vit_base_patch16_224.mae``) may follow.
+    The stated name may have an organization (``timm/…``) and a tag of pretrained weights
+    (``vit_base_patch16_224.mae``).
+    """
+    import timm
+
+    name = stated.rpartition("/")[2].partition(".")[0]
+    return name if timm.is_model(name) else ""
+
+
+@lru_cache(maxsize=64)
+def timm_network(name: str) -> Any:
+    """Return timm's model of this name without classifier, on the meta device.
+
+    Raises:
+        UnsupportedArchitectureError: the installed timm has none.
     """
     import timm
     import torch
 
-    base = name.partition(".")[0]
-    if not timm.is_model(base):
-        return None
+    if not timm.is_model(name):
+        raise UnsupportedArchitectureError(
+            f"timm {timm.__version__} has no network named {escape(name)}; install a version that "
+            "has it"
+        )
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        model = timm.create_model(base, num_classes=0)
+        return timm.create_model(name, num_classes=0)
+
+
+def timm_normalization(stated: str) -> tuple[Any, Any, float]:
+    """Return mean, std and the value of a white pixel of timm's pretrained weights.
+
+    Args:
+        stated: a name of one of timm's models; without a tag, of its default weights.
+    """
+    from timm.models import get_pretrained_cfg
+
+    name = stated.rpartition("/")[2]
     try:
-        arch = detect_arch(model.state_dict())
-    except UnsupportedArchitectureError:
+        cfg = get_pretrained_cfg(name)
+    except RuntimeError:  # an unknown tag
+        cfg = get_pretrained_cfg(timm_name(name))
+    if cfg is None:
+        cfg = timm_network(timm_name(name)).pretrained_cfg
+        return tuple(cfg["mean"]), tuple(cfg["std"]), 1.0
+    return tuple(cfg.mean), tuple(cfg.std), 1.0
+
+
+@lru_cache(maxsize=64)
+def timm_arch(stated: str) -> Arch | None:
+    """Return the architecture of timm's model of this name; ``None`` if no family has it.
+
+    Args:
+        stated: see ``timm_name``.
+    """
+    name = timm_name(stated)
+    if not name:
         return None
+    network = timm_network(name)
+    tensors = network.state_dict()
+    try:
+        arch = detect_arch(tensors)
+    except UnsupportedArchitectureError:
+        arch = None
     family = arch and get_family(arch)
-    return replace(arch, **family.read_fields(model)) if isinstance(family, TimmFamily) else arch
+    if isinstance(family, TimmFamily):
+        return replace(arch, **family.read_fields(network))
+    if arch is None or get_family(arch).contradicts(arch, name):
+        return detect_named_arch(tensors, name)
+    return arch
 
 
 def reject_extra_tensors(shapes: Shapes, arch: Arch, inside: re.Pattern[str]) -> None:

@@ -44,9 +44,9 @@ class Format:
         dialects: names of ``virtex.backbones.registry.DIALECTS``, the preferred first.
         input: the input that the network expects.
         arch_fields: fields of the architecture that tensor shapes do not determine
-            (``Family.format_fields``).
+            (``Family.format_fields``); ``"model"`` is a name of timm.
         families: names of the families to which the row applies; if empty, all families with
-            ``Family.generic_formats``.
+            ``Family.generic_formats``; ``"*"`` stands for all families.
         sidecars: names of the configs beside the file that may state both.
         must_state: facts (``statements.Statements``) in which the project's files differ. If a file
             does not state one, ``--format`` must choose among the row and its alternatives.
@@ -79,7 +79,7 @@ class Format:
     def applies_to(self, family: str) -> bool:
         """Return whether the row reads networks of this family."""
         generic = get_families()[family].generic_formats
-        return family in self.families if self.families else generic
+        return not {family, "*"}.isdisjoint(self.families) if self.families else generic
 
     def get_families(self) -> list[Family]:
         """Return the families whose networks the row reads."""
@@ -118,18 +118,21 @@ def register_format(row: Format) -> Format:
 def get_format(name: str) -> Format:
     """Return the row of this name or alias.
 
-    ``prefix:PREFIX`` returns a row for canonical names under that prefix.
+    ``prefix:PREFIX`` returns a row for canonical names under that prefix, ``timm:NAME`` one for
+    timm's network of that name, with or without a tag of pretrained weights.
 
     Raises:
         CheckpointError: no row has this name; the message lists the closest ones.
     """
+    if name.startswith("timm:"):
+        return timm_format(name)
     if name.startswith("prefix:"):
         prefix = name.removeprefix("prefix:")
         return Format(
             escape(name),
             "canonical names under a given prefix",
             strip=(prefix,),
-            families=tuple(get_families()),
+            families=("*",),
         )
     by_name = {alias: row for row in FORMATS.values() for alias in (row.name, *row.aliases)}
     if name in by_name:
@@ -140,6 +143,37 @@ def get_format(name: str) -> Format:
         f"unknown checkpoint format '{escape(name)}': {hint}"
         "eval_tools/inspect_checkpoint.py --list-formats prints all of them",
         code="checkpoint.unknown_format",
+    )
+
+
+def timm_format(name: str) -> Format:
+    """Return the row ``timm:NAME``.
+
+    Raises:
+        CheckpointError: timm has no model of this name.
+    """
+    import timm
+    from virtex.backbones.timm_models import timm_name, timm_normalization
+
+    model = name.removeprefix("timm:")
+    if not timm_name(model):
+        near = difflib.get_close_matches(model.partition(".")[0][:100], timm.list_models(), n=3)
+        hint = f"did you mean timm:{' or timm:'.join(near)}? " if near else ""
+        raise CheckpointError(
+            f"unknown checkpoint format '{escape(name)}': {hint}timm.list_models() of timm "
+            f"{timm.__version__} prints all names",
+            code="checkpoint.unknown_format",
+        )
+    mean, std, scale = timm_normalization(model)
+    return Format(
+        name,
+        "huggingface/pytorch-image-models: a named network",
+        containers=("state_dict_ema", "model_ema", "state_dict", "model", "module", ""),
+        strip=("", "visual.trunk.", "visual."),
+        dialects=tuple(get_dialects()),
+        input=InputSpec("RGB", mean, std, scale),
+        arch_fields={"model": model},
+        families=("*",),
     )
 
 
@@ -354,6 +388,7 @@ _ROWS = (
         "kdexd/virtex",
         strip=("visual.cnn.",),
         ignore_prefixes=("visual.cnn.fc.", "textual.", "backward_textual."),
+        families=("*",),
     ),
     Format(
         "detectron2_backbone",
