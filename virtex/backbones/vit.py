@@ -374,7 +374,7 @@ def build_vit(arch: ViTArch) -> nn.Module:
     return _vision_transformer()(
         **common,
         interpolation=arch.interpolation,
-        mlp_ratio=ratio * (2 if arch.mlp == "swiglu_packed" else 1),
+        mlp_ratio=ratio if arch.mlp == "mlp" else (2 * arch.mlp_dim + 0.5) / arch.embed_dim,
         qk_norm=arch.qk_norm,
         scale_mlp_norm=arch.scale_mlp,
         scale_attn_norm=arch.scale_attention,

@@ -29,15 +29,6 @@ _ROWS = (
         arch_fields={"interpolation": "plain"},
     ),
     Format(
-        "mae_finetuned",
-        "facebookresearch/mae: fine-tuned with average pooling",
-        dialects=("vit",),
-        families=VIT,
-        only_if=_is("VisionTransformer", final_norm="fc_norm", layer_scale=False, registers=0),
-        containers=("model",),
-        arch_fields={"interpolation": "plain"},
-    ),
-    Format(
         "dinov3",
         "facebookresearch/dinov3, trained on LVD-1689M",
         containers=("teacher", "model", "state_dict", ""),
