@@ -38,6 +38,9 @@ _IN_BLOCK = re.compile(r"layer([1-4])\.(\d+)\.(.+)")
 _STATED_NAME = re.compile(
     r"(wide_?)?resne(x?)t(?:[-_]?(\d+))?([a-z]\w*)?(?:_(\d+)x(\d+)d)?", re.IGNORECASE
 )
+_ONLY_PLAIN = (
+    "only plain ResNets are recognized; if timm has this network, specify --format timm:NAME"
+)
 _IN_BACKBONE = re.compile(r"(?:conv1|bn1|stem|layer\d+|res\d+)\..+")
 
 
@@ -150,7 +153,7 @@ class ResNetFamily(Family):
     def explain_unsupported(self, shapes: Shapes) -> str | None:
         return next(
             (
-                f"this is {variant.reason}; only plain ResNets are supported"
+                f"this is {variant.reason}; {_ONLY_PLAIN}"
                 for variant in UNSUPPORTED_VARIANTS
                 if variant.matches_anywhere and variant.matches(shapes)
             ),
@@ -227,9 +230,7 @@ def detect_resnet(tensors: Mapping[str, Any]) -> ResNetArch | None:
     for variant in UNSUPPORTED_VARIANTS:
         if variant.matches(shapes):
             reason = variant.reason.format(conv1=shapes.get("conv1.weight"))
-            raise UnsupportedArchitectureError(
-                f"this is {reason}; only plain ResNets are supported"
-            )
+            raise UnsupportedArchitectureError(f"this is {reason}; {_ONLY_PLAIN}")
     block = "bottleneck" if any(part == "conv3.weight" for _, _, part in blocks) else "basic"
     width_per_group, groups = _width_and_groups(shapes) if block == "bottleneck" else (64, 1)
     arch = ResNetArch(_depth(block, blocks), block, width_per_group, groups)
@@ -295,7 +296,7 @@ def _reject_extra_tensors(shapes: Shapes, arch: ResNetArch) -> None:
         shown = ", ".join(extra[:3]) + (", …" if len(extra) > 3 else "")
         raise UnsupportedArchitectureError(
             f"{len(extra)} tensors inside its stages do not belong to a plain {arch.name}: "
-            f"{shown}; only plain ResNets are supported"
+            f"{shown}; {_ONLY_PLAIN}"
         )
 
 

@@ -80,27 +80,31 @@ class StateDicts:
         by_path: dotted path ("" for the root) -> name -> tensor or array.
         root_entries: keys of the file's root.
         flat: whether the file cannot nest (safetensors), so that every row matches at the root.
+        names: what the file or its config states as its network.
     """
 
     by_path: dict[str, dict[str, Any]]
     root_entries: frozenset[Any]
     flat: bool
+    names: tuple[str, ...] = ()
 
 
-def detect_format(content: Any, name: str = "auto", flat: bool = False) -> ParsedCheckpoint:
+def detect_format(
+    content: Any, name: str = "auto", flat: bool = False, names: tuple[str, ...] = ()
+) -> ParsedCheckpoint:
     """Parse a checkpoint as the one format that matches.
 
     Args:
         content: the content of the file (``containers.open_checkpoint``).
         name: a format's name, or ``auto``.
-        flat: see ``StateDicts``.
+        flat, names: see ``StateDicts``.
 
     Raises:
         CheckpointError: the file contains no tensors, no format matches (the message describes the
             closest one), or several match with different results (the message names them).
         UnsupportedArchitectureError: no family can build the network.
     """
-    found = collect_state_dicts(content, flat)
+    found = replace(collect_state_dicts(content, flat), names=names)
     if not found.by_path:
         raise CheckpointError(
             "expected a state_dict (a mapping of names to tensors), found "
@@ -149,7 +153,7 @@ def parse_as(row: Format, found: StateDicts, explicit: bool) -> ParsedCheckpoint
         if not explicit and not _has_required_prefixes(row, tensors):
             continue
         for prefix, dialect in itertools.product(row.strip, row.dialects):
-            parsed = _parse_names(row, container, tensors, wrapper, prefix, dialect)
+            parsed = _parse_names(row, container, tensors, wrapper, prefix, dialect, found.names)
             if parsed is not None and not parsed.unsupported:
                 unused = parsed.unused | _other_state_dicts(found, container)
                 return replace(parsed, unused=unused)
@@ -165,14 +169,20 @@ def _has_required_prefixes(row: Format, tensors: Mapping[str, Any]) -> bool:
 
 
 def _parse_names(
-    row: Format, container: str, tensors: dict[str, Any], wrapper: str, prefix: str, dialect: str
+    row: Format,
+    container: str,
+    tensors: dict[str, Any],
+    wrapper: str,
+    prefix: str,
+    dialect: str,
+    stated: tuple[str, ...],
 ) -> ParsedCheckpoint | None:
     try:
         translated = translate(row, tensors, prefix, dialect)
         parts = {part for value in translated.derived.values() for part in value.parts}
         kept = {name: value for name, value in translated.tensors.items() if name not in parts}
         names = kept | translated.derived
-        arch = detect_arch(names, row.arch_fields)
+        arch = detect_arch(names, row.arch_fields, stated)
     except UnsupportedArchitectureError as error:
         return ParsedCheckpoint(row, container, {}, {}, None, str(error))
     if arch is None or not row.applies_to(arch.family):
@@ -373,7 +383,9 @@ def _no_format_error(found: StateDicts, name: str) -> UserError:
     prefix = next(iter(prefixes.values()), "")
     hint = f"; --format prefix:{prefix} reads the network under that prefix" if prefix else ""
     return CheckpointError(
-        f"the format was not detected: {closest}; {keys}{hint}", code="checkpoint.unknown_format"
+        f"the format was not detected: {closest}; {keys}{hint}; --format timm:NAME reads a network "
+        "of timm",
+        code="checkpoint.unknown_format",
     )
 
 

@@ -153,6 +153,7 @@ def timm_format(name: str) -> Format:
         CheckpointError: timm has no model of this name.
     """
     import timm
+
     from virtex.backbones.timm_models import timm_name, timm_normalization
 
     model = name.removeprefix("timm:")
@@ -166,7 +167,7 @@ def timm_format(name: str) -> Format:
         )
     mean, std, scale = timm_normalization(model)
     return Format(
-        name,
+        escape(name),
         "huggingface/pytorch-image-models: a named network",
         containers=("state_dict_ema", "model_ema", "state_dict", "model", "module", ""),
         strip=("", "visual.trunk.", "visual."),
@@ -177,6 +178,7 @@ def timm_format(name: str) -> Format:
     )
 
 
+_DINO_V2_AND_V3 = ("backbone.mask_token", "backbone.register_tokens", "backbone.storage_tokens")
 RESNET_FACTS = ("channel_order", "normalization", "stride_in_1x1")
 # Names of the heads of detectors, segmenters and classifiers, not of self-supervised methods
 _OPENMMLAB_HEADS = (
@@ -368,6 +370,7 @@ _ROWS = (
         containers=("teacher",),
         strip=("backbone.",),
         ignore_prefixes=("head.",),
+        forbidden_prefixes=_DINO_V2_AND_V3,
         dialects=("canonical", "vit"),
         families=("resnet", "vit"),
         arch_fields={"interpolation": "offset"},
@@ -378,6 +381,7 @@ _ROWS = (
         containers=("student",),
         strip=("backbone.",),
         ignore_prefixes=("head.",),
+        forbidden_prefixes=_DINO_V2_AND_V3,
         dialects=("canonical", "vit"),
         families=("resnet", "vit"),
         arch_fields={"interpolation": "offset"},
@@ -523,7 +527,7 @@ _ROWS = (
 for _row in _ROWS:
     register_format(_row)
 
-from virtex.checkpoints import vit_formats  # noqa: E402, F401  registers its rows
+from virtex.checkpoints import timm_formats, vit_formats  # noqa: E402, F401  register their rows
 
 
 def format_table() -> str:
@@ -537,5 +541,6 @@ def format_table() -> str:
         where = " or ".join(container or "the root" for container in row.containers)
         prefixes = " or ".join(prefix or "no prefix" for prefix in row.strip)
         lines.append(f"    in {where}; {prefixes}; {' or '.join(row.dialects)} names")
+    lines.append("timm:NAME\n    timm's network of this name, such as timm:resnet50d.ra2_in1k")
     lines.append("prefix:PREFIX\n    canonical names under any other prefix")
     return "\n".join(lines)

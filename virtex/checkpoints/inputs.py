@@ -66,8 +66,13 @@ def resolve_input(
     """
     from virtex.checkpoints.formats import get_format
 
-    family, facts = get_family(arch), dict(statements.facts)
-    for name in statements.archs:
+    family, facts, archs = get_family(arch), dict(statements.facts), list(statements.archs)
+    if "model" in row.arch_fields:  # all files of the row have the same network and input
+        place = f"format {row.name}"
+        archs.append(Statement(row.arch_fields["model"], place))
+        normalization = (row.input.mean, row.input.std, row.input.scale)
+        facts.setdefault("normalization", Statement(normalization, place))
+    for name in archs:
         if reason := family.contradicts(arch, name.value):
             raise CheckpointError(
                 f"its tensors are those of a {arch.name}, but {name.place} states "

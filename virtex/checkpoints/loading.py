@@ -31,7 +31,7 @@ from virtex.checkpoints.detect import ParsedCheckpoint, detect_format
 from virtex.checkpoints.formats import get_format
 from virtex.checkpoints.inputs import resolve_input
 from virtex.checkpoints.sources import resolve_source
-from virtex.checkpoints.statements import read_statements
+from virtex.checkpoints.statements import read_names, read_statements
 from virtex.errors import UserError
 from virtex.text import redact
 
@@ -103,8 +103,8 @@ class Inspection:
             + (f" ({self.project})" if self.project else ""),
         ]
         if self.arch is not None:
-            fields = get_family(self.arch).format_fields
-            stated = "".join(f", {name} {getattr(self.arch, name)}" for name in fields)
+            values = {n: getattr(self.arch, n) for n in get_family(self.arch).format_fields}
+            stated = "".join(f", {n} {v}" for n, v in values.items() if v != self.arch.name)
             lines.append(f"architecture  {self.arch.name}{stated}")
         if self.input is not None:
             lines.append(
@@ -167,7 +167,9 @@ def inspect_checkpoint(
     opened = open_checkpoint(path, trust_pickle)
     found = Inspection(redact(name), path, opened.size, opened.sha256)
     try:
-        parsed = detect_format(opened.content, format, opened.flat)
+        parsed = detect_format(
+            opened.content, format, opened.flat, read_names(opened.content, path)
+        )
         row = parsed.format
         assert parsed.arch is not None  # otherwise detect_format raises
         found = replace(found, format=row.name, project=row.project)

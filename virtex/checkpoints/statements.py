@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import json
 import math
 import re
@@ -147,6 +148,23 @@ def read_statements(content: Any, path: str | Path, sidecars: Sequence[str] = ()
             value = _validated_normalization(mean, std, white, mean_path)
             _add(facts, "normalization", Statement(value, mean_path))
     return Statements(tuple(archs), facts)
+
+
+def read_names(content: Any, path: str | Path) -> tuple[str, ...]:
+    """Return what a checkpoint, or timm's config beside it, states as its network.
+
+    The arguments are those of ``read_statements``, which validates.
+    """
+    document = dict(content) if isinstance(content, Mapping) else {}
+    if (entry := document.get(ENTRY)) is not None:
+        model = entry.get("model") if isinstance(entry, Mapping) else None
+        return (model[:200],) if isinstance(model, str) else ()
+    config = Path(path).with_name("config.json")
+    with contextlib.suppress(CheckpointError):
+        document["config.json"] = _read_config(config) if config.is_file() else None
+    places = (place for place, fact in FACTS.items() if fact == "arch")
+    values = (value for place in places for value in _look_up(document, place))
+    return tuple(value[:200] for value in values if isinstance(value, str))
 
 
 def _add(facts: dict[str, Statement], fact: str, new: Statement) -> None:
