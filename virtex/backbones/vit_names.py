@@ -106,7 +106,9 @@ _rename_official = renaming(_OFFICIAL)
 
 def translate_official(name: str) -> str | None:
     # DINOv2's blocks may be in chunks; their second number counts over all chunks
-    return _rename_official(re.sub(r"^blocks\.\d+\.(?=\d+\.)", "blocks.", name))
+    return _rename_official(
+        re.sub(r"^blocks\.\d+\.(?=\d+\.(?:norm|attn|mlp|ls)\d?\.)", "blocks.", name)
+    )
 
 
 def derive_official(tensors: Tensors) -> dict[str, Derived]:
