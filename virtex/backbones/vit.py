@@ -118,7 +118,7 @@ class ViTFamily(Family):
     anchor_key = "blocks.0.norm1.weight"
     generic_formats = False
     format_fields = ("heads", "norm_eps", "activation", "interpolation")
-    detectron2_converters: ClassVar = {}
+    detectron2_converters: ClassVar = {"FPN": "virtex.detectron.vit:convert_fpn"}
 
     def detect(self, tensors: Mapping[str, Any]) -> ViTArch | None:
         return detect_vit(tensors)
