@@ -327,12 +327,13 @@ _MMPRETRAIN: Rules = (
     (r"layers\.(\d+\..+)", r"blocks.\1"),
 )
 
-# Flax modules, "/" replaced by "."; big_vision numbers attention and MLP from 0
-_FLAX_BLOCK = r"Transformer\.encoderblock_(\d+)\."
+# Flax modules, "/" replaced by "."; big_vision numbers attention and MLP from 0, and its blocks may
+# be stacked to one with a leading axis of layers (its option scan), whose number is "*" here
+_FLAX_BLOCK = r"Transformer\.encoderblock_(\d+|\*)\."
 _FLAX: Rules = (
     (r"(?:head|pre_logits)\..+", None),
     (r"cls", r"cls_token"),
-    (r"(?:Transformer\.posembed_input\.)?pos_embedding", r"pos_embed"),
+    (r"(?:Transformer\.(?:posembed_input\.)?)?pos_embedding", r"pos_embed"),
     (r"embedding\.(.+)", r"patch_embed.proj.\1"),
     (r"Transformer\.encoder_norm\.(.+)", r"norm.\1"),
     (_FLAX_BLOCK + r"LayerNorm_0\.(.+)", r"blocks.\1.norm1.\2"),
@@ -348,28 +349,31 @@ _FLAX: Rules = (
     (r"MAPHead_0\.MlpBlock_0\.Dense_0\.(.+)", r"attn_pool.mlp.fc1.\1"),
     (r"MAPHead_0\.MlpBlock_0\.Dense_1\.(.+)", r"attn_pool.mlp.fc2.\1"),
     (r"MAPHead_0\.MultiHeadDotProductAttention_0\.(q)uery\.(.+)", r"attn_pool.q.\2"),
-    (r"MAPHead_0\.MultiHeadDotProductAttention_0\.(key|value)\.(.+)", r"attn_pool.\1.\2"),
+    (r"MAPHead_0\.MultiHeadDotProductAttention_0\.(k)ey\.(.+)", r"attn_pool.k.\2"),
+    (r"MAPHead_0\.MultiHeadDotProductAttention_0\.(v)alue\.(.+)", r"attn_pool.v.\2"),
     (r"MAPHead_0\.MultiHeadDotProductAttention_0\.out\.(.+)", r"attn_pool.proj.\1"),
 )
 _rename_flax = renaming(_FLAX)
+_MAX_LAYERS = 256  # of stacked blocks
 
 
 def translate_flax(name: str) -> str | None:
-    return _rename_flax(name.removeprefix("params/img/").removeprefix("params/").replace("/", "."))
+    name = name.removeprefix("params/").removeprefix("img/").replace("/", ".")
+    return _rename_flax(name.replace(".encoderblock.", ".encoderblock_*."))
 
 
-def flax_tensor(name: str, tensor: Any) -> tuple[str, tuple[int, ...], Callable[[Tensor], Tensor]]:
+def flax_layout(
+    name: str, shape: tuple[int, ...]
+) -> tuple[str, tuple[int, ...], Callable[[Tensor], Tensor]]:
     """Return the name, shape and conversion of a Flax tensor: kernels are (inputs, outputs)."""
-    shape = tuple(tensor.shape)
     module, _, leaf = name.rpartition(".")
-    heads_last = module.rpartition(".")[2] in ("q", "k", "v", "key", "value")
     if leaf == "scale":
         return f"{module}.weight", shape, _same
     if leaf == "kernel" and len(shape) == 4:  # (height, width, inputs, outputs)
         new = (shape[3], shape[2], shape[0], shape[1])
         return f"{module}.weight", new, lambda t: t.permute(3, 2, 0, 1)
-    if leaf == "kernel" and heads_last and len(shape) == 3:  # (inputs, heads, head width)
-        new = (shape[1] * shape[2], shape[0])
+    if leaf == "kernel" and len(shape) == 3 and module.endswith((".q", ".k", ".v")):
+        new = (shape[1] * shape[2], shape[0])  # of (inputs, heads, head width)
         return f"{module}.weight", new, lambda t: t.flatten(1).T
     if leaf == "kernel" and len(shape) == 3:  # (heads, head width, outputs)
         new = (shape[2], shape[0] * shape[1])
@@ -385,33 +389,46 @@ def derive_flax(tensors: Tensors) -> dict[str, Derived]:
     """Convert every tensor to PyTorch's layout, and fuse the projections."""
     converted: dict[str, Derived] = {}
     for name, tensor in tensors.items():
-        new, shape, compute = flax_tensor(name, tensor)
-        converted[new] = Derived(shape, {name: tensor}, compute)
+        is_stack = ".*." in name and tensor.shape and tensor.shape[0] <= _MAX_LAYERS
+        layers = (
+            [(str(n), layer) for n, layer in enumerate(tensor)] if is_stack else [("*", tensor)]
+        )
+        for number, stored in layers:
+            new, shape, compute = flax_layout(name, tuple(stored.shape))
+            converted[new.replace("*", number)] = Derived(shape, {name: stored}, compute)
+    return {
+        name: value
+        for name, value in converted.items()
+        if not re.search(r"\.attn\.[qkv]\.|attn_pool\.[kv]\.", name)
+    } | _fuse_flax(converted)
+
+
+def _fuse_flax(converted: Mapping[str, Derived]) -> dict[str, Derived]:
+    """Concatenate queries, keys and values to ``qkv``; attention pooling has ``kv`` apart."""
     fused: dict[str, Derived] = {}
-    for name in converted:
-        match = re.fullmatch(r"(.+)\.(?:q\.(weight|bias)|key\.(weight|bias))", name)
+    for name, first in converted.items():
+        match = re.fullmatch(r"(.+\.attn)\.(q)\.(\w+)|(attn_pool)\.(k)\.(\w+)", name)
         if match is None:
             continue
-        module, kind = match[1], match[2] or match[3]
-        is_pool = module == "attn_pool"
-        if is_pool and not match[3]:
+        module, start, kind = filter(None, match.groups())
+        used = "qkv" if start == "q" else "kv"
+        parts = [converted.get(f"{module}.{letter}.{kind}") for letter in used]
+        if any(part is None or part.shape != first.shape for part in parts):
             continue
-        sources = ("key", "value") if is_pool else ("q", "k", "v")
-        parts = [converted.get(f"{module}.{part}.{kind}") for part in sources]
-        if any(part is None or part.shape != converted[name].shape for part in parts):
-            continue
-        first = converted[name].shape
-        fused[f"{module}.{'kv' if is_pool else 'qkv'}.{kind}"] = Derived(
-            (len(sources) * first[0], *first[1:]),
+        fused[f"{module}.{used}.{kind}"] = Derived(
+            (len(used) * first.shape[0], *first.shape[1:]),
             {key: value for part in parts if part for key, value in part.parts.items()},
             lambda *stored, parts=parts: torch.cat(
                 [part.compute(t) for part, t in zip(parts, stored, strict=True)]
             ),
         )
-    gone = {
-        name for name in converted if re.search(r"\.attn\.[qkv]\.|attn_pool\.(key|value)\.", name)
-    }
-    return {name: value for name, value in converted.items() if name not in gone} | fused
+    return fused
+
+
+def flax_fields(tensors: Tensors) -> dict[str, Any]:
+    """Return the heads that the kernels of queries show, (…, inputs, heads, head width)."""
+    shapes = (tensor.shape for name, tensor in tensors.items() if name.endswith(".attn.q.kernel"))
+    return next(({"heads": shape[-2]} for shape in shapes if len(shape) >= 3), {})
 
 
 DIALECTS["vit"] = Dialect(translate_official, derive_official)
@@ -423,4 +440,4 @@ DIALECTS["hf_dinov3"] = Dialect(renaming(_HF_DINOV3), derive_hf_eva)
 DIALECTS["hf_clip"] = Dialect(renaming(_HF_CLIP), derive_hf_clip)
 DIALECTS["hf_siglip"] = Dialect(renaming(_HF_SIGLIP), derive_hf_clip)
 DIALECTS["mmpretrain_vit"] = Dialect(renaming(_MMPRETRAIN))
-DIALECTS["flax_vit"] = Dialect(translate_flax, derive_flax)
+DIALECTS["flax_vit"] = Dialect(translate_flax, derive_flax, flax_fields)

@@ -295,6 +295,7 @@ _ROWS = (
         families=VIT,
         required_prefixes=("Transformer/posembed_input/",),
         input=HALF_RGB,
+        arch_fields={"activation": "gelu_tanh"},  # flax.linen.gelu; timm computes the exact GELU
     ),
     Format(
         "big_vision",
