@@ -369,20 +369,23 @@ def flax_layout(
     module, _, leaf = name.rpartition(".")
     if leaf == "scale":
         return f"{module}.weight", shape, _same
-    if leaf == "kernel" and len(shape) == 4:  # (height, width, inputs, outputs)
-        new = (shape[3], shape[2], shape[0], shape[1])
-        return f"{module}.weight", new, lambda t: t.permute(3, 2, 0, 1)
-    if leaf == "kernel" and len(shape) == 3 and module.endswith((".q", ".k", ".v")):
-        new = (shape[1] * shape[2], shape[0])  # of (inputs, heads, head width)
-        return f"{module}.weight", new, lambda t: t.flatten(1).T
-    if leaf == "kernel" and len(shape) == 3:  # (heads, head width, outputs)
-        new = (shape[2], shape[0] * shape[1])
-        return f"{module}.weight", new, lambda t: t.flatten(0, 1).T
-    if leaf == "kernel" and len(shape) == 2:
-        return f"{module}.weight", (shape[1], shape[0]), lambda t: t.T
+    if leaf == "kernel":
+        return f"{module}.weight", *_flax_kernel(module, shape)
     if leaf == "bias" and len(shape) == 2:  # (heads, head width)
         return name, (shape[0] * shape[1],), lambda t: t.flatten()
     return name, shape, _same
+
+
+def _flax_kernel(
+    module: str, shape: tuple[int, ...]
+) -> tuple[tuple[int, ...], Callable[[Tensor], Tensor]]:
+    if len(shape) == 4:  # (height, width, inputs, outputs)
+        return (shape[3], shape[2], *shape[:2]), lambda t: t.permute(3, 2, 0, 1)
+    if len(shape) == 3 and module.endswith((".q", ".k", ".v")):  # (inputs, heads, head width)
+        return (shape[1] * shape[2], shape[0]), lambda t: t.flatten(1).T
+    if len(shape) == 3:  # (heads, head width, outputs)
+        return (shape[2], shape[0] * shape[1]), lambda t: t.flatten(0, 1).T
+    return shape[::-1], lambda t: t.permute(*reversed(range(t.ndim)))
 
 
 def derive_flax(tensors: Tensors) -> dict[str, Derived]:

@@ -421,8 +421,8 @@ def read_npy(entry: Storage, view: mmap.mmap) -> Array | Tensor | Opaque:
 def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, view: mmap.mmap) -> Storage:
     """Find an entry and verify its checksum; torch writes 0 if checksums are disabled."""
     if entry.compress_type != zipfile.ZIP_STORED:  # torch never compresses
-        content = archive.read(entry)
-        return Storage("uint8", len(content), OUTPUT.write(content), True)
+        data = archive.read(entry)
+        return Storage("uint8", len(data), OUTPUT.write(data), True)
     archive.open(entry).close()  # verifies the local header
     lengths = struct.unpack("<HH", view[entry.header_offset + 26 : entry.header_offset + 30])
     start = entry.header_offset + 30 + sum(lengths)
