@@ -45,9 +45,7 @@ def norm(name, weight, bias):
 def attention(name, heads, query, key, value, out):
     """Projections, each a weight (outputs, inputs) and a bias, in Flax's layout by heads."""
     arrays = {}
-    for part, (weight, bias) in zip(
-        ("query", "key", "value"), (query, key, value), strict=True
-    ):
+    for part, (weight, bias) in zip(("query", "key", "value"), (query, key, value), strict=True):
         width = len(weight)
         arrays[f"{name}/{part}/kernel"] = weight.T.reshape(width, heads, width // heads)
         arrays[f"{name}/{part}/bias"] = bias.reshape(heads, width // heads)
@@ -105,9 +103,7 @@ def flax_arrays(network, attention_name, second_norm, mlp_name):
 
 def augreg(network):
     """google-research/vision_transformer."""
-    arrays = flax_arrays(
-        network, "MultiHeadDotProductAttention_1", "LayerNorm_2", "MlpBlock_3"
-    )
+    arrays = flax_arrays(network, "MultiHeadDotProductAttention_1", "LayerNorm_2", "MlpBlock_3")
     positions = network.pos_embed.detach().numpy()
     return {
         **arrays,
@@ -119,9 +115,7 @@ def augreg(network):
 
 def big_vision(network, prefix="params/"):
     """google-research/big_vision."""
-    arrays = flax_arrays(
-        network, "MultiHeadDotProductAttention_0", "LayerNorm_1", "MlpBlock_0"
-    )
+    arrays = flax_arrays(network, "MultiHeadDotProductAttention_0", "LayerNorm_1", "MlpBlock_0")
     arrays["pos_embedding"] = network.pos_embed.detach().numpy()
     return {prefix + name: array for name, array in arrays.items()}
 
