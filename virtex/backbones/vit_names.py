@@ -177,7 +177,7 @@ _CLIP: Rules = (
 
 def derive_clip(tensors: Tensors) -> dict[str, Derived]:
     """Add the leading dimensions that timm's tokens and positions have."""
-    derived = {}
+    derived: dict[str, Derived] = {}
     for name, ndim in (("cls_token", 1), ("pos_embed", 2)):
         tensor = tensors.get(name)
         if tensor is not None and len(tensor.shape) == ndim:
@@ -393,39 +393,30 @@ def derive_flax(tensors: Tensors) -> dict[str, Derived]:
     converted: dict[str, Derived] = {}
     for name, tensor in tensors.items():
         is_stack = ".*." in name and tensor.shape and tensor.shape[0] <= _MAX_LAYERS
-        layers = (
-            [(str(n), layer) for n, layer in enumerate(tensor)] if is_stack else [("*", tensor)]
-        )
-        for number, stored in layers:
+        for n, stored in enumerate(tensor if is_stack else [tensor]):
             new, shape, compute = flax_layout(name, tuple(stored.shape))
-            converted[new.replace("*", number)] = Derived(shape, {name: stored}, compute)
-    return {
-        name: value
-        for name, value in converted.items()
-        if not re.search(r"\.attn\.[qkv]\.|attn_pool\.[kv]\.", name)
-    } | _fuse_flax(converted)
-
-
-def _fuse_flax(converted: Mapping[str, Derived]) -> dict[str, Derived]:
-    """Concatenate queries, keys and values to ``qkv``; attention pooling has ``kv`` apart."""
-    fused: dict[str, Derived] = {}
-    for name, first in converted.items():
-        match = re.fullmatch(r"(.+\.attn)\.(q)\.(\w+)|(attn_pool)\.(k)\.(\w+)", name)
+            converted[new.replace("*", str(n))] = Derived(shape, {name: stored}, compute)
+    for name in list(converted):
+        # attention pooling has keys and values only in one
+        match = re.fullmatch(r"(.+\.attn|attn_pool)\.(?:q|k)\.(\w+)", name)
         if match is None:
             continue
-        module, start, kind = filter(None, match.groups())
-        used = "qkv" if start == "q" else "kv"
-        parts = [converted.get(f"{module}.{letter}.{kind}") for letter in used]
-        if any(part is None or part.shape != first.shape for part in parts):
+        module, kind = match.groups()
+        fused = "kv" if module == "attn_pool" else "qkv"
+        parts = [converted.get(f"{module}.{letter}.{kind}") for letter in fused]
+        first = parts[0]
+        if first is None or any(part is None or part.shape != first.shape for part in parts):
             continue
-        fused[f"{module}.{used}.{kind}"] = Derived(
-            (len(used) * first.shape[0], *first.shape[1:]),
+        for letter in fused:
+            del converted[f"{module}.{letter}.{kind}"]
+        converted[f"{module}.{fused}.{kind}"] = Derived(
+            (len(fused) * first.shape[0], *first.shape[1:]),
             {key: value for part in parts if part for key, value in part.parts.items()},
             lambda *stored, parts=parts: torch.cat(
                 [part.compute(t) for part, t in zip(parts, stored, strict=True)]
             ),
         )
-    return fused
+    return converted
 
 
 def flax_fields(tensors: Tensors) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from virtex.backbones.registry import get_dialects, get_families
+from virtex.backbones.registry import Family, get_dialects, get_families
 from virtex.checkpoints.backbone import CheckpointError, InputSpec
 from virtex.checkpoints.inputs import (
     CAFFE_BGR,
@@ -80,6 +80,10 @@ class Format:
         """Return whether the row reads networks of this family."""
         generic = get_families()[family].generic_formats
         return family in self.families if self.families else generic
+
+    def get_families(self) -> list[Family]:
+        """Return the families whose networks the row reads."""
+        return [family for name, family in get_families().items() if self.applies_to(name)]
 
     def describe_choice(self) -> str:
         """Return the option that selects the row, with the facts that it assumes."""
