@@ -59,7 +59,7 @@ class ViTArch(Arch):
         qkv: ``"fused"``, or ``"separate"`` projections of ``Eva``.
         qkv_bias, qk_norm, layer_scale, pre_norm: whether the blocks, or the network, have them.
         scale_mlp, scale_attention: whether ``Eva`` has norm layers inside MLPs and attention.
-        final_norm: ``"norm"`` before pooling, ``"fc_norm"`` after it, or ``"none"``.
+        final_norm: ``"norm"`` before pooling, or ``"fc_norm"`` after it.
         attention_pool: whether attention pooling (SigLIP) belongs to it.
         heads, norm_eps, activation, interpolation: not shown by tensor shapes; the format or the
             file defines them. The interpolation of position embeddings to other sizes is
@@ -239,7 +239,7 @@ def detect_vit(tensors: Mapping[str, Any]) -> ViTArch | None:
         pre_norm=_has(shapes, "norm_pre."),
         scale_mlp=_has(block, "mlp.norm."),
         scale_attention=_has(block, "attn.norm."),
-        final_norm=next((n for n in ("norm", "fc_norm") if _has(shapes, f"{n}.")), "none"),
+        final_norm="norm" if _has(shapes, "norm.") or not _has(shapes, "fc_norm.") else "fc_norm",
         attention_pool=_has(shapes, "attn_pool."),
     )
     arch = replace(arch, **_positions(shapes, block, arch))
@@ -384,7 +384,7 @@ def build_vit(arch: ViTArch) -> nn.Module:
     return _vision_transformer()(
         **common,
         interpolation=arch.interpolation,
-        mlp_ratio=ratio * (2 if arch.mlp == "swiglu_packed" else 1),
+        mlp_ratio=ratio if arch.mlp == "mlp" else (2 * arch.mlp_dim + 0.5) / arch.embed_dim,
         qk_norm=arch.qk_norm,
         scale_mlp_norm=arch.scale_mlp,
         scale_attn_norm=arch.scale_attention,
@@ -393,7 +393,6 @@ def build_vit(arch: ViTArch) -> nn.Module:
         no_embed_class=arch.positions == "patches",
         pos_embed="none" if arch.positions == "none" else "learn",
         pre_norm=arch.pre_norm,
-        final_norm=arch.final_norm != "none",
         fc_norm=arch.final_norm == "fc_norm",
         dynamic_img_size=True,
         **_mlp_layer(arch),

@@ -143,6 +143,7 @@ def get_format(name: str) -> Format:
     )
 
 
+_DINO_V2_AND_V3 = ("backbone.mask_token", "backbone.register_tokens", "backbone.storage_tokens")
 RESNET_FACTS = ("channel_order", "normalization", "stride_in_1x1")
 # Names of the heads of detectors, segmenters and classifiers, not of self-supervised methods
 _OPENMMLAB_HEADS = (
@@ -334,6 +335,7 @@ _ROWS = (
         containers=("teacher",),
         strip=("backbone.",),
         ignore_prefixes=("head.",),
+        forbidden_prefixes=_DINO_V2_AND_V3,
         dialects=("canonical", "vit"),
         families=("resnet", "vit"),
         arch_fields={"interpolation": "offset"},
@@ -344,6 +346,7 @@ _ROWS = (
         containers=("student",),
         strip=("backbone.",),
         ignore_prefixes=("head.",),
+        forbidden_prefixes=_DINO_V2_AND_V3,
         dialects=("canonical", "vit"),
         families=("resnet", "vit"),
         arch_fields={"interpolation": "offset"},
