@@ -137,7 +137,7 @@ class TimmCnnFamily(TimmFamily):
     def read_fields(self, network: Any) -> dict[str, Any]:
         return {}
 
-    def stated_fields(self, arch: TimmArch, stated: str) -> dict[str, Any]:
+    def stated_fields(self, arch: Arch, stated: str) -> dict[str, Any]:
         """See ``TimmFamily``. Also the normalization of timm's pretrained weights of that name."""
         fields = super().stated_fields(arch, stated)
         return {**fields, "normalization": timm_normalization(stated)} if fields else {}

@@ -118,12 +118,12 @@ def timm_arch(stated: str) -> Arch | None:
         arch = detect_arch(tensors)
     except UnsupportedArchitectureError:
         arch = None
-    family = arch and get_family(arch)
+    if arch is None:
+        return detect_named_arch(tensors, name)
+    family = get_family(arch)
     if isinstance(family, TimmFamily):
         return replace(arch, **family.read_fields(network))
-    if arch is None or get_family(arch).contradicts(arch, name):
-        return detect_named_arch(tensors, name)
-    return arch
+    return detect_named_arch(tensors, name) if family.contradicts(arch, name) else arch
 
 
 def reject_extra_tensors(shapes: Shapes, arch: Arch, inside: re.Pattern[str]) -> None:
