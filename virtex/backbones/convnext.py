@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _IN_BLOCK = re.compile(r"stages\.([0-3])\.blocks\.(\d+)\.(.+)")
 _IN_BACKBONE = re.compile(r"(?:stem|stages|norm_pre|head\.norm)\..+")
 # (depths, width of the first stage) -> size; the widths double from stage to stage
-_SIZES = {
+_SIZES: dict[tuple[tuple[int, ...], int], str] = {
     ((2, 2, 6, 2), 40): "atto",
     ((2, 2, 6, 2), 48): "femto",
     ((2, 2, 6, 2), 64): "pico",
