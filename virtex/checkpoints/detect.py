@@ -172,7 +172,8 @@ def _parse_names(
         parts = {part for value in translated.derived.values() for part in value.parts}
         kept = {name: value for name, value in translated.tensors.items() if name not in parts}
         names = kept | translated.derived
-        arch = detect_arch(names, row.arch_fields)
+        shown = get_dialects()[dialect].fields(translated.tensors)
+        arch = detect_arch(names, {**row.arch_fields, **shown})
     except UnsupportedArchitectureError as error:
         return ParsedCheckpoint(row, container, {}, {}, None, str(error))
     if arch is None or not row.applies_to(arch.family):
@@ -401,7 +402,7 @@ def _closest(found: StateDicts, name: str) -> str:
                     names = translate(row, tensors, prefix, dialect).tensors
                 except UnsupportedArchitectureError:
                     continue
-                for family in get_families().values():
+                for family in row.get_families():
                     count = len(names.keys() & expected_shapes(family.default_arch).keys())
                     if count > most:
                         most = count

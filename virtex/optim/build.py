@@ -48,8 +48,8 @@ def parameter_groups(optim: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
         ``LAYER_DECAY``, ``cnn, layer 0`` and so on in place of ``cnn``. Tied parameters appear
         once, under their first name.
     """
-    visual = getattr(model, "visual", None)
-    family = getattr(visual, "family", None)
+    visual: Any = getattr(model, "visual", None)
+    family: Any = getattr(visual, "family", None)
     top = family.head_layer(visual.arch) if optim.LAYER_DECAY != 1 else 0
     groups: dict[tuple[bool, int, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
