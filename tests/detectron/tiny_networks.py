@@ -56,6 +56,7 @@ class TinyArch(Arch):
     family: str = field(default="tiny", init=False)
     norm: str = "batch"
     strides: tuple[int, ...] = (2, 4, 8, 16, 32)
+    image_size: int = 0  # of all images; 0: any
 
     @property
     def name(self):
@@ -101,6 +102,10 @@ class TinyFamily(Family):
 
     def get_stage(self, name):
         return name.split(".")[1]
+
+    def input_size_requirement(self, arch, height, width):
+        size = arch.image_size
+        return f"{size}x{size} pixels" if size and (height, width) != (size, size) else None
 
     def layer_id(self, arch, name):
         return int(name.split(".")[1]) if name.startswith("stages.") else len(arch.strides)
