@@ -12,7 +12,7 @@ from detectron2.solver import build_optimizer as detectron2_optimizer
 from torch import nn
 
 from tests.detectron import backbones
-from tests.detectron.tiny_networks import VITS, TinyArch, TinyFamily, make_backbone
+from tests.detectron.tiny_networks import NETWORKS, VITS, TinyArch, TinyFamily, make_backbone
 from tests.errors import raises_code
 from tests.run_states import assert_equal, content_of
 from virtex.backbones import registry
@@ -211,13 +211,32 @@ def test_layout_without_converter_names_protocols(arch):
 # --- hierarchical networks -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
-def test_network_features_match(norm):
-    backbone = make_backbone(TinyArch())
+@pytest.mark.parametrize(
+    ("arch", "norm"),
+    [(TinyArch(), "BN"), (TinyArch(), "FrozenBN"), *((arch, "BN") for arch in NETWORKS)],
+)
+def test_network_features_match(arch, norm):
+    backbone = make_backbone(arch)
     errors, compared = verified(backbone, "MODEL.RESNETS.NORM", norm)
     assert errors.keys() == {"res2", "res3", "res4", "res5"}
     assert max(errors.values()) <= TOLERANCE
     assert compared == sum("num_batches" not in name for name in backbone.state_dict)
+
+
+@pytest.mark.parametrize("arch", NETWORKS)
+def test_network_trains_what_its_maps_depend_on(arch):
+    options = ["MODEL.NETWORK.DROP_PATH", "0.2", "MODEL.NETWORK.CHECKPOINTING", "True"]
+    pyramid = pyramid_of(make_backbone(arch), *options)
+    maps = pyramid(torch.randn(2, 3, 64, 96))
+    sum(x.square().mean() for x in maps.values()).backward()
+    trained = {
+        name: p.grad is not None for name, p in pyramid.named_parameters() if p.requires_grad
+    }
+    assert all(trained.values())
+    frozen = {name for name, p in pyramid.named_parameters() if not p.requires_grad}
+    assert len(frozen) <= 4  # of norms or layers after the last map
+    rates = [m.drop_prob for m in pyramid.modules() if type(m).__name__ == "DropPath"]
+    assert (min(rates), max(rates)) == (0, 0.2)
 
 
 def test_output_norms():
@@ -270,7 +289,7 @@ def test_retinanet(arch):
     }
 
 
-@pytest.mark.parametrize("arch", [*VITS.values(), TinyArch("group", (4, 8, 16, 32))])
+@pytest.mark.parametrize("arch", [*VITS.values(), *NETWORKS])
 def test_arch_is_restored_from_text(arch, tmp_path):
     assert decode_arch(encode_arch(arch)) == arch
     # a Python literal in YAML would be evaluated

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from tests.detectron.backbones import IMAGENET_RGB
+from virtex.backbones.convnext import ConvNeXtArch
 from virtex.backbones.registry import Arch, Family, get_family
 from virtex.backbones.vit import ViTArch
 from virtex.checkpoints.backbone import Backbone, Source
@@ -33,6 +34,7 @@ VITS = {
         *(48, 3, 16, 7, 96), heads=3, class_token=False, positions="patches", attention_pool=True
     ),
 }
+NETWORKS = [ConvNeXtArch((1, 2, 1, 1), (16, 24, 32, 40))]
 
 
 def make_backbone(arch, seed=0):
