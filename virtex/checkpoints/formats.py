@@ -536,7 +536,7 @@ _ROWS = (
 for _row in _ROWS:
     register_format(_row)
 
-from virtex.checkpoints import timm_formats, vit_formats  # noqa: E402, F401  register their rows
+from virtex.checkpoints import convnext_formats, timm_formats, vit_formats  # noqa: E402, F401
 
 
 def format_table() -> str:
