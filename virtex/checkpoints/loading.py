@@ -193,7 +193,7 @@ def inspect_checkpoint(
         arch=arch,
         input=spec,
         coverage=coverage,
-        notes=tuple([*([row.note] if row.note else []), *notes, *_conversions(parsed)]),
+        notes=(*source.notes, *filter(None, [row.note]), *notes, *_conversions(parsed)),
     )
     try:
         return replace(found, tensors=_load_tensors(parsed, expected, found))

@@ -1,8 +1,8 @@
 """Resolve the name of a checkpoint to a file on this machine.
 
 A name is a local path, ``https://…``, ``virtex://NAME`` (of the model zoo), ``torchvision://resnet50``,
-``torchvision://resnet50?weights=IMAGENET1K_V2`` or ``random:resnet50?seed=0``. To add a
-source, register a function::
+``torchvision://resnet50?weights=IMAGENET1K_V2``, ``timm://NAME``, ``hf://ORG/REPO`` or
+``random:resnet50?seed=0``. To add a source, register a function::
 
     @register_source("s3://")
     def resolve_s3(uri: str) -> Resolved: ...
@@ -29,7 +29,10 @@ from virtex.files import replace_file
 from virtex.resources import cache_folder
 from virtex.text import escape
 
-_EXAMPLES = "a local path, https://…, virtex://NAME, torchvision://resnet50 or random:resnet50"
+_EXAMPLES = (
+    "a local path, https://…, virtex://NAME, timm://NAME, hf://ORG/REPO, torchvision://resnet50 or "
+    "random:resnet50"
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Resolved:
         input: the input that the network expects; ``None`` for that of the format.
         arch: the architecture's name; "" if unknown.
         stated_by: the file that declares the metadata, for error messages.
+        notes: added to the notes of the checkpoint, such as a resolved revision.
     """
 
     path: str
@@ -49,12 +53,17 @@ class Resolved:
     input: InputSpec | None = None
     arch: str = ""
     stated_by: str = ""
+    notes: tuple[str, ...] = ()
 
 
 Resolver = Callable[[str], Resolved]
 SOURCES: dict[str, Resolver] = {}
-# Sources in packages above this one, imported on first use.
-PROVIDERS = {"virtex://": "virtex.zoo.source"}
+# Modules of sources that are imported on first use.
+PROVIDERS = {
+    "virtex://": "virtex.zoo.source",
+    "hf://": "virtex.checkpoints.hub",
+    "timm://": "virtex.checkpoints.hub",
+}
 
 
 def register_source(prefix: str) -> Callable[[Resolver], Resolver]:
@@ -130,26 +139,35 @@ def resolve_torchvision(uri: str) -> Resolved:
 
 @register_source("random:")
 def resolve_random(uri: str) -> Resolved:
-    """Create torchvision's network with random initialization from a seed.
+    """Create a network of torchvision, else of timm, with random initialization from a seed.
 
     The file is created once for each network, seed and version of torch, on which the random
     numbers depend. The global random state is left unchanged.
     """
-    name, options = _parse(uri, "random:", {"seed"})
+    name, options = _parse(uri, "random:", {"seed"}, timm=True)
     seed = options.get("seed", "0")
     if not seed.isdecimal():
         raise CheckpointError(
             f"{uri}: the seed should be an integer, found {seed!r}", code="checkpoint.invalid_name"
         )
+    of_timm = name not in torchvision.models.list_models(torchvision.models)
+    versions = f"torch{torch.__version__}"
+    if of_timm:
+        import timm
+
+        versions = f"timm{timm.__version__}_{versions}"
     folder = cache_folder() / "virtex" / "random"
-    file = folder / f"{name}_seed{int(seed)}_torch{torch.__version__}.pth"
+    file = folder / f"{name}_seed{int(seed)}_{versions}.pth"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed))
-            network = torchvision.models.get_model(name, weights=None)
+            if of_timm:
+                network = timm.create_model(name)
+            else:
+                network = torchvision.models.get_model(name, weights=None)
         replace_file(file, lambda unfinished: torch.save(network.state_dict(), unfinished))
-    return Resolved(str(file))
+    return Resolved(str(file), f"timm:{name}" if of_timm else "auto")
 
 
 def sha256_prefix(url: str) -> str:
@@ -158,7 +176,9 @@ def sha256_prefix(url: str) -> str:
     return found[1] if found else ""
 
 
-def _parse(uri: str, prefix: str, known: set[str]) -> tuple[str, dict[str, str]]:
+def _parse(
+    uri: str, prefix: str, known: set[str], timm: bool = False
+) -> tuple[str, dict[str, str]]:
     """Split ``random:resnet50?seed=0`` into ``("resnet50", {"seed": "0"})``."""
     name, _, query = uri.removeprefix(prefix).partition("?")
     options = dict(parse_qsl(query, keep_blank_values=True))
@@ -169,10 +189,16 @@ def _parse(uri: str, prefix: str, known: set[str]) -> tuple[str, dict[str, str]]
             code="checkpoint.invalid_name",
         )
     names = torchvision.models.list_models(torchvision.models)
+    if name not in names and timm:
+        from timm.models import is_model, list_models
+
+        if is_model(name) and "." not in name:
+            return name, options
+        names = list(dict.fromkeys([*names, *list_models()]))
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:10]
         raise CheckpointError(
-            f"{uri}: unknown torchvision network {name!r}; closest: {', '.join(near)}",
+            f"{uri}: unknown network {name!r}; closest: {', '.join(near)}",
             code="checkpoint.invalid_name",
         )
     return name, options
