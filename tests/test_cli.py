@@ -59,11 +59,10 @@ def test_commands_need_no_docstrings():
         "import importlib, sys\nfrom virtex import cli\n"
         "for command in cli.COMMANDS.values():\n"
         "    print(importlib.import_module(command.module).build_parser().format_help())\n"
-        "cli.main(['inspect', '--list-formats'])\n"
     )
     done = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "--list-formats" in done.stdout and "moco" in done.stdout
+    assert "--list-formats" in done.stdout
 
 
 def test_names_of_any_bytes_are_escaped(tmp_path):

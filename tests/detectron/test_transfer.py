@@ -14,6 +14,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.samplers import TrainingSampler
 
 from tests.detectron.backbones import make_state_dict
+from tests.faults.processes import Process, torchrun_environments
 from tests.run_states import assert_equal, content_of
 from tests.selection import whole_only
 from virtex.checkpoints.loading import load_backbone
@@ -379,22 +380,18 @@ def test_loss_must_be_finite(capsys, tmp_path, toy, moco_file):
 # --- two processes ---------------------------------------------------------------------------
 
 
-def torchrun(*arguments):
-    command = [*(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"), TOOL]
-    return subprocess.run(
-        list(map(str, [*command, *arguments])),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
-def test_two_processes(tmp_path, toy, moco_file):
-    done = torchrun(*common(moco_file, toy, tmp_path), *QUICK)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert record(tmp_path)["metrics"]["bbox/AP"] is not None
-    assert record(tmp_path)["environment"]["processes"] == 2
-    assert any("naiveSyncBN" in note for note in record(tmp_path)["notes"])
+def test_two_processes(tmp_path, toy, moco_file, started):
+    out = tmp_path / "out"
+    arguments = [*common(moco_file, toy, out), *QUICK]
+    processes = [
+        started(Process(detectron2_transfer.__name__, arguments, tmp_path / f"{rank}", environment))
+        for rank, environment in enumerate(torchrun_environments(2))
+    ]
+    for process in processes:
+        process.succeeds()
+    assert record(out)["metrics"]["bbox/AP"] is not None
+    assert record(out)["environment"]["processes"] == 2
+    assert any("naiveSyncBN" in note for note in record(out)["notes"])
 
 
 @pytest.mark.whole
@@ -406,6 +403,11 @@ def test_error_in_second_process_stops_both(tmp_path, toy, moco_file):
     order = TrainingSampler(len(samples), seed=0)._infinite_indices()
     path = Path([samples[next(order)] for _ in range(2)][1]["file_name"])
     path.write_bytes(path.read_bytes()[:200])
-    done = torchrun(*common(moco_file, data, tmp_path / "out"), *QUICK)
+    command = [*(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"), TOOL]
+    done = subprocess.run(
+        list(map(str, [*command, *common(moco_file, data, tmp_path / "out"), *QUICK])),
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode != 0
     assert path.name in done.stderr

@@ -1,12 +1,6 @@
-"""Short runs of the probe tools on toy data, and helpers to read their outputs.
-
-Run several in the processes of torchrun, one after the other, with
-``torchrun --nproc-per-node 2 -m tests.eval_tools.probe_runs FILE``; FILE is a list of
-[kind, port, arguments].
-"""
+"""Short runs of the probe tools on toy data, and helpers to read their outputs."""
 
 import json
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -192,11 +186,3 @@ def comparable(record):
 
 def log_flags(kind):
     return ("--log-every", "1") if kind in TRAINING else ()
-
-
-if __name__ == "__main__":
-    for chosen, port, argv in json.loads(Path(sys.argv[1]).read_text()):
-        # a separate store per run: torchrun's contains the addresses of the previous run
-        os.environ |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "False"}
-        if status_of(chosen, argv):
-            sys.exit(f"{chosen} failed")

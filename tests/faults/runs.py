@@ -2,7 +2,6 @@
 
 import functools
 import os
-import socket
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from tests import pretraining_runs
 from tests.captioning import small_captioners
 from tests.eval_tools import probe_runs
 from tests.faults import files
-from tests.faults.processes import STOP_AT, Process
+from tests.faults.processes import STOP_AT, Process, torchrun_environments
 from virtex.data.tokenizer import read_caption_files, train_tokenizer
 from virtex.data.toy import write_toy_data
 
@@ -189,18 +188,9 @@ OTHERS = {
 
 def two_processes(run: Run, out: Path, *flags, environments=({}, {}), **settings) -> list[Process]:
     """Start a run in two processes, as torchrun does."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    shared |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     return [
-        run.start(
-            *(out, *flags),
-            environment={**shared, "LOCAL_RANK": str(rank), "RANK": str(rank), **own},
-            **settings,
-        )
-        for rank, own in enumerate(environments)
+        run.start(out, *flags, environment=torchrun | own, **settings)
+        for torchrun, own in zip(torchrun_environments(2), environments, strict=True)
     ]
 
 
