@@ -16,24 +16,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from virtex.backbones.registry import (
     Arch,
-    Family,
     Shapes,
     UnsupportedArchitectureError,
-    detect_arch,
-    expected_shapes,
     register_family,
 )
+from virtex.backbones.timm_models import TimmFamily, reject_extra_tensors
 from virtex.text import escape
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _IN_BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
+# except buffers that the network computes from its architecture
 _IN_BACKBONE = re.compile(
+    r"(?!.*(?:relative_position_index|rope\.\w+|k_bias)$)"
     r"(?:blocks|patch_embed|norm|norm_pre|fc_norm|attn_pool|rel_pos_bias)\..+"
 )
-# Buffers that the network computes from its architecture
-_BUFFERS = re.compile(r".*(?:relative_position_index|rope\.\w+|k_bias)")
 # Width -> number of heads of the published models. No tensor shows it, and methods differ.
 HEADS = {192: 3, 384: 6, 512: 8, 768: 12, 1024: 16, 1152: 16, 1280: 16, 1408: 16, 1536: 24}
 HEADS |= {1664: 16, 4096: 32}
@@ -60,7 +58,7 @@ class ViTArch(Arch):
         qkv: ``"fused"``, or ``"separate"`` projections of ``Eva``.
         qkv_bias, qk_norm, layer_scale, pre_norm: whether the blocks, or the network, have them.
         scale_mlp, scale_attention: whether ``Eva`` has norm layers inside MLPs and attention.
-        final_norm: ``"norm"`` before pooling, ``"fc_norm"`` after it, or ``"none"``.
+        final_norm: ``"norm"`` before pooling, or ``"fc_norm"`` after it.
         attention_pool: whether attention pooling (SigLIP) belongs to it.
         heads, norm_eps, activation, interpolation: not shown by tensor shapes; the format or the
             file defines them. The interpolation of position embeddings to other sizes is
@@ -110,7 +108,7 @@ class ViTArch(Arch):
         return (self.grid or round(224 / self.patch_size)) * self.patch_size
 
 
-class ViTFamily(Family):
+class ViTFamily(TimmFamily):
     """Plain vision transformers; one feature map, the normalized patch tokens of the last block."""
 
     name = "vit"
@@ -118,6 +116,7 @@ class ViTFamily(Family):
     anchor_key = "blocks.0.norm1.weight"
     generic_formats = False
     format_fields = ("heads", "norm_eps", "activation", "interpolation")
+    size_fields = ("embed_dim", "depth", "patch_size", "mlp_dim", "registers", "implementation")
     detectron2_converters: ClassVar = {}
 
     def detect(self, tensors: Mapping[str, Any]) -> ViTArch | None:
@@ -181,20 +180,14 @@ class ViTFamily(Family):
             return f"multiples of {patch} pixels"
         return None
 
-    def contradicts(self, arch: ViTArch, stated: str) -> str | None:
-        """See ``Family``. Names of timm's models are compared with the models themselves."""
-        known = timm_arch(stated)
-        if known is None or known.family != self.name:
-            return None if known is None else "another architecture"
-        sizes = ("embed_dim", "depth", "patch_size", "mlp_dim", "registers", "implementation")
-        differs = any(getattr(known, name) != getattr(arch, name) for name in sizes)
-        return "another architecture" if differs else None
-
-    def stated_fields(self, arch: ViTArch, stated: str) -> dict[str, Any]:
-        known = timm_arch(stated)
-        if not isinstance(known, ViTArch):
-            return {}
-        return {name: getattr(known, name) for name in self.format_fields}
+    def read_fields(self, network: Any) -> dict[str, Any]:
+        block = network.blocks[0]
+        activation = {"GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu"}
+        return {
+            "heads": block.attn.num_heads,
+            "norm_eps": block.norm1.eps,
+            "activation": activation.get(type(getattr(block.mlp, "act", None)).__name__, "gelu"),
+        }
 
 
 def detect_vit(tensors: Mapping[str, Any]) -> ViTArch | None:
@@ -242,13 +235,13 @@ def detect_vit(tensors: Mapping[str, Any]) -> ViTArch | None:
         pre_norm=_has(shapes, "norm_pre."),
         scale_mlp=_has(block, "mlp.norm."),
         scale_attention=_has(block, "attn.norm."),
-        final_norm=next((n for n in ("norm", "fc_norm") if _has(shapes, f"{n}.")), "none"),
+        final_norm="norm" if _has(shapes, "norm.") or not _has(shapes, "fc_norm.") else "fc_norm",
         attention_pool=_has(shapes, "attn_pool."),
     )
     arch = replace(arch, **_positions(shapes, block, arch))
     if arch.implementation == "Eva" and arch.positions == "none":
         arch = replace(arch, norm_eps=1e-5)  # DINOv3
-    _reject_extra_tensors(shapes, arch)
+    reject_extra_tensors(shapes, arch, _IN_BACKBONE)
     return arch
 
 
@@ -320,21 +313,6 @@ def _not_square(name: str, count: int) -> UnsupportedArchitectureError:
     )
 
 
-def _reject_extra_tensors(shapes: Shapes, arch: ViTArch) -> None:
-    expected = expected_shapes(arch)
-    extra = [
-        name
-        for name in shapes
-        if _IN_BACKBONE.fullmatch(name) and name not in expected and not _BUFFERS.fullmatch(name)
-    ]
-    if extra:
-        shown = ", ".join(extra[:3]) + (", …" if len(extra) > 3 else "")
-        raise UnsupportedArchitectureError(
-            f"{len(extra)} tensors inside its blocks do not belong to a {arch.name}: {shown}; "
-            "merge adapters into the weights, or choose the --format of the project"
-        )
-
-
 def build_vit(arch: ViTArch) -> nn.Module:
     """Return timm's network of this architecture, randomly initialized, without classifier.
 
@@ -396,7 +374,7 @@ def build_vit(arch: ViTArch) -> nn.Module:
     return _vision_transformer()(
         **common,
         interpolation=arch.interpolation,
-        mlp_ratio=ratio * (2 if arch.mlp == "swiglu_packed" else 1),
+        mlp_ratio=ratio if arch.mlp == "mlp" else (2 * arch.mlp_dim + 0.5) / arch.embed_dim,
         qk_norm=arch.qk_norm,
         scale_mlp_norm=arch.scale_mlp,
         scale_attn_norm=arch.scale_attention,
@@ -405,7 +383,6 @@ def build_vit(arch: ViTArch) -> nn.Module:
         no_embed_class=arch.positions == "patches",
         pos_embed="none" if arch.positions == "none" else "learn",
         pre_norm=arch.pre_norm,
-        final_norm=arch.final_norm != "none",
         fc_norm=arch.final_norm == "fc_norm",
         dynamic_img_size=True,
         **_mlp_layer(arch),
@@ -516,36 +493,6 @@ def last_blocks(network: Any, images: Tensor, count: int) -> list[tuple[Tensor, 
     if not prefix:
         return [(patches, patches.mean(dim=(2, 3))) for patches in found]
     return [(patches, tokens[:, 0]) for patches, tokens in found]
-
-
-@lru_cache(maxsize=64)
-def timm_arch(name: str) -> Arch | None:
-    """Return the architecture of timm's model of this name; ``None`` if timm has none.
-
-    A tag of pretrained weights (``vit_base_patch16_224.mae``) may follow.
-    """
-    import timm
-    import torch
-
-    base = name.partition(".")[0]
-    if not timm.is_model(base):
-        return None
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        model = timm.create_model(base, num_classes=0)
-    try:
-        arch = detect_arch(model.state_dict())
-    except UnsupportedArchitectureError:
-        return None
-    if not isinstance(arch, ViTArch):
-        return arch
-    block = model.blocks[0]
-    activation = {"GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu"}
-    return replace(
-        arch,
-        heads=block.attn.num_heads,
-        norm_eps=block.norm1.eps,
-        activation=activation.get(type(getattr(block.mlp, "act", None)).__name__, "gelu"),
-    )
 
 
 register_family(ViTFamily())

@@ -93,7 +93,6 @@ _NOT_BACKBONE: Rules = (
 )
 _OFFICIAL: Rules = (
     *_NOT_BACKBONE,
-    (r"(?:register_tokens|storage_tokens)", r"reg_token"),
     # SwiGLU: DINOv2's and EVA's packed w12, DINOv3's and EVA's separate gate w1
     (r"(.+\.mlp)\.w12\.(.+)", r"\1.fc1.\2"),
     (r"(.+\.mlp)\.w1\.(.+)", r"\1.fc1_g.\2"),
@@ -113,11 +112,11 @@ def translate_official(name: str) -> str | None:
 def derive_official(tensors: Tensors) -> dict[str, Derived]:
     """Convert the layouts in which the official files differ from timm's."""
     names = [name for name in tensors if name.startswith("blocks.")]
-    if "reg_token" in tensors and "pos_embed" not in tensors:  # DINOv3
-        scales = renamed(tensors, {".ls1.gamma": ".gamma_1", ".ls2.gamma": ".gamma_2"})
-        return scales | _split_qkv_bias(tensors)
-    if "reg_token" in tensors:
-        return _fold_class_position(tensors)
+    if "storage_tokens" in tensors:  # DINOv3
+        new = {".ls1.gamma": ".gamma_1", ".ls2.gamma": ".gamma_2", "storage_tokens": "reg_token"}
+        return renamed(tensors, new) | _split_qkv_bias(tensors)
+    if "register_tokens" in tensors:
+        return _separate_registers(tensors)
     if any(name.endswith(".attn.qkv.bias") for name in names):  # DeiT III, iBOT
         return renamed(tensors, {".gamma_1": ".ls1.gamma", ".gamma_2": ".ls2.gamma"})
     if any(".attn.q_proj." in name for name in names):  # EVA-02 B and L
@@ -139,16 +138,20 @@ def _split_qkv_bias(tensors: Tensors) -> dict[str, Derived]:
     return derived
 
 
-def _fold_class_position(tensors: Tensors) -> dict[str, Derived]:
-    """Add DINOv2's position of the class token to the token; the registers have no position."""
+def _separate_registers(tensors: Tensors) -> dict[str, Derived]:
+    """Convert DINOv2 with registers: timm has no positions of tokens other than patches.
+
+    The position of the class token is added to the token; registers have none.
+    """
+    derived = renamed(tensors, {"register_tokens": "reg_token"})
     token, positions = tensors.get("cls_token"), tensors.get("pos_embed")
     if token is None or positions is None or len(positions.shape) != 3:
-        return {}
+        return derived
     _, count, width = positions.shape
     if count < 2 or tuple(token.shape) != (1, 1, width):
-        return {}
+        return derived
     both = {"cls_token": token, "pos_embed": positions}
-    return {
+    return derived | {
         "cls_token": Derived((1, 1, width), both, lambda cls, pos: cls + pos[:, :1]),
         "pos_embed": Derived(
             (1, count - 1, width), {"pos_embed": positions}, lambda pos: pos[:, 1:]
@@ -177,7 +180,7 @@ _CLIP: Rules = (
 
 def derive_clip(tensors: Tensors) -> dict[str, Derived]:
     """Add the leading dimensions that timm's tokens and positions have."""
-    derived = {}
+    derived: dict[str, Derived] = {}
     for name, ndim in (("cls_token", 1), ("pos_embed", 2)):
         tensor = tensors.get(name)
         if tensor is not None and len(tensor.shape) == ndim:
@@ -214,7 +217,7 @@ _HF_EMBEDDINGS: Rules = (
         None,
     ),
     (r"embeddings\.cls_token", r"cls_token"),
-    (r"embeddings\.register_tokens", r"reg_token"),
+    (r"embeddings\.register_tokens", r"register_tokens"),
     (r"embeddings\.position_embeddings", r"pos_embed"),
     (r"embeddings\.patch_embeddings\.(?:projection\.)?(weight|bias)", r"patch_embed.proj.\1"),
 )
@@ -282,16 +285,21 @@ _HF_SIGLIP: Rules = (
 
 def derive_hf(tensors: Tensors) -> dict[str, Derived]:
     """Fuse the projections of queries, keys and values."""
-    if "reg_token" in tensors:
-        return fuse_qkv(tensors) | _fold_class_position(tensors)
-    return fuse_qkv(tensors)
+    separated = _separate_registers(tensors) if "register_tokens" in tensors else {}
+    return fuse_qkv(tensors) | separated
 
 
 def derive_hf_eva(tensors: Tensors) -> dict[str, Derived]:
     """Fuse projections whose keys have no bias, as BEiT's and DINOv3's."""
-    biases = renamed(tensors, {".attn.q.bias": ".attn.q_bias", ".attn.v.bias": ".attn.v_bias"})
+    new = {
+        ".attn.q.bias": ".attn.q_bias",
+        ".attn.v.bias": ".attn.v_bias",
+        "register_tokens": "reg_token",
+    }
+    if not any(".mlp.fc1_g." in name for name in tensors):  # an MLP without gate
+        new |= {f".mlp.fc1_x.{kind}": f".mlp.fc1.{kind}" for kind in ("weight", "bias")}
     fused = fuse_qkv({name: t for name, t in tensors.items() if not name.endswith(".bias")})
-    return fused | biases
+    return fused | renamed(tensors, new)
 
 
 def derive_hf_clip(tensors: Tensors) -> dict[str, Derived]:
@@ -360,14 +368,14 @@ def translate_flax(name: str) -> str | None:
 
 def flax_tensor(name: str, tensor: Any) -> tuple[str, tuple[int, ...], Callable[[Tensor], Tensor]]:
     """Return the name, shape and conversion of a Flax tensor: kernels are (inputs, outputs)."""
-    shape = tuple(tensor.shape)
+    shape: tuple[int, ...] = tuple(tensor.shape)
     module, _, leaf = name.rpartition(".")
     heads_last = module.rpartition(".")[2] in ("q", "k", "v", "key", "value")
     if leaf == "scale":
         return f"{module}.weight", shape, _same
     if leaf == "kernel" and len(shape) == 4:  # (height, width, inputs, outputs)
-        new = (shape[3], shape[2], shape[0], shape[1])
-        return f"{module}.weight", new, lambda t: t.permute(3, 2, 0, 1)
+        order = (shape[3], shape[2], shape[0], shape[1])
+        return f"{module}.weight", order, lambda t: t.permute(3, 2, 0, 1)
     if leaf == "kernel" and heads_last and len(shape) == 3:  # (inputs, heads, head width)
         new = (shape[1] * shape[2], shape[0])
         return f"{module}.weight", new, lambda t: t.flatten(1).T

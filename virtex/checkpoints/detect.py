@@ -401,7 +401,7 @@ def _closest(found: StateDicts, name: str) -> str:
                     names = translate(row, tensors, prefix, dialect).tensors
                 except UnsupportedArchitectureError:
                     continue
-                for family in get_families().values():
+                for family in row.get_families():
                     count = len(names.keys() & expected_shapes(family.default_arch).keys())
                     if count > most:
                         most = count
