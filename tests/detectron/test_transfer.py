@@ -30,7 +30,7 @@ ITERATIONS = 6
 QUICK = [
     *("SOLVER.MAX_ITER", str(ITERATIONS), "SOLVER.STEPS", "(4,)", "SOLVER.CHECKPOINT_PERIOD", "3"),
     *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.WARMUP_ITERS", "2", "TEST.PRECISE_BN.NUM_ITER", "2"),
-    *("DATALOADER.NUM_WORKERS", "0"),
+    *("DATALOADER.NUM_WORKERS", "0", "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64"),
 ]
 
 
@@ -88,6 +88,8 @@ def test_record(finished, moco_file):
         "SOLVER.IMS_PER_BATCH",
         "SOLVER.WARMUP_ITERS",
         "TEST.PRECISE_BN.NUM_ITER",
+        "INPUT.MIN_SIZE_TRAIN",
+        "INPUT.MIN_SIZE_TEST",
     }
     assert found["primary_metric"] in found["metrics"]
     assert {"bbox/AP", "bbox/AP50", "segm/AP"} <= set(found["metrics"])
@@ -142,10 +144,8 @@ def test_other_tasks(tmp_path, toy, moco_file, task, metric):
 def test_zoo_config(tmp_path, toy, moco_file):
     arguments = common(moco_file, toy, tmp_path)
     arguments[2:6] = ["--config", "COCO-Detection/retinanet_R_50_FPN_1x.yaml"]
-    small = ["INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64"]
     more = ["SOLVER.MAX_ITER", "1", "MODEL.RESNETS.NORM", "BN", "TEST.PRECISE_BN.ENABLED", "True"]
-    overrides = [*QUICK, *small, *more]
-    assert run(*arguments, *overrides) == 0
+    assert run(*arguments, *QUICK, *more) == 0
     assert record(tmp_path)["protocol"]["name"] == "retinanet_R_50_FPN_1x"
     assert record(tmp_path)["task"] == "coco"  # that of its test set
 

@@ -9,8 +9,8 @@ from types import ModuleType
 from typing import Any
 
 from tests.pretraining_runs import files_in
+from tests.toy_data import copy_toy_data
 from virtex.cli import run_tool
-from virtex.data.toy import write_toy_data
 from virtex.eval_tools import imagenet_linear, inaturalist_finetune, voc07_svm
 
 # odd, so that two processes validate different numbers of images; at least one per class
@@ -78,8 +78,7 @@ KINDS = {
 
 def write_data(root: Path) -> Path:
     """Write a data root with toy images of every task."""
-    write_toy_data(root, seed=0, train_images=TRAIN_IMAGES, val_images=VAL_IMAGES)
-    return root
+    return copy_toy_data(root, TRAIN_IMAGES, VAL_IMAGES)
 
 
 def arguments(kind, data, out, *flags, **settings):

@@ -15,8 +15,8 @@ from tests.captioning import small_captioners
 from tests.eval_tools import probe_runs
 from tests.faults import files
 from tests.faults.processes import STOP_AT, Process, torchrun_environments
+from tests.toy_data import copy_toy_data
 from virtex.data.tokenizer import read_caption_files, train_tokenizer
-from virtex.data.toy import write_toy_data
 
 TOOLS = "virtex.eval_tools"
 CLASSIFIER = {
@@ -67,7 +67,7 @@ def network() -> Path:
 @functools.cache
 def inputs() -> Inputs:
     data, vocabulary = scratch() / "data", scratch() / "data/vocab/toy.model"
-    write_toy_data(data, seed=0, train_images=40, val_images=21, coco_train_images=24)
+    copy_toy_data(data, probe_runs.TRAIN_IMAGES, probe_runs.VAL_IMAGES)
     captions = data / pretraining_runs.CAPTIONS.format("train")
     train_tokenizer(read_caption_files([captions]), pretraining_runs.VOCABULARY, vocabulary)
     captioner = small_captioners.write_checkpoint(scratch() / "captioner", vocabulary)

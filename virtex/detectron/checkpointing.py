@@ -73,7 +73,7 @@ def compare_statements(
         "res5_dilation": cfg.MODEL.RESNETS.RES5_DILATION,
         "classes": classes and tuple(classes),
     }
-    stated = read_statements(content, path, "config.yaml").facts
+    stated = read_statements(content, path, ("config.yaml",)).facts
     for name, ours in settings.items():
         if ours is not None and name in stated and not is_same(stated[name].value, ours):
             fix = (
