@@ -32,6 +32,7 @@ QUICK = [
     *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.WARMUP_ITERS", "2", "TEST.PRECISE_BN.NUM_ITER", "2"),
     *("DATALOADER.NUM_WORKERS", "0", "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64"),
 ]
+TWO_ITERATIONS = ["SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "(1,)", "SOLVER.WARMUP_ITERS", "1"]
 
 
 @pytest.fixture(scope="session")
@@ -135,7 +136,8 @@ def test_trained_detector_is_a_checkpoint(finished):
     ("task", "metric"), [*whole_only(("lvis", "bbox/APr")), ("voc", "bbox/AP75")]
 )
 def test_other_tasks(tmp_path, toy, moco_file, task, metric):
-    assert run(*common(moco_file, toy, tmp_path, task), *QUICK) == 0
+    few = ("MODEL.RPN.POST_NMS_TOPK_TEST", "10")
+    assert run(*common(moco_file, toy, tmp_path, task), *QUICK, *TWO_ITERATIONS, *few) == 0
     assert record(tmp_path)["task"] == task
     assert metric in record(tmp_path)["metrics"]
     assert len(list((tmp_path / "gallery").glob("*.jpg"))) == 8
@@ -382,7 +384,7 @@ def test_loss_must_be_finite(capsys, tmp_path, toy, moco_file):
 
 def test_two_processes(tmp_path, toy, moco_file, started):
     out = tmp_path / "out"
-    arguments = [*common(moco_file, toy, out), *QUICK]
+    arguments = [*common(moco_file, toy, out), *QUICK, *TWO_ITERATIONS]
     processes = [
         started(Process(detectron2_transfer.__name__, arguments, tmp_path / f"{rank}", environment))
         for rank, environment in enumerate(torchrun_environments(2))
