@@ -115,7 +115,7 @@ def derive_official(tensors: Tensors) -> dict[str, Derived]:
     names = [name for name in tensors if name.startswith("blocks.")]
     if "reg_token" in tensors and "pos_embed" not in tensors:  # DINOv3
         scales = renamed(tensors, {".ls1.gamma": ".gamma_1", ".ls2.gamma": ".gamma_2"})
-        return scales | _split_qkv_bias(tensors)
+        return scales | split_qkv_bias(tensors)
     if "reg_token" in tensors:
         return _fold_class_position(tensors)
     if any(name.endswith(".attn.qkv.bias") for name in names):  # DeiT III, iBOT
@@ -126,7 +126,7 @@ def derive_official(tensors: Tensors) -> dict[str, Derived]:
     return {}
 
 
-def _split_qkv_bias(tensors: Tensors) -> dict[str, Derived]:
+def split_qkv_bias(tensors: Tensors) -> dict[str, Derived]:
     """Split DINOv3's bias; a mask sets that of the keys, stored as NaN or any number, to 0."""
     derived = {}
     for name, bias in tensors.items():

@@ -172,12 +172,11 @@ def _parse_names(
         parts = {part for value in translated.derived.values() for part in value.parts}
         kept = {name: value for name, value in translated.tensors.items() if name not in parts}
         names = kept | translated.derived
-        arch = detect_arch(names, row.arch_fields)
+        shown = get_dialects()[dialect].fields(translated.tensors)
+        arch = detect_arch(names, {**row.arch_fields, **shown}, row.applies_to)
     except UnsupportedArchitectureError as error:
         return ParsedCheckpoint(row, container, {}, {}, None, str(error))
-    if arch is None or not row.applies_to(arch.family):
-        return None
-    if row.only_if is not None and not row.only_if(arch):
+    if arch is None or (row.only_if is not None and not row.only_if(arch)):
         return None
     expected = expected_shapes(arch)
     kept = {

@@ -484,7 +484,7 @@ _ROWS = (
 for _row in _ROWS:
     register_format(_row)
 
-from virtex.checkpoints import vit_formats  # noqa: E402, F401  registers its rows
+from virtex.checkpoints import swin_formats, vit_formats  # noqa: E402, F401  register their rows
 
 
 def format_table() -> str:
