@@ -12,7 +12,7 @@ from virtex.backbones.registry import (
     get_family,
     torchvision_arch,
 )
-from virtex.backbones.resnet import ResNetArch, build_resnet, resnet_features
+from virtex.backbones.resnet import ResNetArch, build_resnet
 
 
 def meta_state_dict(name):
@@ -66,14 +66,14 @@ def test_features_match_the_declared_strides_and_channels(arch):
     assert {name: tuple(f.shape) for name, f in features.items()} == {
         name: (1, channels[name], 64 // s, 96 // s) for name, s in strides.items()
     }
-    assert family.pool(features).keys() == {"avg"}
+    assert family.representations(arch) == {"avg": list(channels.values())[-1]}
 
 
 def test_features_are_torchvisions():
     network = build_resnet(ResNetArch(18, "basic")).eval()
     x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        pooled = get_family(ResNetArch(18, "basic")).pool(resnet_features(network, x))["avg"]
+        pooled = get_family(ResNetArch(18, "basic")).represent(network, x, "avg")
         torch.testing.assert_close(pooled, network(x))
 
 

@@ -9,8 +9,9 @@ from tests.backbones.vit_family import ViTArch, ViTFamily
 from tests.errors import raises_code
 from tests.probes.small_probes import make_images, settings_of, small_extractor
 from virtex.backbones import registry
-from virtex.checkpoints import load_backbone
+from virtex.checkpoints import detect, formats, load_backbone
 from virtex.checkpoints.detect import detect_format
+from virtex.checkpoints.formats import FORMATS
 from virtex.cli import run_tool
 from virtex.data.toy.plan import Plan
 from virtex.data.toy.voc import write_voc
@@ -30,7 +31,10 @@ SHORT = ("OPTIM.BATCH_SIZE", 4, "OPTIM.NUM_EPOCHS", 1, "OPTIM.WARMUP_EPOCHS", 0)
 @pytest.fixture(scope="module", autouse=True)
 def vit_family():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "FAMILIES", dict(registry.get_families()))
+        resnet = {"resnet": registry.get_families()["resnet"]}
+        patch.setattr(registry, "FAMILIES", resnet)  # without the built-in vision transformers
+        patch.setattr(formats, "FORMATS", {n: r for n, r in FORMATS.items() if not r.families})
+        patch.setattr(detect, "FORMATS", formats.FORMATS)
         yield registry.register_family(ViTFamily())
 
 
@@ -57,7 +61,7 @@ def test_coverage_is_counted_by_block(checkpoint):
     assert groups == {"embedding": 4, "encoder_layer_0": 12, "encoder_layer_1": 12, "norm": 2}
     assert coverage.complete and coverage.unused == {"heads": 2}
     record = backbone.record()
-    assert (record["family"], record["arch"]["hidden_dim"]) == ("vit", 64)
+    assert (record["family"], record["arch"]["hidden_dim"]) == ("outside_vit", 64)
     assert record["params"] == sum(t.numel() for t in backbone.state_dict.values())
 
 

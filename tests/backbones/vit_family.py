@@ -12,7 +12,7 @@ from virtex.backbones.registry import Arch, Family
 
 @dataclass(frozen=True)
 class ViTArch(Arch):
-    family: str = field(default="vit", init=False)
+    family: str = field(default="outside_vit", init=False)
     image_size: int
     patch_size: int
     layers: int
@@ -25,7 +25,7 @@ class ViTArch(Arch):
 
 
 class ViTFamily(Family):
-    name = "vit"
+    name = "outside_vit"
     default_arch = ViTArch(224, 16, 12, 768, 3072)
     anchor_key = "encoder.layers.encoder_layer_0.ln_1.weight"
 
@@ -52,10 +52,7 @@ class ViTFamily(Family):
         tokens = torch.cat([network.class_token.expand(batch, -1, -1), tokens], dim=1)
         tokens = network.encoder(tokens)
         grid = (height // network.patch_size, width // network.patch_size)
-        return {
-            "encoder": tokens[:, 1:].transpose(1, 2).unflatten(2, grid),
-            "cls": tokens[:, 0],
-        }
+        return {"encoder": tokens[:, 1:].transpose(1, 2).unflatten(2, grid)}
 
     def strides(self, arch):
         return {"encoder": arch.patch_size}

@@ -135,15 +135,6 @@ def open_clip(shapes):
     return {"epoch": 3, "state_dict": writers.prefixed("module.", clip_resnet(shapes))}
 
 
-def vision_transformer(shapes):
-    blocks = writers.linear("blocks.0.attn.qkv") | writers.linear("patch_embed.proj")
-    return {"model": {"cls_token": torch.empty(1, 1, 5), **blocks}}
-
-
-def clip_transformer(shapes):
-    return {"visual.class_embedding": torch.empty(5), **writers.linear("visual.proj")}
-
-
 def byol_of_jax(shapes):
     weights = {"res_net50/~/initial_conv": {"w": np.zeros((7, 7, 3, 64), np.float32)}}
     return {"experiment_state": {"online_params": weights}}
@@ -192,8 +183,6 @@ def resnet26(shapes):
         (deep_stem, "deep stem"),
         (clip_resnet, "CLIP"),
         (open_clip, "CLIP"),
-        (vision_transformer, "vision transformer"),
-        (clip_transformer, "vision transformer"),
         (byol_of_jax, "JAX"),
         (cmc_of_lab, "(64, 1, 7, 7)"),
         (cifar_stem, "(64, 3, 3, 3)"),

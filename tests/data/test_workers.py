@@ -73,6 +73,11 @@ def test_interruption_while_workers_start():
 
     guarded = loader(0)
     guarded.loader = type("Loader", (), {"num_workers": 1, "__iter__": iterate})()
-    with pytest.raises(KeyboardInterrupt):
-        iter(guarded)
+    # a shell starts background jobs with SIGINT ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            iter(guarded)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert pending == [{signal.SIGINT}]

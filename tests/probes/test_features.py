@@ -132,7 +132,7 @@ def test_cache_key_covers_all_inputs(tmp_path, backbone, images):
             for view in views
         ]
     assert len({extractor.cache.entry_folder(key) for key in keys}) == len(keys) == 32
-    assert {key["pooling"] for key in keys} == {"global average"}
+    assert {key["representation"] for key in keys} == {"avg"}
 
 
 # Caching -----------------------------------------------------------------------------------------

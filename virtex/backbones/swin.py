@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
@@ -45,14 +45,14 @@ _UNSUPPORTED = {
     r".+\._moe_layer\..+": "a mixture of experts (Swin-MoE)",
     r".+\.spatial_mlp\..+": "spatial MLPs instead of attention (SwinMLP)",
 }
-_SIZES = {
+_SIZES: dict[tuple[int, tuple[int, ...]], str] = {
     (96, (2, 2, 6, 2)): "tiny",
     (96, (2, 2, 18, 2)): "small",
     (128, (2, 2, 18, 2)): "base",
     (192, (2, 2, 18, 2)): "large",
 }
 # AutoFormerV2's, by depths and windows
-_S3_SIZES = {
+_S3_SIZES: dict[tuple[tuple[int, ...], tuple[int, ...]], str] = {
     ((2, 2, 6, 2), (7, 7, 14, 7)): "tiny",
     ((2, 2, 18, 2), (14, 14, 14, 7)): "small",
     ((2, 2, 30, 2), (7, 7, 14, 7)): "base",
@@ -162,8 +162,8 @@ class SwinFamily(TimmFamily):
     usually have a norm layer of their own on each raw output.
 
     Images may have any size. They are padded to multiples of the patch size, and feature maps to
-    multiples of the window, as in the official detectors. Where a feature map is not larger than the
-    window, windows are not shifted, as in the official classifiers.
+    multiples of the window, as in the official detectors. Windows are not shifted where the
+    feature map is not larger than one, as in the official classifiers.
     """
 
     name = "swin"
@@ -207,17 +207,6 @@ class SwinFamily(TimmFamily):
         before = sum(arch.depths[: int(parts[1])])
         return before + 1 + int(parts[3]) if parts[2] == "blocks" else before
 
-    def explain_unsupported(self, shapes: Shapes) -> str | None:
-        """See ``Family``. Explain the layout of patch merging, which rows do not guess."""
-        stages = merging_stages(shapes)
-        if not stages or not any(".attn.relative_position_bias_table" in name for name in shapes):
-            return None
-        where, format = ("end", "swin") if 0 in stages else ("start", "timm_swin")
-        return (
-            f"this is a Swin transformer with patch merging at the {where} of stages, the layout "
-            f"of {'official' if format == 'swin' else 'recent timm'} files; choose --format {format}"
-        )
-
     def read_fields(self, network: Any) -> dict[str, Any]:
         blocks = [layer.blocks[0] for layer in network.layers]
         pretrained = (getattr(b.attn, "pretrained_window_size", (0, 0)) for b in blocks)
@@ -249,8 +238,9 @@ def detect_swin(tensors: Mapping[str, Any]) -> SwinArch | None:
         raise UnsupportedArchitectureError(
             f"expected a Swin transformer with blocks in every stage, found depths {dict(depths)}"
         )
-    if not merging_stages(shapes) <= set(range(1, count)):
-        return None  # another layout, see explain_unsupported
+    merging = filter(None, (re.match(r"layers\.(\d+)\.downsample\.", name) for name in shapes))
+    if not {int(match[1]) for match in merging} <= set(range(1, count)):
+        return None  # another layout, whose dialect moves it
     stages = [_typical_block(shapes, stage) for stage in range(len(depths))]
     width = (stages[0].get("norm1.weight") or stages[0].get("norm2.weight") or (0,))[0]
     if width < 1:
@@ -269,14 +259,9 @@ def detect_swin(tensors: Mapping[str, Any]) -> SwinArch | None:
         image_size=windows[-1] * PATCH_SIZE * 2 ** (len(windows) - 1) if windows else 256,
     )
     # no shape depends on the windows of version 2
-    reject_extra_tensors(shapes, replace(arch, windows=arch.windows or 8), _IN_BACKBONE)
+    windows = windows or [8] * len(stages)
+    reject_extra_tensors(shapes, replace(arch, windows=tuple(windows)), _IN_BACKBONE)
     return arch
-
-
-def merging_stages(names: Iterable[str]) -> set[int]:
-    """Return the numbers of the stages that have patch merging, under any prefix."""
-    matches = (re.search(r"(?:^|\.)layers\.(\d+)\.downsample\.", name) for name in names)
-    return {int(match[1]) for match in matches if match}
 
 
 def _typical_block(shapes: Shapes, stage: int) -> dict[str, tuple[int, ...]]:
@@ -359,7 +344,8 @@ def build_swin(arch: SwinArch) -> nn.Module:
     network.patch_embed.dynamic_img_pad = True
     for layer in network.layers:
         for block in layer.blocks:
-            block.__class__ = _padding_block(type(block))
+            kind: Any = type(block)
+            block.__class__ = _padding_block(kind)
             block.full_shift = block.shift_size
     return network
 

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _IN_BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
-# except buffers that the network computes from its architecture
+# except buffers that the network computes from its architecture, and projections without the others
+# that would be fused with them
 _IN_BACKBONE = re.compile(
-    r"(?!.*(?:relative_position_index|rope\.\w+|k_bias)$)"
+    r"(?!.*(?:relative_position_index|rope\.\w+|k_bias|attn\.[qkv]\.\w+|attn_pool\.[kv]\.\w+)$)"
     r"(?:blocks|patch_embed|norm|norm_pre|fc_norm|attn_pool|rel_pos_bias)\..+"
 )
 # Width -> number of heads of the published models. No tensor shows it, and methods differ.
@@ -58,7 +59,7 @@ class ViTArch(Arch):
         qkv: ``"fused"``, or ``"separate"`` projections of ``Eva``.
         qkv_bias, qk_norm, layer_scale, pre_norm: whether the blocks, or the network, have them.
         scale_mlp, scale_attention: whether ``Eva`` has norm layers inside MLPs and attention.
-        final_norm: ``"norm"`` before pooling, ``"fc_norm"`` after it, or ``"none"``.
+        final_norm: ``"norm"`` before pooling, or ``"fc_norm"`` after it.
         attention_pool: whether attention pooling (SigLIP) belongs to it.
         heads, norm_eps, activation, interpolation: not shown by tensor shapes; the format or the
             file defines them. The interpolation of position embeddings to other sizes is
@@ -228,14 +229,17 @@ def detect_vit(tensors: Mapping[str, Any]) -> ViTArch | None:
         qkv="separate" if _has(block, "attn.q_proj.") else "fused",
         qkv_bias=any(
             name in block
-            for name in ("attn.qkv.bias", "attn.q_bias", "attn.v_bias", "attn.q_proj.bias")
+            for name in (
+                *("attn.qkv.bias", "attn.q_bias", "attn.v_bias", "attn.q_proj.bias"),
+                *("attn.q.bias", "attn.k.bias"),  # of the three to be fused, one is missing
+            )
         ),
         qk_norm=_has(block, "attn.q_norm."),
         layer_scale=bool(block.keys() & {"ls1.gamma", "ls2.gamma", "gamma_1", "gamma_2"}),
         pre_norm=_has(shapes, "norm_pre."),
         scale_mlp=_has(block, "mlp.norm."),
         scale_attention=_has(block, "attn.norm."),
-        final_norm=next((n for n in ("norm", "fc_norm") if _has(shapes, f"{n}.")), "none"),
+        final_norm="norm" if _has(shapes, "norm.") or not _has(shapes, "fc_norm.") else "fc_norm",
         attention_pool=_has(shapes, "attn_pool."),
     )
     arch = replace(arch, **_positions(shapes, block, arch))
@@ -295,12 +299,18 @@ def _positions(shapes: Shapes, block: Shapes, arch: ViTArch) -> dict[str, Any]:
     embedding = shapes.get("pos_embed", ())
     if embedding:
         count = embedding[1] if len(embedding) == 3 else 0
-        for positions, n in (("all", count - prefix), ("patches", count)):
+        tokens = [(prefix, arch.class_token), (0, arch.class_token), (1 + prefix, True)]
+        for before, class_token in tokens:  # the last: the class token's position without the token
+            n = count - before
             if n > 0 and math.isqrt(n) ** 2 == n:
+                positions = "all" if before or not prefix else "patches"
                 fields |= {"positions": positions, "grid": math.isqrt(n)}
+                fields["class_token"] = class_token
                 break
         else:
             raise _not_square("pos_embed", count)
+    elif arch.implementation == "VisionTransformer":  # nothing else defines where a patch is
+        fields |= {"positions": "all", "grid": round(224 / arch.patch_size)}
     if not fields["heads"]:
         fields["heads"] = max(1, arch.embed_dim // 64)
     return fields
@@ -374,7 +384,7 @@ def build_vit(arch: ViTArch) -> nn.Module:
     return _vision_transformer()(
         **common,
         interpolation=arch.interpolation,
-        mlp_ratio=ratio * (2 if arch.mlp == "swiglu_packed" else 1),
+        mlp_ratio=ratio if arch.mlp == "mlp" else (2 * arch.mlp_dim + 0.5) / arch.embed_dim,
         qk_norm=arch.qk_norm,
         scale_mlp_norm=arch.scale_mlp,
         scale_attn_norm=arch.scale_attention,
@@ -383,7 +393,6 @@ def build_vit(arch: ViTArch) -> nn.Module:
         no_embed_class=arch.positions == "patches",
         pos_embed="none" if arch.positions == "none" else "learn",
         pre_norm=arch.pre_norm,
-        final_norm=arch.final_norm != "none",
         fc_norm=arch.final_norm == "fc_norm",
         dynamic_img_size=True,
         **_mlp_layer(arch),

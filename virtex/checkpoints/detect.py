@@ -354,6 +354,15 @@ def _no_format_error(found: StateDicts, name: str) -> UserError:
     keys = f"keys in {path or 'the root'!r}: {', '.join(list(tensors)[:4])}, …"
     closest = _closest(found, name)
     if name != "auto":
+        fitting = [
+            row.name
+            for row in FORMATS.values()
+            if not row.explicit_only
+            and (parsed := parse_as(row, found, explicit=False))
+            and not parsed.unsupported
+        ]
+        if fitting:
+            closest = f"found one of format {' or '.join(fitting)}; choose that, or omit --format"
         return CheckpointError(
             f"expected a checkpoint of format {escape(name)}, but {closest}; {keys}",
             code="checkpoint.unknown_format",
@@ -400,7 +409,7 @@ def _closest(found: StateDicts, name: str) -> str:
                     names = translate(row, tensors, prefix, dialect).tensors
                 except UnsupportedArchitectureError:
                     continue
-                for family in get_families().values():
+                for family in row.get_families():
                     count = len(names.keys() & expected_shapes(family.default_arch).keys())
                     if count > most:
                         most = count

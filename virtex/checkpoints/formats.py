@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from virtex.backbones.registry import get_dialects, get_families
+from virtex.backbones.registry import Family, get_dialects, get_families
 from virtex.checkpoints.backbone import CheckpointError, InputSpec
 from virtex.checkpoints.inputs import (
     CAFFE_BGR,
@@ -81,6 +81,10 @@ class Format:
         generic = get_families()[family].generic_formats
         return family in self.families if self.families else generic
 
+    def get_families(self) -> list[Family]:
+        """Return the families whose networks the row reads."""
+        return [family for name, family in get_families().items() if self.applies_to(name)]
+
     def describe_choice(self) -> str:
         """Return the option that selects the row, with the facts that it assumes."""
         mean = ", ".join(f"{value:g}" for value in self.input.mean)
@@ -125,6 +129,7 @@ def get_format(name: str) -> Format:
             escape(name),
             "canonical names under a given prefix",
             strip=(prefix,),
+            dialects=("canonical", "swin"),  # two layouts of Swin's patch merging
             families=tuple(get_families()),
         )
     by_name = {alias: row for row in FORMATS.values() for alias in (row.name, *row.aliases)}
@@ -139,6 +144,7 @@ def get_format(name: str) -> Format:
     )
 
 
+_DINO_V2_AND_V3 = ("backbone.mask_token", "backbone.register_tokens", "backbone.storage_tokens")
 RESNET_FACTS = ("channel_order", "normalization", "stride_in_1x1")
 # Names of the heads of detectors, segmenters and classifiers, not of self-supervised methods
 _OPENMMLAB_HEADS = (
@@ -330,6 +336,7 @@ _ROWS = (
         containers=("teacher",),
         strip=("backbone.",),
         ignore_prefixes=("head.",),
+        forbidden_prefixes=_DINO_V2_AND_V3,
         dialects=("canonical", "vit"),
         families=("resnet", "vit"),
         arch_fields={"interpolation": "offset"},
@@ -340,6 +347,7 @@ _ROWS = (
         containers=("student",),
         strip=("backbone.",),
         ignore_prefixes=("head.",),
+        forbidden_prefixes=_DINO_V2_AND_V3,
         dialects=("canonical", "vit"),
         families=("resnet", "vit"),
         arch_fields={"interpolation": "offset"},

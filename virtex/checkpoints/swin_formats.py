@@ -1,5 +1,7 @@
 """Rows of the format table for Swin transformers; see ``formats.py``."""
 
+from typing import Any
+
 from virtex.checkpoints.formats import Format, register_format
 
 SWIN = ("swin",)
@@ -10,7 +12,7 @@ _CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model", "module", "
 _V2_FACTS = ("windows", "pretrained_windows", "image_size")
 _WINDOW_8 = {"windows": 8, "image_size": 256}
 # timm's other published networks of version 2
-_V2_VARIANTS = {
+_V2_VARIANTS: dict[str, dict[str, Any]] = {
     "swin_v2_window16_256": {"windows": 16, "image_size": 256},
     "swin_v2_window12_192": {"windows": 12, "image_size": 192},
     "swin_v2_window12to16_192to256": {
@@ -24,6 +26,9 @@ _V2_VARIANTS = {
         "pretrained_windows": (12, 12, 12, 6),
     },
 }
+_HF_ATTENTION = tuple(
+    f"{prefix}encoder.layers.0.blocks.0.attention." for prefix in ("swin.", "swinv2.", "")
+)
 IBOT_EPS = 1e-6  # models/swin_transformer.py of bytedance/ibot
 
 _ROWS = (
@@ -116,6 +121,7 @@ _ROWS = (
             dialects=("canonical", "swin"),
             families=SWIN,
             arch_fields=fields,
+            must_state=_V2_FACTS,
             only_if=lambda arch: arch.version == 2,
             explicit_only=True,
         )
@@ -125,7 +131,7 @@ _ROWS = (
         "hf_swin",
         "huggingface/transformers: SwinModel",
         strip=("swin.", ""),
-        required_prefixes=("swin.encoder.layers.0.blocks.", "encoder.layers.0.blocks."),
+        required_prefixes=_HF_ATTENTION,
         dialects=("hf_swin",),
         families=SWIN,
         sidecars=HUGGING_FACE,
@@ -135,7 +141,7 @@ _ROWS = (
         "hf_swin_v2",
         "huggingface/transformers: Swinv2Model; chosen: window 8",
         strip=("swinv2.", ""),
-        required_prefixes=("swinv2.encoder.layers.0.blocks.", "encoder.layers.0.blocks."),
+        required_prefixes=_HF_ATTENTION,
         dialects=("hf_swin",),
         families=SWIN,
         arch_fields=_WINDOW_8,

@@ -29,15 +29,6 @@ _ROWS = (
         arch_fields={"interpolation": "plain"},
     ),
     Format(
-        "mae_finetuned",
-        "facebookresearch/mae: fine-tuned with average pooling",
-        dialects=("vit",),
-        families=VIT,
-        only_if=_is("VisionTransformer", final_norm="fc_norm", layer_scale=False, registers=0),
-        containers=("model",),
-        arch_fields={"interpolation": "plain"},
-    ),
-    Format(
         "dinov3",
         "facebookresearch/dinov3, trained on LVD-1689M",
         containers=("teacher", "model", "state_dict", ""),
@@ -247,10 +238,10 @@ _ROWS = (
     Format(
         "hf_clip",
         "huggingface/transformers: CLIPModel, CLIPVisionModel",
-        strip=("vision_model.",),
+        strip=("vision_model.", ""),
         dialects=("hf_clip",),
         families=VIT,
-        required_prefixes=("vision_model.embeddings.",),
+        required_prefixes=("vision_model.embeddings.", "embeddings.class_embedding"),
         input=CLIP_RGB,
         arch_fields={"norm_eps": CLIP_EPS, "activation": "quick_gelu", "interpolation": "plain"},
         sidecars=HUGGING_FACE,
@@ -261,7 +252,7 @@ _ROWS = (
     Format(
         "hf_clip_gelu",
         "huggingface/transformers: CLIPModel of open_clip's weights",
-        strip=("vision_model.",),
+        strip=("vision_model.", ""),
         dialects=("hf_clip",),
         families=VIT,
         input=CLIP_RGB,
@@ -271,10 +262,10 @@ _ROWS = (
     Format(
         "hf_siglip",
         "huggingface/transformers: SiglipModel, SiglipVisionModel",
-        strip=("vision_model.",),
+        strip=("vision_model.", ""),
         dialects=("hf_siglip",),
         families=VIT,
-        required_prefixes=("vision_model.embeddings.",),
+        required_prefixes=("vision_model.embeddings.", "embeddings.position_embedding."),
         input=HALF_RGB,
         arch_fields={"activation": "gelu_tanh", "interpolation": "plain"},
         sidecars=HUGGING_FACE,
@@ -293,8 +284,9 @@ _ROWS = (
         "google-research/vision_transformer: .npz",
         dialects=("flax_vit",),
         families=VIT,
-        required_prefixes=("Transformer/posembed_input/",),
+        required_prefixes=("Transformer/encoder",),
         input=HALF_RGB,
+        arch_fields={"activation": "gelu_tanh"},  # flax.linen.gelu; timm computes the exact GELU
     ),
     Format(
         "big_vision",
