@@ -279,7 +279,7 @@ _TABLE = "layers.0.blocks.0.attn.relative_position_bias_table"
         ("layers.1.blocks.1.mlp._moe_layer.experts.batched_fc1_w", (8, 128, 32), "Swin-MoE"),
         ("layers.0.blocks.0.spatial_mlp.weight", (49, 49, 1), "SwinMLP"),
         ("layers.0.blocks.1.norm3.weight", (16,), "norm3"),
-        ("layers.0.blocks.1.attn.qkv.lora_A.weight", (4, 16), "lora_A"),
+        ("layers.0.blocks.1.attn.scale", (16,), "attn.scale"),
         ("layers.0.blocks.999999999.norm1.weight", (16,), "depths"),
         ("layers.4.blocks.0.norm1.weight", (16,), "every stage"),
     ],

@@ -396,6 +396,15 @@ _ROWS = (
         explicit_only=True,
     ),
     Format(
+        "virtex_detector",
+        "this package: a detector of another family than ResNet",
+        containers=("model",),
+        strip=("backbone.net.", "backbone.bottom_up.network."),
+        families=("vit", "swin", "convnext", "timm_cnn"),
+        required_prefixes=("backbone.net.", "backbone.bottom_up.network."),
+        must_state=("normalization",),
+    ),
+    Format(
         "caffe2_resnext",
         "facebookresearch/detectron2: FAIR's ResNeXt in Caffe2's names",
         containers=("blobs", "model", ""),
@@ -492,7 +501,11 @@ _ROWS = (
 for _row in _ROWS:
     register_format(_row)
 
-from virtex.checkpoints import swin_formats, vit_formats  # noqa: E402, F401  register their rows
+from virtex.checkpoints import (  # noqa: E402  they register their rows
+    convnext_formats,  # noqa: F401
+    swin_formats,  # noqa: F401
+    vit_formats,  # noqa: F401
+)
 
 
 def format_table() -> str:
