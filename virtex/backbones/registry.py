@@ -239,6 +239,7 @@ def register_family(family: Family) -> Family:
 
 def get_families() -> dict[str, Family]:
     """Return all families by name, the built-in ones first."""
+    import virtex.backbones.convnext
     import virtex.backbones.resnet
     import virtex.backbones.vit  # noqa: F401  they register themselves
 
@@ -247,6 +248,7 @@ def get_families() -> dict[str, Family]:
 
 def get_dialects() -> dict[str, Dialect]:
     """Return all dialects by name; ``"canonical"`` keeps each family's own names."""
+    import virtex.backbones.convnext_names
     import virtex.backbones.resnet_names
     import virtex.backbones.vit_names  # noqa: F401  they register their dialects
 

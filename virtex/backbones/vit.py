@@ -118,7 +118,7 @@ class ViTFamily(TimmFamily):
     generic_formats = False
     format_fields = ("heads", "norm_eps", "activation", "interpolation")
     size_fields = ("embed_dim", "depth", "patch_size", "mlp_dim", "registers", "implementation")
-    detectron2_converters: ClassVar = {}
+    detectron2_converters: ClassVar = {"FPN": "virtex.detectron.vit:convert_fpn"}
 
     def detect(self, tensors: Mapping[str, Any]) -> ViTArch | None:
         return detect_vit(tensors)
