@@ -123,6 +123,7 @@ FILES = [
             ),
         )
     ),
+    ("eva02_tiny_patch14_224", {}, vit_files.eva, ["eva02/eva02_Ti_pt_in21k_p14"]),
     (
         "eva_giant_patch14_224",
         {},
@@ -130,7 +131,6 @@ FILES = [
         ["eva/eva_psz14", "eva/eva_21k_224px_psz14"],
     ),
     ("eva_giant_patch14_224", {"patch_size": 16}, vit_files.eva, ["eva/eva_psz14to16"]),
-    ("eva02_tiny_patch14_224", {}, vit_files.eva, ["eva02/eva02_Ti_pt_in21k_p14"]),
     ("eva02_small_patch14_224", {}, vit_files.eva, ["eva02/eva02_S_pt_in21k_p14"]),
     ("eva02_base_patch14_224", {}, vit_files.eva, ["eva02/eva02_B_pt_in21k_p14"]),
     (
@@ -151,13 +151,13 @@ FILES = [
         vit_files.eva,
         ["eva02/eva02_L_pt_in21k_p14to16", "eva02/eva02_L_pt_m38m_p14to16"],
     ),
+    ("eva02_base_patch16_clip_224", {}, vit_files.eva_clip, ["eva_clip/EVA02_CLIP_B_psz16_s8B"]),
     (
         "eva_giant_patch14_clip_224",
         {},
         vit_files.eva_clip,
         ["eva_clip/EVA01_CLIP_g_14_psz14_s11B", "eva_clip/EVA01_CLIP_g_14_plus_psz14_s11B"],
     ),
-    ("eva02_base_patch16_clip_224", {}, vit_files.eva_clip, ["eva_clip/EVA02_CLIP_B_psz16_s8B"]),
     ("eva02_large_patch14_clip_224", {}, vit_files.eva_clip, ["eva_clip/EVA02_CLIP_L_psz14_s4B"]),
     (
         "eva02_large_patch14_clip_336",
@@ -190,11 +190,15 @@ FILES = [
         )
     ),
 ]
-IDS = [names[0].partition("/")[2] for _, _, _, names in FILES]
-LARGE = ("large", "huge", "giant")
-WHOLE = [
-    pytest.param(*row, id=id, marks=[pytest.mark.whole] * any(size in row[0] for size in LARGE))
-    for row, id in zip(FILES, IDS, strict=True)
+# by default the first of each format, because building large networks takes seconds
+FIRST = {ENTRIES[names[0]].format: names for _, _, _, names in reversed(FILES)}
+PARAMETERS = [
+    pytest.param(
+        *row,
+        id=row[-1][0].partition("/")[2],
+        marks=[] if row[-1] in FIRST.values() else [pytest.mark.whole],
+    )
+    for row in FILES
 ]
 TORCHVISION = {
     weights.url: (name, weights.transforms.keywords["crop_size"])
@@ -219,7 +223,7 @@ def assert_entry_fits(entry, content, fields):
     assert coverage.complete, entry.name
 
 
-@pytest.mark.parametrize(("name", "options", "write", "names"), WHOLE)
+@pytest.mark.parametrize(("name", "options", "write", "names"), PARAMETERS)
 def test_entry_states_the_architecture(name, options, write, names):
     with torch.device("meta"):
         network = timm.create_model(name, num_classes=0, **options)
@@ -229,7 +233,14 @@ def test_entry_states_the_architecture(name, options, write, names):
         assert_entry_fits(entry, content, family.read_fields(network))
 
 
-@pytest.mark.parametrize("name", sorted(name for name in ENTRIES if "torchvision/" in name))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name == "torchvision/vit_b_16" else [pytest.mark.whole])
+        for name in ENTRIES
+        if name.startswith("torchvision/")
+    ],
+)
 def test_torchvision_entry_states_the_architecture(name):
     [url] = ENTRIES[name].urls
     model, size = TORCHVISION[url]
