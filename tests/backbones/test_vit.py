@@ -17,7 +17,8 @@ from virtex.checkpoints.formats import FORMATS
 from virtex.checkpoints.loading import inspect_checkpoint
 
 TOLERANCE = 1e-4  # relative to the largest feature
-ELSEWHERE = {"augreg", "big_vision"}  # .npz: tests/checkpoints/test_containers.py
+# .npz: tests/checkpoints/test_flax_vit.py; tests/backbones/test_vitdet.py
+ELSEWHERE = {"augreg", "big_vision", "vitdet"}
 
 
 def save(folder, content, **sidecars):
