@@ -193,12 +193,6 @@ def test_last_four_class_tokens(tmp_path):
     torch.testing.assert_close(found, torch.cat(expected[-4:], dim=1))
 
 
-def test_adapters_are_refused(tmp_path):
-    tensors = build().state_dict() | {"blocks.0.attn.qkv.lora_A": torch.zeros(4, WIDTH)}
-    with raises_code("checkpoint.unsupported_architecture", "lora_A"):
-        load_backbone(save(tmp_path, tensors), "dino_vit")
-
-
 def test_grid_must_be_square(tmp_path):
     tensors = build().state_dict() | {"pos_embed": torch.zeros(1, 13, WIDTH)}
     with raises_code("checkpoint.unsupported_architecture", "pos_embed"):

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from virtex.backbones.registry import Arch, Shapes, UnsupportedArchitectureError, register_family
 from virtex.backbones.timm_models import TimmFamily, reject_extra_tensors
@@ -85,6 +85,7 @@ class ConvNeXtFamily(TimmFamily):
     generic_formats = False
     format_fields = ("norm_eps", "activation")
     size_fields = ("depths", "widths", "grn", "final_norm")
+    detectron2_converters: ClassVar = {"FPN": "virtex.detectron.pyramid:convert_fpn"}
 
     def detect(self, tensors: Mapping[str, Any]) -> ConvNeXtArch | None:
         return detect_convnext(tensors)

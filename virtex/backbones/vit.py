@@ -34,6 +34,25 @@ _IN_BACKBONE = re.compile(
     r"(?!.*(?:relative_position_index|rope\.\w+|k_bias|attn\.[qkv]\.\w+|attn_pool\.[kv]\.\w+)$)"
     r"(?:blocks|patch_embed|norm|norm_pre|fc_norm|attn_pool|rel_pos_bias)\..+"
 )
+_PATCH_EMBEDDING = re.compile(
+    r"(?:patch_embed(?:ding|dings)?|conv1|conv_proj|stem|(?:^|[./])embedding)[./]"
+)
+# (names, whether a patch embedding is missing, description) of networks that resemble a plain ViT
+_UNSUPPORTED = tuple(
+    (re.compile(rf"(?:^|[./]){pattern}"), without_patches, description)
+    for pattern, without_patches, description in (
+        (r"blocks\.\d+\.attn\.pool_[qkv]\.", False, "a multiscale vision transformer (MViT)"),
+        (
+            r"(?:blocks_token_only|cls_attn_blocks)\.",
+            False,
+            "a network with class attention (CaiT)",
+        ),
+        (r"decoder_blocks\.", True, "the decoder of a masked autoencoder without its encoder"),
+        (r"(?:text_model\.|token_embedding\.|txt/)", True, "the text encoder of CLIP or SigLIP"),
+        (r"word_embeddings\.", True, "a language model such as BERT"),
+        (r"(?:blocks|resblocks)\.\d+\.", True, "a transformer without patch embedding"),
+    )
+)
 # Width -> number of heads of the published models. No tensor shows it, and methods differ.
 HEADS = {192: 3, 384: 6, 512: 8, 768: 12, 1024: 16, 1152: 16, 1280: 16, 1408: 16, 1536: 24}
 HEADS |= {1664: 16, 4096: 32}
@@ -187,6 +206,13 @@ class ViTFamily(TimmFamily):
             return f"multiples of {patch} pixels"
         return None
 
+    def explain_unsupported(self, shapes: Shapes) -> str | None:
+        has_patches = any(map(_PATCH_EMBEDDING.search, shapes))
+        for pattern, without_patches, description in _UNSUPPORTED:
+            if any(map(pattern.search, shapes)) and not (without_patches and has_patches):
+                return f"this is {description}; specify a file with a plain vision transformer"
+        return None
+
     def read_fields(self, network: Any) -> dict[str, Any]:
         block = network.blocks[0]
         activation = {"GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu"}
@@ -211,6 +237,12 @@ def detect_vit(tensors: Mapping[str, Any]) -> ViTArch | None:
         raise UnsupportedArchitectureError(
             "this is a vision transformer with a convolutional stem; only patch embeddings of one "
             "convolution are supported"
+        )
+    distillation = shapes.keys() & {"dist_token", "embeddings.distillation_token"}
+    if distillation:
+        raise UnsupportedArchitectureError(
+            f"this is a distilled DeiT, whose second token {distillation.pop()} is not supported; "
+            "use the network that was trained without distillation"
         )
     block = _typical_block(shapes)
     width = block.get("norm1.weight") or block.get("norm2.weight") or shapes.get("norm.weight")
@@ -308,10 +340,12 @@ def _positions(shapes: Shapes, block: Shapes, arch: ViTArch) -> dict[str, Any]:
     embedding = shapes.get("pos_embed", ())
     if embedding:
         count = embedding[1] if len(embedding) == 3 else 0
-        tokens = [(prefix, arch.class_token), (0, arch.class_token), (1 + prefix, True)]
-        for before, class_token in tokens:  # the last: the class token's position without the token
+        tokens = [(prefix, arch.class_token), (0, arch.class_token)]
+        if not arch.class_token:  # perhaps only the token is missing, not its position
+            tokens.append((1 + prefix, True))
+        for before, class_token in tokens:
             n = count - before
-            if n > 0 and math.isqrt(n) ** 2 == n:
+            if n > 1 and math.isqrt(n) ** 2 == n:
                 positions = "all" if before or not prefix else "patches"
                 fields |= {"positions": positions, "grid": math.isqrt(n)}
                 fields["class_token"] = class_token

@@ -28,6 +28,7 @@ from virtex.backbones.registry import (
 )
 from virtex.checkpoints.backbone import CheckpointError
 from virtex.checkpoints.formats import FORMATS, Format, get_format
+from virtex.checkpoints.refused import refuse_content
 from virtex.errors import UserError
 from virtex.text import escape
 
@@ -96,8 +97,9 @@ def detect_format(content: Any, name: str = "auto", flat: bool = False) -> Parse
         flat: see ``StateDicts``.
 
     Raises:
-        CheckpointError: the file contains no tensors, no format matches (the message describes the
-            closest one), or several match with different results (the message names them).
+        CheckpointError: the file contains no tensors, or an adapter or quantized weights; no format
+            matches (the message describes the closest one), or several match with different results
+            (the message names them).
         UnsupportedArchitectureError: no family can build the network.
     """
     found = collect_state_dicts(content, flat)
@@ -107,6 +109,7 @@ def detect_format(content: Any, name: str = "auto", flat: bool = False) -> Parse
             f"{_describe(content)}; specify the file with the weights",
             code="checkpoint.no_tensors",
         )
+    refuse_content(found.by_path)
     rows = list(FORMATS.values()) if name == "auto" else [get_format(name)]
     parsed = [
         candidate
