@@ -171,7 +171,9 @@ class ViTFamily(TimmFamily):
         width = arch.embed_dim
         if not arch.class_token or arch.final_norm == "fc_norm":
             return {"map": width, "avg": width} if arch.attention_pool else {"avg": width}
-        sizes = {"cls": width, "avg": width, "cls+avg": 2 * width, "last4-cls": 4 * width}
+        sizes = {"cls": width, "avg": width, "cls+avg": 2 * width}
+        if arch.depth >= 4:
+            sizes["last4-cls"] = 4 * width
         return {"map": width, **sizes} if arch.attention_pool else sizes
 
     def represent(self, network: Any, images: Tensor, name: str) -> Tensor:
@@ -186,6 +188,9 @@ class ViTFamily(TimmFamily):
         if name == "cls+avg":
             return torch.cat([cls, patches.mean(dim=(2, 3))], dim=1)
         return torch.cat([token for _, token in blocks], dim=1)
+
+    def unused_prefixes(self, name: str) -> tuple[str, ...]:
+        return () if name == "map" else ("attn_pool.",)
 
     def get_stage(self, name: str) -> str:
         match = _IN_BLOCK.match(name)

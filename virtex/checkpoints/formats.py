@@ -46,7 +46,7 @@ class Format:
         arch_fields: fields of the architecture that tensor shapes do not determine
             (``Family.format_fields``).
         families: names of the families to which the row applies; if empty, all families with
-            ``Family.generic_formats``.
+            ``Family.generic_formats``; ``"*"`` stands for all families.
         sidecars: names of the configs beside the file that may state both.
         must_state: facts (``statements.Statements``) in which the project's files differ. If a file
             does not state one, ``--format`` must choose among the row and its alternatives.
@@ -79,7 +79,7 @@ class Format:
     def applies_to(self, family: str) -> bool:
         """Return whether the row reads networks of this family."""
         generic = get_families()[family].generic_formats
-        return family in self.families if self.families else generic
+        return not {family, "*"}.isdisjoint(self.families) if self.families else generic
 
     def get_families(self) -> list[Family]:
         """Return the families whose networks the row reads."""
@@ -129,7 +129,7 @@ def get_format(name: str) -> Format:
             escape(name),
             "canonical names under a given prefix",
             strip=(prefix,),
-            families=tuple(get_families()),
+            families=("*",),
         )
     by_name = {alias: row for row in FORMATS.values() for alias in (row.name, *row.aliases)}
     if name in by_name:
@@ -357,6 +357,7 @@ _ROWS = (
         "kdexd/virtex",
         strip=("visual.cnn.",),
         ignore_prefixes=("visual.cnn.fc.", "textual.", "backward_textual."),
+        families=("*",),
     ),
     Format(
         "detectron2_backbone",
