@@ -564,7 +564,7 @@ def _vitdet() -> Callable[..., nn.Module]:
         def forward_intermediates(self, x: Tensor, indices: int, **options: Any) -> list[Tensor]:
             """Return the maps of the last blocks (batch, width, rows, columns)."""
             x = self.patch_embed(x)  # (batch, rows, columns, width)
-            grid = x.shape[1:3]
+            grid = (x.shape[1], x.shape[2])
             x = x + interpolate_positions(self.pos_embed, grid, "plain").unflatten(1, grid)
             maps = []
             for block in self.blocks:
