@@ -6,7 +6,7 @@ import timm
 import torch
 import torchvision
 
-from tests.backbones import vit_files
+from tests.backbones import convnext_writers, vit_files
 from virtex import zoo
 from virtex.backbones.registry import expected_shapes, get_family
 from virtex.checkpoints.coverage import compute_coverage
@@ -189,6 +189,42 @@ FILES = [
             *(("small", 16), ("medium", 16), ("base", 16), ("large", 16), ("huge", 14)),
         )
     ),
+    *(
+        (
+            f"convnext_{size}",
+            {},
+            convnext_writers.official,
+            [
+                *([f"convnext/convnext_{size}_1k_224_ema"] * (size != "xlarge")),
+                f"convnext/convnext_{size}_22k_224",
+            ],
+        )
+        for size in ("tiny", "small", "base", "large", "xlarge")
+    ),
+    *(
+        row
+        for size in ("atto", "femto", "pico", "nano", "tiny", "base", "large", "huge")
+        for row in (
+            (
+                f"convnextv2_{size}",
+                {},
+                convnext_writers.fcmae,
+                [f"convnext_v2/convnextv2_{size}_1k_224_fcmae"],
+            ),
+            (
+                f"convnextv2_{size}",
+                {},
+                convnext_writers.official,
+                [
+                    f"convnext_v2/convnextv2_{size}_1k_224_ema",
+                    *(
+                        [f"convnext_v2/convnextv2_{size}_22k_224_ema"]
+                        * (size in ("nano", "tiny", "base", "large"))
+                    ),
+                ],
+            ),
+        )
+    ),
 ]
 # by default the first of each format, because building large networks takes seconds
 FIRST = {ENTRIES[names[0]].format: names for _, _, _, names in reversed(FILES)}
@@ -203,9 +239,10 @@ PARAMETERS = [
 TORCHVISION = {
     weights.url: (name, weights.transforms.keywords["crop_size"])
     for name in torchvision.models.list_models()
-    if name.startswith("vit_")
+    if name.startswith(("vit_", "convnext_"))
     for weights in torchvision.models.get_model_weights(name)
 }
+QUICK = ("torchvision/vit_b_16", "torchvision/convnext_tiny")
 
 
 def assert_entry_fits(entry, content, fields):
@@ -236,7 +273,7 @@ def test_entry_states_the_architecture(name, options, write, names):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[] if name == "torchvision/vit_b_16" else [pytest.mark.whole])
+        pytest.param(name, marks=[pytest.mark.whole] * (name not in QUICK))
         for name in ENTRIES
         if name.startswith("torchvision/")
     ],
@@ -245,7 +282,8 @@ def test_torchvision_entry_states_the_architecture(name):
     [url] = ENTRIES[name].urls
     model, size = TORCHVISION[url]
     with torch.device("meta"):
-        network = torchvision.models.get_model(model, image_size=size)
+        options = {"image_size": size} if model.startswith("vit_") else {}
+        network = torchvision.models.get_model(model, **options)
     assert f"-{ENTRIES[name].sha256}." in url
     assert_entry_fits(ENTRIES[name], network.state_dict(), {})
 

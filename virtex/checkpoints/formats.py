@@ -404,6 +404,8 @@ _ROWS = (
         families=("vit", "swin", "convnext", "timm_cnn"),
         required_prefixes=("backbone.net.", "backbone.bottom_up.network."),
         must_state=("normalization",),
+        # its detectors do not contain ViTDet's own backbone
+        only_if=lambda arch: getattr(arch, "implementation", "") != "ViTDet",
     ),
     Format(
         "caffe2_resnext",
