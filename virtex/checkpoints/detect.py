@@ -315,6 +315,8 @@ def _other_state_dicts(found: StateDicts, container: str) -> dict[str, int]:
 
 def _unused_groups(keys: Iterable[str], used: set[str], wrapper: str) -> dict[str, int]:
     """Count unused keys by the first part of their name that no used key has."""
+    # the parts of Flax's names are separated by slashes
+    keys, used = [key.replace("/", ".") for key in keys], {key.replace("/", ".") for key in used}
     shared = {
         ".".join(parts[:n])
         for parts in (key.split(".") for key in used)
