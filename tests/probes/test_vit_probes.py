@@ -18,8 +18,6 @@ from tests.probes.small_vit import (
     features_by_hand,
     load_vit,
 )
-from virtex.backbones.registry import get_family
-from virtex.backbones.vit import ViTArch
 from virtex.probes.classifier_training import Classifier
 from virtex.probes.features import center_view
 from virtex.probes.pooled import PooledBackbone, resolve_representation
@@ -96,17 +94,3 @@ def test_all_parameters_are_fine_tuned(backbone, images, name):
     loss = model({"image": images, "label": torch.arange(3)})["cross_entropy"].total
     loss.backward()
     assert all(p.grad.abs().max() > 0 for p in model.parameters())
-
-
-@pytest.mark.parametrize(("name", "expected"), [("map", True), ("avg", False)])
-def test_parameters_without_effect_are_frozen(backbone, images, name, expected):
-    """Otherwise DistributedDataParallel would wait for their gradients."""
-    arch = ViTArch(
-        64, 2, 8, 4, 128, class_token=False, positions="patches", attention_pool=True, heads=2
-    )
-    weights = get_family(arch).build(arch).state_dict()
-    siglip = replace(backbone, arch=arch, state_dict=weights)
-    pooled = PooledBackbone(siglip, frozen=False, representation=name)
-    pooled(images).square().sum().backward()
-    assert all((p.grad is not None) == p.requires_grad for p in pooled.parameters())
-    assert pooled.cnn.attn_pool.latent.requires_grad is expected

@@ -277,6 +277,7 @@ def get_families() -> dict[str, Family]:
     """Return all families by name, the built-in ones first."""
     import virtex.backbones.convnext
     import virtex.backbones.resnet
+    import virtex.backbones.swin
     import virtex.backbones.timm_cnn
     import virtex.backbones.vit  # noqa: F401  they register themselves
 
@@ -287,6 +288,7 @@ def get_dialects() -> dict[str, Dialect]:
     """Return all dialects by name; ``"canonical"`` keeps each family's own names."""
     import virtex.backbones.convnext_names
     import virtex.backbones.resnet_names
+    import virtex.backbones.swin_names
     import virtex.backbones.timm_cnn_names
     import virtex.backbones.vit_names  # noqa: F401  they register their dialects
 
@@ -299,12 +301,16 @@ def get_family(arch: Arch) -> Family:
 
 
 def detect_arch(
-    tensors: Mapping[str, Any], fields: Mapping[str, Any] | None = None, names: Sequence[str] = ()
+    tensors: Mapping[str, Any],
+    fields: Mapping[str, Any] | None = None,
+    applies_to: Callable[[str], bool] = lambda family: True,
+    names: Sequence[str] = (),
 ) -> Arch | None:
     """Return the architecture from the first family that detects it; ``None`` if none does.
 
     Args:
         fields: values for the family's ``format_fields``.
+        applies_to: whether to try the family of a name.
         names: what a file states as its network. They matter if no family detects the tensors by
             their shapes, or if that family knows that the name is of another network.
 
@@ -315,6 +321,8 @@ def detect_arch(
     names = [fields["model"]] if "model" in fields else names
     found, unsupported = None, None
     for family in get_families().values():
+        if not applies_to(family.name):
+            continue
         try:
             found = family.detect(tensors)
         except UnsupportedArchitectureError as error:
@@ -326,7 +334,7 @@ def detect_arch(
         for name in names:
             try:
                 if named := detect_named_arch(tensors, name):
-                    return named
+                    return named if applies_to(named.family) else None
             except UnsupportedArchitectureError as error:
                 unsupported = unsupported or error
     if found is not None:

@@ -132,6 +132,7 @@ def get_format(name: str) -> Format:
             escape(name),
             "canonical names under a given prefix",
             strip=(prefix,),
+            dialects=("canonical", "swin"),  # two layouts of Swin's patch merging
             families=("*",),
         )
     by_name = {alias: row for row in FORMATS.values() for alias in (row.name, *row.aliases)}
@@ -438,6 +439,8 @@ _ROWS = (
         families=("vit", "swin", "convnext", "timm_cnn"),
         required_prefixes=("backbone.net.", "backbone.bottom_up.network."),
         must_state=("normalization",),
+        # its detectors do not contain ViTDet's own backbone
+        only_if=lambda arch: getattr(arch, "implementation", "") != "ViTDet",
     ),
     Format(
         "caffe2_resnext",
@@ -536,7 +539,12 @@ _ROWS = (
 for _row in _ROWS:
     register_format(_row)
 
-from virtex.checkpoints import convnext_formats, timm_formats, vit_formats  # noqa: E402, F401
+from virtex.checkpoints import (  # noqa: E402  they register their rows
+    convnext_formats,  # noqa: F401
+    swin_formats,  # noqa: F401
+    timm_formats,  # noqa: F401
+    vit_formats,  # noqa: F401
+)
 
 
 def format_table() -> str:
