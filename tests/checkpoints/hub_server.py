@@ -34,15 +34,16 @@ class Hub:
     store: str = ""
 
     def answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
-        path = unquote(request.path.partition("?")[0])
+        path = request.path.partition("?")[0]
         self.asked.append(f"{request.command} {path}")
         if path.startswith("/cdn/"):
-            _, _, name, file = path.split("|")
+            _, _, name, file = unquote(path).split("|")
             return self.send(request, 200, self.repositories[name][file])
         api, resolve = API.fullmatch(path), FILE.fullmatch(path)
         if not api and not resolve:
             return self.send(request, 404)
         name, revision = (api or resolve).groups()[:2]
+        revision = revision and unquote(revision)
         files = self.repositories.get(name, (401, "RepoNotFound"))
         if isinstance(files, tuple):
             return self.send(request, files[0], code=files[1])
@@ -52,7 +53,7 @@ class Hub:
             siblings = [{"rfilename": file} for file in files]
             info = {"_id": "1", "id": name, "sha": COMMIT, "siblings": siblings}
             return self.send(request, 200, json.dumps(info).encode(), kind="application/json")
-        file = resolve[3]
+        file = unquote(resolve[3])
         if file not in files:
             return self.send(request, 404, code="EntryNotFound")
         content, headers = files[file], {"X-Repo-Commit": COMMIT}

@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from virtex.backbones.registry import (
     Arch,
+    UnsupportedArchitectureError,
+    detect_arch,
     expected_shapes,
+    get_family,
     register_family,
 )
 from virtex.backbones.timm_models import (
@@ -75,7 +78,7 @@ class TimmCnnFamily(TimmFamily):
 
     def detect_named(self, tensors: Mapping[str, Any], name: str) -> TimmArch | None:
         model = timm_name(name)
-        if not model or not is_hierarchical(timm_network(model)):
+        if not model or is_other(model) or not is_hierarchical(timm_network(model)):
             return None
         arch = TimmArch(model)
         expected = expected_shapes(arch)
@@ -151,6 +154,16 @@ def is_hierarchical(network: Any) -> bool:
         and len(strides) > 1
         and strides == sorted(set(strides))
     )
+
+
+@lru_cache(maxsize=64)
+def is_other(model: str) -> bool:
+    """Return whether another family has timm's network of this name."""
+    try:
+        arch = detect_arch(timm_network(model).state_dict())
+    except UnsupportedArchitectureError:
+        return False
+    return arch is not None and not get_family(arch).contradicts(arch, model)
 
 
 @lru_cache(maxsize=16)

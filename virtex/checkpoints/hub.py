@@ -44,15 +44,17 @@ class Repository:
 
     Attributes:
         name: ``ORG/REPO``.
-        revision: commit hash.
+        requested: a branch, tag or commit; "" for the main branch.
+        revision: its commit.
         files: paths of its files; without a connection, of those in the cache.
         offline: whether only the cache is used.
     """
 
     name: str
+    requested: str
     revision: str
     files: tuple[str, ...]
-    offline: bool
+    offline: bool = False
 
     def fetch(self, file: str) -> Path:
         """Return the local path of a file, downloaded unless it is in the cache.
@@ -62,21 +64,28 @@ class Repository:
         """
         from huggingface_hub import hf_hub_download
 
+        # By the requested name, which the cache then maps to the commit
+        revision = self.revision if self.offline else self.requested or None
         try:
-            path = hf_hub_download(
-                self.name, file, revision=self.revision, local_files_only=self.offline
+            path = Path(
+                hf_hub_download(self.name, file, revision=revision, local_files_only=self.offline)
             )
         except Exception as error:
-            raise hub_error(self.name, self.revision, error, file) from error
+            raise hub_error(self.name, self.requested, error, file) from error
+        if self.revision not in path.parts:
+            raise CheckpointError(
+                f"{self.name} changed while {file} was downloaded; run the command again",
+                code="checkpoint.download_failed",
+            )
         # Large files are stored in the cache under their sha256
-        expected = Path(path).resolve().name
-        if re.fullmatch(r"[0-9a-f]{64}", expected) and sha256_of(Path(path)) != expected:
+        expected = path.resolve().name
+        if re.fullmatch(r"[0-9a-f]{64}", expected) and sha256_of(path) != expected:
             raise CheckpointError(
                 f"{path} differs from what {self.name} provides, its sha256 should be {expected}; "
                 "delete this file to download it again",
                 code="checkpoint.hash_mismatch",
             )
-        return Path(path)
+        return path
 
 
 @register_source("hf://")
@@ -134,21 +143,34 @@ def open_repository(name: str, revision: str = "") -> Repository:
     Raises:
         CheckpointError: it does not exist or needs permission, or it is not in the cache either.
     """
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi
 
     try:
         info = HfApi().model_info(name, revision=revision or None, timeout=TIMEOUT)
     except Exception as error:
-        if getattr(getattr(error, "response", None), "status_code", 500) < 500:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        cached = find_cached(name, revision) if status is None or status >= 500 else None
+        if cached is None:
             raise hub_error(name, revision, error) from error
-        try:  # not reachable
-            folder = Path(snapshot_download(name, revision=revision or None, local_files_only=True))
-        except Exception:
-            raise hub_error(name, revision, error) from error
-        files = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
-        return Repository(name, folder.name, tuple(sorted(files)), offline=True)
+        return cached
     files = tuple(sibling.rfilename for sibling in info.siblings or ())
-    return Repository(name, info.sha or revision, files, offline=False)
+    return Repository(name, revision, info.sha or revision, files)
+
+
+def find_cached(name: str, revision: str) -> Repository | None:
+    """Return the files of a repository in the cache; ``None`` if there are none.
+
+    The cache has a folder of each commit in ``snapshots``; ``refs`` maps other revisions to them.
+    """
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(HF_HUB_CACHE, f"models--{name.replace('/', '--')}")
+    reference = folder / "refs" / (revision or "main")
+    commit = reference.read_text().strip() if reference.is_file() else revision
+    snapshot = folder / "snapshots" / commit
+    files = [path for path in snapshot.rglob("*") if path.is_file()] if commit else []
+    names = tuple(sorted(path.relative_to(snapshot).as_posix() for path in files))
+    return Repository(name, revision, commit, names, offline=True) if names else None
 
 
 def choose_weights(repository: Repository) -> str:
