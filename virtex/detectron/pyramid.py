@@ -125,13 +125,13 @@ class NetworkBackbone(Backbone):
         self._out_features = list(cfg.MODEL.FPN.IN_FEATURES)
         self._out_feature_strides = {name: strides[name] for name in self._out_features}
         self._out_feature_channels = {name: channels[name] for name in self._out_features}
+        if any(isinstance(module, _BatchNorm) for module in network.modules()):
+            convert_batch_norm(network, cfg.MODEL.RESNETS.NORM, arch)
+        freeze(self, cfg.MODEL.BACKBONE.FREEZE_AT)
         if settings.DROP_PATH > 0:
             set_drop_path(network, settings.DROP_PATH)
         if settings.CHECKPOINTING:
             enable_checkpointing(network, arch)
-        if any(isinstance(module, _BatchNorm) for module in network.modules()):
-            convert_batch_norm(network, cfg.MODEL.RESNETS.NORM, arch)
-        freeze(self, cfg.MODEL.BACKBONE.FREEZE_AT)
         self.out_norms = nn.ModuleDict()
         if needs_out_norms(settings.OUT_NORM, network.state_dict()):
             for name in self._out_features:
