@@ -69,7 +69,7 @@ class TinyNetwork(nn.Module):
     def __init__(self, arch):
         super().__init__()
         norm = {"batch": nn.BatchNorm2d, "group": lambda n: nn.GroupNorm(1, n)}[arch.norm]
-        self.stages = nn.ModuleList()
+        self.stages, self.image_size = nn.ModuleList(), arch.image_size
         channels, before = 3, 1
         for index, stride in enumerate(arch.strides):
             conv = nn.Conv2d(channels, 8 + index, 3, stride // before, padding=1)
@@ -92,6 +92,7 @@ class TinyFamily(Family):
 
     def features(self, network, images):
         maps = {}
+        assert network.image_size in (0, images.shape[-1])
         for index, stage in enumerate(network.stages):
             images = maps[f"stage{index}"] = stage(images)
         return maps

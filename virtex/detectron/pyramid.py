@@ -55,7 +55,8 @@ def convert_fpn(backbone: Checkpoint, cfg: CfgNode) -> ConvertedBackbone:
             f"8, 16 and 32, but it has none of {', '.join(missing)}; choose another network",
             code="detection.unsupported_backbone",
         )
-    if requirement := family.input_size_requirement(arch, *IMAGE_SIZE):
+    requirement = family.input_size_requirement(arch, *IMAGE_SIZE)
+    if requirement and not has_maps(arch, *IMAGE_SIZE):
         raise UserError(
             f"{arch.name} cannot be used in detectors, which use images of many sizes: it expects "
             f"{requirement}; choose another network",
@@ -89,6 +90,20 @@ def map_names(arch: Arch) -> dict[str, str]:
     """Return the family's names of the feature maps -> ours; the last map of each stride."""
     by_stride = {stride: name for name, stride in get_family(arch).strides(arch).items()}
     return {by_stride[stride]: name for stride, name in STRIDES.items() if stride in by_stride}
+
+
+def has_maps(arch: Arch, height: int, width: int) -> bool:
+    """Return whether feature maps of this size can be computed.
+
+    Some networks require another size only for pooling (CLIP's ResNets).
+    """
+    with torch.device("meta"), torch.no_grad():
+        network = get_family(arch).build(arch).eval()
+        try:
+            get_family(arch).features(network, torch.empty(1, 3, height, width))
+        except (AssertionError, RuntimeError, ValueError):
+            return False
+    return True
 
 
 def rename_maps(maps: Features, names: dict[str, str]) -> Features:
