@@ -178,8 +178,8 @@ def test_fcmae_kernels_of_impossible_size_are_refused(tmp_path):
 
 def test_unknown_tensors_in_blocks_are_refused(tmp_path):
     content = writers.official(timm_network(**V1).state_dict())
-    content["model"]["stages.0.0.pwconv1.lora_A"] = torch.ones(2, 8)
-    with raises_code("checkpoint.unsupported_architecture", "lora_A"):
+    content["model"]["stages.0.0.attention.weight"] = torch.ones(2, 8)
+    with raises_code("checkpoint.unsupported_architecture", "attention.weight"):
         load_backbone(save(content, tmp_path))
 
 

@@ -17,7 +17,8 @@ from virtex.checkpoints.formats import FORMATS
 from virtex.checkpoints.loading import inspect_checkpoint
 
 TOLERANCE = 1e-4  # relative to the largest feature
-ELSEWHERE = {"augreg", "big_vision"}  # .npz: tests/checkpoints/test_flax_vit.py
+# test_flax_vit.py in tests/checkpoints, test_vitdet.py here, test_families.py in tests/detectron
+ELSEWHERE = {"augreg", "big_vision", "vitdet", "virtex_detector"}
 
 
 def save(folder, content, **sidecars):
