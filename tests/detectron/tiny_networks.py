@@ -9,6 +9,7 @@ from torch import nn
 from tests.detectron.backbones import IMAGENET_RGB
 from virtex.backbones.convnext import ConvNeXtArch
 from virtex.backbones.registry import Arch, Family, get_family
+from virtex.backbones.swin import SwinArch
 from virtex.backbones.vit import ViTArch
 from virtex.checkpoints.backbone import Backbone, Source
 from virtex.checkpoints.coverage import Coverage
@@ -34,7 +35,10 @@ VITS = {
         *(48, 3, 16, 7, 96), heads=3, class_token=False, positions="patches", attention_pool=True
     ),
 }
-NETWORKS = [ConvNeXtArch((1, 2, 1, 1), (16, 24, 32, 40))]
+NETWORKS = [
+    ConvNeXtArch((1, 2, 1, 1), (16, 24, 32, 40)),
+    SwinArch(16, (1, 2, 2, 2), (1, 2, 2, 4), windows=(4, 4, 4, 2)),
+]
 
 
 def make_backbone(arch, seed=0):
