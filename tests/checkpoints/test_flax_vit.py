@@ -167,6 +167,9 @@ def test_features_equal_timms(name, tmp_path):
     backbone = load_backbone(path)
     assert backbone.source.format == name.partition("_s")[0]
     assert backbone.input.mean == backbone.input.std == (0.5, 0.5, 0.5)
+    heads = {"augreg": {"head": 2}, "big_vision": {}}
+    text = {"params.txt": 3, "params.t": 1}
+    assert backbone.source.coverage.unused == heads.get(name, text)
     family, loaded = get_family(backbone.arch), build_network(backbone).eval()
     images = torch.randn(2, 3, SIZE, SIZE)
     with torch.no_grad():

@@ -267,6 +267,7 @@ def get_families() -> dict[str, Family]:
     """Return all families by name, the built-in ones first."""
     import virtex.backbones.convnext
     import virtex.backbones.resnet
+    import virtex.backbones.swin
     import virtex.backbones.vit  # noqa: F401  they register themselves
 
     return FAMILIES
@@ -276,6 +277,7 @@ def get_dialects() -> dict[str, Dialect]:
     """Return all dialects by name; ``"canonical"`` keeps each family's own names."""
     import virtex.backbones.convnext_names
     import virtex.backbones.resnet_names
+    import virtex.backbones.swin_names
     import virtex.backbones.vit_names  # noqa: F401  they register their dialects
 
     return DIALECTS
@@ -286,17 +288,24 @@ def get_family(arch: Arch) -> Family:
     return get_families()[arch.family]
 
 
-def detect_arch(tensors: Mapping[str, Any], fields: Mapping[str, Any] | None = None) -> Arch | None:
+def detect_arch(
+    tensors: Mapping[str, Any],
+    fields: Mapping[str, Any] | None = None,
+    applies_to: Callable[[str], bool] = lambda family: True,
+) -> Arch | None:
     """Return the architecture from the first family that detects it; ``None`` if none does.
 
     Args:
         fields: values for the family's ``format_fields``.
+        applies_to: whether to try the family of a name.
 
     Raises:
         UnsupportedArchitectureError: a family recognizes its names, but none can build the network.
     """
     unsupported = None
-    for family in get_families().values():
+    for name, family in get_families().items():
+        if not applies_to(name):
+            continue
         try:
             arch = family.detect(tensors)
         except UnsupportedArchitectureError as error:

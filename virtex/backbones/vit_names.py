@@ -115,7 +115,7 @@ def derive_official(tensors: Tensors) -> dict[str, Derived]:
     names = [name for name in tensors if name.startswith("blocks.")]
     if "storage_tokens" in tensors:  # DINOv3
         new = {".ls1.gamma": ".gamma_1", ".ls2.gamma": ".gamma_2", "storage_tokens": "reg_token"}
-        return renamed(tensors, new) | _split_qkv_bias(tensors)
+        return renamed(tensors, new) | split_qkv_bias(tensors)
     if "register_tokens" in tensors:
         return _separate_registers(tensors)
     if any(name.endswith(".attn.qkv.bias") for name in names):  # DeiT III, iBOT
@@ -126,7 +126,7 @@ def derive_official(tensors: Tensors) -> dict[str, Derived]:
     return {}
 
 
-def _split_qkv_bias(tensors: Tensors) -> dict[str, Derived]:
+def split_qkv_bias(tensors: Tensors) -> dict[str, Derived]:
     """Split DINOv3's bias; a mask sets that of the keys, stored as NaN or any number, to 0."""
     derived = {}
     for name, bias in tensors.items():

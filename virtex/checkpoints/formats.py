@@ -129,6 +129,7 @@ def get_format(name: str) -> Format:
             escape(name),
             "canonical names under a given prefix",
             strip=(prefix,),
+            dialects=("canonical", "swin"),  # two layouts of Swin's patch merging
             families=("*",),
         )
     by_name = {alias: row for row in FORMATS.values() for alias in (row.name, *row.aliases)}
@@ -503,7 +504,11 @@ _ROWS = (
 for _row in _ROWS:
     register_format(_row)
 
-from virtex.checkpoints import convnext_formats, vit_formats  # noqa: E402, F401  register their rows
+from virtex.checkpoints import (  # noqa: E402  they register their rows
+    convnext_formats,  # noqa: F401
+    swin_formats,  # noqa: F401
+    vit_formats,  # noqa: F401
+)
 
 
 def format_table() -> str:

@@ -72,7 +72,8 @@ def read_index(path: pathlib.Path, content: bytes) -> dict[str, set[str]]:
     """Return name of a shard -> names of its tensors, sorted by shard.
 
     Raises:
-        CheckpointError: it is not a valid index (``checkpoint.unreadable``).
+        CheckpointError: it is not a valid index (``checkpoint.unreadable``), or a shard is missing
+            (``checkpoint.not_found``).
     """
     try:
         if len(content) > MAX_INDEX_BYTES:
@@ -93,6 +94,13 @@ def read_index(path: pathlib.Path, content: bytes) -> dict[str, set[str]]:
             f"again ({escape(f'{type(error).__name__}: {error}', 300)})",
             code="checkpoint.unreadable",
         ) from error
+    missing = [file for file in sorted(shards) if not os.path.isfile(path.with_name(file))]
+    if missing:
+        raise CheckpointError(
+            f"{path} lists {len(shards)} files beside it, of which {len(missing)} are missing, as "
+            f"{escape(missing[0])}; download them to the same folder",
+            code="checkpoint.not_found",
+        )
     return dict(sorted(shards.items()))
 
 
