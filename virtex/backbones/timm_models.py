@@ -68,7 +68,9 @@ def timm_arch(name: str) -> Arch | None:
         arch = detect_arch(model.state_dict())
     except UnsupportedArchitectureError:
         return None
-    family = arch and get_family(arch)
+    if arch is None:
+        return None
+    family = get_family(arch)
     return replace(arch, **family.read_fields(model)) if isinstance(family, TimmFamily) else arch
 
 
