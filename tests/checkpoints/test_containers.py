@@ -1,6 +1,8 @@
 """A file that cannot be opened is reported, and none runs code unless it is trusted."""
 
+import hashlib
 import io
+import json
 import os
 import pickle
 import sys
@@ -14,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.errors import raises_code
-from virtex.checkpoints import load_backbone, open_checkpoint
+from virtex.checkpoints import containers, load_backbone, open_checkpoint, resolve
 from virtex.files import sha256_of
 
 WEIGHTS = {"a.weight": torch.arange(3000.0), "b.bias": torch.zeros(3)}
@@ -104,10 +106,23 @@ def test_zip_file_of_something_else(tmp_path):
     assert_unreadable(path, "images/1.jpg")
 
 
-def test_torchscript_archive(tmp_path):
+def test_torchscript_archive_is_read_without_its_code(tmp_path):
     path = tmp_path / "RN50.pt"
-    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
-    assert_unreadable(path, "TorchScript")
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2)).half()
+    torch.jit.save(torch.jit.script(network), path)
+    opened = open_checkpoint(path)
+    assert not opened.flat and opened.content.keys() == network.state_dict().keys()
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(opened.content[name], tensor)
+
+
+def test_torchscript_module_that_contains_itself(tmp_path):
+    path = tmp_path / "loop.pt"
+    pickled = b"\x80\x02c__torch__\nM\n)\x81q\x00}X\x01\x00\x00\x00ah\x00sb."
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("loop/data.pkl", pickled)
+        archive.writestr("loop/constants.pkl", b"\x80\x02).")
+    assert_unreadable(path, "RecursionError")
 
 
 class Malicious:
@@ -240,4 +255,158 @@ def test_storage_larger_than_its_entry(tmp_path, kept):
             new.writestr(entry.filename, content)
     assert torch.equal(open_checkpoint(whole).content["a"], torch.ones(64))
     with raises_code("checkpoint.unreadable", path):
+        open_checkpoint(path)
+
+
+ARRAYS = {
+    "params/img/embedding/kernel": np.arange(12, dtype=np.float32).reshape(2, 2, 1, 3),
+    "step": np.int64(7),
+    "transposed": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    "names": np.array(["a", "b"]),
+    "empty": np.zeros((0, 3), np.float16),
+}
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_npz(save, tmp_path):
+    path = tmp_path / "weights.npz"
+    save(path, **ARRAYS)
+    opened = open_checkpoint(path)
+    assert opened.flat and opened.content.keys() == ARRAYS.keys()
+    assert opened.content["names"] is None  # text
+    for name in ARRAYS.keys() - {"names"}:
+        assert opened.content[name].dtype == ARRAYS[name].dtype
+        assert np.array_equal(opened.content[name], ARRAYS[name])
+
+
+def test_bfloat16_of_jax_in_npz(tmp_path):
+    """numpy stores JAX's bfloat16 as two bytes of an unknown type."""
+    path, values = tmp_path / "weights.npz", torch.tensor([[1.0, -2.5, 3e38]]).bfloat16()
+    np.savez(path, w=values.view(torch.int16).numpy().view("V2"))
+    assert torch.equal(open_checkpoint(path).content["w"], values)
+
+
+def test_objects_in_npz_are_not_unpickled(tmp_path):
+    path, marker = tmp_path / "weights.npz", tmp_path / "marker"
+    np.savez(path, hook=np.array([Malicious(marker)], dtype=object), w=np.ones(3))
+    assert open_checkpoint(path, trust_pickle=True).content["hook"] is None
+    assert not marker.exists()
+
+
+def test_decompression_bomb(tmp_path, monkeypatch):
+    monkeypatch.setattr(containers, "MIN_MEMORY", 32 << 20)
+    path = tmp_path / "weights.npz"
+    np.savez_compressed(path, w=np.zeros(64 << 20, np.uint8))
+    assert path.stat().st_size < 1 << 20
+    assert_unreadable(path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "descr"),
+    [((4,), "<f4"), ((10**18,), "<f4"), ((-1,), "<f4"), (("x",), "<f4"), ((2,), "|V2")],
+)
+def test_npz_with_fewer_bytes_than_its_header_states(shape, descr, tmp_path):
+    path = tmp_path / "weights.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        header = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape!r}}}\n".encode()
+        start = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little")
+        archive.writestr("w.npy", start + header + b"\0\0\0")
+    assert_unreadable(path, "truncated or damaged")
+
+
+def sharded(folder):
+    """Two files and their index, as Hugging Face's ``save_pretrained`` writes them."""
+    names = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    for name, (key, tensor) in zip(names, WEIGHTS.items(), strict=True):
+        save_file({key: tensor}, folder / name)
+    index = {
+        "metadata": {"total_size": 12012},
+        "weight_map": dict(zip(WEIGHTS, names, strict=True)),
+    }
+    path = folder / "model.safetensors.index.json"
+    path.write_text(json.dumps(index, indent=2))
+    return path
+
+
+def test_sharded_safetensors(tmp_path):
+    path = sharded(tmp_path)
+    opened = open_checkpoint(path)
+    assert opened.flat and opened.content.keys() == WEIGHTS.keys()
+    assert torch.equal(opened.content["a.weight"], WEIGHTS["a.weight"])
+    whole = b"".join(file.read_bytes() for file in [path, *sorted(tmp_path.glob("*.safetensors"))])
+    assert opened.size == len(whole)
+    assert opened.sha256 == hashlib.sha256(whole).hexdigest()
+    assert resolve(tmp_path) == str(path)
+
+
+def test_missing_shard(tmp_path):
+    path = sharded(tmp_path)
+    (tmp_path / "model-00002-of-00002.safetensors").unlink()
+    with raises_code("checkpoint.not_found", "model-00002-of-00002.safetensors"):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize("change", ["index", "shard"])
+def test_index_and_shards_that_differ(change, tmp_path):
+    path = sharded(tmp_path)
+    if change == "index":
+        path.write_text(path.read_text().replace("b.bias", "other.bias"))
+    else:
+        save_file({"extra": torch.ones(2)}, tmp_path / "model-00001-of-00002.safetensors")
+    with raises_code("checkpoint.incomplete", path):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b"[]", b"{}", b'{"weight_map": {}}', b'{"weight_map": {"a": "../x.safetensors"}}'],
+)
+def test_invalid_index(content, tmp_path):
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_bytes(content)
+    assert_unreadable(path)
+
+
+def test_one_shard_names_the_index(tmp_path):
+    index = sharded(tmp_path)
+    with raises_code("checkpoint.sharded", index):
+        open_checkpoint(tmp_path / "model-00001-of-00002.safetensors")
+    only = tmp_path / "model-00001-of-00001.safetensors"
+    save_file(WEIGHTS, only)
+    assert open_checkpoint(only).content.keys() == WEIGHTS.keys()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_distributed_checkpoint_is_refused_with_the_command_that_merges_it(tmp_path):
+    import torch.distributed.checkpoint
+    from torch.distributed.checkpoint import format_utils
+
+    folder = tmp_path / "sharded_teacher_checkpoint"
+    torch.distributed.checkpoint.save({"teacher": WEIGHTS}, checkpoint_id=folder, no_dist=True)
+    for path in (folder, folder / ".metadata", folder / "__0_0.distcp"):
+        with raises_code("checkpoint.sharded", f"format_utils dcp_to_torch {folder}"):
+            open_checkpoint(path)
+    assert format_utils.__spec__.name == "torch.distributed.checkpoint.format_utils"
+    format_utils.dcp_to_torch_save(folder, tmp_path / "merged.pth")
+    merged = open_checkpoint(tmp_path / "merged.pth").content["teacher"]
+    assert torch.equal(merged["a.weight"], WEIGHTS["a.weight"])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_shards_of_one_process_are_refused(tmp_path):
+    """FSDP's LOCAL_STATE_DICT, as in DINOv2's ``model_0000999.rank_0.pth``."""
+    from torch.distributed._shard import sharded_tensor
+
+    path = tmp_path / "model_0000999.rank_0.pth"
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    try:
+        metadata = sharded_tensor.ShardMetadata([0], [3000], "rank:0/cpu")
+        shard = sharded_tensor.Shard(WEIGHTS["a.weight"], metadata)
+        tensor = sharded_tensor.init_from_local_shards([shard], 3000)
+        torch.save({"model": {"a.weight": tensor}}, path)
+    finally:
+        torch.distributed.destroy_process_group()
+    with raises_code("checkpoint.sharded", path, "dcp_to_torch"):
         open_checkpoint(path)

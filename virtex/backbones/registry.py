@@ -212,10 +212,13 @@ class Dialect:
             that the architecture is rejected instead of the tensor being ignored.
         derive: translated tensors -> those that such files store differently (in parts, in another
             layout) or omit, under the family's names. They replace translated ones.
+        fields: translated tensors -> fields of the architecture that their layout shows, such as
+            the heads of Flax's kernels (inputs, heads, head width).
     """
 
     translate: Callable[[str], str | None]
     derive: Callable[[Mapping[str, Any]], dict[str, Derived]] = lambda tensors: {}
+    fields: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda tensors: {}
 
 
 FAMILIES: dict[str, Family] = {}

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _IN_BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
-# except buffers that the network computes from its architecture
+# except buffers that the network computes from its architecture, and projections without the others
+# that would be fused with them
 _IN_BACKBONE = re.compile(
-    r"(?!.*(?:relative_position_index|rope\.\w+|k_bias)$)"
+    r"(?!.*(?:relative_position_index|rope\.\w+|k_bias|attn\.[qkv]\.\w+|attn_pool\.[kv]\.\w+)$)"
     r"(?:blocks|patch_embed|norm|norm_pre|fc_norm|attn_pool|rel_pos_bias)\..+"
 )
 # Width -> number of heads of the published models. No tensor shows it, and methods differ.
@@ -117,7 +118,7 @@ class ViTFamily(TimmFamily):
     generic_formats = False
     format_fields = ("heads", "norm_eps", "activation", "interpolation")
     size_fields = ("embed_dim", "depth", "patch_size", "mlp_dim", "registers", "implementation")
-    detectron2_converters: ClassVar = {}
+    detectron2_converters: ClassVar = {"FPN": "virtex.detectron.vit:convert_fpn"}
 
     def detect(self, tensors: Mapping[str, Any]) -> ViTArch | None:
         return detect_vit(tensors)
@@ -228,7 +229,10 @@ def detect_vit(tensors: Mapping[str, Any]) -> ViTArch | None:
         qkv="separate" if _has(block, "attn.q_proj.") else "fused",
         qkv_bias=any(
             name in block
-            for name in ("attn.qkv.bias", "attn.q_bias", "attn.v_bias", "attn.q_proj.bias")
+            for name in (
+                *("attn.qkv.bias", "attn.q_bias", "attn.v_bias", "attn.q_proj.bias"),
+                *("attn.q.bias", "attn.k.bias"),  # of the three to be fused, one is missing
+            )
         ),
         qk_norm=_has(block, "attn.q_norm."),
         layer_scale=bool(block.keys() & {"ls1.gamma", "ls2.gamma", "gamma_1", "gamma_2"}),
@@ -295,12 +299,18 @@ def _positions(shapes: Shapes, block: Shapes, arch: ViTArch) -> dict[str, Any]:
     embedding = shapes.get("pos_embed", ())
     if embedding:
         count = embedding[1] if len(embedding) == 3 else 0
-        for positions, n in (("all", count - prefix), ("patches", count)):
+        tokens = [(prefix, arch.class_token), (0, arch.class_token), (1 + prefix, True)]
+        for before, class_token in tokens:  # the last: the class token's position without the token
+            n = count - before
             if n > 0 and math.isqrt(n) ** 2 == n:
+                positions = "all" if before or not prefix else "patches"
                 fields |= {"positions": positions, "grid": math.isqrt(n)}
+                fields["class_token"] = class_token
                 break
         else:
             raise _not_square("pos_embed", count)
+    elif arch.implementation == "VisionTransformer":  # nothing else defines where a patch is
+        fields |= {"positions": "all", "grid": round(224 / arch.patch_size)}
     if not fields["heads"]:
         fields["heads"] = max(1, arch.embed_dim // 64)
     return fields

@@ -335,12 +335,13 @@ _MMPRETRAIN: Rules = (
     (r"layers\.(\d+\..+)", r"blocks.\1"),
 )
 
-# Flax modules, "/" replaced by "."; big_vision numbers attention and MLP from 0
-_FLAX_BLOCK = r"Transformer\.encoderblock_(\d+)\."
+# Flax modules, "/" replaced by "."; big_vision numbers attention and MLP from 0, and its blocks may
+# be stacked to one with a leading axis of layers (its option scan), whose number is "*" here
+_FLAX_BLOCK = r"Transformer\.encoderblock_(\d+|\*)\."
 _FLAX: Rules = (
     (r"(?:head|pre_logits)\..+", None),
     (r"cls", r"cls_token"),
-    (r"(?:Transformer\.posembed_input\.)?pos_embedding", r"pos_embed"),
+    (r"(?:Transformer\.(?:posembed_input\.)?)?pos_embedding", r"pos_embed"),
     (r"embedding\.(.+)", r"patch_embed.proj.\1"),
     (r"Transformer\.encoder_norm\.(.+)", r"norm.\1"),
     (_FLAX_BLOCK + r"LayerNorm_0\.(.+)", r"blocks.\1.norm1.\2"),
@@ -356,70 +357,80 @@ _FLAX: Rules = (
     (r"MAPHead_0\.MlpBlock_0\.Dense_0\.(.+)", r"attn_pool.mlp.fc1.\1"),
     (r"MAPHead_0\.MlpBlock_0\.Dense_1\.(.+)", r"attn_pool.mlp.fc2.\1"),
     (r"MAPHead_0\.MultiHeadDotProductAttention_0\.(q)uery\.(.+)", r"attn_pool.q.\2"),
-    (r"MAPHead_0\.MultiHeadDotProductAttention_0\.(key|value)\.(.+)", r"attn_pool.\1.\2"),
+    (r"MAPHead_0\.MultiHeadDotProductAttention_0\.(k)ey\.(.+)", r"attn_pool.k.\2"),
+    (r"MAPHead_0\.MultiHeadDotProductAttention_0\.(v)alue\.(.+)", r"attn_pool.v.\2"),
     (r"MAPHead_0\.MultiHeadDotProductAttention_0\.out\.(.+)", r"attn_pool.proj.\1"),
 )
 _rename_flax = renaming(_FLAX)
+_MAX_LAYERS = 256  # of stacked blocks
 
 
 def translate_flax(name: str) -> str | None:
-    return _rename_flax(name.removeprefix("params/img/").removeprefix("params/").replace("/", "."))
+    name = name.removeprefix("params/").removeprefix("img/").replace("/", ".")
+    return _rename_flax(name.replace(".encoderblock.", ".encoderblock_*."))
 
 
-def flax_tensor(name: str, tensor: Any) -> tuple[str, tuple[int, ...], Callable[[Tensor], Tensor]]:
+def flax_layout(
+    name: str, shape: tuple[int, ...]
+) -> tuple[str, tuple[int, ...], Callable[[Tensor], Tensor]]:
     """Return the name, shape and conversion of a Flax tensor: kernels are (inputs, outputs)."""
-    shape: tuple[int, ...] = tuple(tensor.shape)
     module, _, leaf = name.rpartition(".")
-    heads_last = module.rpartition(".")[2] in ("q", "k", "v", "key", "value")
     if leaf == "scale":
         return f"{module}.weight", shape, _same
-    if leaf == "kernel" and len(shape) == 4:  # (height, width, inputs, outputs)
-        order = (shape[3], shape[2], shape[0], shape[1])
-        return f"{module}.weight", order, lambda t: t.permute(3, 2, 0, 1)
-    if leaf == "kernel" and heads_last and len(shape) == 3:  # (inputs, heads, head width)
-        new = (shape[1] * shape[2], shape[0])
-        return f"{module}.weight", new, lambda t: t.flatten(1).T
-    if leaf == "kernel" and len(shape) == 3:  # (heads, head width, outputs)
-        new = (shape[2], shape[0] * shape[1])
-        return f"{module}.weight", new, lambda t: t.flatten(0, 1).T
-    if leaf == "kernel" and len(shape) == 2:
-        return f"{module}.weight", (shape[1], shape[0]), lambda t: t.T
+    if leaf == "kernel":
+        return f"{module}.weight", *_flax_kernel(module, shape)
     if leaf == "bias" and len(shape) == 2:  # (heads, head width)
         return name, (shape[0] * shape[1],), lambda t: t.flatten()
     return name, shape, _same
+
+
+def _flax_kernel(
+    module: str, shape: tuple[int, ...]
+) -> tuple[tuple[int, ...], Callable[[Tensor], Tensor]]:
+    if len(shape) == 4:  # (height, width, inputs, outputs)
+        return (shape[3], shape[2], *shape[:2]), lambda t: t.permute(3, 2, 0, 1)
+    if len(shape) == 3 and module.endswith((".q", ".k", ".v")):  # (inputs, heads, head width)
+        return (shape[1] * shape[2], shape[0]), lambda t: t.flatten(1).T
+    if len(shape) == 3:  # (heads, head width, outputs)
+        return (shape[2], shape[0] * shape[1]), lambda t: t.flatten(0, 1).T
+    return shape[::-1], lambda t: t.permute(*reversed(range(t.ndim)))
 
 
 def derive_flax(tensors: Tensors) -> dict[str, Derived]:
     """Convert every tensor to PyTorch's layout, and fuse the projections."""
     converted: dict[str, Derived] = {}
     for name, tensor in tensors.items():
-        new, shape, compute = flax_tensor(name, tensor)
-        converted[new] = Derived(shape, {name: tensor}, compute)
-    fused: dict[str, Derived] = {}
-    for name in converted:
-        match = re.fullmatch(r"(.+)\.(?:q\.(weight|bias)|key\.(weight|bias))", name)
+        is_stack = ".*." in name and tensor.shape and tensor.shape[0] <= _MAX_LAYERS
+        for n, stored in enumerate(tensor if is_stack else [tensor]):
+            new, shape, compute = flax_layout(name, tuple(stored.shape))
+            converted[new.replace("*", str(n))] = Derived(shape, {name: stored}, compute)
+    for name in list(converted):
+        # attention pooling has keys and values only in one
+        match = re.fullmatch(r"(.+\.attn|attn_pool)\.(?:q|k)\.(\w+)", name)
         if match is None:
             continue
-        module, kind = match[1], match[2] or match[3]
-        is_pool = module == "attn_pool"
-        if is_pool and not match[3]:
+        module, kind = match.groups()
+        fused = "kv" if module == "attn_pool" else "qkv"
+        parts = [converted.get(f"{module}.{letter}.{kind}") for letter in fused]
+        first = parts[0]
+        if first is None or any(part is None or part.shape != first.shape for part in parts):
             continue
-        sources = ("key", "value") if is_pool else ("q", "k", "v")
-        parts = [converted.get(f"{module}.{part}.{kind}") for part in sources]
-        if any(part is None or part.shape != converted[name].shape for part in parts):
-            continue
-        first = converted[name].shape
-        fused[f"{module}.{'kv' if is_pool else 'qkv'}.{kind}"] = Derived(
-            (len(sources) * first[0], *first[1:]),
+        for letter in fused:
+            del converted[f"{module}.{letter}.{kind}"]
+        converted[f"{module}.{fused}.{kind}"] = Derived(
+            (len(fused) * first.shape[0], *first.shape[1:]),
             {key: value for part in parts if part for key, value in part.parts.items()},
             lambda *stored, parts=parts: torch.cat(
                 [part.compute(t) for part, t in zip(parts, stored, strict=True)]
             ),
         )
-    gone = {
-        name for name in converted if re.search(r"\.attn\.[qkv]\.|attn_pool\.(key|value)\.", name)
-    }
-    return {name: value for name, value in converted.items() if name not in gone} | fused
+    return converted
+
+
+def flax_fields(tensors: Tensors) -> dict[str, Any]:
+    """Return the heads that the kernels of queries show, (…, inputs, heads, head width)."""
+    shapes = (tensor.shape for name, tensor in tensors.items() if name.endswith(".attn.q.kernel"))
+    return next(({"heads": shape[-2]} for shape in shapes if len(shape) >= 3), {})
 
 
 DIALECTS["vit"] = Dialect(translate_official, derive_official)
@@ -431,4 +442,4 @@ DIALECTS["hf_dinov3"] = Dialect(renaming(_HF_DINOV3), derive_hf_eva)
 DIALECTS["hf_clip"] = Dialect(renaming(_HF_CLIP), derive_hf_clip)
 DIALECTS["hf_siglip"] = Dialect(renaming(_HF_SIGLIP), derive_hf_clip)
 DIALECTS["mmpretrain_vit"] = Dialect(renaming(_MMPRETRAIN))
-DIALECTS["flax_vit"] = Dialect(translate_flax, derive_flax)
+DIALECTS["flax_vit"] = Dialect(translate_flax, derive_flax, flax_fields)

@@ -2,10 +2,10 @@
 
 The file is read once, into a private copy in memory: what is checked, hashed and loaded are the
 same bytes, whatever happens to the file meanwhile. Its first bytes identify it. Pickles (torch and
-numpy) are read by ``unpickler.py`` in a process of its own with limits of memory and time, which
-answers with plain values and references to bytes. A file that needs other globals than those of
-tensors, arrays and plain containers is rejected, and the error names them, unless the user trusts
-the file.
+numpy), TorchScript and numpy archives are read by ``unpickler.py`` in a process of its own with
+limits of memory and time, which answers with plain values and references to bytes. A file that
+needs other globals than those of tensors, arrays and plain containers is rejected, and the error
+names them, unless the user trusts the file.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +34,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from virtex.checkpoints.backbone import CheckpointError
+from virtex.checkpoints.sharding import fsdp_error, is_index, merge_shards, read_index, refuse_part
 from virtex.errors import UserError
 from virtex.text import escape
 
@@ -52,19 +55,21 @@ _NOT_A_CHECKPOINT = (
     (b"\x89HDF", "is an HDF5 file, not a PyTorch checkpoint"),
     (b"\x93NUMPY", "is a single numpy array, not a checkpoint"),
 )
+_FLAT = {"safetensors", "npz"}
 _PICKLE_STARTS = (b"\x80", b"(dp", b"}q", b"ccollections\n", b"ccopy_reg\n")
 
 
 @dataclass(frozen=True)
 class OpenedCheckpoint:
-    """The content of a checkpoint file.
+    """The content of a checkpoint file, or of all files of an index.
 
     Attributes:
         content: plain values, tensors on the CPU and numpy arrays. Tensors may share storages, and
             are independent of the file. Other objects are None, or mappings of their attributes.
-        flat: whether the file can only be a flat mapping of names to tensors (safetensors).
-        size: of the file, in bytes.
-        sha256: of the bytes that ``content`` was read from, in hexadecimal.
+        flat: whether the file can only be a flat mapping of names to tensors (safetensors, npz).
+        size: of the file, or of index and shards together, in bytes.
+        sha256: of the bytes that ``content`` was read from, in hexadecimal; of an index followed by
+            its shards in the order of their names.
     """
 
     content: Any
@@ -77,24 +82,50 @@ def open_checkpoint(path: str | os.PathLike[str], trust_pickle: bool = False) ->
     """Read a checkpoint file. Every element of a tensor or array comes from the file.
 
     Args:
-        path: a local file: torch (zip or legacy), numpy pickle or safetensors.
+        path: a local file: torch (zip or legacy), TorchScript, numpy pickle or ``.npz``,
+            safetensors, or the index of safetensors or torch files.
         trust_pickle: allow the pickle in it to run code, if it needs that.
 
     Raises:
-        CheckpointError: the file is missing, damaged, not a checkpoint, takes too much memory or
-            time, or needs ``trust_pickle``.
+        CheckpointError: the file is missing, damaged, not a checkpoint, a part of one, takes too
+            much memory or time, or needs ``trust_pickle``.
         UserError: the Python interpreter could not be started again.
     """
-    path = pathlib.Path(path)
-    copy = _private_copy(path)
-    try:
-        view = mmap.mmap(copy, 0, access=mmap.ACCESS_COPY)
+    path, digest = pathlib.Path(path), hashlib.sha256()
+    if not is_index(path):
+        refuse_part(path)
+        content, kind, size = _open_file(path, trust_pickle, digest)
+        return OpenedCheckpoint(content, kind in _FLAT, size, digest.hexdigest())
+    with _copied(path) as (_, view):
+        index, size = read_index(path, view[:]), len(view)
+        digest.update(view)
+    shards, kinds = {}, set()
+    for file in index:
+        shards[file], kind, shard_size = _open_file(path.with_name(file), trust_pickle, digest)
+        kinds.add(kind)
+        size += shard_size
+    content = merge_shards(path, index, shards)
+    return OpenedCheckpoint(content, kinds <= _FLAT, size, digest.hexdigest())
+
+
+def _open_file(path: pathlib.Path, trust_pickle: bool, digest: Any) -> tuple[Any, str, int]:
+    """Return the content, kind and size of one file, and add its bytes to the running hash."""
+    with _copied(path) as (copy, view):
         kind = _kind_of(path, view[:1024])
         if kind == "safetensors":
-            content, digest = _read_safetensors(path, copy, view), hashlib.sha256(view)
+            content: Any = _read_safetensors(path, copy, view)
+            digest.update(view)
         else:
-            content, digest = _read_pickle(path, kind, copy, view, trust_pickle)
-        return OpenedCheckpoint(content, kind == "safetensors", len(view), digest.hexdigest())
+            content = _read_in_process(path, kind, copy, view, trust_pickle, digest)
+        return content, kind, len(view)
+
+
+@contextmanager
+def _copied(path: pathlib.Path) -> Iterator[tuple[int, mmap.mmap]]:
+    """Yield the descriptor of a private copy, which is closed afterwards, and its bytes."""
+    copy = _private_copy(path)
+    try:
+        yield copy, mmap.mmap(copy, 0, access=mmap.ACCESS_COPY)
     finally:
         os.close(copy)
 
@@ -144,7 +175,7 @@ def _anonymous_file() -> int:
 
 
 def _kind_of(path: pathlib.Path, head: bytes) -> str:
-    """Return ``zip``, ``legacy``, ``pickle`` or ``safetensors``; raise for any other file."""
+    """Return ``zip``, ``npz``, ``legacy``, ``pickle`` or ``safetensors``; raise for other files."""
     for start, description in _NOT_A_CHECKPOINT:
         if head.startswith(start):
             raise _unreadable(path, description)
@@ -159,7 +190,8 @@ def _kind_of(path: pathlib.Path, head: bytes) -> str:
             "files: load and save it again with a newer version)",
         )
     if head.startswith(b"PK"):
-        return "zip"
+        length = int.from_bytes(head[26:28], "little")  # of the first entry's name
+        return "npz" if head[30 : 30 + length].endswith(b".npy") else "zip"
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < _MAX_SAFETENSORS_HEADER:
         return "safetensors"
     if head.startswith(_PICKLE_STARTS):
@@ -168,7 +200,7 @@ def _kind_of(path: pathlib.Path, head: bytes) -> str:
         raise _unreadable(path, "is a text file, not a checkpoint; check the path")
     raise _unreadable(
         path,
-        "should be a torch, safetensors or numpy pickle file, but begins with the bytes "
+        "should be a torch, safetensors, npz or numpy pickle file, but begins with the bytes "
         f"{head[:8].hex(' ')}",
     )
 
@@ -190,10 +222,10 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _read_pickle(
-    path: pathlib.Path, kind: str, copy: int, view: mmap.mmap, trust_pickle: bool
-) -> tuple[Any, Any]:
-    """Return the content and the running hash of the file."""
+def _read_in_process(
+    path: pathlib.Path, kind: str, copy: int, view: mmap.mmap, trust_pickle: bool, digest: Any
+) -> Any:
+    """Return the content of a file, and add its bytes to the running hash."""
     memory = MIN_MEMORY + MEMORY_PER_BYTE * len(view)
     seconds = int(MIN_SECONDS + SECONDS_PER_BYTE * len(view))
     output = _anonymous_file()
@@ -202,7 +234,7 @@ def _read_pickle(
         limits = map(str, (copy, output, memory, seconds))
         with _start_python(_UNPICKLER, kind, *limits, pass_fds=(copy, output)) as process:
             try:
-                digest = hashlib.sha256(view)
+                digest.update(view)
                 result, messages = process.communicate(timeout=_WALL_TIME * seconds)
             except subprocess.TimeoutExpired:
                 process.kill()
@@ -220,10 +252,12 @@ def _read_pickle(
     finally:
         os.close(output)
     if problem is None:
-        return content, digest
+        return content
     what, description = problem
     if what == "blocked" and trust_pickle:
-        return _run_pickle(path, kind, copy), digest
+        return _run_pickle(path, kind, copy)
+    if what == "sharded":
+        raise fsdp_error(path)
     errors = {"blocked": _blocked, "damaged": _damaged, "memory": _too_large}
     raise errors.get(what, _unreadable)(path, escape(description, 600))
 
@@ -278,6 +312,8 @@ class Resolver(pickle.Unpickler):
         if kind == "tensor":
             return self.tensor(name, (in_output, start, size), *view)
         shape, order, scalar = view
+        if any(n < 0 for n in shape):  # numpy would infer it
+            raise ValueError(f"an array has the shape {shape}")
         buffer = memoryview(self.views[in_output])[start : start + size]
         array = np.ndarray(shape, name, buffer, order=order)
         return array[()] if scalar else array
@@ -340,7 +376,7 @@ def _describe_end(status: int, seconds: int, messages: bytes) -> str:
 
 def _too_large(path: pathlib.Path, needed: str) -> CheckpointError:
     return _unreadable(
-        path, f"cannot be read: its pickle needs {needed}; save only the state_dict in a new file"
+        path, f"cannot be read: it needs {needed}; save only the state_dict in a new file"
     )
 
 

@@ -172,7 +172,8 @@ def _parse_names(
         parts = {part for value in translated.derived.values() for part in value.parts}
         kept = {name: value for name, value in translated.tensors.items() if name not in parts}
         names = kept | translated.derived
-        arch = detect_arch(names, row.arch_fields)
+        shown = get_dialects()[dialect].fields(translated.tensors)
+        arch = detect_arch(names, {**row.arch_fields, **shown})
     except UnsupportedArchitectureError as error:
         return ParsedCheckpoint(row, container, {}, {}, None, str(error))
     if arch is None or not row.applies_to(arch.family):

@@ -395,6 +395,15 @@ _ROWS = (
         explicit_only=True,
     ),
     Format(
+        "virtex_detector",
+        "this package: a detector of another family than ResNet",
+        containers=("model",),
+        strip=("backbone.net.", "backbone.bottom_up.network."),
+        families=("vit", "swin", "convnext", "timm_cnn"),
+        required_prefixes=("backbone.net.", "backbone.bottom_up.network."),
+        must_state=("normalization",),
+    ),
+    Format(
         "caffe2_resnext",
         "facebookresearch/detectron2: FAIR's ResNeXt in Caffe2's names",
         containers=("blobs", "model", ""),

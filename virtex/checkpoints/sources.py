@@ -23,6 +23,7 @@ import torchvision
 
 from virtex.checkpoints.backbone import CheckpointError, InputSpec
 from virtex.checkpoints.download import cached_path, download
+from virtex.checkpoints.sharding import find_index
 from virtex.config.yaml_files import expanduser
 from virtex.files import replace_file
 from virtex.resources import cache_folder
@@ -84,7 +85,7 @@ def resolve_source(name: str | os.PathLike[str]) -> Resolved:
             importlib.import_module(module)
     resolver = next((SOURCES[p] for p in SOURCES if name.startswith(p)), None)
     try:
-        found = resolver(name) if resolver else Resolved(expanduser(name))
+        found = resolver(name) if resolver else Resolved(find_index(expanduser(name)))
     except OSError as error:
         raise CheckpointError(
             f"{escape(name, 300)} could not be stored: {escape(str(error), 500)}; free space, or "

@@ -1,11 +1,11 @@
-"""Read an untrusted pickle in a process of its own: ``containers`` starts this file as a program.
+"""Read an untrusted file in a process of its own: ``containers`` starts this file as a program.
 
 It imports the standard library only, and builds plain values only: no code of torch or numpy sees
 the pickle. A tensor or array becomes a reference to bytes that were read from the file, so each of
 its elements is proven to come from it. Shapes, strides and offsets are checked where references are
 resolved, so a crash, hang or wrong answer here is an error there.
 
-Arguments: kind (zip, legacy or pickle), descriptors of a private copy of the file and of the
+Arguments: kind (zip, legacy, pickle or npz), descriptors of a private copy of the file and of the
 output for bytes that the file does not hold verbatim, limits of memory (bytes) and processor time
 (seconds). Writes a pickle of ``(problem, content)`` to stdout, see ``Problem`` and
 ``PlainPickler``.
@@ -13,8 +13,10 @@ output for bytes that the file does not hold verbatim, limits of memory (bytes) 
 
 from __future__ import annotations
 
+import ast
 import codecs
 import io
+import math
 import mmap
 import os
 import pickle
@@ -34,11 +36,18 @@ _DTYPES = {  # of torch's storage classes; those of quantized types have the siz
     **{"Untyped": "uint8", "QInt32": "int32", "QInt8": "int8", "QUInt8": "uint8"},
     **{"QUInt4x2": "uint8", "QUInt2x4": "uint8"},
 }
+# modules whose classes hold one process' shards of tensors
+_DISTRIBUTED = tuple(
+    f"torch.distributed.{name}" for name in ("_shard", "checkpoint", "tensor", "_tensor")
+)
 _NUMPY_ITEM = re.compile(r"[<>=|]?[biufc]\d+")
+MAX_NPY_HEADER = 10_000  # bytes, as numpy
 
 
 class Problem(Exception):
-    """Why the file cannot be read: (``unreadable``, a predicate) or (``blocked``, a global)."""
+    """Why the file cannot be read: (``unreadable``, a predicate), or ``blocked`` or ``sharded`` and
+    a global.
+    """
 
 
 class Storage:
@@ -108,6 +117,26 @@ class Dict(dict):
 
 class Attributes:
     """argparse.Namespace."""
+
+
+class Module:
+    """A module of a TorchScript archive; its code, in other entries, is not read."""
+
+    def __init__(self, *_: Any):
+        self.attributes: dict[str, Any] = {}
+
+    def __setstate__(self, state: Any) -> None:
+        self.attributes = state if isinstance(state, dict) else {}
+
+    def state_dict(self, prefix: str = "") -> dict[str, Tensor]:
+        """Return its tensors and those of its modules by name."""
+        found = {}
+        for name, value in self.attributes.items():
+            if isinstance(value, Tensor):
+                found[f"{prefix}{name}"] = value
+            elif isinstance(value, Module):
+                found |= value.state_dict(f"{prefix}{name}.")
+        return found
 
 
 class Output:
@@ -245,6 +274,11 @@ CALLABLES: dict[str, Callable] = {
     "torch._utils._rebuild_tensor_v3": rebuild_tensor_v3,
     "torch._utils._rebuild_parameter": first,
     "torch._utils._rebuild_parameter_with_state": first,
+    **{  # typed lists of TorchScript
+        f"torch.jit._pickle.{name}": first
+        for name in ("restore_type_tag", "build_intlist", "build_doublelist", "build_boollist")
+    },
+    "torch.jit._pickle.build_tensorlist": first,
     "torch._tensor._rebuild_from_type_v2": lambda function, kind, args, state: function(*args),
 }
 
@@ -265,6 +299,10 @@ class Unpickler(pickle.Unpickler):
             return Name(_DTYPES[kind])
         if module == "torch" and re.fullmatch(r"[a-z]+\d\w*|bool|per_\w+", name):
             return Name(name)  # a dtype or quantization scheme
+        if module.startswith(_DISTRIBUTED):
+            raise Problem("sharded", full_name)
+        if module.partition(".")[0] == "__torch__":
+            return Module
         is_class = module.partition(".")[0] == "torch" and name.endswith("Tensor")
         if module == "torch._utils" or is_class:  # sparse, quantized and nested tensors
             return Opaque
@@ -304,16 +342,10 @@ class PlainPickler(pickle.Pickler):
 
 
 def read_zip(copy: BinaryIO, view: mmap.mmap) -> Any:
-    """Read the format of torch 1.6 and later."""
+    """Read the format of torch 1.6 and later, or TorchScript's, whose modules are pickled there."""
     with zipfile.ZipFile(copy) as archive:
         names = archive.namelist()
         root = names[0].partition("/")[0] if names else ""
-        if "constants.pkl" in {name.partition("/")[2] for name in names}:
-            raise Problem(
-                "unreadable",
-                "is a TorchScript archive; load it with torch.jit.load and save its state_dict() "
-                "with torch.save",
-            )
         if f"{root}/data.pkl" not in names:
             shown = ", ".join(names[:3]) or "nothing"
             raise Problem(
@@ -341,13 +373,56 @@ def read_zip(copy: BinaryIO, view: mmap.mmap) -> Any:
             return Storage(dtype, size, entry.start, entry.in_output)
 
         data = archive.read(f"{root}/data.pkl")
-        return Unpickler(io.BytesIO(data), "utf-8", storage_of).load()
+        content = Unpickler(io.BytesIO(data), "utf-8", storage_of).load()
+        return content.state_dict() if isinstance(content, Module) else content
+
+
+def read_npz(copy: BinaryIO, view: mmap.mmap) -> dict[str, Array | Tensor | Opaque]:
+    """Read numpy's archive of arrays; arrays of objects, which are pickles, are not read."""
+    with zipfile.ZipFile(copy) as archive:
+        entries = archive.infolist()
+        found = {
+            entry.filename.removesuffix(".npy"): read_npy(read_entry(archive, entry, view), view)
+            for entry in entries
+        }
+        if len(found) < len(entries):
+            raise zipfile.BadZipFile("two of its entries have the same name")
+        return found
+
+
+def read_npy(entry: Storage, view: mmap.mmap) -> Array | Tensor | Opaque:
+    """Parse numpy's format for one array: numpy/lib/format.py."""
+    assert entry.start is not None
+    source = OUTPUT.map if entry.in_output else view
+    head = source[entry.start : entry.start + min(entry.size, MAX_NPY_HEADER)]
+    if head[:6] != b"\x93NUMPY":
+        raise ValueError("an entry of the archive is not an array of numpy")
+    digits = 2 if head[6] == 1 else 4  # of the header's length, by version
+    begin = 8 + digits
+    length = int.from_bytes(head[8:begin], "little")
+    header = ast.literal_eval(head[begin : begin + length].decode("latin1"))
+    dtype, order = header["descr"], "F" if header["fortran_order"] else "C"
+    shape = tuple(header["shape"])
+    start, size = entry.start + begin + length, entry.size - begin - length
+    if size < 0:
+        raise ValueError("the header of an array is longer than its entry")
+    if dtype == "|V2" and order == "C":  # JAX's bfloat16, which numpy does not have
+        strides = tuple(math.prod(shape[n + 1 :]) for n in range(len(shape)))
+        storage = Storage("bfloat16", size, start, entry.in_output)
+        return Tensor(storage, "bfloat16", 0, shape, strides)
+    if not isinstance(dtype, str) or not _NUMPY_ITEM.fullmatch(dtype):
+        return Opaque()
+    array = Array()
+    array.data = Storage(dtype, size, start, entry.in_output)
+    array.shape, array.order, array.scalar = shape, order, False
+    return array
 
 
 def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, view: mmap.mmap) -> Storage:
     """Find an entry and verify its checksum; torch writes 0 if checksums are disabled."""
     if entry.compress_type != zipfile.ZIP_STORED:  # torch never compresses
-        return Storage("uint8", entry.file_size, OUTPUT.write(archive.read(entry)), True)
+        data = archive.read(entry)
+        return Storage("uint8", len(data), OUTPUT.write(data), True)
     archive.open(entry).close()  # verifies the local header
     lengths = struct.unpack("<HH", view[entry.header_offset + 26 : entry.header_offset + 30])
     start = entry.header_offset + 30 + sum(lengths)
@@ -424,7 +499,7 @@ def main(kind: str, copy: int, output: int, memory: int, seconds: int) -> None:
     with open("/proc/self/statm") as file:
         used = int(file.read().split()[0]) * mmap.PAGESIZE
     limit(resource.RLIMIT_AS, used + memory)
-    read = {"zip": read_zip, "legacy": read_legacy, "pickle": read_pickle}[kind]
+    read = {"zip": read_zip, "legacy": read_legacy, "pickle": read_pickle, "npz": read_npz}[kind]
     result = io.BytesIO()
     try:
         with open(copy, "rb") as file:

@@ -284,8 +284,9 @@ _ROWS = (
         "google-research/vision_transformer: .npz",
         dialects=("flax_vit",),
         families=VIT,
-        required_prefixes=("Transformer/posembed_input/",),
+        required_prefixes=("Transformer/encoder",),
         input=HALF_RGB,
+        arch_fields={"activation": "gelu_tanh"},  # flax.linen.gelu; timm computes the exact GELU
     ),
     Format(
         "big_vision",

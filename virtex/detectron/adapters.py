@@ -5,16 +5,18 @@ A converter takes a backbone into one detector layout. A family lists its conver
 """
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from virtex.backbones.registry import get_family
+from virtex.backbones.registry import Arch, get_families, get_family
 from virtex.checkpoints.backbone import Backbone, InputSpec
 from virtex.errors import UserError
+from virtex.text import short_repr
 
 Features = dict[str, Tensor]
 # a module of detectron2, which has no type annotations
@@ -34,6 +36,8 @@ class ConvertedBackbone:
         reference_features: the same from the original network, for images normalized as
             ``Backbone.input`` states; each call builds the network.
         excluded_prefixes: of names with ``prefixes`` that belong to the detector's head.
+        layer_ids: the detector's tensor names -> ``Family.layer_id``.
+        notes: sentences for the record about what the detector adds to the network or changes.
     """
 
     settings: dict[str, Any]
@@ -42,9 +46,17 @@ class ConvertedBackbone:
     detector_features: Callable[[Detector, Tensor], Features]
     reference_features: Callable[[Tensor], Features]
     excluded_prefixes: tuple[str, ...] = ()
+    layer_ids: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 Converter = Callable[[Backbone, CfgNode], ConvertedBackbone]
+
+
+FPN_PROTOCOLS = (
+    "a protocol with a feature pyramid: --task coco, --task lvis, or --config "
+    "PascalVOC-Detection/faster_rcnn_R_50_FPN.yaml"
+)
 
 
 def detector_layout(cfg: CfgNode) -> str:
@@ -63,9 +75,11 @@ def convert_backbone(backbone: Backbone, cfg: CfgNode) -> ConvertedBackbone:
     """
     layout, converters = detector_layout(cfg), get_family(backbone.arch).detectron2_converters
     if layout not in converters:
+        supported = ", ".join(converters) or "no detector layout"
+        hint = f"; use {FPN_PROTOCOLS}" if "FPN" in converters else ""
         raise UserError(
             f"{backbone.arch.name} cannot be used in a {layout} detector: the family "
-            f"{backbone.arch.family} supports {', '.join(converters) or 'no detector layout'}",
+            f"{backbone.arch.family} supports {supported}{hint}",
             code="detection.unsupported_backbone",
         )
     module, name = converters[layout].split(":")
@@ -81,3 +95,40 @@ def input_settings(spec: InputSpec) -> dict[str, Any]:
         "MODEL.PIXEL_MEAN": [round(value * to_255, 6) for value in spec.mean],
         "MODEL.PIXEL_STD": [round(value * to_255, 6) for value in spec.std],
     }
+
+
+def builder_name(kind: str, cfg: CfgNode) -> str:
+    """Return the name in ``BACKBONE_REGISTRY`` for ``cfg``'s FPN, RetinaNet's with p6 and p7."""
+    retinanet = "retinanet_" if "retinanet" in cfg.MODEL.BACKBONE.NAME else ""
+    return f"build_{retinanet}{kind}_fpn_backbone"
+
+
+def encode_arch(arch: Arch) -> str:
+    """Return an architecture as the text of ``MODEL.NETWORK.ARCH``: its family and JSON.
+
+    The family comes first because yacs evaluates strings that are Python literals, as JSON may be.
+    """
+    fields = {name: value for name, value in asdict(arch).items() if name != "family"}
+    return f"{arch.family} {json.dumps(fields)}"
+
+
+def decode_arch(text: str) -> Arch:
+    """Return the architecture of ``encode_arch``.
+
+    Raises:
+        UserError: the text is not one.
+    """
+    name, _, fields = text.partition(" ")
+    try:
+        values = {k: _to_tuple(v) for k, v in json.loads(fields).items()}
+        return type(get_families()[name].default_arch)(**values)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"MODEL.NETWORK.ARCH should be an architecture of a run's config.yaml, found "
+            f"{short_repr(text)}; it is set by --checkpoint",
+            code="config.invalid_value",
+        ) from error
+
+
+def _to_tuple(value: Any) -> Any:
+    return tuple(map(_to_tuple, value)) if isinstance(value, list) else value

@@ -10,8 +10,10 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import nn
 
+from virtex.backbones.registry import get_family
 from virtex.checkpoints.containers import open_checkpoint
 from virtex.checkpoints.statements import is_same, read_statements
+from virtex.detectron.adapters import decode_arch
 from virtex.engine.checkpoints import FINAL, Checkpoints, unwrap_model
 from virtex.engine.distributed import reduce_any
 from virtex.engine.signals import SigtermReceived
@@ -73,6 +75,9 @@ def compare_statements(
         "res5_dilation": cfg.MODEL.RESNETS.RES5_DILATION,
         "classes": classes and tuple(classes),
     }
+    if cfg.MODEL.NETWORK.ARCH:
+        arch = decode_arch(cfg.MODEL.NETWORK.ARCH)
+        settings |= {name: getattr(arch, name) for name in get_family(arch).format_fields}
     stated = read_statements(content, path, "config.yaml").facts
     for name, ours in settings.items():
         if ours is not None and name in stated and not is_same(stated[name].value, ours):

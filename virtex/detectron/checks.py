@@ -5,7 +5,14 @@ from collections.abc import Sequence
 from detectron2.config import CfgNode
 
 from virtex.config.overrides import coerce, flatten, invalid_value, scalars
-from virtex.config.validation import NON_NEGATIVE, POSITIVE, Range, validate_values
+from virtex.config.validation import (
+    NON_NEGATIVE,
+    POSITIVE,
+    UNIT_ABOVE_0,
+    UNIT_BELOW_1,
+    Range,
+    validate_values,
+)
 from virtex.detectron.compat import default_config
 from virtex.detectron.effects import validate_supported
 from virtex.errors import UserError
@@ -16,6 +23,7 @@ FLAGS = {
     "OUTPUT_DIR": "--output-dir",
     "SEED": "--seed",
     "MODEL.DEVICE": "--num-gpus",
+    "MODEL.NETWORK.ARCH": "--checkpoint",
     "MODEL.WEIGHTS": "--checkpoint",
 }
 RANGES: dict[str, Range] = {
@@ -29,9 +37,14 @@ RANGES: dict[str, Range] = {
     "INPUT.MAX_SIZE_TRAIN": POSITIVE,
     "INPUT.MAX_SIZE_TEST": POSITIVE,
     "TEST.PRECISE_BN.NUM_ITER": POSITIVE,
+    "MODEL.NETWORK.DROP_PATH": UNIT_BELOW_1,
+    "MODEL.VIT.WINDOW_SIZE": NON_NEGATIVE,
+    "MODEL.VIT.GLOBAL_BLOCKS": POSITIVE,
+    "MODEL.VIT.PATCH_SIZE": NON_NEGATIVE,
+    "SOLVER.LAYER_DECAY": UNIT_ABOVE_0,
 }
 # Settings that may be None -> a value of their type otherwise.
-OPTIONAL = {"SOLVER.WEIGHT_DECAY_BIAS": 0.0}
+OPTIONAL = {"SOLVER.WEIGHT_DECAY_BIAS": 0.0, "SOLVER.WEIGHT_DECAY_EMBED": 0.0}
 BOX_LOSSES = ("smooth_l1", "giou")  # of both distributions
 POOLERS = ("ROIAlign", "ROIAlignV2", "ROIPool")  # without rotated boxes
 # Values that runs support. Detectron2 reports others late, or not at all.
@@ -43,12 +56,14 @@ CHOICES = {
     "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
     "MODEL.ANCHOR_GENERATOR.NAME": ("DefaultAnchorGenerator",),
     "MODEL.META_ARCHITECTURE": ("GeneralizedRCNN", "RetinaNet"),
+    "MODEL.NETWORK.OUT_NORM": ("auto", "LN", "none"),
     "MODEL.PROPOSAL_GENERATOR.NAME": ("RPN",),
     "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": BOX_LOSSES,
     "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": BOX_LOSSES,
     "MODEL.ROI_BOX_HEAD.POOLER_TYPE": POOLERS,
     "MODEL.ROI_MASK_HEAD.POOLER_TYPE": POOLERS,
     "MODEL.RPN.BBOX_REG_LOSS_TYPE": BOX_LOSSES,
+    "SOLVER.OPTIMIZER": ("SGD", "ADAMW"),
 }
 
 

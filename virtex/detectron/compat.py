@@ -22,7 +22,7 @@ def detectron2_version() -> str | None:
 
 
 def default_config() -> Any:
-    """Return Detectron2's default ``CfgNode``, the same with both distributions.
+    """Return Detectron2's default ``CfgNode`` with our settings, the same with both distributions.
 
     With ``WEIGHT_DECAY_BIAS`` None, ``WEIGHT_DECAY_NORM`` applies to the biases of norm layers,
     too: the default of 0.6, and what 0.1 to 0.3 did. The default of v0.5, 1e-4, decays them.
@@ -31,7 +31,36 @@ def default_config() -> Any:
 
     cfg = get_cfg()
     cfg.SOLVER.WEIGHT_DECAY_BIAS = None
+    add_settings(cfg)
     return cfg
+
+
+def add_settings(cfg: Any) -> None:
+    """Add the settings that Detectron2's YAML configs do not have.
+
+    They are those of backbones that are not ResNets (``virtex.detectron.pyramid`` and ``vit``), and
+    of the optimizer (``virtex.detectron.optimizer``). With their defaults, a ResNet is trained as
+    by Detectron2 itself.
+    """
+    from detectron2.config import CfgNode
+
+    cfg.MODEL.NETWORK = CfgNode()
+    cfg.MODEL.NETWORK.ARCH = ""  # set by the checkpoint: adapters.encode_arch
+    cfg.MODEL.NETWORK.DROP_PATH = 0.0  # rate of the last block; grows linearly from 0
+    cfg.MODEL.NETWORK.CHECKPOINTING = False  # recompute activations in the backward pass
+    # norm of the feature maps: "LN", "none", or "auto": LN unless the network has batch norm
+    cfg.MODEL.NETWORK.OUT_NORM = "auto"
+    cfg.MODEL.VIT = CfgNode()
+    cfg.MODEL.VIT.WINDOW_SIZE = 14  # patches along each side; 0: all blocks are global
+    cfg.MODEL.VIT.GLOBAL_BLOCKS = 4  # evenly spaced; the other blocks have window attention
+    # other patch embeddings are resampled to this size in pixels; 0: none is
+    cfg.MODEL.VIT.PATCH_SIZE = 16
+    cfg.MODEL.VIT.NORM = "LN"  # of the pyramid
+    cfg.SOLVER.OPTIMIZER = "SGD"  # or "ADAMW"
+    cfg.SOLVER.LAYER_DECAY = 1.0  # factor of the learning rate from each layer to the one before
+    # of parameters that are no weight or bias of a layer: tokens, position embeddings,
+    # relative position biases, layer scales; None: WEIGHT_DECAY
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = None
 
 
 def patch_libraries() -> None:

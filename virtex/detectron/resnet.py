@@ -5,23 +5,27 @@ torchvision's ``layerN`` is ``res(N+1)``, ``bnK`` is ``convK.norm``, ``downsampl
 ``stem.conv1.norm``.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 from torchvision.models.resnet import ResNet
 
+from virtex.backbones.registry import get_family
 from virtex.backbones.resnet import STAGES, ResNetArch, resnet_features
 from virtex.checkpoints.backbone import Backbone, build_network
 from virtex.detectron.adapters import ConvertedBackbone, Detector, Features, input_settings
 from virtex.errors import UserError
+
+Value = TypeVar("Value")
 
 
 def convert_fpn(backbone: Backbone, cfg: CfgNode) -> ConvertedBackbone:
     """Place the stem to res5 below a feature pyramid, in ``backbone.bottom_up.``."""
     return ConvertedBackbone(
         settings=resnet_settings(backbone),
-        weights=rename(backbone, dict.fromkeys(STAGES, "backbone.bottom_up.")),
+        weights=rename(backbone.state_dict, dict.fromkeys(STAGES, "backbone.bottom_up.")),
+        layer_ids=rename(layer_ids(backbone), dict.fromkeys(STAGES, "backbone.bottom_up.")),
         prefixes=("backbone.bottom_up.",),
         detector_features=lambda detector, x: detector_stages(detector.backbone.bottom_up, x),
         reference_features=lambda x: resnet_features(build_reference_model(backbone, x), x),
@@ -37,11 +41,13 @@ def convert_c4(backbone: Backbone, cfg: CfgNode) -> ConvertedBackbone:
         return {**found, "res5": nn.Sequential(*blocks)(found["res4"])}
 
     settings = resnet_settings(backbone)
+    places = {**dict.fromkeys(STAGES, "backbone."), "res5": "roi_heads."}
     if cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeads" and resnet_arch(backbone).block == "basic":
         settings["MODEL.ROI_HEADS.NAME"] = "AnyDepthRes5ROIHeads"
     return ConvertedBackbone(
         settings=settings,
-        weights=rename(backbone, {**dict.fromkeys(STAGES, "backbone."), "res5": "roi_heads."}),
+        weights=rename(backbone.state_dict, places),
+        layer_ids=rename(layer_ids(backbone), places),
         prefixes=("backbone.", "roi_heads.res5."),
         # the head's own norm layer (virtex.detectron.heads)
         excluded_prefixes=("roi_heads.res5.norm.",),
@@ -64,7 +70,8 @@ def convert_dc5(backbone: Backbone, cfg: CfgNode) -> ConvertedBackbone:
         )
     return ConvertedBackbone(
         settings=resnet_settings(backbone),
-        weights=rename(backbone, dict.fromkeys(STAGES, "backbone.")),
+        weights=rename(backbone.state_dict, dict.fromkeys(STAGES, "backbone.")),
+        layer_ids=rename(layer_ids(backbone), dict.fromkeys(STAGES, "backbone.")),
         prefixes=("backbone.",),
         detector_features=lambda detector, x: detector_stages(detector.backbone, x),
         reference_features=lambda x: resnet_features(
@@ -92,15 +99,20 @@ def resnet_settings(backbone: Backbone) -> dict[str, Any]:
     }
 
 
-def rename(backbone: Backbone, prefixes: dict[str, str]) -> dict[str, Tensor]:
-    """Return the tensors by Detectron2's names, with each stage's prefix."""
-    weights = {}
-    for name, tensor in backbone.state_dict.items():
+def rename(values: dict[str, Value], prefixes: dict[str, str]) -> dict[str, Value]:
+    """Return values of tensors by Detectron2's names, with the prefix of their stages."""
+    renamed = {}
+    for name, value in values.items():
         if name.endswith(".num_batches_tracked"):
             continue  # a counter of training steps that momentum-based BatchNorm never reads
-        renamed = detectron2_name(name)
-        weights[prefixes[renamed.partition(".")[0]] + renamed] = tensor
-    return weights
+        inner = detectron2_name(name)
+        renamed[prefixes[inner.partition(".")[0]] + inner] = value
+    return renamed
+
+
+def layer_ids(backbone: Backbone) -> dict[str, int]:
+    family = get_family(backbone.arch)
+    return {name: family.layer_id(backbone.arch, name) for name in backbone.state_dict}
 
 
 def detectron2_name(name: str) -> str:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, TrainerBase, hooks
 from detectron2.modeling import build_model
-from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.solver import build_lr_scheduler
 from detectron2.utils import comm
 from detectron2.utils.events import (
     CommonMetricPrinter,
@@ -24,6 +24,7 @@ from torch import nn
 
 from virtex.detectron.checkpointing import SaveCheckpoints
 from virtex.detectron.loading import training_batches
+from virtex.detectron.optimizer import build_optimizer
 from virtex.engine.checkpoints import Checkpoints, unwrap_model
 from virtex.engine.distributed import broadcast_object, distribute, reduce_any
 from virtex.engine.progress import (
@@ -49,6 +50,8 @@ def build_detector(cfg: CfgNode) -> nn.Module:
     Raises:
         UserError: Detectron2 rejects the config.
     """
+    if cfg.MODEL.NETWORK.ARCH:  # they register themselves
+        from virtex.detectron import pyramid, vit  # noqa: F401
     try:
         return build_model(cfg)
     except (AssertionError, KeyError, ValueError) as error:
@@ -57,10 +60,10 @@ def build_detector(cfg: CfgNode) -> nn.Module:
         ) from error
 
 
-def check_solver(cfg: CfgNode, model: nn.Module) -> None:
+def check_solver(cfg: CfgNode, model: nn.Module, layer_ids: Mapping[str, int]) -> None:
     """Raise ``UserError`` if Detectron2 rejects the optimizer or the schedule."""
     try:
-        build_lr_scheduler(cfg, build_optimizer(cfg, model))
+        build_lr_scheduler(cfg, build_optimizer(cfg, model, layer_ids))
     except (AssertionError, KeyError, ValueError) as error:
         raise UserError(
             f"Detectron2 cannot build the optimizer or schedule of SOLVER: {error}",
@@ -85,6 +88,7 @@ class Trainer(TrainerBase):
         skip_bad_images: bool = False,
         evaluate: Callable[[], Metrics] | None = None,
         extra: dict[str, Any] | None = None,
+        layer_ids: Mapping[str, int] | None = None,
     ):
         """
         Args:
@@ -92,11 +96,12 @@ class Trainer(TrainerBase):
             samples: Detectron2 dicts of the training images.
             evaluate: called every ``TEST.EVAL_PERIOD`` iterations, if that is not 0.
             extra: plain values to store in every checkpoint.
+            layer_ids: of ``ConvertedBackbone``, for layer-wise learning rate decay.
         """
         super().__init__()
         self.cfg, self.samples, self.skip_bad_images = cfg, samples, skip_bad_images
         self.model = distribute(model.train(), broadcast_buffers=False)
-        self.optimizer = build_optimizer(cfg, model)
+        self.optimizer = build_optimizer(cfg, model, layer_ids or {})
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
         self.max_iter = cfg.SOLVER.MAX_ITER
         # AMPTrainer would create the same one; created here so that checkpoints include it

@@ -82,6 +82,8 @@ class DetectorEvaluator:
         self.cfg.SEED, self.cfg.OUTPUT_DIR = args.seed, args.output_dir
         converted = convert_backbone(backbone, self.cfg)
         settings.set_from_checkpoint(converted.settings)
+        settings.notes += converted.notes
+        self.layer_ids = converted.layer_ids
         self.train, self.test = read_data(self.cfg, self.data_root, args.eval_only)
         check_mask_format(self.cfg, self.train)
         checked = itertools.chain([] if args.skip_bad_images else self.train, *self.test.values())
@@ -92,7 +94,7 @@ class DetectorEvaluator:
         seed_everything("detector", self.cfg.SEED)
         recording = RecordingConfig(self.cfg, set())
         self.detector = build_detector(recording)
-        check_solver(recording, self.detector)
+        check_solver(recording, self.detector, self.layer_ids)
         validate_effects(recording, settings.overridden)
         for name in self.test:
             build_evaluator(self.cfg, name, None)
@@ -150,6 +152,7 @@ class DetectorEvaluator:
             skip_bad_images=self.args.skip_bad_images,
             evaluate=lambda: evaluate(self.cfg, self.detector, self.test, None),
             extra=saved_input(backbone, class_names(self.cfg)),
+            layer_ids=self.layer_ids,
         )
         if self.args.resume:
             logger.info("resuming after iteration %d", trainer.resume())

@@ -1,0 +1,79 @@
+"""Detectron2's optimizer, and AdamW and layer-wise learning rate decay as vision transformers need.
+
+Both distributions build SGD only, and v0.5 has no learning rates per layer.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.solver import build_optimizer as build_sgd
+from detectron2.solver.build import maybe_add_gradient_clipping
+from torch import nn
+
+# As in Detectron2's get_default_optimizer_params, where timm's and torchvision's are subclasses
+NORM_LAYERS = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.GroupNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.LayerNorm,
+    nn.LocalResponseNorm,
+)
+
+
+def build_optimizer(
+    cfg: CfgNode, model: nn.Module, layer_ids: Mapping[str, int]
+) -> torch.optim.Optimizer:
+    """Build the optimizer of ``SOLVER``; with the defaults of our settings, by Detectron2.
+
+    A parameter's learning rate is ``BASE_LR * LAYER_DECAY ** (layers above it)``. The heads, the
+    pyramid and a network's final norm are the top layer, as in BEiT and ViTDet.
+
+    Args:
+        layer_ids: names of the backbone's parameters -> their depth, ``Family.layer_id``.
+    """
+    solver = cfg.SOLVER
+    if (solver.OPTIMIZER, solver.LAYER_DECAY, solver.WEIGHT_DECAY_EMBED) == ("SGD", 1.0, None):
+        return build_sgd(cfg, model)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    top = top_layer(trained, layer_ids)
+    norms = {
+        f"{module_name}.{name}"
+        for module_name, module in model.named_modules()
+        if isinstance(module, NORM_LAYERS)
+        for name, _ in module.named_parameters(recurse=False)
+    }
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in trained.items():
+        rate = solver.BASE_LR * solver.LAYER_DECAY ** (top - layer_ids.get(name, top))
+        decay = solver.WEIGHT_DECAY
+        kind = name.rpartition(".")[2]
+        if name in norms and solver.WEIGHT_DECAY_NORM is not None:
+            decay = solver.WEIGHT_DECAY_NORM
+        if kind.endswith("bias"):
+            rate *= solver.BIAS_LR_FACTOR
+            if solver.WEIGHT_DECAY_BIAS is not None:
+                decay = solver.WEIGHT_DECAY_BIAS
+        elif not kind.endswith("weight") and solver.WEIGHT_DECAY_EMBED is not None:
+            decay = solver.WEIGHT_DECAY_EMBED
+        group = groups.setdefault((rate, decay), {"params": [], "lr": rate, "weight_decay": decay})
+        group["params"].append(parameter)
+    if solver.OPTIMIZER == "ADAMW":
+        return maybe_add_gradient_clipping(cfg, torch.optim.AdamW)(
+            list(groups.values()), lr=solver.BASE_LR
+        )
+    return maybe_add_gradient_clipping(cfg, torch.optim.SGD)(
+        list(groups.values()),
+        lr=solver.BASE_LR,
+        momentum=solver.MOMENTUM,
+        nesterov=solver.NESTEROV,
+    )
+
+
+def top_layer(parameters: Mapping[str, nn.Parameter], layer_ids: Mapping[str, int]) -> int:
+    """Return the depth of the heads: above the network, or that of its final norm."""
+    depths = {name: depth for name, depth in layer_ids.items() if name in parameters}
+    deepest = max(depths.values(), default=0)
+    last = [parameters[name] for name, depth in depths.items() if depth == deepest]
+    return deepest if all(parameter.dim() == 1 for parameter in last) else deepest + 1
