@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 os.environ["OMP_NUM_THREADS"] = "1"  # read by torch at import, and by the tools the tests start
 
 # Generated input is the same in every run.
-CASES = {"quick": 30, "whole": 2000}
+CASES = {"quick": 10, "whole": 2000}
 for name, cases in CASES.items():
     settings.register_profile(
         name,

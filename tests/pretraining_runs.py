@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.run_states import content_of
+from tests.toy_data import copy_toy_data
 from virtex import pretrain
 from virtex.cli import run_tool
 from virtex.data.tokenizer import read_caption_files, train_tokenizer
-from virtex.data.toy import write_toy_data
 
 TRAIN_IMAGES, VAL_IMAGES = 24, 9  # odd, so that two processes have unequal shares
 VOCABULARY, ITERATIONS = 120, 12
@@ -35,7 +35,7 @@ SMALL = {
 
 def write_data(root: Path) -> Path:
     """Write toy images, captions and a vocabulary."""
-    write_toy_data(root, seed=0, train_images=TRAIN_IMAGES, val_images=VAL_IMAGES)
+    copy_toy_data(root, TRAIN_IMAGES, VAL_IMAGES)
     captions = read_caption_files([root / CAPTIONS.format("train")])
     train_tokenizer(captions, VOCABULARY, root / "vocab/toy.model")
     return root

@@ -59,11 +59,10 @@ def test_commands_need_no_docstrings():
         "import importlib, sys\nfrom virtex import cli\n"
         "for command in cli.COMMANDS.values():\n"
         "    print(importlib.import_module(command.module).build_parser().format_help())\n"
-        "cli.main(['inspect', '--list-formats'])\n"
     )
     done = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "--list-formats" in done.stdout and "moco" in done.stdout
+    assert "--list-formats" in done.stdout
 
 
 def test_names_of_any_bytes_are_escaped(tmp_path):
@@ -89,12 +88,12 @@ def test_names_of_any_bytes_are_escaped(tmp_path):
             assert b"[area.reason]" in done.stderr and b"Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("name", ["inspect", "inspect_checkpoint"])
-def test_command_and_alias_run(name):
-    done = run_virtex(name, "--list-formats")
+def test_command_and_alias_run():
+    done = run_virtex("inspect", "--list-formats")
     assert done.returncode == 0, done.stderr
     assert "moco" in done.stdout
-    assert f"usage: virtex {name} " in run_virtex(name, "--help").stdout
+    for name in ("inspect", "inspect_checkpoint"):
+        assert f"usage: virtex {name} " in run_virtex(name, "--help").stdout
 
 
 def test_subcommand_usage_names_the_whole_command():

@@ -110,6 +110,7 @@ def test_wheel_holds_the_package_and_its_resources(tree, wheel):
     assert all(expected[name].read_bytes() == data for name, data in held.items())
 
 
+@pytest.mark.whole
 def test_wheel_from_sdist_is_the_same(sdist, wheel, tmp_path):
     pip("wheel", "--no-build-isolation", "--wheel-dir", tmp_path, sdist)
     assert content(next(tmp_path.glob("virtex-*.whl"))) == content(wheel)
@@ -128,6 +129,7 @@ def test_scripts_run_in_a_checkout_that_is_not_installed(tree, tmp_path):
     assert json.loads(run(*command, cwd=tmp_path, env=environment))
 
 
+@pytest.mark.whole
 def test_installed_wheel_runs_from_any_folder(wheel, tmp_path):
     site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -29,6 +29,7 @@ from tests.pretraining_runs import (
     write_data,
 )
 from tests.run_states import assert_equal, content_of
+from tests.selection import whole_only
 from virtex.checkpoints.loading import load_backbone
 from virtex.config import load_config
 from virtex.data.captions import read_captions
@@ -86,7 +87,10 @@ TASKS = {
 }
 
 
-@pytest.mark.parametrize("task", TASKS)
+QUICK = ("bicaptioning", "masked_lm", "multilabel_classification")
+
+
+@pytest.mark.parametrize("task", [*QUICK, *whole_only("captioning", "token_classification")])
 def test_task(task, data, out):
     settings, names = TASKS[task]
     run = trained(data, out, **settings, MODEL__NAME=task, OPTIM__NUM_ITERATIONS=4)
@@ -211,7 +215,7 @@ def test_finished_run_is_not_repeated(data, finished, capsys):
     assert files_in(finished) == before
 
 
-@pytest.mark.parametrize("record", [None, "{}"])
+@pytest.mark.parametrize("record", [None, *whole_only("{}")])
 def test_resume_before_the_last_validation(data, finished, copy_of_finished, record):
     if record is None:
         (copy_of_finished / "pretraining.json").unlink()

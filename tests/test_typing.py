@@ -22,6 +22,7 @@ def mypy(tmp_path_factory):
     return run
 
 
+@pytest.mark.whole  # `make lint` runs it, too
 def test_package_passes_mypy(mypy):
     found = mypy("virtex")
     assert found.returncode == 0, found.stdout + found.stderr

@@ -37,20 +37,28 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "transfer": Command("virtex.eval_tools.detectron2_transfer", "train and score a detector"),
-    "svm": Command("virtex.eval_tools.voc07_svm", "VOC07 classification with linear SVMs"),
-    "linear": Command("virtex.eval_tools.imagenet_linear", "linear probe or k-nearest neighbors"),
-    "finetune": Command("virtex.eval_tools.inaturalist_finetune", "fine-tune end to end"),
-    "probe": Command("virtex.eval_tools.probe", "a task that a file of your own registers"),
-    "captioning": Command("virtex.eval_tools.coco_captioning", "caption images, score captions"),
-    "evaluate-all": Command("virtex.eval_tools.evaluate_all", "many checkpoints on many tasks"),
-    "leaderboard": Command("virtex.eval_tools.leaderboard", "gather results into a leaderboard"),
+    "svm": Command("virtex.eval_tools.voc07_svm", "evaluate on VOC07 with linear SVMs"),
+    "linear": Command(
+        "virtex.eval_tools.imagenet_linear", "train a linear probe, or use k-nearest neighbors"
+    ),
+    "finetune": Command(
+        "virtex.eval_tools.inaturalist_finetune", "fine-tune a classifier end to end"
+    ),
+    "probe": Command("virtex.eval_tools.probe", "evaluate on a task registered by a plugin"),
+    "captioning": Command(
+        "virtex.eval_tools.coco_captioning", "caption images and score the captions"
+    ),
+    "evaluate-all": Command(
+        "virtex.eval_tools.evaluate_all", "evaluate many checkpoints on many tasks"
+    ),
+    "leaderboard": Command("virtex.eval_tools.leaderboard", "collect results in a leaderboard"),
     "inspect": Command("virtex.eval_tools.inspect_checkpoint", "show what a checkpoint contains"),
     "zoo": Command("virtex.eval_tools.model_zoo", "list and download pretrained models"),
     "check-data": Command("virtex.eval_tools.check_data", "check the datasets below a data root"),
     "toy-data": Command("virtex.eval_tools.make_toy_data", "generate small datasets"),
     "pretrain": Command("virtex.pretrain", "pretrain a backbone with captions"),
-    "tokenizer": Command("virtex.data.tokenizer", "train a vocabulary of captions"),
-    "doctor": Command("virtex.doctor", "report the environment, check the installation"),
+    "tokenizer": Command("virtex.data.tokenizer", "train a tokenizer on captions"),
+    "doctor": Command("virtex.doctor", "report the environment and check the installation"),
 }
 # The module names are aliases: ``virtex voc07_svm`` is ``virtex svm``.
 ALIASES = {command.module.rpartition(".")[2]: name for name, command in COMMANDS.items()}
@@ -346,7 +354,7 @@ def run_tool(
 def command_table() -> str:
     """Return the commands, one a line."""
     lines = [f"  {name:13} {command.help}" for name, command in COMMANDS.items()]
-    return "\n".join(["commands:", *lines, "", "virtex COMMAND --help shows the options of one."])
+    return "\n".join(["commands:", *lines, "", "Run virtex COMMAND --help for its options."])
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:

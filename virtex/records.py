@@ -1,5 +1,6 @@
 """The result record that every evaluation writes: metrics, model, protocol and environment."""
 
+import functools
 import json
 import math
 import os
@@ -164,6 +165,7 @@ def package_version(name: str) -> str | None:
         return None
 
 
+@functools.cache  # of the code that was imported, whatever is checked out later
 def git_revision() -> str | None:
     """Return the commit of this checkout, with "+changes" if modified; None without one."""
     folder = Path(virtex.__file__).resolve().parent

@@ -61,7 +61,7 @@ class Job(ABC):
         loggers: names of the loggers that write to the terminal and to ``log.txt``.
         starts_run: False for a job that evaluates the run in the folder without modifying it.
         ignored_keys: prefixes of identity keys that are not compared with those of that run.
-        converted: conversion -> images whose pixels were converted by it; set by the runner.
+        converted: conversion -> number of images; set by the runner.
     """
 
     loggers: tuple[str, ...] = ("virtex",)
@@ -80,7 +80,7 @@ class Job(ABC):
             backbone: the loaded ``--checkpoint``; ``None`` for a command without that option.
 
         Raises:
-            UserError: the first problem.
+            UserError: the first problem found.
         """
 
     @abstractmethod
@@ -105,7 +105,7 @@ class Job(ABC):
         Writes nothing.
 
         Raises:
-            UserError: the first problem.
+            UserError: the first problem found.
         """
 
     @abstractmethod
@@ -366,9 +366,6 @@ class Evaluation(Job):
 
     def build_result(self, metrics: dict[str, float]) -> Result:
         report = self.evaluator.report
-        details = dict(report.details)
-        if self.converted:
-            details["converted_images"] = self.converted
         return Result(
             task=self.protocol.task,
             protocol={

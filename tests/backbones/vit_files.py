@@ -113,7 +113,7 @@ def dinov2_giant(tensors):
 def dinov2_registers(tensors):
     """The class token and its position are separate; timm stores their sum."""
     tensors = dict(tensors)
-    position = torch.full((1, 1, WIDTH), 0.25)
+    position = torch.full_like(tensors["cls_token"], 0.25)
     tensors["cls_token"] = tensors["cls_token"] - position
     tensors["pos_embed"] = torch.cat([position, tensors["pos_embed"]], dim=1)
     tensors["register_tokens"] = tensors.pop("reg_token")
@@ -186,7 +186,8 @@ def eva(tensors):
         (r"q_proj\.bias", "q_bias"),
         (r"v_proj\.bias", "v_bias"),
     )
-    if "blocks.0.mlp.w1.weight" in tensors or tensors["blocks.0.mlp.fc1.weight"].shape[0] > 800:
+    hidden = tensors.get("blocks.0.mlp.fc1.weight", torch.empty(0)).shape[0]
+    if hidden != tensors["blocks.0.mlp.fc2.weight"].shape[1]:
         tensors = renamed(tensors, (r"mlp\.fc1", "mlp.w12"), (r"mlp\.fc2", "mlp.w3"))
         tensors |= extra("rope.freqs_cos", "blocks.0.attn.rope.freqs_sin")
     return {"module": tensors | {"mask_token": torch.zeros(1, 1, WIDTH)}}

@@ -153,6 +153,7 @@ def test_references_without_words_are_rejected():
 # ---- Java
 
 
+@pytest.mark.whole
 @needs_java
 def test_java_gives_the_same_scores_and_meteor(with_java, in_python):
     assert list(with_java.metrics)[:7] == [*IN_PYTHON, "METEOR"] == list(with_java.per_image)[:7]
@@ -165,12 +166,14 @@ def test_java_gives_the_same_scores_and_meteor(with_java, in_python):
     assert with_java.per_image["METEOR"][2] == 0  # without a word
 
 
+@pytest.mark.whole
 @needs_java
 def test_java_version_is_reported(with_java):
     assert set(with_java.setup) == {"scorer", "tokenizer", "java"}
     assert with_java.setup["java"] == java.java_version(java.find_java())
 
 
+@pytest.mark.whole
 @needs_java
 def test_spice_without_models_is_omitted(with_java):
     if java.missing_spice() is None:

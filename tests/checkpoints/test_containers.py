@@ -339,6 +339,18 @@ def test_sharded_safetensors(tmp_path):
     assert resolve(tmp_path) == str(path)
 
 
+def test_sharded_torch_files(tmp_path):
+    names = [f"pytorch_model-0000{n}-of-00002.bin" for n in (1, 2)]
+    for name, (key, tensor) in zip(names, WEIGHTS.items(), strict=True):
+        saved(tmp_path / name, {key: tensor})
+    index = tmp_path / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": dict(zip(WEIGHTS, names, strict=True))}))
+    opened = open_checkpoint(index)
+    assert not opened.flat and torch.equal(opened.content["a.weight"], WEIGHTS["a.weight"])
+    with raises_code("checkpoint.sharded", index):
+        open_checkpoint(tmp_path / names[0])
+
+
 def test_missing_shard(tmp_path):
     path = sharded(tmp_path)
     (tmp_path / "model-00002-of-00002.safetensors").unlink()

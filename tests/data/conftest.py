@@ -5,16 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from virtex.data.toy import write_toy_data
+from tests.toy_data import copy_toy_data
 
-TRAIN, VAL = 100, 24
+TRAIN, VAL = 40, 21
 
 
 @pytest.fixture(scope="session")
 def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("toy") / "data"
-    write_toy_data(root, seed=0, train_images=TRAIN, val_images=VAL)
-    return root
+    return copy_toy_data(tmp_path_factory.mktemp("toy") / "data", TRAIN, VAL)
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,8 @@
 """Writing toy data: reproducible, and never over anything else."""
 
+import functools
 import hashlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -11,10 +10,12 @@ import pytest
 
 from tests.data.test_data_layouts import LAYOUTS
 from tests.errors import assert_invalid_input, raises_code
+from tests.tool_runs import completed
 from virtex.data.layouts import missing_paths
 from virtex.data.toy import has_toy_data, write_toy_data
+from virtex.eval_tools import make_toy_data
 
-TOOL = Path(__file__).parents[2] / "eval_tools" / "make_toy_data.py"
+run = functools.partial(completed, make_toy_data)
 SMALL = {"train_images": 4, "val_images": 1}
 SIZES = ("--train-images", "4", "--val-images", "1")
 
@@ -25,10 +26,6 @@ def digests(root: Path) -> dict[str, str]:
         for path in root.rglob("*")
         if path.is_file()
     }
-
-
-def run(*args: str | Path) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, TOOL, *args], capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,13 @@
 import itertools
 import logging
 import math
-import multiprocessing
+import pickle
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.data.conftest import TRAIN
 from tests.errors import raises_code
 from virtex.config import load_config
 from virtex.data.captions import CaptionedImage, read_captions, read_labels
@@ -240,7 +241,7 @@ def test_use_percentage_affects_training_only(coco, tokenizer, val_set):
     config = config_for(coco, "DATA.USE_PERCENTAGE", 10)
     train = build_pretraining_set(config, "train", tokenizer, seed=0)
     val = build_pretraining_set(config, "val", tokenizer, seed=0)
-    assert len(train) == 10
+    assert len(train) == TRAIN // 10
     assert len(val) == len(val_set)
 
 
@@ -353,9 +354,8 @@ def test_process_without_validation_images(val_set):
 
 
 def test_set_can_be_pickled(train_set):
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        there = pool.apply(train_set.__getitem__, ((7, 3),))
-    assert torch.equal(there["image"], train_set[(7, 3)]["image"])
+    there = pickle.loads(pickle.dumps(train_set))
+    assert torch.equal(there[(7, 3)]["image"], train_set[(7, 3)]["image"])
 
 
 # Undecodable images ------------------------------------------------------------------------------

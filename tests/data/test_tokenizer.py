@@ -2,7 +2,7 @@
 
 import io
 import json
-import multiprocessing
+import pickle
 import re
 import subprocess
 import sys
@@ -135,9 +135,8 @@ def test_max_length_must_fit_sos_and_eos(tokenizer):
 def test_pickled_tokenizer_does_not_need_its_file(tmp_path):
     tokenizer = train_tokenizer(CAPTIONS, 60, tmp_path / "gone.model")
     (tmp_path / "gone.model").unlink()
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        ids = pool.apply(tokenizer.encode_caption, (CAPTIONS[1], 12))
-    assert ids == tokenizer.encode_caption(CAPTIONS[1], 12)
+    there = pickle.loads(pickle.dumps(tokenizer))
+    assert there.encode_caption(CAPTIONS[1], 12) == tokenizer.encode_caption(CAPTIONS[1], 12)
 
 
 # Training ----------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 import virtex.detectron  # noqa: F401
-from virtex.data.toy import write_toy_data
+from tests.toy_data import copy_toy_data
 
 TRAIN_IMAGES, VAL_IMAGES = 24, 8
 
@@ -13,9 +13,7 @@ TRAIN_IMAGES, VAL_IMAGES = 24, 8
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory):
     """A data root with the built-in toy data."""
-    root = tmp_path_factory.mktemp("toy")
-    write_toy_data(root, seed=0, train_images=TRAIN_IMAGES, val_images=VAL_IMAGES)
-    return root
+    return copy_toy_data(tmp_path_factory.mktemp("toy") / "data", TRAIN_IMAGES, VAL_IMAGES)
 
 
 # Detectron2's console handler keeps the stream of the first test that captured its output.

@@ -266,6 +266,7 @@ def test_dict_set_is_trained_scored_and_protected(capsys, tmp_path, moco_file, s
     assert "[resume.mismatch]" in error and "custom_train" in error
 
 
+@pytest.mark.whole
 def test_json_set_is_protected(capsys, tmp_path, moco_file, coco):
     register_json(coco)
     out = tmp_path / "out"

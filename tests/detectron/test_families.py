@@ -12,7 +12,7 @@ from detectron2.solver import build_optimizer as detectron2_optimizer
 from torch import nn
 
 from tests.detectron import backbones
-from tests.detectron.tiny_networks import VITS, TinyArch, TinyFamily, make_backbone
+from tests.detectron.tiny_networks import NETWORKS, VITS, TinyArch, TinyFamily, make_backbone
 from tests.errors import raises_code
 from tests.run_states import assert_equal, content_of
 from virtex.backbones import registry
@@ -129,7 +129,11 @@ def test_pyramid_matches_detectron2s_vitdet():
     from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
     arch = ViTArch(
-        *(48, 8, 16, 7, 96), heads=3, class_token=False, final_norm="none", interpolation="plain"
+        *(48, 8, 16, 7, 96),
+        heads=3,
+        class_token=False,
+        final_norm="fc_norm",
+        interpolation="plain",
     )
     pyramid = pyramid_of(make_backbone(arch), "MODEL.VIT.WINDOW_SIZE", "5").eval()
     assert pyramid.global_blocks == {1, 3, 5, 7}
@@ -145,7 +149,8 @@ def test_pyramid_matches_detectron2s_vitdet():
     reference = official.SimpleFeaturePyramid(
         network, "last_feat", 64, (4.0, 2.0, 1.0, 0.5), LastLevelMaxPool(), "LN"
     ).eval()
-    reference.load_state_dict(pyramid.state_dict())
+    weights = {k: v for k, v in pyramid.state_dict().items() if "fc_norm" not in k}
+    reference.load_state_dict(weights)
     images = torch.randn(1, 3, 128, 224)  # 8 x 14 patches: windows are padded
     with torch.no_grad():
         found, expected = pyramid(images), reference(images)
@@ -206,13 +211,32 @@ def test_layout_without_converter_names_protocols(arch):
 # --- hierarchical networks -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
-def test_network_features_match(norm):
-    backbone = make_backbone(TinyArch())
+@pytest.mark.parametrize(
+    ("arch", "norm"),
+    [(TinyArch(), "BN"), (TinyArch(), "FrozenBN"), *((arch, "BN") for arch in NETWORKS)],
+)
+def test_network_features_match(arch, norm):
+    backbone = make_backbone(arch)
     errors, compared = verified(backbone, "MODEL.RESNETS.NORM", norm)
     assert errors.keys() == {"res2", "res3", "res4", "res5"}
     assert max(errors.values()) <= TOLERANCE
     assert compared == sum("num_batches" not in name for name in backbone.state_dict)
+
+
+@pytest.mark.parametrize("arch", NETWORKS)
+def test_network_trains_what_its_maps_depend_on(arch):
+    options = ["MODEL.NETWORK.DROP_PATH", "0.2", "MODEL.NETWORK.CHECKPOINTING", "True"]
+    pyramid = pyramid_of(make_backbone(arch), *options)
+    maps = pyramid(torch.randn(2, 3, 64, 96))
+    sum(x.square().mean() for x in maps.values()).backward()
+    trained = {
+        name: p.grad is not None for name, p in pyramid.named_parameters() if p.requires_grad
+    }
+    assert all(trained.values())
+    frozen = {name for name, p in pyramid.named_parameters() if not p.requires_grad}
+    assert len(frozen) <= 4  # of norms or layers after the last map
+    rates = [m.drop_prob for m in pyramid.modules() if type(m).__name__ == "DropPath"]
+    assert (min(rates), max(rates)) == (0, 0.2)
 
 
 def test_output_norms():
@@ -240,6 +264,7 @@ def test_stages_are_frozen_as_in_a_resnet():
     ("arch", "overrides", "code"),
     [
         (TinyArch(strides=(8, 16, 32)), [], "detection.unsupported_backbone"),
+        (TinyArch(image_size=224), [], "detection.unsupported_backbone"),
         (TinyArch(), ["MODEL.RESNETS.NORM", "GN"], "config.invalid_value"),
         (TinyArch(), ["MODEL.NETWORK.DROP_PATH", "0.1"], "config.no_effect"),
         (TinyArch(), ["MODEL.NETWORK.CHECKPOINTING", "True"], "config.no_effect"),
@@ -264,7 +289,7 @@ def test_retinanet(arch):
     }
 
 
-@pytest.mark.parametrize("arch", [*VITS.values(), TinyArch("group", (4, 8, 16, 32))])
+@pytest.mark.parametrize("arch", [*VITS.values(), *NETWORKS])
 def test_arch_is_restored_from_text(arch, tmp_path):
     assert decode_arch(encode_arch(arch)) == arch
     # a Python literal in YAML would be evaluated

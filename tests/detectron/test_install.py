@@ -64,6 +64,7 @@ def test_only_this_package_imports_detectron2():
         assert imports == [], path
 
 
+@pytest.mark.whole
 def test_checkpoints_load_without_detectron2():
     code = (
         "import sys; sys.modules['detectron2'] = None\n"

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from tests.detectron.backbones import IMAGENET_RGB
+from virtex.backbones.convnext import ConvNeXtArch
 from virtex.backbones.registry import Arch, Family, get_family
 from virtex.backbones.vit import ViTArch
 from virtex.checkpoints.backbone import Backbone, Source
@@ -33,6 +34,7 @@ VITS = {
         *(48, 3, 16, 7, 96), heads=3, class_token=False, positions="patches", attention_pool=True
     ),
 }
+NETWORKS = [ConvNeXtArch((1, 2, 1, 1), (16, 24, 32, 40))]
 
 
 def make_backbone(arch, seed=0):
@@ -56,6 +58,7 @@ class TinyArch(Arch):
     family: str = field(default="tiny", init=False)
     norm: str = "batch"
     strides: tuple[int, ...] = (2, 4, 8, 16, 32)
+    image_size: int = 0  # of all images; 0: any
 
     @property
     def name(self):
@@ -101,6 +104,10 @@ class TinyFamily(Family):
 
     def get_stage(self, name):
         return name.split(".")[1]
+
+    def input_size_requirement(self, arch, height, width):
+        size = arch.image_size
+        return f"{size}x{size} pixels" if size and (height, width) != (size, size) else None
 
     def layer_id(self, arch, name):
         return int(name.split(".")[1]) if name.startswith("stages.") else len(arch.strides)

@@ -1,7 +1,6 @@
 """Tiny trainings, in one process and in two."""
 
 import os
-import socket
 from itertools import islice
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from torch import nn
 from torch.multiprocessing import start_processes
 from torch.nn import functional as F
 
+from tests.faults.processes import torchrun_environments  # with its fork server
 from tests.pretraining.small_models import VOCABULARY, some_captions
 from virtex.config import default_config
 from virtex.data.streams import TrainingStream
@@ -228,21 +228,12 @@ def everything(folder: Path):
 
 def in_two_processes(folder):
     """``everything`` of both processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    start_processes(_one_of_two, (folder, port), 2, start_method="spawn")
+    start_processes(_one_of_two, (folder, torchrun_environments(2)), 2, start_method="forkserver")
     return [torch.load(folder / f"{number}.pt", weights_only=True) for number in (0, 1)]
 
 
-def _one_of_two(number, folder, port):
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": "2",
-        "RANK": str(number),
-        "LOCAL_RANK": str(number),
-    }
+def _one_of_two(number, folder, environments):
+    os.environ |= environments[number]
     torch.set_num_threads(1)
     init_process_group("cpu")
     torch.save(everything(folder), folder / f"{number}.pt")

@@ -1,12 +1,6 @@
-"""Short runs of the probe tools on toy data, and helpers to read their outputs.
-
-Run several in the processes of torchrun, one after the other, with
-``torchrun --nproc-per-node 2 -m tests.eval_tools.probe_runs FILE``; FILE is a list of
-[kind, port, arguments].
-"""
+"""Short runs of the probe tools on toy data, and helpers to read their outputs."""
 
 import json
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,8 +9,8 @@ from types import ModuleType
 from typing import Any
 
 from tests.pretraining_runs import files_in
+from tests.toy_data import copy_toy_data
 from virtex.cli import run_tool
-from virtex.data.toy import write_toy_data
 from virtex.eval_tools import imagenet_linear, inaturalist_finetune, voc07_svm
 
 # odd, so that two processes validate different numbers of images; at least one per class
@@ -84,8 +78,7 @@ KINDS = {
 
 def write_data(root: Path) -> Path:
     """Write a data root with toy images of every task."""
-    write_toy_data(root, seed=0, train_images=TRAIN_IMAGES, val_images=VAL_IMAGES)
-    return root
+    return copy_toy_data(root, TRAIN_IMAGES, VAL_IMAGES)
 
 
 def arguments(kind, data, out, *flags, **settings):
@@ -192,11 +185,3 @@ def comparable(record):
 
 def log_flags(kind):
     return ("--log-every", "1") if kind in TRAINING else ()
-
-
-if __name__ == "__main__":
-    for chosen, port, argv in json.loads(Path(sys.argv[1]).read_text()):
-        # a separate store per run: torchrun's contains the addresses of the previous run
-        os.environ |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "False"}
-        if status_of(chosen, argv):
-            sys.exit(f"{chosen} failed")

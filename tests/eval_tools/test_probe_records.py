@@ -366,6 +366,7 @@ def test_imagenet_as_image_folder_is_checked(data, out):
     assert record["task"] != "imagenet_knn" or from_data_in(record)
 
 
+@pytest.mark.whole
 def test_probes_do_not_import_detectron2():
     code = "import sys; sys.modules['detectron2'] = None; import virtex.tasks"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

@@ -1,12 +1,7 @@
-"""Probes in two processes of torchrun give the same results as in one process."""
+"""Probes in two processes give the same results as in one process."""
 
-import contextlib
 import csv
-import json
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +9,14 @@ import pytest
 import torch
 
 from tests.eval_tools.probe_runs import (
+    KINDS,
     VAL_IMAGES,
     arguments,
     record_of,
     run_to_end,
     write_data,
 )
+from tests.faults.processes import Process, torchrun_environments
 from tests.run_states import content_of
 
 PROBES = ("svm", "cached", "knn", "linear")
@@ -60,32 +57,21 @@ def alone(folder):
 
 @pytest.fixture(scope="module")
 def two(folder, alone):
-    """Probe -> the folder of its run in two processes; all run in one torchrun job."""
+    """Probe -> the folder of its run in two processes."""
     found = {probe: folder / "two" / probe for probe in PROBES}
-    flags = {probe: flags_of(probe, folder / "two/features") for probe in PROBES}
-    runs = [
-        (probe, port, arguments(probe, folder / "data", found[probe], *flags[probe]))
-        for probe, port in zip(PROBES, free_ports(len(PROBES)), strict=True)
-    ]
-    (folder / "runs.json").write_text(json.dumps(runs))
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node", "2", "-m", "tests.eval_tools.probe_runs", folder / "runs.json"),
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    for probe, out in found.items():
+        argv = arguments(probe, folder / "data", out, *flags_of(probe, folder / "two/features"))
+        processes = [
+            Process(KINDS[probe].tool.__name__, argv, folder / f"{probe}_{rank}", environment)
+            for rank, environment in enumerate(torchrun_environments(2))
+        ]
+        try:
+            for process in processes:
+                process.succeeds()
+        finally:
+            for process in processes:
+                process.clean_up()
     return found
-
-
-def free_ports(number):
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(number)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 @pytest.mark.parametrize("probe", PROBES)

@@ -27,6 +27,7 @@ def evaluation(captions, checkpoints, tmp_path):
     shutil.rmtree(tmp_path)
 
 
+@pytest.mark.whole
 def test_backbones_are_skipped(evaluation):
     evaluate(evaluation)
     assert (evaluation.status, evaluation.errors) == (0, "")

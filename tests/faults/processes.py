@@ -12,6 +12,7 @@ import os
 import re
 import runpy
 import signal
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -126,6 +127,16 @@ class Process:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.join(TIMEOUT)
+
+
+def torchrun_environments(processes: int) -> list[dict[str, str]]:
+    """Return the variables that torchrun sets for each process, on a free port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    return [shared | {"RANK": str(n), "LOCAL_RANK": str(n)} for n in range(processes)]
 
 
 def _run(module, argv, folder, environment):

@@ -2,7 +2,6 @@
 
 import functools
 import os
-import socket
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ from tests import pretraining_runs
 from tests.captioning import small_captioners
 from tests.eval_tools import probe_runs
 from tests.faults import files
-from tests.faults.processes import STOP_AT, Process
+from tests.faults.processes import STOP_AT, Process, torchrun_environments
+from tests.toy_data import copy_toy_data
 from virtex.data.tokenizer import read_caption_files, train_tokenizer
-from virtex.data.toy import write_toy_data
 
 TOOLS = "virtex.eval_tools"
 CLASSIFIER = {
@@ -26,7 +25,7 @@ CLASSIFIER = {
 }
 FINETUNED = CLASSIFIER | {"OPTIM.CNN_LR": 0.01, "OPTIM.LR_STEP_EPOCHS": [1.0]}
 DETECTOR = {
-    **{"SOLVER.MAX_ITER": 10, "SOLVER.STEPS": "(8,)", "SOLVER.CHECKPOINT_PERIOD": 2},
+    **{"SOLVER.MAX_ITER": 6, "SOLVER.STEPS": "(4,)", "SOLVER.CHECKPOINT_PERIOD": 2},
     **{"SOLVER.IMS_PER_BATCH": 2, "SOLVER.WARMUP_ITERS": 2, "TEST.PRECISE_BN.NUM_ITER": 1},
     **{"DATALOADER.NUM_WORKERS": 0, "INPUT.MIN_SIZE_TRAIN": "(64,)", "INPUT.MIN_SIZE_TEST": 64},
 }
@@ -68,7 +67,7 @@ def network() -> Path:
 @functools.cache
 def inputs() -> Inputs:
     data, vocabulary = scratch() / "data", scratch() / "data/vocab/toy.model"
-    write_toy_data(data, seed=0, train_images=40, val_images=21, coco_train_images=24)
+    copy_toy_data(data, probe_runs.TRAIN_IMAGES, probe_runs.VAL_IMAGES)
     captions = data / pretraining_runs.CAPTIONS.format("train")
     train_tokenizer(read_caption_files([captions]), pretraining_runs.VOCABULARY, vocabulary)
     captioner = small_captioners.write_checkpoint(scratch() / "captioner", vocabulary)
@@ -189,18 +188,9 @@ OTHERS = {
 
 def two_processes(run: Run, out: Path, *flags, environments=({}, {}), **settings) -> list[Process]:
     """Start a run in two processes, as torchrun does."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    shared |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     return [
-        run.start(
-            *(out, *flags),
-            environment={**shared, "LOCAL_RANK": str(rank), "RANK": str(rank), **own},
-            **settings,
-        )
-        for rank, own in enumerate(environments)
+        run.start(out, *flags, environment=torchrun | own, **settings)
+        for torchrun, own in zip(torchrun_environments(2), environments, strict=True)
     ]
 
 

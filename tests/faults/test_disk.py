@@ -97,7 +97,8 @@ def test_run_on_a_full_disk_resumes_with_more_room(disk, kind, megabytes):
     assert result_of(RUNS[kind], disk.seen / "out") == undisturbed(kind)
 
 
-@pytest.mark.parametrize("kind", ["svm", *whole_only("pretraining")])
+@pytest.mark.whole
+@pytest.mark.parametrize("kind", ["svm", "pretraining"])
 def test_read_only_disk_is_reported(disk, kind):
     disk.do(f"mount -o remount,ro {disk.folder}")
     assert_reported(disk, *disk.tool())

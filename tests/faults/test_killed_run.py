@@ -9,7 +9,7 @@ from tests.faults.files import incomplete, unfinished
 from tests.faults.runs import RUNS, result_of, two_processes, undisturbed
 from tests.selection import whole_only
 
-QUICK = (("pretraining", "early"), ("transfer", "early"), ("svm", "early"))
+QUICK = (("pretraining", "early"), ("svm", "early"))
 CASES = [
     pytest.param(kind, when, marks=[pytest.mark.whole] * ((kind, when) not in QUICK))
     for kind in RUNS

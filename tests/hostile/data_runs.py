@@ -1,33 +1,18 @@
 """Tools run in this process on files that lie, and what must hold whatever they say."""
 
 import contextlib
-import io
 import os
 import resource
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from virtex.cli import run_tool
+from tests.tool_runs import run
+
+__all__ = ["run"]
 
 MOST_MEMORY = 1_500_000  # KiB that a case may add to what this process has ever needed
 _watched: list[tuple[str, list[str]]] = []
-
-
-def run(tool, *argv: str | Path, commands: bool = False) -> tuple[int, str, str]:
-    """Run a tool's module; exit status, stdout and stderr, which are encoded as a terminal's are.
-
-    A traceback is an exception that escapes from here.
-    """
-    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
-    err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace")
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            run_tool(tool.main, tool.build_parser(), list(map(str, argv)))
-        except SystemExit as left:
-            status = left.code
-        out.flush(), err.flush()
-    return status, out.buffer.getvalue().decode(), err.buffer.getvalue().decode()
 
 
 def require_plain(status: int, err: str, *named: str | Path) -> None:

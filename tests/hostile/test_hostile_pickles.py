@@ -13,6 +13,7 @@ from tests.errors import raises_code
 from tests.hostile import hostile_pickles as hostile
 from tests.hostile.checkpoint_runs import inspected
 from tests.hostile.hostile_pickles import CONTAINERS, RUNNING
+from tests.selection import whole_only
 from virtex.checkpoints import containers, load_backbone, open_checkpoint
 from virtex.files import sha256_of
 
@@ -40,7 +41,10 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("container", "position"),
-    [*((container, 0) for container in CONTAINERS), *(("zip", n) for n in range(1, 4))],
+    [
+        *((container, 0) for container in CONTAINERS),
+        *whole_only(*(("zip", n) for n in range(1, 4))),
+    ],
 )
 def test_code_in_a_pickle_does_not_run(container, position, folder):
     for attack in RUNNING.values():

@@ -145,6 +145,12 @@ def test_zoo_model_is_compared_with_its_published_value(page, change, expected):
     )
 
 
+def test_counts_have_the_right_number(page):
+    one, two = record("m"), record("n")
+    assert "1 measured model on 1 task" in page(one)
+    assert "2 measured models on 1 task" in page(one, two)
+
+
 def test_details_hold_every_run(page):
     runs = [record("m", value=80.0 + seed, seed=seed) for seed in range(3)]
     runs[1]["metrics"]["AP/cat"] = None

@@ -1,6 +1,8 @@
 """The protocols of the probes: published numbers, and every override is reported."""
 
 import inspect
+import re
+from pathlib import Path
 
 import pytest
 
@@ -190,6 +192,16 @@ def test_override_of_a_toy_protocol():
     assert deviations == [Deviation("OPTIM.BATCH_SIZE", 32, 16, "override")]
 
 
+def test_documented_overrides_load():
+    """The table of published evaluations in docs/protocols.md."""
+    page = Path(__file__).parents[2].joinpath("docs/protocols.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\|[^|]+\| `(paper|cached)` \| `([A-Z][^`|]+)` \|", page, re.MULTILINE)
+    assert len(rows) == 7
+    for name, overrides in rows:
+        _, deviations = load_settings(packaged_protocol("imagenet_linear", name), overrides.split())
+        assert len(deviations) == len(overrides.split()) / 2  # none repeats the protocol
+
+
 @pytest.mark.parametrize("value", ["0.3", 0.3])
 def test_override_without_change_is_no_deviation(value):
     assert load_settings(packaged_protocol("imagenet_linear"), ["OPTIM.LR", value])[1] == []
@@ -215,6 +227,7 @@ INVALID = {
         *("OPTIM.LR fast", "OPTIM.LR 1e999", "MODEL.FROZEN 1", "DATA.CROP_SCALE [0.5]"),
         *("DATA.CROP_SCALE [1.0,0.5]", "DATA.CROP_SCALE [0.1,1.1]", "OPTIM.OPTIMIZER_NAME lars"),
         *("OPTIM.LR_DECAY_NAME step", "OPTIM.BATCH_SIZE 0", "OPTIM.NUM_EPOCHS 0"),
+        *("OPTIM.LAYER_DECAY 0", "OPTIM.LAYER_DECAY 1.5"),
     ),
     "imagenet_linear/cached": (
         *("PROBE.LRS [1e999]", "PROBE.HELD_OUT 1", "PROBE.HELD_OUT 0", "PROBE.MOMENTUM 1"),

@@ -2,17 +2,15 @@
 
 import itertools
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.errors import assert_invalid_input, raises_code
+from tests.errors import raises_code
+from tests.faults.processes import Process
 from virtex.tasks import TASKS, get_task, packaged_protocol, register_task
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,15 +64,14 @@ def data_root(tmp_path_factory):
 
 
 @pytest.fixture
-def run_tool(plugin, data_root, tmp_path):
+def run_tool(plugin, tmp_path, started):
+    """Run a tool to its end in a process that has read the plugin."""
+
     def run(name, *arguments):
-        return subprocess.run(
-            [sys.executable, "-m", f"virtex.eval_tools.{name}", *map(str, arguments)],
-            env={**os.environ, "VIRTEX_TASKS": str(plugin), "PYTHONPATH": str(ROOT)},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-        )
+        folder = tmp_path / f"printed by {name} {len(list(tmp_path.iterdir()))}"
+        environment = {"VIRTEX_TASKS": str(plugin)}
+        process = started(Process(f"virtex.eval_tools.{name}", arguments, folder, environment))
+        return process.status(), process.printed
 
     return run
 
@@ -84,37 +81,32 @@ CHECKPOINT = ("--checkpoint", "random:resnet18?seed=0", "--protocol", "toy", "--
 
 def test_plugin_is_evaluated_and_ranked(run_tool, data_root, tmp_path):
     arguments = ("--data-root", data_root, "--output-dir", tmp_path / "out", "--num-workers", 0)
-    done = run_tool("probe", "--task", "flowers", *CHECKPOINT, *arguments)
-    assert done.returncode == 0, done.stderr
+    status, printed = run_tool("probe", "--task", "flowers", *CHECKPOINT, *arguments)
+    assert status == 0, printed
     record = json.loads((tmp_path / "out" / "result.json").read_text())
     assert record["task"] == "flowers"
     assert record["metrics"][record["primary_metric"]] > 60
-    done = run_tool("leaderboard", tmp_path / "out", "--output", tmp_path / "board.csv")
-    assert done.returncode == 0, done.stderr
+    status, printed = run_tool("leaderboard", tmp_path / "out", "--output", tmp_path / "board.csv")
+    assert status == 0, printed
     assert "flowers[toy]/top1" in (tmp_path / "board.csv").read_text().splitlines()[0]
 
 
 def test_plugin_is_checked(run_tool, data_root, tmp_path):
-    done = run_tool("check_data", "--data-root", data_root, "--task", "flowers")
-    assert done.returncode == 0, done.stderr
-    assert str(Path("flowers", "train")) in done.stdout
-    done = run_tool("check_data", "--data-root", tmp_path, "--task", "flowers")
-    assert done.returncode == 2
-    assert str(Path("flowers", "train")) in done.stdout + done.stderr
+    for root, expected in ((data_root, 0), (tmp_path, 2)):
+        status, printed = run_tool("check_data", "--data-root", root, "--task", "flowers")
+        assert status == expected, printed
+        assert str(Path("flowers", "train")) in printed
 
 
-def test_plugin_is_planned(run_tool, data_root):
-    arguments = ("--data-root", data_root, "--output-dir", "all", "--dry-run")
-    done = run_tool("evaluate_all", "--tasks", "flowers", *CHECKPOINT, *arguments)
-    assert done.returncode == 0, done.stderr
-    assert "flowers" in done.stdout
+def test_plugin_is_planned(run_tool, data_root, tmp_path):
+    arguments = ("--data-root", data_root, "--output-dir", tmp_path / "all", "--dry-run")
+    status, printed = run_tool("evaluate_all", "--tasks", "flowers", *CHECKPOINT, *arguments)
+    assert status == 0, printed
+    assert "flowers" in printed
 
 
-def test_missing_plugin_is_reported():
-    done = subprocess.run(
-        [sys.executable, "-m", "virtex.eval_tools.probe", "--task", "flowers", *CHECKPOINT],
-        env={**os.environ, "VIRTEX_TASKS": "/nowhere/flowers.py", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert_invalid_input(done, "environment.plugin", "/nowhere/flowers.py")
+def test_missing_plugin_is_reported(tmp_path, started):
+    arguments = ("--task", "flowers", *CHECKPOINT)
+    environment = {"VIRTEX_TASKS": "/nowhere/flowers.py"}
+    process = Process("virtex.eval_tools.probe", arguments, tmp_path / "printed", environment)
+    started(process).fails("environment.plugin", "/nowhere/flowers.py")

@@ -9,6 +9,7 @@ is specific to it. To add a family, register an instance::
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 # BatchNorm's counter of training steps. It is used only with ``momentum=None``, and checkpoints
 # saved with frozen batch norm do not contain it.
 BATCH_COUNTER = "num_batches_tracked"
+
+# Tokens, position embeddings, and parameters of relative position bias and cosine attention
+_NO_WEIGHT_DECAY = re.compile(
+    r"(?:.+\.)?(?:\w+_token|\w*pos_embed\w*|relative_position_bias_table|logit_scale|cpb_mlp\..+)"
+)
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -122,6 +128,22 @@ class Family(ABC):
     def layer_id(self, arch: Any, name: str) -> int:
         """Return the depth of a parameter for layer-wise learning rate decay; 0 is the stem."""
 
+    def head_layer(self, arch: Any) -> int:
+        """Return the depth of a classifier on the network: one above the deepest weight matrix.
+
+        A norm layer after the last block shares it, as in the fine-tuning of MAE and BEiT.
+        """
+        shapes = expected_shapes(arch)
+        return 1 + max(self.layer_id(arch, name) for name in shapes if len(shapes[name]) > 1)
+
+    def has_weight_decay(self, name: str, ndim: int) -> bool:
+        """Return whether a parameter of the network or of a classifier on it has weight decay.
+
+        Biases, the parameters of norm layers, tokens and position embeddings have none, as in
+        timm and in the fine-tuning of MAE, BEiT and Swin.
+        """
+        return ndim > 1 and not _NO_WEIGHT_DECAY.fullmatch(name)
+
     def representations(self, arch: Any) -> dict[str, int]:
         """Return the number of features of every representation of an image, the default first.
 
@@ -139,6 +161,10 @@ class Family(ABC):
         """
         assert name == "avg", name
         return list(self.features(network, images).values())[-1].mean(dim=(2, 3))
+
+    def unused_prefixes(self, name: str) -> tuple[str, ...]:
+        """Return the prefixes of parameters without effect on a representation."""
+        return ()
 
     def input_size_requirement(self, arch: Any, height: int, width: int) -> str | None:
         """Return the requirement (such as "224x224 pixels") that a size violates, or ``None``."""
@@ -239,7 +265,9 @@ def register_family(family: Family) -> Family:
 
 def get_families() -> dict[str, Family]:
     """Return all families by name, the built-in ones first."""
+    import virtex.backbones.convnext
     import virtex.backbones.resnet
+    import virtex.backbones.swin
     import virtex.backbones.vit  # noqa: F401  they register themselves
 
     return FAMILIES
@@ -247,7 +275,9 @@ def get_families() -> dict[str, Family]:
 
 def get_dialects() -> dict[str, Dialect]:
     """Return all dialects by name; ``"canonical"`` keeps each family's own names."""
+    import virtex.backbones.convnext_names
     import virtex.backbones.resnet_names
+    import virtex.backbones.swin_names
     import virtex.backbones.vit_names  # noqa: F401  they register their dialects
 
     return DIALECTS
@@ -258,17 +288,24 @@ def get_family(arch: Arch) -> Family:
     return get_families()[arch.family]
 
 
-def detect_arch(tensors: Mapping[str, Any], fields: Mapping[str, Any] | None = None) -> Arch | None:
+def detect_arch(
+    tensors: Mapping[str, Any],
+    fields: Mapping[str, Any] | None = None,
+    applies_to: Callable[[str], bool] = lambda family: True,
+) -> Arch | None:
     """Return the architecture from the first family that detects it; ``None`` if none does.
 
     Args:
         fields: values for the family's ``format_fields``.
+        applies_to: whether to try the family of a name.
 
     Raises:
         UnsupportedArchitectureError: a family recognizes its names, but none can build the network.
     """
     unsupported = None
-    for family in get_families().values():
+    for name, family in get_families().items():
+        if not applies_to(name):
+            continue
         try:
             arch = family.detect(tensors)
         except UnsupportedArchitectureError as error:

@@ -126,6 +126,10 @@ class ResNetFamily(Family):
         stage, block = int(match[1]) - 1, int(match[2])
         return 1 + sum(BLOCKS_PER_STAGE[arch.block, arch.depth][:stage]) + block
 
+    def has_weight_decay(self, name: str, ndim: int) -> bool:
+        """See ``Family``. All parameters, as in VirTex, MoCo and the training of ResNets."""
+        return True
+
     def contradicts(self, arch: ResNetArch, stated: str) -> str | None:
         """See ``Family``. timm's variants, such as resnetaa50, share a plain ResNet's tensors."""
         found = _STATED_NAME.search(stated)

@@ -68,10 +68,9 @@ def timm_arch(name: str) -> Arch | None:
         arch = detect_arch(model.state_dict())
     except UnsupportedArchitectureError:
         return None
-    if arch is None:
-        return None
-    family = get_family(arch)
-    return replace(arch, **family.read_fields(model)) if isinstance(family, TimmFamily) else arch
+    if arch is not None and isinstance(family := get_family(arch), TimmFamily):
+        return replace(arch, **family.read_fields(model))
+    return arch
 
 
 def reject_extra_tensors(shapes: Shapes, arch: Arch, inside: re.Pattern[str]) -> None:

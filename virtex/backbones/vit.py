@@ -1,7 +1,8 @@
 """Vision transformers as timm builds them, under timm's names.
 
 Three of timm's classes cover the published ones: ``VisionTransformer`` (MAE, DINO, DINOv2, CLIP),
-``Eva`` (rotary positions: EVA-02, DINOv3) and ``Beit`` (relative position bias: BEiT, SimMIM).
+``Eva`` (rotary positions: EVA-02, DINOv3) and ``Beit`` (relative position bias: BEiT, SimMIM). A
+fourth, ``VisionTransformerSAM``, computes ViTDet's blocks.
 """
 
 from __future__ import annotations
@@ -33,6 +34,25 @@ _IN_BACKBONE = re.compile(
     r"(?!.*(?:relative_position_index|rope\.\w+|k_bias|attn\.[qkv]\.\w+|attn_pool\.[kv]\.\w+)$)"
     r"(?:blocks|patch_embed|norm|norm_pre|fc_norm|attn_pool|rel_pos_bias)\..+"
 )
+_PATCH_EMBEDDING = re.compile(
+    r"(?:patch_embed(?:ding|dings)?|conv1|conv_proj|stem|(?:^|[./])embedding)[./]"
+)
+# (names, whether a patch embedding is missing, description) of networks that resemble a plain ViT
+_UNSUPPORTED = tuple(
+    (re.compile(rf"(?:^|[./]){pattern}"), without_patches, description)
+    for pattern, without_patches, description in (
+        (r"blocks\.\d+\.attn\.pool_[qkv]\.", False, "a multiscale vision transformer (MViT)"),
+        (
+            r"(?:blocks_token_only|cls_attn_blocks)\.",
+            False,
+            "a network with class attention (CaiT)",
+        ),
+        (r"decoder_blocks\.", True, "the decoder of a masked autoencoder without its encoder"),
+        (r"(?:text_model\.|token_embedding\.|txt/)", True, "the text encoder of CLIP or SigLIP"),
+        (r"word_embeddings\.", True, "a language model such as BERT"),
+        (r"(?:blocks|resblocks)\.\d+\.", True, "a transformer without patch embedding"),
+    )
+)
 # Width -> number of heads of the published models. No tensor shows it, and methods differ.
 HEADS = {192: 3, 384: 6, 512: 8, 768: 12, 1024: 16, 1152: 16, 1280: 16, 1408: 16, 1536: 24}
 HEADS |= {1664: 16, 4096: 32}
@@ -45,7 +65,8 @@ class ViTArch(Arch):
     """The architecture of a vision transformer.
 
     Attributes:
-        implementation: timm's class: ``"VisionTransformer"``, ``"Eva"`` or ``"Beit"``.
+        implementation: timm's class: ``"VisionTransformer"``, ``"Eva"`` or ``"Beit"``, or
+            ``"ViTDet"``, a detector's network with window attention.
         embed_dim, depth, mlp_dim: width, number of blocks, and hidden width of their MLPs.
         patch_size: in pixels.
         grid: patches along each side of the pretraining images; 0 without position embeddings,
@@ -59,8 +80,10 @@ class ViTArch(Arch):
         qkv: ``"fused"``, or ``"separate"`` projections of ``Eva``.
         qkv_bias, qk_norm, layer_scale, pre_norm: whether the blocks, or the network, have them.
         scale_mlp, scale_attention: whether ``Eva`` has norm layers inside MLPs and attention.
-        final_norm: ``"norm"`` before pooling, or ``"fc_norm"`` after it.
+        final_norm: ``"norm"`` before pooling, ``"fc_norm"`` after it, or ``"none"`` (ViTDet).
         attention_pool: whether attention pooling (SigLIP) belongs to it.
+        relative_sides: of ``ViTDet``: side in patches of each block's relative positions, which is
+            that of its windows, or for the blocks with global attention of the training images.
         heads, norm_eps, activation, interpolation: not shown by tensor shapes; the format or the
             file defines them. The interpolation of position embeddings to other sizes is
             bicubic: with antialiasing (timm, DINOv2 with registers), ``"plain"`` (MAE, ViTDet,
@@ -88,6 +111,7 @@ class ViTArch(Arch):
     scale_attention: bool = False
     final_norm: str = "norm"
     attention_pool: bool = False
+    relative_sides: tuple[int, ...] = ()
     heads: int = 12
     norm_eps: float = 1e-6
     activation: str = "gelu"
@@ -99,7 +123,8 @@ class ViTArch(Arch):
         sizes = {(192, 12): "tiny", (384, 12): "small", (768, 12): "base", (1024, 24): "large"}
         sizes |= {(1280, 32): "huge", (1408, 40): "giant", (1536, 40): "giant", (4096, 40): "7b"}
         size = sizes.get((self.embed_dim, self.depth), f"{self.depth}x{self.embed_dim}")
-        kind = {"Eva": "eva", "Beit": "beit"}.get(self.implementation, "vit")
+        kinds = {"Eva": "eva", "Beit": "beit", "ViTDet": "vitdet"}
+        kind = kinds.get(self.implementation, "vit")
         registers = f"_reg{self.registers}" if self.registers else ""
         return f"{kind}_{size}_patch{self.patch_size}{registers}"
 
@@ -146,7 +171,9 @@ class ViTFamily(TimmFamily):
         width = arch.embed_dim
         if not arch.class_token or arch.final_norm == "fc_norm":
             return {"map": width, "avg": width} if arch.attention_pool else {"avg": width}
-        sizes = {"cls": width, "avg": width, "cls+avg": 2 * width, "last4-cls": 4 * width}
+        sizes = {"cls": width, "avg": width, "cls+avg": 2 * width}
+        if arch.depth >= 4:
+            sizes["last4-cls"] = 4 * width
         return {"map": width, **sizes} if arch.attention_pool else sizes
 
     def represent(self, network: Any, images: Tensor, name: str) -> Tensor:
@@ -161,6 +188,9 @@ class ViTFamily(TimmFamily):
         if name == "cls+avg":
             return torch.cat([cls, patches.mean(dim=(2, 3))], dim=1)
         return torch.cat([token for _, token in blocks], dim=1)
+
+    def unused_prefixes(self, name: str) -> tuple[str, ...]:
+        return () if name == "map" else ("attn_pool.",)
 
     def get_stage(self, name: str) -> str:
         match = _IN_BLOCK.match(name)
@@ -179,6 +209,13 @@ class ViTFamily(TimmFamily):
             return f"{size}x{size} pixels (its relative position bias has that size)"
         if height % patch or width % patch:
             return f"multiples of {patch} pixels"
+        return None
+
+    def explain_unsupported(self, shapes: Shapes) -> str | None:
+        has_patches = any(map(_PATCH_EMBEDDING.search, shapes))
+        for pattern, without_patches, description in _UNSUPPORTED:
+            if any(map(pattern.search, shapes)) and not (without_patches and has_patches):
+                return f"this is {description}; specify a file with a plain vision transformer"
         return None
 
     def read_fields(self, network: Any) -> dict[str, Any]:
@@ -205,6 +242,12 @@ def detect_vit(tensors: Mapping[str, Any]) -> ViTArch | None:
         raise UnsupportedArchitectureError(
             "this is a vision transformer with a convolutional stem; only patch embeddings of one "
             "convolution are supported"
+        )
+    distillation = shapes.keys() & {"dist_token", "embeddings.distillation_token"}
+    if distillation:
+        raise UnsupportedArchitectureError(
+            f"this is a distilled DeiT, whose second token {distillation.pop()} is not supported; "
+            "use the network that was trained without distillation"
         )
     block = _typical_block(shapes)
     width = block.get("norm1.weight") or block.get("norm2.weight") or shapes.get("norm.weight")
@@ -243,6 +286,7 @@ def detect_vit(tensors: Mapping[str, Any]) -> ViTArch | None:
         attention_pool=_has(shapes, "attn_pool."),
     )
     arch = replace(arch, **_positions(shapes, block, arch))
+    arch = replace(arch, **_relative_sides(shapes, block, arch))
     if arch.implementation == "Eva" and arch.positions == "none":
         arch = replace(arch, norm_eps=1e-5)  # DINOv3
     reject_extra_tensors(shapes, arch, _IN_BACKBONE)
@@ -267,6 +311,8 @@ def _implementation(shapes: Shapes, block: Shapes) -> str:
         "attn.relative_position_bias_table" in block
     ):
         return "Beit"
+    if _has(block, "attn.rel_pos_"):
+        return "ViTDet"
     is_eva = _has(block, "attn.q_proj.") or block.keys() & {"attn.q_bias", "gamma_1"}
     return "Eva" if is_eva else "VisionTransformer"
 
@@ -299,21 +345,49 @@ def _positions(shapes: Shapes, block: Shapes, arch: ViTArch) -> dict[str, Any]:
     embedding = shapes.get("pos_embed", ())
     if embedding:
         count = embedding[1] if len(embedding) == 3 else 0
-        tokens = [(prefix, arch.class_token), (0, arch.class_token), (1 + prefix, True)]
-        for before, class_token in tokens:  # the last: the class token's position without the token
+        tokens = [(prefix, arch.class_token), (0, arch.class_token)]
+        if not arch.class_token:  # perhaps only the token is missing, not its position
+            tokens.append((1 + prefix, True))
+        for before, class_token in tokens:
             n = count - before
-            if n > 0 and math.isqrt(n) ** 2 == n:
+            if n > 1 and math.isqrt(n) ** 2 == n:
                 positions = "all" if before or not prefix else "patches"
                 fields |= {"positions": positions, "grid": math.isqrt(n)}
                 fields["class_token"] = class_token
                 break
         else:
             raise _not_square("pos_embed", count)
-    elif arch.implementation == "VisionTransformer":  # nothing else defines where a patch is
+    elif arch.implementation in (
+        "VisionTransformer",
+        "ViTDet",
+    ):  # nothing else defines where a patch is
         fields |= {"positions": "all", "grid": round(224 / arch.patch_size)}
     if not fields["heads"]:
         fields["heads"] = max(1, arch.embed_dim // 64)
     return fields
+
+
+def _relative_sides(shapes: Shapes, block: Shapes, arch: ViTArch) -> dict[str, Any]:
+    """Return the fields that the relative positions of ViTDet determine, if it is one.
+
+    They are tables (2 * side - 1, width of a head) for rows, and the same for columns.
+
+    Raises:
+        UnsupportedArchitectureError: they do not tell windows from global attention.
+    """
+    typical = block.get("attn.rel_pos_h") or block.get("attn.rel_pos_w")
+    if arch.implementation != "ViTDet" or typical is None:
+        return {}
+    names = [[f"blocks.{n}.attn.rel_pos_{axis}" for axis in "hw"] for n in range(arch.depth)]
+    tables = [shapes.get(rows) or shapes.get(columns) or typical for rows, columns in names]
+    sides = tuple((table[0] + 1) // 2 for table in tables)
+    if len(set(sides)) != 2:
+        raise UnsupportedArchitectureError(
+            "expected relative positions of two sizes, for windows and for global attention, found "
+            f"sides of {sorted(set(sides))} patches; only ViTDet with both kinds is supported"
+        )
+    heads = arch.embed_dim // max(1, typical[-1])
+    return {"relative_sides": sides, "final_norm": "none", "heads": heads}
 
 
 def _not_square(name: str, count: int) -> UnsupportedArchitectureError:
@@ -381,6 +455,8 @@ def build_vit(arch: ViTArch) -> nn.Module:
             dynamic_img_size=True,
             **_rotary_positions(arch),
         )
+    if arch.implementation == "ViTDet":
+        return _vitdet()(arch, **common, mlp_ratio=ratio, **_mlp_layer(arch))
     return _vision_transformer()(
         **common,
         interpolation=arch.interpolation,
@@ -456,6 +532,47 @@ def _vision_transformer() -> Callable[..., nn.Module]:
             )
 
     return InterpolatedViT
+
+
+@lru_cache(maxsize=1)
+def _vitdet() -> Callable[..., nn.Module]:
+    """Return timm's class with Detectron2's position embeddings, without its neck and head.
+
+    Its blocks compute what those of Detectron2's ``vit.py`` do.
+    """
+    import torch
+    from timm.models.vision_transformer_sam import VisionTransformerSAM
+    from torch import nn
+
+    class ViTDet(VisionTransformerSAM):
+        num_prefix_tokens = 0
+
+        def __init__(self, arch: ViTArch, **options: Any):
+            window, image = sorted(set(arch.relative_sides))
+            options["img_size"] = image * arch.patch_size
+            super().__init__(
+                **options,
+                use_abs_pos=False,
+                use_rel_pos=True,
+                window_size=window,
+                global_attn_indexes=[n for n, s in enumerate(arch.relative_sides) if s == image],
+                neck_chans=0,
+            )
+            self.pos_embed = nn.Parameter(torch.zeros(1, arch.grid**2, arch.embed_dim))
+            self.neck = self.head = self.fc_norm = nn.Identity()
+
+        def forward_intermediates(self, x: Tensor, indices: int, **options: Any) -> list[Tensor]:
+            """Return the maps of the last blocks (batch, width, rows, columns)."""
+            x = self.patch_embed(x)  # (batch, rows, columns, width)
+            grid = (x.shape[1], x.shape[2])
+            x = x + interpolate_positions(self.pos_embed, grid, "plain").unflatten(1, grid)
+            maps = []
+            for block in self.blocks:
+                x = block(x)
+                maps.append(x.permute(0, 3, 1, 2))
+            return maps[-indices:]
+
+    return ViTDet
 
 
 def interpolate_positions(positions: Tensor, size: tuple[int, int], method: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -114,7 +115,7 @@ def derive_official(tensors: Tensors) -> dict[str, Derived]:
     names = [name for name in tensors if name.startswith("blocks.")]
     if "storage_tokens" in tensors:  # DINOv3
         new = {".ls1.gamma": ".gamma_1", ".ls2.gamma": ".gamma_2", "storage_tokens": "reg_token"}
-        return renamed(tensors, new) | _split_qkv_bias(tensors)
+        return renamed(tensors, new) | split_qkv_bias(tensors)
     if "register_tokens" in tensors:
         return _separate_registers(tensors)
     if any(name.endswith(".attn.qkv.bias") for name in names):  # DeiT III, iBOT
@@ -125,7 +126,7 @@ def derive_official(tensors: Tensors) -> dict[str, Derived]:
     return {}
 
 
-def _split_qkv_bias(tensors: Tensors) -> dict[str, Derived]:
+def split_qkv_bias(tensors: Tensors) -> dict[str, Derived]:
     """Split DINOv3's bias; a mask sets that of the keys, stored as NaN or any number, to 0."""
     derived = {}
     for name, bias in tensors.items():
@@ -157,6 +158,18 @@ def _separate_registers(tensors: Tensors) -> dict[str, Derived]:
             (1, count - 1, width), {"pos_embed": positions}, lambda pos: pos[:, 1:]
         ),
     }
+
+
+def derive_vitdet(tensors: Tensors) -> dict[str, Derived]:
+    """Remove the position of the class token, which ViTDet has not, but its pretraining had."""
+    positions = tensors.get("pos_embed")
+    if positions is None or len(positions.shape) != 3 or positions.shape[1] < 2:
+        return {}
+    _, count, width = positions.shape
+    if math.isqrt(count - 1) ** 2 != count - 1:
+        return {}
+    shape = (1, count - 1, width)
+    return {"pos_embed": Derived(shape, {"pos_embed": positions}, lambda pos: pos[:, 1:])}
 
 
 # CLIP and torchvision ---------------------------------------------------------------------------
@@ -434,6 +447,7 @@ def flax_fields(tensors: Tensors) -> dict[str, Any]:
 
 
 DIALECTS["vit"] = Dialect(translate_official, derive_official)
+DIALECTS["vitdet"] = Dialect(renaming(_NOT_BACKBONE), derive_vitdet)
 DIALECTS["clip"] = Dialect(renaming(_CLIP), derive_clip)
 DIALECTS["torchvision_vit"] = Dialect(renaming(_TORCHVISION))
 DIALECTS["hf_vit"] = Dialect(renaming([*_HF_EMBEDDINGS, *_HF_LAYER]), derive_hf)

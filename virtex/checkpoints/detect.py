@@ -28,6 +28,7 @@ from virtex.backbones.registry import (
 )
 from virtex.checkpoints.backbone import CheckpointError
 from virtex.checkpoints.formats import FORMATS, Format, get_format
+from virtex.checkpoints.refused import refuse_content
 from virtex.errors import UserError
 from virtex.text import escape
 
@@ -96,8 +97,9 @@ def detect_format(content: Any, name: str = "auto", flat: bool = False) -> Parse
         flat: see ``StateDicts``.
 
     Raises:
-        CheckpointError: the file contains no tensors, no format matches (the message describes the
-            closest one), or several match with different results (the message names them).
+        CheckpointError: the file contains no tensors, or an adapter or quantized weights; no format
+            matches (the message describes the closest one), or several match with different results
+            (the message names them).
         UnsupportedArchitectureError: no family can build the network.
     """
     found = collect_state_dicts(content, flat)
@@ -107,6 +109,7 @@ def detect_format(content: Any, name: str = "auto", flat: bool = False) -> Parse
             f"{_describe(content)}; specify the file with the weights",
             code="checkpoint.no_tensors",
         )
+    refuse_content(found.by_path)
     rows = list(FORMATS.values()) if name == "auto" else [get_format(name)]
     parsed = [
         candidate
@@ -173,12 +176,10 @@ def _parse_names(
         kept = {name: value for name, value in translated.tensors.items() if name not in parts}
         names = kept | translated.derived
         shown = get_dialects()[dialect].fields(translated.tensors)
-        arch = detect_arch(names, {**row.arch_fields, **shown})
+        arch = detect_arch(names, {**row.arch_fields, **shown}, row.applies_to)
     except UnsupportedArchitectureError as error:
         return ParsedCheckpoint(row, container, {}, {}, None, str(error))
-    if arch is None or not row.applies_to(arch.family):
-        return None
-    if row.only_if is not None and not row.only_if(arch):
+    if arch is None or (row.only_if is not None and not row.only_if(arch)):
         return None
     expected = expected_shapes(arch)
     kept = {
@@ -314,6 +315,8 @@ def _other_state_dicts(found: StateDicts, container: str) -> dict[str, int]:
 
 def _unused_groups(keys: Iterable[str], used: set[str], wrapper: str) -> dict[str, int]:
     """Count unused keys by the first part of their name that no used key has."""
+    # the parts of Flax's names are separated by slashes
+    keys, used = [key.replace("/", ".") for key in keys], {key.replace("/", ".") for key in used}
     shared = {
         ".".join(parts[:n])
         for parts in (key.split(".") for key in used)
@@ -356,6 +359,15 @@ def _no_format_error(found: StateDicts, name: str) -> UserError:
     keys = f"keys in {path or 'the root'!r}: {', '.join(list(tensors)[:4])}, …"
     closest = _closest(found, name)
     if name != "auto":
+        fitting = [
+            row.name
+            for row in FORMATS.values()
+            if not row.explicit_only
+            and (parsed := parse_as(row, found, explicit=False))
+            and not parsed.unsupported
+        ]
+        if fitting:
+            closest = f"found one of format {' or '.join(fitting)}; choose that, or omit --format"
         return CheckpointError(
             f"expected a checkpoint of format {escape(name)}, but {closest}; {keys}",
             code="checkpoint.unknown_format",

@@ -46,7 +46,7 @@ class Format:
         arch_fields: fields of the architecture that tensor shapes do not determine
             (``Family.format_fields``).
         families: names of the families to which the row applies; if empty, all families with
-            ``Family.generic_formats``.
+            ``Family.generic_formats``; ``"*"`` stands for all families.
         sidecars: names of the configs beside the file that may state both.
         must_state: facts (``statements.Statements``) in which the project's files differ. If a file
             does not state one, ``--format`` must choose among the row and its alternatives.
@@ -79,7 +79,7 @@ class Format:
     def applies_to(self, family: str) -> bool:
         """Return whether the row reads networks of this family."""
         generic = get_families()[family].generic_formats
-        return family in self.families if self.families else generic
+        return not {family, "*"}.isdisjoint(self.families) if self.families else generic
 
     def get_families(self) -> list[Family]:
         """Return the families whose networks the row reads."""
@@ -129,7 +129,8 @@ def get_format(name: str) -> Format:
             escape(name),
             "canonical names under a given prefix",
             strip=(prefix,),
-            families=tuple(get_families()),
+            dialects=("canonical", "swin"),  # two layouts of Swin's patch merging
+            families=("*",),
         )
     by_name = {alias: row for row in FORMATS.values() for alias in (row.name, *row.aliases)}
     if name in by_name:
@@ -357,6 +358,7 @@ _ROWS = (
         "kdexd/virtex",
         strip=("visual.cnn.",),
         ignore_prefixes=("visual.cnn.fc.", "textual.", "backward_textual."),
+        families=("*",),
     ),
     Format(
         "detectron2_backbone",
@@ -402,6 +404,8 @@ _ROWS = (
         families=("vit", "swin", "convnext", "timm_cnn"),
         required_prefixes=("backbone.net.", "backbone.bottom_up.network."),
         must_state=("normalization",),
+        # its detectors do not contain ViTDet's own backbone
+        only_if=lambda arch: getattr(arch, "implementation", "") != "ViTDet",
     ),
     Format(
         "caffe2_resnext",
@@ -500,7 +504,11 @@ _ROWS = (
 for _row in _ROWS:
     register_format(_row)
 
-from virtex.checkpoints import vit_formats  # noqa: E402, F401  registers its rows
+from virtex.checkpoints import (  # noqa: E402  they register their rows
+    convnext_formats,  # noqa: F401
+    swin_formats,  # noqa: F401
+    vit_formats,  # noqa: F401
+)
 
 
 def format_table() -> str:

@@ -7,6 +7,7 @@ The shards of an index (``model.safetensors.index.json``) are read together. Tho
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import re
 from collections.abc import Iterable, Mapping
@@ -29,8 +30,8 @@ def is_index(path: pathlib.Path) -> bool:
 
 def find_index(path: str) -> str:
     """Return the index in a folder of safetensors shards; the path itself if there is none."""
-    index = pathlib.Path(path) / INDEX
-    return str(index) if index.is_file() else path
+    index = os.path.join(path, INDEX)
+    return index if os.path.isfile(index) else path
 
 
 def refuse_part(path: pathlib.Path) -> None:
@@ -47,9 +48,9 @@ def refuse_part(path: pathlib.Path) -> None:
             "all of them",
             code="checkpoint.sharded",
         )
-    folder = path if path.is_dir() else path.parent
-    is_distributed = path.name == ".metadata" or path.suffix == ".distcp"
-    if is_distributed or (folder == path and (path / ".metadata").is_file()):
+    is_folder = os.path.isfile(path / ".metadata")
+    folder = path if is_folder else path.parent
+    if is_folder or path.name == ".metadata" or path.suffix == ".distcp":
         raise CheckpointError(
             f"{path} is part of a checkpoint in torch's distributed format; merge it: {MERGE} "
             f"{folder} FILE",
@@ -71,7 +72,8 @@ def read_index(path: pathlib.Path, content: bytes) -> dict[str, set[str]]:
     """Return name of a shard -> names of its tensors, sorted by shard.
 
     Raises:
-        CheckpointError: it is not a valid index (``checkpoint.unreadable``).
+        CheckpointError: it is not a valid index (``checkpoint.unreadable``), or a shard is missing
+            (``checkpoint.not_found``).
     """
     try:
         if len(content) > MAX_INDEX_BYTES:
@@ -92,6 +94,13 @@ def read_index(path: pathlib.Path, content: bytes) -> dict[str, set[str]]:
             f"again ({escape(f'{type(error).__name__}: {error}', 300)})",
             code="checkpoint.unreadable",
         ) from error
+    missing = [file for file in sorted(shards) if not os.path.isfile(path.with_name(file))]
+    if missing:
+        raise CheckpointError(
+            f"{path} lists {len(shards)} files beside it, of which {len(missing)} are missing, as "
+            f"{escape(missing[0])}; download them to the same folder",
+            code="checkpoint.not_found",
+        )
     return dict(sorted(shards.items()))
 
 

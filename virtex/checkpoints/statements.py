@@ -64,6 +64,12 @@ FACTS: dict[str, str] = {
     "config.json.vision_config.num_attention_heads": "heads",
     "config.json.layer_norm_eps": "norm_eps",
     "config.json.vision_config.layer_norm_eps": "norm_eps",
+    "config.json.window_size": "windows",  # of Swin, as the next two; timm's are in model_args
+    "config.json.pretrained_window_sizes": "pretrained_windows",
+    "config.json.image_size": "image_size",
+    "config.json.model_args.window_size": "windows",
+    "config.json.model_args.pretrained_window_sizes": "pretrained_windows",
+    "config.json.model_args.img_size": "image_size",
     "config.json.hidden_act": "activation",
     "config.json.vision_config.hidden_act": "activation",
 }

@@ -106,7 +106,7 @@ class Array:
 
 
 class Dict(dict):
-    """OrderedDict, defaultdict and Counter; their attributes are dropped."""
+    """OrderedDict, defaultdict, Counter and CfgNode; their attributes are dropped."""
 
     def __init__(self, *args: Any):
         super().__init__(*(arg for arg in args if isinstance(arg, dict | list | tuple)))
@@ -248,6 +248,7 @@ CALLABLES: dict[str, Callable] = {
     "collections.defaultdict": Dict,
     "collections.Counter": Dict,
     "argparse.Namespace": Attributes,
+    "yacs.config.CfgNode": Dict,  # Swin-Transformer, SimMIM
     "numpy.ndarray": Opaque,
     "numpy.dtype": Dtype,
     **{

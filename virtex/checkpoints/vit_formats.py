@@ -177,6 +177,18 @@ _ROWS = (
         only_if=lambda arch: not arch.class_token,
     ),
     Format(
+        "vitdet",
+        "facebookresearch/detectron2: the backbone of a trained ViTDet",
+        containers=("model", ""),
+        strip=("backbone.net.",),
+        dialects=("vitdet",),
+        families=VIT,
+        required_prefixes=("backbone.net.blocks.",),
+        arch_fields={"interpolation": "plain"},
+        sidecars=("config.yaml",),
+        only_if=_is("ViTDet"),
+    ),
+    Format(
         "torchvision_vit",
         "pytorch/vision: ViT",
         dialects=("torchvision_vit",),

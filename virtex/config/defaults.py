@@ -103,7 +103,8 @@ def _optim_defaults() -> CfgNode:
     # Momentum of SGD.
     optim.SGD_MOMENTUM = 0.9
     optim.WEIGHT_DECAY = 0.0001
-    # Parameters whose name matches (re.match) this regular expression have no weight decay.
+    # Parameters whose name matches (re.match) this regular expression have no weight decay, nor do
+    # those that the family of the backbone exempts (``Family.has_weight_decay``).
     optim.NO_DECAY = ".*textual.(embedding|transformer).*(norm.*|bias)"
     # Maximum gradient norm; 0: no clipping.
     optim.CLIP_GRAD_NORM = 10.0
@@ -117,6 +118,8 @@ def _optim_defaults() -> CfgNode:
     # Peak learning rates of the backbone and of everything else.
     optim.CNN_LR = 0.2
     optim.LR = 0.001
+    # The backbone's learning rate is multiplied by this for every layer below the head; 1: never.
+    optim.LAYER_DECAY = 1.0
     # Total training steps; 0 saves the initialized model.
     optim.NUM_ITERATIONS = 500000
     # Steps of linear warmup from 0.

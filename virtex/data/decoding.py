@@ -20,8 +20,8 @@ from virtex.files import require_file
 # IPTC). MPO files of cameras are opened as JPEG.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 2**30 // 12  # 89 million, above which Pillow warns of decompression bombs
-MAX_ASPECT_RATIO = 100  # the resized short side would need millions of pixels in the other one
-# Everything that Pillow raises for a broken file.
+MAX_ASPECT_RATIO = 100  # beyond it, resizing the short side makes the long side huge
+# Every exception that Pillow raises for a corrupt file.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, RuntimeError)
 
 BITS_PER_SAMPLE = 258  # TIFF tag
@@ -59,8 +59,8 @@ def load_rgb(path: str | Path) -> np.ndarray:
     counted, see ``conversions``.
 
     Raises:
-        UserError: the file is missing, truncated, not an image of one of ``FORMATS``, has pixels of
-            another type, too many of them, or is too elongated.
+        UserError: the file is missing, truncated, not an image of one of ``FORMATS``, has an
+            unsupported pixel type, too many pixels, or an extreme aspect ratio.
     """
     with _open(path) as image:
         image.load()  # rotates a TIFF
@@ -73,18 +73,18 @@ def read_size(path: str | Path) -> tuple[int, int]:
     """Return width and height in pixels of what ``load_rgb`` returns, from the file's header.
 
     Raises:
-        UserError: the file cannot be opened; broken pixels are not noticed.
+        UserError: the file cannot be opened; corrupt pixel data is not detected.
     """
     with _open(path) as image:
         width, height = image.size
         if _orientation(image) in QUARTER_TURNS and not isinstance(image, TiffImageFile):
             return height, width
-        return width, height  # of a TIFF, Pillow has exchanged them
+        return width, height  # Pillow has already swapped those of a TIFF
 
 
 @contextmanager
 def _open(path: str | Path) -> Iterator[Image.Image]:
-    """Open an image of acceptable size; errors inside of the context become ``UserError``."""
+    """Open an image of acceptable size; errors inside the context become ``UserError``."""
     try:
         require_file(path)
         with Image.open(path, formats=FORMATS) as image:
@@ -105,7 +105,7 @@ def check_size(width: int, height: int) -> None:
     """Reject images that need too much memory, before they are decoded.
 
     Raises:
-        ValueError: the image has too many pixels, or is too elongated.
+        ValueError: the image has too many pixels, or an extreme aspect ratio.
     """
     if width * height > MAX_PIXELS:
         raise ValueError(
@@ -122,7 +122,7 @@ def _orientation(image: Image.Image) -> Any:
     """Return the value of the EXIF tag, valid or not; None without one."""
     try:
         return image.getexif().get(ORIENTATION)
-    except (SyntaxError, ValueError, KeyError, struct.error):  # broken EXIF in a valid image
+    except (SyntaxError, ValueError, KeyError, struct.error):  # corrupt EXIF in a valid image
         return None
 
 
@@ -130,7 +130,7 @@ def _convert(image: Image.Image, path: str) -> Image.Image:
     """Convert an image to 8-bit RGB without losing information silently.
 
     Raises:
-        ValueError: the range of its pixels is unknown.
+        ValueError: the value range of the pixels is unknown.
     """
     key = image.info.get("transparency")  # the transparent color, in PNG
     if image.mode == "RGB" and key is None:
@@ -140,7 +140,7 @@ def _convert(image: Image.Image, path: str) -> Image.Image:
             raise ValueError(f"pixels of type {image.mode} are not supported, convert it to 8 bits")
         _new[path] = SCALED
         image = Image.fromarray(TO_8_BITS[np.asarray(image)])
-    if isinstance(key, tuple) and max(key) > 255:  # Pillow has reduced the pixels, not the key
+    if isinstance(key, tuple) and max(key) > 255:  # Pillow converts the pixels, not the key
         raise ValueError("a transparent color of 16 bits is not supported, convert it to 8 bits")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")

@@ -13,11 +13,11 @@ from torch.utils.data import Sampler
 from virtex.errors import UserError
 
 Key = tuple[int, int]  # position in the stream, image index
-PURPOSE = int.from_bytes(b"order", "little")  # separates its random stream from others
+PURPOSE = int.from_bytes(b"order", "little")  # another stream than other uses
 
 
 class TrainingStream(Sampler[list[Key]]):
-    """Infinite batches of (position, index) for one process, beginning at any iteration.
+    """Infinite batches of (position, index) for one process, starting at any iteration.
 
     Global batch i covers the positions i·B … (i+1)·B - 1. Each epoch is a new permutation of
     all images; a batch may span two epochs. Rank r of w takes the positions r, r + w, r + 2w, …
@@ -37,7 +37,7 @@ class TrainingStream(Sampler[list[Key]]):
         Args:
             images: number of images.
             batch_size: total over all processes.
-            start: iteration of the first batch; skipping costs nothing.
+            start: iteration of the first batch; earlier batches are not computed.
 
         Raises:
             UserError: ``batch_size`` is not a multiple of ``world_size``.
@@ -72,7 +72,7 @@ class TrainingStream(Sampler[list[Key]]):
 def validation_share(images: int, rank: int = 0, world_size: int = 1) -> list[int]:
     """Return the indices that a process validates: each image belongs to exactly one process.
 
-    The numbers of images may differ by one; there is no padding.
+    The sizes of the shares differ by at most one; there is no padding.
     """
     return list(range(rank, images, world_size))
 
@@ -92,7 +92,7 @@ def validation_batches(
 def subset(images: int, percentage: float, seed: int) -> list[int]:
     """Return ascending indices of a random fraction of the images, at least one.
 
-    With the same seed, a smaller fraction is a subset of a larger one.
+    With the same seed, a smaller percentage gives a subset of a larger one.
 
     Args:
         percentage: in (0, 100].

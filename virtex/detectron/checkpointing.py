@@ -78,7 +78,7 @@ def compare_statements(
     if cfg.MODEL.NETWORK.ARCH:
         arch = decode_arch(cfg.MODEL.NETWORK.ARCH)
         settings |= {name: getattr(arch, name) for name in get_family(arch).format_fields}
-    stated = read_statements(content, path, "config.yaml").facts
+    stated = read_statements(content, path, ("config.yaml",)).facts
     for name, ours in settings.items():
         if ours is not None and name in stated and not is_same(stated[name].value, ours):
             fix = (

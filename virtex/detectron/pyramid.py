@@ -38,13 +38,14 @@ from virtex.errors import UserError
 PREFIX = "backbone.bottom_up.network."
 STRIDES = {4: "res2", 8: "res3", 16: "res4", 32: "res5"}
 PROBE_SIZE = 64  # pixels; of the image that shows which parameters a feature map depends on
+IMAGE_SIZE = (320, 480)  # a height and width that detectors use
 
 
 def convert_fpn(backbone: Checkpoint, cfg: CfgNode) -> ConvertedBackbone:
     """Place a network with feature maps of strides 4, 8, 16 and 32 below a feature pyramid.
 
     Raises:
-        UserError: the network has no feature map of one of these strides.
+        UserError: the network has no feature map of one of these strides, or a fixed input size.
     """
     arch, family = backbone.arch, get_family(backbone.arch)
     names = map_names(arch)
@@ -54,10 +55,16 @@ def convert_fpn(backbone: Checkpoint, cfg: CfgNode) -> ConvertedBackbone:
             f"8, 16 and 32, but it has none of {', '.join(missing)}; choose another network",
             code="detection.unsupported_backbone",
         )
+    if requirement := family.input_size_requirement(arch, *IMAGE_SIZE):
+        raise UserError(
+            f"{arch.name} cannot be used in detectors, which use images of many sizes: it expects "
+            f"{requirement}; choose another network",
+            code="detection.unsupported_backbone",
+        )
     notes: tuple[str, ...] = ()
     if needs_out_norms(cfg.MODEL.NETWORK.OUT_NORM, backbone.state_dict):
         maps = ", ".join(cfg.MODEL.FPN.IN_FEATURES)
-        notes = (f"{arch.name} has no norm after its stages: initialized LayerNorm after {maps}",)
+        notes = (f"initialized LayerNorm after the feature maps {maps}",)
 
     def reference_features(images: Tensor) -> Features:
         network = build_network(backbone).eval().to(images.device)

@@ -54,7 +54,7 @@ def convert_fpn(backbone: Checkpoint, cfg: CfgNode) -> ConvertedBackbone:
     Features are compared with global attention in all blocks, as the network was trained.
 
     Raises:
-        UserError: for ``Beit``.
+        UserError: for ``Beit`` and ``ViTDet``.
     """
     arch, family = backbone.arch, get_family(backbone.arch)
     assert isinstance(arch, ViTArch)
@@ -62,6 +62,12 @@ def convert_fpn(backbone: Checkpoint, cfg: CfgNode) -> ConvertedBackbone:
         raise UserError(
             f"{arch.name} cannot be used in detectors: its relative position bias is that of "
             f"{arch.image_size}x{arch.image_size} pixels; choose a ViT with position embeddings",
+            code="detection.unsupported_backbone",
+        )
+    if arch.implementation == "ViTDet":
+        raise UserError(
+            f"{arch.name} cannot be used in detectors: it was trained in one, with windows of its "
+            "own; choose the ViT that it was initialized with",
             code="detection.unsupported_backbone",
         )
     notes = []

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train a linear classifier on a frozen backbone: ImageNet, or any folder of class folders.
+"""Train a linear classifier on a frozen backbone: ImageNet, or any folder of class subfolders.
 
 examples:
   # as published (VirTex, arXiv 2006.06666): 100 epochs with augmentation, on all GPUs

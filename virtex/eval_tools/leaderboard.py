@@ -16,9 +16,9 @@ examples:
   python eval_tools/leaderboard.py output --tasks coco lvis --label moco_v2_800ep.pth.tar=MoCo-v2
 
 Numbers share a column only if task, protocol, overrides and data are the same; differences from a
-task's default protocol are in brackets. Invalid records are skipped with a warning. Of runs with
-the same model, task, protocol and seed, the newest is kept with a warning. --strict turns both
-into errors. Exit status: 0 success, 2 invalid input, 130 interrupted.
+task's default protocol are in brackets. Invalid records are skipped with a warning. If runs have
+the same model, task, protocol and seed, only the newest is kept, with a warning. --strict turns
+both into errors. Exit status: 0 success, 2 invalid input, 130 interrupted.
 """
 
 import argparse
@@ -29,7 +29,9 @@ from virtex.cli import add_zoo_argument, run_tool, tool_parser
 
 def build_parser() -> argparse.ArgumentParser:
     parser = tool_parser(__doc__)
-    parser.add_argument("results", nargs="+", metavar="RESULTS", help="folders or records")
+    parser.add_argument(
+        "results", nargs="+", metavar="RESULTS", help="result.json files, or folders with them"
+    )
     outputs = parser.add_argument_group("outputs (default: print the Markdown table)")
     outputs.add_argument("--output", type=Path, metavar="FILE", help="CSV; - is standard output")
     outputs.add_argument("--long", action="store_true", help="write one row per number to the CSV")
@@ -46,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="primary metrics only, or all (default: all in the CSV, primary elsewhere; the page "
         "can show the others)",
     )
-    content.add_argument("--tasks", nargs="+", default=[], metavar="TASK", help="only these")
+    content.add_argument("--tasks", nargs="+", default=[], metavar="TASK", help="only these tasks")
     content.add_argument("--published", action="store_true", help="add rows of published numbers")
     content.add_argument(
         "--label",

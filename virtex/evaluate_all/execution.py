@@ -22,7 +22,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Records SIGINT and SIGTERM in its block, so that runs can be stopped in order."""
+    """Context manager that records SIGINT and SIGTERM, so that runs can be stopped in order."""
 
     signal = 0
 
@@ -53,7 +53,7 @@ class ActiveRun:
         return time.monotonic() - self.started
 
     def stream(self) -> None:
-        """Copy what is new in the log to the terminal."""
+        """Copy new log output to the terminal."""
         with open(self.run.log, "rb") as file:
             file.seek(self.streamed)
             new = file.read()
@@ -65,7 +65,7 @@ class ActiveRun:
         """Set the outcome of the run from its exit status and its record."""
         run = self.run
         run.status, run.seconds = FAILED, self.seconds()
-        if status == RESUME:  # SIGTERM from elsewhere
+        if status == RESUME:  # SIGTERM sent by another process, such as the scheduler
             run.status = INTERRUPTED
         elif status:
             run.reason = failure_reason(status, run.log, self.log_start)
@@ -73,7 +73,7 @@ class ActiveRun:
             try:
                 run.record = find_record(run)
                 if run.record is None:
-                    raise UserError(f"it wrote no record to {run.folder}", "run.no_record")
+                    raise UserError(f"the run wrote no record to {run.folder}", "run.no_record")
                 run.status = DONE
             except UserError as error:
                 run.reason = f"{error} [{error.code}]"
@@ -90,14 +90,14 @@ def run_all(
     log: Callable[[str], None] = log_line,
     progress_seconds: float = PROGRESS_SECONDS,
 ) -> int:
-    """Execute the open runs, as many at the same time as there are items in ``gpus``.
+    """Execute the runnable runs, up to ``len(gpus)`` at the same time.
 
     Args:
         runs: their status, reason, seconds and record are set.
-        gpus: for each of the parallel runs, the GPUs that it uses.
+        gpus: the GPUs of each parallel run.
 
     Returns:
-        The signal that interrupted it, or 0.
+        The signal that interrupted the runs, or 0.
     """
     waiting = [run for run in runs if run.is_runnable]
     labels = {run.name: f"[{n}/{len(waiting)}] {run.name}:" for n, run in enumerate(waiting, 1)}
@@ -149,7 +149,7 @@ def report_progress(active: Sequence[ActiveRun], log: Callable[[str], None]) -> 
 
 
 def describe_outcome(run: Run) -> str:
-    """Return ``done in 1:02:03, bbox/AP 38.91``, or why not."""
+    """Return ``done in 1:02:03, bbox/AP 38.91``, or the status and the reason."""
     from virtex.engine.progress import duration  # imports torch, which jobs do not need
 
     if run.status == DONE:
@@ -160,10 +160,10 @@ def describe_outcome(run: Run) -> str:
 
 
 def failure_reason(status: int, log: Path, start: int) -> str:
-    """Return how a command ended, and the last error in its log.
+    """Return how a command exited, and the last error in its log.
 
     Args:
-        start: where this attempt begins in the log, in bytes.
+        start: byte offset in the log at which this attempt begins.
     """
     how = f"exit status {status}" if status > 0 else f"killed by {signal.Signals(-status).name}"
     lines = []

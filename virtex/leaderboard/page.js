@@ -110,7 +110,7 @@
     byId("scroll").hidden = !matches.length;
     byId("none").hidden = matches.length > 0;
     const some = matches.length === rows.length ? "" : `${matches.length} of `;
-    byId("status").textContent = `${some}${rows.length} rows`;
+    byId("status").textContent = `${some}${rows.length} row${rows.length === 1 ? "" : "s"}`;
   }
 
   function sortBy(label) {

@@ -1,4 +1,4 @@
-"""Find result records, read the fields a leaderboard needs, keep the newest of each run."""
+"""Find result records, read the fields of the leaderboard, and keep the newest of each run."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ class Record:
     """One evaluation.
 
     Attributes:
-        path: of the file.
-        shown: the path relative to the parent of the given folder, as UTF-8 text.
+        path: path of the file.
+        shown: the displayed path, relative to the parent of the given folder, in UTF-8.
         name: the name the user gave the model.
         metrics: name -> value; None if undefined.
-        when: ``created`` in seconds since 1970.
+        when: ``created`` as a Unix timestamp.
         environment: canonical JSON of versions and hardware.
     """
 
@@ -124,7 +124,7 @@ def read_records(roots: Sequence[str | os.PathLike[str]]) -> Found:
         UserError: one of ``roots`` does not exist.
     """
     errors: list[OSError] = []
-    # A file name may consist of any bytes.
+    # A file name need not be valid UTF-8.
     found = {
         (os.fsencode(shown).decode(errors="replace"), path) for path, shown in _find(roots, errors)
     }
@@ -168,7 +168,10 @@ def _find(
             continue
         for folder, subfolders, files in os.walk(root, onerror=errors.append, followlinks=True):
             status = os.stat(folder)
-            if (status.st_dev, status.st_ino) in visited:  # a link to a parent folder
+            if (
+                status.st_dev,
+                status.st_ino,
+            ) in visited:  # a link to a visited folder
                 subfolders.clear()
             elif RECORD_NAME in files:
                 path = os.path.join(folder, RECORD_NAME)
@@ -180,11 +183,11 @@ def _read_record(path: str, shown: str, pool: dict[Any, Any]) -> Record:
     """Read one record.
 
     Args:
-        pool: interns equal objects, as most records share protocol and environment.
+        pool: interned objects; most records share protocol and environment.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is not a valid record, with a message for the user.
+        OSError: the file cannot be read.
+        ValueError: the file is not a valid record; the message is shown to the user.
     """
     from pydantic import ValidationError
 

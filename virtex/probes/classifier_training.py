@@ -141,7 +141,8 @@ class ClassifierTraining:
         """
         frozen = self.settings.MODEL.FROZEN
         seed_everything("head", self.options.seed)
-        visual = PooledBackbone(backbone, frozen)
+        visual = PooledBackbone(backbone, frozen, self.settings.MODEL.REPRESENTATION)
+        self.report.details["representation"] = visual.describe()
         model = Classifier(visual, len(self.train.class_names)).to(self.options.device)
         sha256 = tensors_sha256(visual.cnn)
         loop = self.loop(model, backbone)

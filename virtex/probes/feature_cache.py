@@ -47,7 +47,7 @@ class Entry:
     """One array in the cache.
 
     Attributes:
-        view: the transform, as text.
+        view: the transform and the representation, as text.
         size: bytes on disk.
         used: time of the last use in seconds since the epoch.
     """
@@ -155,7 +155,10 @@ class FeatureCache:
             try:
                 entry = json.loads(file.read_text())
                 size = (file.parent / FEATURES).stat().st_size
-                view = ", ".join(f"{k} {v}" for k, v in entry["key"].get("transform", {}).items())
+                key = entry["key"]
+                view = ", ".join(f"{k} {v}" for k, v in key.get("transform", {}).items())
+                if "representation" in key:
+                    view += f", {key['representation']}"
                 described = (entry["checkpoint"], entry["data"], view, tuple(entry["shape"]), size)
                 found.append(Entry(file.parent, *described, file.stat().st_mtime))
             except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -58,6 +58,7 @@ class FeatureProbe(ABC):
         """
         extractor = self.extractor
         extractor.open(backbone)
+        self.report.details["representation"] = extractor.network.describe()
         train = [extractor.extract(self.train, view) for view in self.train_views()]
         val = extractor.extract(self.val, center_view(self.settings.DATA))
         start = time.perf_counter()

@@ -145,7 +145,7 @@ class FeatureExtractor:
     def extract(self, images: ImageSet, view: View) -> np.ndarray:
         """Return the features of every image, float32 (images, features), memory-mapped.
 
-        The images are split over the processes; all get the same read-only array.
+        The images are split among the processes; each returns the same read-only array.
 
         Raises:
             UserError: an image cannot be read, features are not finite, the device runs out of
@@ -163,7 +163,7 @@ class FeatureExtractor:
         return found
 
     def _fill(self, images: ImageSet, view: View, key: dict[str, Any]) -> np.ndarray:
-        """Compute an entry of the cache and return it, even if it is evicted soon after."""
+        """Compute a cache entry and return it, even if it is evicted right afterwards."""
         start = time.perf_counter()
         shape = (len(images), self.network.feature_size)
         if rank():
@@ -174,7 +174,7 @@ class FeatureExtractor:
         labels: dict[str, Any] = {"checkpoint": self.backbone.source.requested, "data": images.name}
         with self.cache.write(key, shape, labels) as path:
             features = self._compute(images, view, broadcast_object(path))
-            verify_unchanged(self.network.cnn, self.sha256)  # before others use its features
+            verify_unchanged(self.network.cnn, self.sha256)  # before other runs use the features
             synchronize()
             known = conversions()
             paths = {file: str(images.root / file) for file in images.files} if known else {}
@@ -193,18 +193,18 @@ class FeatureExtractor:
         return self._reopen(key, features)
 
     def _reopen(self, key: dict[str, Any], features: np.ndarray) -> np.ndarray:
-        """Open the published entry: on a network file system, a renamed file can become stale."""
+        """Open the cache entry: a renamed file can be stale on a network filesystem."""
         found = self.cache.find(key)
         return features if found is None else found
 
     @torch.inference_mode()
     def _compute(self, images: ImageSet, view: View, path: Any) -> np.ndarray:
-        """Fill this process's rows of an array file; return all rows, memory-mapped."""
+        """Write this process's rows to an array file; return all rows, memory-mapped."""
         try:
             array = np.lib.format.open_memmap(path, "r+")
         except FileNotFoundError as error:
             raise UserError(
-                f"--cache-dir must be on a shared file system, but process {rank()} cannot find "
+                f"--cache-dir must be on a shared filesystem, but process {rank()} cannot find "
                 f"{self.cache.folder}; choose another folder",
                 code="probe.cache_not_shared",
             ) from error

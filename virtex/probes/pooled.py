@@ -1,5 +1,7 @@
 """A pretrained backbone with its input normalization: images to pooled features."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -47,6 +49,10 @@ class PooledBackbone(nn.Module):
         self.arch, self.family = backbone.arch, get_family(backbone.arch)
         self.representation, self.feature_size = resolve_representation(backbone, representation)
         self.cnn = build_network(backbone).requires_grad_(not frozen)
+        unused = self.family.unused_prefixes(self.representation)
+        for name, parameter in self.cnn.named_parameters():
+            if name.startswith(unused):  # else DistributedDataParallel waits for their gradients
+                parameter.requires_grad_(False)
         self.frozen, self.bgr = frozen, backbone.input.channel_order == "BGR"
         # of pixels in 0 … 255; not saved, since the checkpoint's entry contains them
         scale = 255.0 / backbone.input.scale
@@ -58,8 +64,12 @@ class PooledBackbone(nn.Module):
     def train(self, mode: bool = True) -> "PooledBackbone":
         super().train(mode)
         if self.frozen:
-            self.cnn.eval()  # else BatchNorm would update its statistics
+            self.cnn.eval()  # no dropout, no drop path, no update of BatchNorm's statistics
         return self
+
+    def describe(self) -> dict[str, Any]:
+        """Return the representation and its number of features, for the record."""
+        return {"name": self.representation, "features": self.feature_size}
 
     def forward(self, images: Tensor) -> Tensor:
         """Return features (batch, feature_size) of RGB images (batch, 3, height, width), uint8.

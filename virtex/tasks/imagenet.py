@@ -22,23 +22,22 @@ IMAGES = {"imagenet_train": 1281167, "imagenet_val": 50000}
 
 def build_evaluator(job: Evaluation) -> Evaluator:
     """Build the evaluator that matches the settings of the protocol."""
-    train, val = read_images(job.args)
+    from virtex.tasks.jobs import build_extractor, build_training_options
+
     if "KNN" in job.settings:
         from virtex.probes.knn import NearestNeighbors
-        from virtex.tasks.jobs import build_extractor
 
-        return NearestNeighbors(train, val, job.settings, build_extractor(job.args))
+        extractor = build_extractor(job)
+        return NearestNeighbors(*read_images(job.args), job.settings, extractor)
     if "PROBE" in job.settings:
         from virtex.probes.cached_probe import CachedLinearProbe
-        from virtex.tasks.jobs import build_extractor
 
-        extractor = build_extractor(job.args)
-        return CachedLinearProbe(train, val, job.settings, extractor, job.folder, job.args.seed)
+        extractor, images = build_extractor(job), read_images(job.args)
+        return CachedLinearProbe(*images, job.settings, extractor, job.folder, job.args.seed)
     from virtex.probes.classifier_training import ClassifierTraining
-    from virtex.tasks.jobs import build_training_options
 
-    options = build_training_options(job.args, job.folder)
-    return ClassifierTraining(train, val, job.settings, options)
+    options = build_training_options(job)
+    return ClassifierTraining(*read_images(job.args), job.settings, options)
 
 
 def plan(args: argparse.Namespace) -> list[Job]:
@@ -89,10 +88,9 @@ def build_fraction_evaluator(job: Evaluation) -> Evaluator:
     from virtex.records import Deviation
     from virtex.tasks.jobs import build_training_options
 
-    fraction = job.options["fraction"]
+    fraction, options = job.options["fraction"], build_training_options(job)
     full, val = read_images(job.args)
     train = full.subset(balanced_fraction(full.labels, fraction, job.args.seed))
-    options = build_training_options(job.args, job.folder)
     training = ClassifierTraining(train, val, job.settings, options)
     used = len(train) / len(full)
     if abs(used / fraction - 1) > 0.1:

@@ -21,9 +21,8 @@ def build_evaluator(job: Evaluation) -> Evaluator:
     from virtex.probes.classifier_training import ClassifierTraining
     from virtex.tasks.jobs import build_training_options
 
-    train, val = read_inaturalist(Path(job.args.data_root))
-    options = build_training_options(job.args, job.folder)
-    return ClassifierTraining(train, val, job.settings, options)
+    options = build_training_options(job)
+    return ClassifierTraining(*read_inaturalist(Path(job.args.data_root)), job.settings, options)
 
 
 def plan(args: argparse.Namespace) -> list[Job]:

@@ -16,6 +16,7 @@ from virtex.errors import UserError
 from virtex.evaluator import Evaluator
 from virtex.probes.feature_cache import GB, FeatureCache
 from virtex.probes.features import FeatureExtractor
+from virtex.probes.pooled import resolve_representation
 from virtex.probes.settings import load_settings
 from virtex.protocols import Protocol
 from virtex.runner import Evaluation, Planner
@@ -86,13 +87,20 @@ def plan_probe(
     )
 
 
-def build_extractor(args: argparse.Namespace) -> FeatureExtractor:
-    """Build the feature extractor from the command line's options."""
+def build_extractor(job: Evaluation) -> FeatureExtractor:
+    """Build the feature extractor of a job from its settings and the command line's options.
+
+    Raises:
+        UserError: the network does not have the representation that the settings name.
+    """
+    args, representation = job.args, job.settings.MODEL.REPRESENTATION
+    resolve_representation(job.backbone, representation)
     return FeatureExtractor(
         torch.device(get_device(args)),
         build_feature_cache(args),
         batch_size=args.batch_size,
         num_workers=args.num_workers,
+        representation=representation,
     )
 
 
@@ -101,12 +109,18 @@ def build_feature_cache(args: argparse.Namespace) -> FeatureCache:
     return FeatureCache(folder, int(args.cache_limit * GB))
 
 
-def build_training_options(args: argparse.Namespace, folder: Path) -> "TrainingOptions":
-    """Build the training options from the command line; settings are separate."""
+def build_training_options(job: Evaluation) -> "TrainingOptions":
+    """Build the options of a job's training from the command line; settings are separate.
+
+    Raises:
+        UserError: the network does not have the representation that the settings name.
+    """
     from virtex.probes.classifier_training import TrainingOptions
 
+    args = job.args
+    resolve_representation(job.backbone, job.settings.MODEL.REPRESENTATION)
     return TrainingOptions(
-        folder,
+        job.folder,
         torch.device(get_device(args)),
         args.seed,
         args.num_workers,

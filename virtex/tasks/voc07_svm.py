@@ -23,7 +23,7 @@ def build_evaluator(job: Evaluation) -> Evaluator:
     return Voc07Svm(
         Path(args.data_root),
         job.settings,
-        build_extractor(args),
+        build_extractor(job),
         args.solver,
         args.ap,
         args.low_shot,

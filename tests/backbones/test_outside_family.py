@@ -1,17 +1,15 @@
-"""A family that is not a ResNet, registered from outside, in every task."""
+"""A family that is registered outside of this package, in every task."""
 
 import pytest
 import torch
-import torchvision
 from detectron2.config import get_cfg
 
-from tests.backbones.vit_family import ViTArch, ViTFamily
+from tests.backbones.outside_family import PatchMLPArch, PatchMLPFamily
 from tests.errors import raises_code
 from tests.probes.small_probes import make_images, settings_of, small_extractor
 from virtex.backbones import registry
-from virtex.checkpoints import detect, formats, load_backbone
+from virtex.checkpoints import load_backbone
 from virtex.checkpoints.detect import detect_format
-from virtex.checkpoints.formats import FORMATS
 from virtex.cli import run_tool
 from virtex.data.toy.plan import Plan
 from virtex.data.toy.voc import write_voc
@@ -22,29 +20,26 @@ from virtex.probes.knn import NearestNeighbors
 from virtex.probes.pooled import PooledBackbone
 from virtex.probes.svm import Voc07Svm
 
-ARCH = ViTArch(224, 32, 2, 64, 128)
-SMALL = ("DATA.IMAGE_RESIZE_SIZE", 48, "DATA.IMAGE_CROP_SIZE", 32)
-SIZE_224 = ("DATA.IMAGE_RESIZE_SIZE", 224, "DATA.IMAGE_CROP_SIZE", 224)
+ARCH = PatchMLPArch(64, 2)
+SIZE_32 = ("DATA.IMAGE_RESIZE_SIZE", 36, "DATA.IMAGE_CROP_SIZE", 32)
+SIZE_48 = ("DATA.IMAGE_RESIZE_SIZE", 48, "DATA.IMAGE_CROP_SIZE", 48)
 SHORT = ("OPTIM.BATCH_SIZE", 4, "OPTIM.NUM_EPOCHS", 1, "OPTIM.WARMUP_EPOCHS", 0)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def vit_family():
+def family():
     with pytest.MonkeyPatch.context() as patch:
-        resnet = {"resnet": registry.get_families()["resnet"]}
-        patch.setattr(registry, "FAMILIES", resnet)  # without the built-in vision transformers
-        patch.setattr(formats, "FORMATS", {n: r for n, r in FORMATS.items() if not r.families})
-        patch.setattr(detect, "FORMATS", formats.FORMATS)
-        yield registry.register_family(ViTFamily())
+        patch.setattr(registry, "FAMILIES", dict(registry.get_families()))
+        yield registry.register_family(PatchMLPFamily())
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory, vit_family):
+def checkpoint(tmp_path_factory, family):
     torch.manual_seed(0)
-    network = vit_family.build(ARCH)
-    network.heads = torch.nn.Linear(64, 10)
-    path = tmp_path_factory.mktemp("vit") / "vit.pth"
-    torch.save({"model": network.state_dict(), "epoch": 1}, path)
+    weights = family.build(ARCH).state_dict()
+    weights["head.weight"] = torch.zeros(10, 64)
+    path = tmp_path_factory.mktemp("outside") / "patch_mlp.pth"
+    torch.save({"model": weights, "epoch": 1}, path)
     return path
 
 
@@ -58,27 +53,19 @@ def test_coverage_is_counted_by_block(checkpoint):
     backbone = load_backbone(checkpoint)
     coverage = backbone.source.coverage
     groups = {name: len(group.loaded) for name, group in coverage.stages.items()}
-    assert groups == {"embedding": 4, "encoder_layer_0": 12, "encoder_layer_1": 12, "norm": 2}
-    assert coverage.complete and coverage.unused == {"heads": 2}
+    assert groups == {"embedding": 3, "layers.0": 2, "layers.1": 2}
+    assert coverage.complete and coverage.unused == {"head": 1}
     record = backbone.record()
-    assert (record["family"], record["arch"]["hidden_dim"]) == ("outside_vit", 64)
+    assert (record["family"], record["arch"]["width"]) == ("patch_mlp", 64)
     assert record["params"] == sum(t.numel() for t in backbone.state_dict.values())
 
 
 def test_missing_tensors_are_named(checkpoint, tmp_path):
     content = torch.load(checkpoint)
-    del content["model"]["encoder.layers.encoder_layer_1.ln_2.bias"]
-    torch.save(content, tmp_path / "vit.pth")
-    with raises_code("checkpoint.incomplete", "encoder.layers.encoder_layer_1.ln_2.bias"):
-        load_backbone(tmp_path / "vit.pth")
-
-
-def test_vit_b_16_is_detected():
-    with torch.device("meta"):
-        parsed = detect_format(torchvision.models.vit_b_16().state_dict())
-    assert parsed.arch == ViTFamily.default_arch
-    assert registry.count_parameters(parsed.arch) == 85_798_656  # 86,567,656 with its classifier
-    assert len(parsed.tensors) == len(registry.expected_shapes(parsed.arch)) == 150
+    del content["model"]["layers.1.bias"]
+    torch.save(content, tmp_path / "incomplete.pth")
+    with raises_code("checkpoint.incomplete", "layers.1.bias"):
+        load_backbone(tmp_path / "incomplete.pth")
 
 
 def test_unknown_prefix_is_found_by_the_anchor_key(checkpoint):
@@ -113,11 +100,12 @@ def build_evaluator(request, images, voc, tmp_path):
     return build
 
 
-def test_probes_run_at_224_pixels(build_evaluator, checkpoint, tmp_path):
-    evaluator, backbone = build_evaluator(*SIZE_224), load_backbone(checkpoint)
+def test_probes_run(build_evaluator, checkpoint, tmp_path):
+    evaluator, backbone = build_evaluator(*SIZE_32), load_backbone(checkpoint)
     evaluator.check(backbone)
     metrics = evaluator(backbone)
     assert all(0 <= value <= 100 for value in metrics.values())
+    assert evaluator.report.details["representation"] == {"name": "max", "features": 64}
     if isinstance(evaluator, ClassifierTraining):
         trained = load_backbone(tmp_path / "model_final.pth")
         assert (trained.arch, trained.source.format) == (ARCH, "virtex")
@@ -125,9 +113,9 @@ def test_probes_run_at_224_pixels(build_evaluator, checkpoint, tmp_path):
 
 def test_other_image_sizes_are_refused(build_evaluator, checkpoint):
     backbone = load_backbone(checkpoint)
-    with raises_code("checkpoint.input_size", "224x224", "32x32"):
-        build_evaluator(*SMALL).check(backbone)
-    with raises_code("checkpoint.input_size", "224x224", "64x64"):
+    with raises_code("checkpoint.input_size", "32x32", "48x48"):
+        build_evaluator(*SIZE_48).check(backbone)
+    with raises_code("checkpoint.input_size", "32x32", "64x64"):
         PooledBackbone(backbone, frozen=True)(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
 
 
