@@ -9,7 +9,7 @@ import pytest
 from tests.faults.files import read, read_lines
 from tests.faults.runs import OTHERS, RUNS, result_of, two_processes, undisturbed
 
-QUICK = ("pretraining", "transfer", "linear")
+QUICK = ("pretraining", "linear")  # two trainings of a detector are compared in tests/detectron
 ALONE = {"LOKY_MAX_CPU_COUNT": "1"}  # joblib's processes would outlive a forked one
 whole = pytest.mark.whole
 

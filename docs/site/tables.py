@@ -51,11 +51,36 @@ def formats_table() -> str:
                 " or ".join(code(place) if place else "the root" for place in row.containers),
                 " or ".join(code(prefix) if prefix else "none" for prefix in row.strip),
                 " or ".join(row.dialects),
-                input_in_words(row.input) + (", or as it states" * row.input_varies),
+                input_in_words(row.input) + (", or as it states" if row.must_state else ""),
             ]
         )
-    rows.append(["`prefix:PREFIX`", "torchvision's names under any prefix", "", "", "", ""])
+    rows.append(["`prefix:PREFIX`", "canonical names under any prefix", "", "", "", ""])
     return table(["`--format`", "whose", "found in", "prefix", "names", "input"], rows)
+
+
+def backbones_table() -> str:
+    """Return a table of the backbone families: what each offers to probes and detectors."""
+    from virtex.backbones.registry import get_families
+    from virtex.checkpoints.formats import FORMATS
+
+    rows = []
+    for name, family in get_families().items():
+        arch = family.default_arch
+        strides = sorted(set(family.strides(arch).values()))
+        formats = sum(row.applies_to(name) for row in FORMATS.values())
+        rows.append(
+            [
+                code(name),
+                (type(family).__doc__ or "").partition("\n")[0].rstrip("."),
+                code(arch.name),
+                ", ".join(map(str, strides)),
+                codes(family.representations(arch)),
+                codes(family.detectron2_converters) or "none",
+                formats,
+            ]
+        )
+    head = ["family", "networks", "example", "strides", "representations", "Detectron2", "formats"]
+    return table(head, rows)
 
 
 def formats_in_short() -> str:

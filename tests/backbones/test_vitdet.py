@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from detectron2.config import get_cfg
 from timm.models.vision_transformer_sam import VisionTransformerSAM
 from torch import nn
 from torch.nn import functional as F
@@ -14,6 +15,7 @@ from tests.errors import raises_code
 from virtex.backbones.registry import get_family
 from virtex.checkpoints import load_backbone
 from virtex.checkpoints.backbone import build_network
+from virtex.detectron.vit import convert_fpn
 
 WIDTH, WINDOW, GLOBAL, GRID = 32, 3, 5, 4
 SIZE = (7, 6)  # of the image in patches: padded to windows, and other than the global side
@@ -145,3 +147,9 @@ def test_residual_blocks_are_refused(tensors, tmp_path):
     tensors["blocks.3.residual.conv1.weight"] = torch.ones(16, WIDTH, 1, 1)
     with raises_code("checkpoint.unsupported_architecture", "blocks.3.residual"):
         load_backbone(save(tensors, tmp_path))
+
+
+def test_detectors_refuse_it(tensors, tmp_path):
+    backbone = load_backbone(save(tensors, tmp_path))
+    with raises_code("detection.unsupported_backbone", backbone.arch.name):
+        convert_fpn(backbone, get_cfg())

@@ -200,7 +200,14 @@ def test_heads_are_those_of_the_kernels(tmp_path):
         assert load_backbone(write("augreg", tmp_path, heads)[1]).arch.heads == heads
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("augreg", "big_vision_scan"),
+        pytest.param("big_vision", marks=pytest.mark.whole),
+        pytest.param("big_vision_siglip", marks=pytest.mark.whole),
+    ],
+)
 def test_missing_arrays(name, tmp_path):
     network, path = write(name, tmp_path)
     arrays = FILES[name][0](network)

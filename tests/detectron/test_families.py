@@ -236,7 +236,7 @@ def test_network_trains_what_its_maps_depend_on(arch):
     frozen = {name for name, p in pyramid.named_parameters() if not p.requires_grad}
     assert len(frozen) <= 4  # of norms or layers after the last map
     rates = [m.drop_prob for m in pyramid.modules() if type(m).__name__ == "DropPath"]
-    assert (min(rates), max(rates)) == (0, 0.2)
+    assert (min(rates), max(rates)) == pytest.approx((0, 0.2))
 
 
 def test_output_norms():

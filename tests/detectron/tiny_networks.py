@@ -9,6 +9,7 @@ from torch import nn
 from tests.detectron.backbones import IMAGENET_RGB
 from virtex.backbones.convnext import ConvNeXtArch
 from virtex.backbones.registry import Arch, Family, get_family
+from virtex.backbones.swin import SwinArch
 from virtex.backbones.vit import ViTArch
 from virtex.checkpoints.backbone import Backbone, Source
 from virtex.checkpoints.coverage import Coverage
@@ -34,7 +35,10 @@ VITS = {
         *(48, 3, 16, 7, 96), heads=3, class_token=False, positions="patches", attention_pool=True
     ),
 }
-NETWORKS = [ConvNeXtArch((1, 2, 1, 1), (16, 24, 32, 40))]
+NETWORKS = [
+    ConvNeXtArch((1, 2, 1, 1), (16, 24, 32, 40)),
+    SwinArch(16, (1, 2, 2, 2), (1, 2, 2, 4), windows=(4, 4, 4, 2)),
+]
 
 
 def make_backbone(arch, seed=0):
@@ -69,7 +73,7 @@ class TinyNetwork(nn.Module):
     def __init__(self, arch):
         super().__init__()
         norm = {"batch": nn.BatchNorm2d, "group": lambda n: nn.GroupNorm(1, n)}[arch.norm]
-        self.stages = nn.ModuleList()
+        self.stages, self.image_size = nn.ModuleList(), arch.image_size
         channels, before = 3, 1
         for index, stride in enumerate(arch.strides):
             conv = nn.Conv2d(channels, 8 + index, 3, stride // before, padding=1)
@@ -92,6 +96,7 @@ class TinyFamily(Family):
 
     def features(self, network, images):
         maps = {}
+        assert network.image_size in (0, images.shape[-1])
         for index, stage in enumerate(network.stages):
             images = maps[f"stage{index}"] = stage(images)
         return maps

@@ -82,3 +82,10 @@ def test_links_and_file_names_exist(page):
 def test_invalid_command_is_found(command, reason):
     with pytest.raises(InvalidCommand, match=re.escape(reason)):
         check_shell(command)
+
+
+def test_table_of_backbones_is_that_of_the_registry():
+    """To update it, paste what ``docs.site.tables.backbones_table`` returns."""
+    from docs.site.tables import backbones_table
+
+    assert backbones_table() in (ROOT / "docs" / "backbones.md").read_text(encoding="utf-8")

@@ -13,8 +13,7 @@ from virtex.engine.signals import RESUME
 
 TRAINED = [
     "pretraining",
-    "transfer",
-    *whole_only("linear", "fine-tuning"),
+    *whole_only("transfer", "linear", "fine-tuning"),
 ]
 
 

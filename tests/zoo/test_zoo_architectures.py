@@ -1,12 +1,14 @@
 """Entries of networks other than ResNets: a file with the names of its project and the sizes of the
 published network, without data, is what the entry states."""
 
+from functools import partial
+
 import pytest
 import timm
 import torch
 import torchvision
 
-from tests.backbones import convnext_writers, vit_files
+from tests.backbones import convnext_writers, swin_writers, vit_files
 from virtex import zoo
 from virtex.backbones.registry import expected_shapes, get_family
 from virtex.checkpoints.coverage import compute_coverage
@@ -20,6 +22,14 @@ ENTRIES = {
     name: entry for name, entry in zoo.entries().items() if not entry.arch.startswith(RESNETS)
 }
 SHARED_BIAS = {"use_rel_pos_bias": False, "use_shared_rel_pos_bias": True, "global_pool": "token"}
+IBOT_NORM = {"norm_layer": partial(torch.nn.LayerNorm, eps=1e-6)}
+
+
+def ibot_swin(network):
+    return {"state_dict": swin_writers.official(network, masks=False)}
+
+
+SWIN_WRITERS = (swin_writers.swin_file, swin_writers.simmim_file, ibot_swin)  # of networks
 # timm's network of the published sizes, its options, how its project writes it, and the entries
 FILES = [
     (
@@ -225,6 +235,63 @@ FILES = [
             ),
         )
     ),
+    *(
+        (
+            f"swin_{name}",
+            {},
+            swin_writers.swin_file,
+            [
+                *([f"swin/swin_{name}"] * ("large" not in name)),
+                f"swin/swin_{name}_22k",
+            ],
+        )
+        for name in (
+            *("tiny_patch4_window7_224", "small_patch4_window7_224", "base_patch4_window7_224"),
+            *("large_patch4_window7_224", "base_patch4_window12_384"),
+            "large_patch4_window12_384",
+        )
+    ),
+    *(
+        (
+            f"swinv2_{size}_window{window}_256",
+            {},
+            swin_writers.swin_file,
+            [f"swin_v2/swinv2_{size}_patch4_window{window}_256"],
+        )
+        for size in ("tiny", "small", "base")
+        for window in (8, 16)
+    ),
+    *(
+        (
+            f"swinv2_{size}_window12_192",
+            {},
+            swin_writers.swin_file,
+            [f"swin_v2/swinv2_{size}_patch4_window12_192_22k"],
+        )
+        for size in ("base", "large")
+    ),
+    *(
+        (
+            f"swinv2_{size}_window8_256",
+            {"img_size": 192, "window_size": 12},
+            swin_writers.simmim_file,
+            [f"simmim/swinv2_{size}_1k_500k"],
+        )
+        for size in ("small", "base")
+    ),
+    (
+        "swinv2_large_window12_192",
+        {},
+        swin_writers.simmim_file,
+        ["simmim/swinv2_large_1k_500k", "simmim/swinv2_large_22k_500k"],
+    ),
+    ("swin_tiny_patch4_window7_224", IBOT_NORM, ibot_swin, ["ibot/ibot_swint_7"]),
+    (
+        "swin_tiny_patch4_window7_224",
+        {"window_size": 14, **IBOT_NORM},
+        ibot_swin,
+        ["ibot/ibot_swint_14"],
+    ),
 ]
 # by default the first of each format, because building large networks takes seconds
 FIRST = {ENTRIES[names[0]].format: names for _, _, _, names in reversed(FILES)}
@@ -239,10 +306,10 @@ PARAMETERS = [
 TORCHVISION = {
     weights.url: (name, weights.transforms.keywords["crop_size"])
     for name in torchvision.models.list_models()
-    if name.startswith(("vit_", "convnext_"))
+    if name.startswith(("vit_", "convnext_", "swin_"))
     for weights in torchvision.models.get_model_weights(name)
 }
-QUICK = ("torchvision/vit_b_16", "torchvision/convnext_tiny")
+QUICK = ("torchvision/vit_b_16", "torchvision/convnext_tiny", "torchvision/swin_t")
 
 
 def assert_entry_fits(entry, content, fields):
@@ -266,7 +333,7 @@ def test_entry_states_the_architecture(name, options, write, names):
         network = timm.create_model(name, num_classes=0, **options)
     for entry in map(ENTRIES.__getitem__, names):
         family = get_format(entry.format).get_families()[-1]
-        content = write(network.state_dict())
+        content = write(network if write in SWIN_WRITERS else network.state_dict())
         assert_entry_fits(entry, content, family.read_fields(network))
 
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from virtex.backbones.registry import (
     Arch,
@@ -172,6 +172,7 @@ class SwinFamily(TimmFamily):
     generic_formats = False
     format_fields = ("windows", "pretrained_windows", "image_size", "norm_eps")
     size_fields = ("version", "embed_dim", "depths", "heads", "window_tables")
+    detectron2_converters: ClassVar = {"FPN": "virtex.detectron.pyramid:convert_fpn"}
     fixed_settings = {"activation": "gelu"}  # noqa: RUF012
 
     def detect(self, tensors: Mapping[str, Any]) -> SwinArch | None:

@@ -135,7 +135,7 @@ class ViTArch(Arch):
 
 
 class ViTFamily(TimmFamily):
-    """Plain vision transformers; one feature map, the normalized patch tokens of the last block."""
+    """Vision transformers; one feature map, the normalized patch tokens of the last block."""
 
     name = "vit"
     default_arch = ViTArch(768, 12, 16, 14, 3072)

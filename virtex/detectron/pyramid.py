@@ -55,7 +55,8 @@ def convert_fpn(backbone: Checkpoint, cfg: CfgNode) -> ConvertedBackbone:
             f"8, 16 and 32, but it has none of {', '.join(missing)}; choose another network",
             code="detection.unsupported_backbone",
         )
-    if requirement := family.input_size_requirement(arch, *IMAGE_SIZE):
+    requirement = family.input_size_requirement(arch, *IMAGE_SIZE)
+    if requirement and not has_maps(arch, *IMAGE_SIZE):
         raise UserError(
             f"{arch.name} cannot be used in detectors, which use images of many sizes: it expects "
             f"{requirement}; choose another network",
@@ -89,6 +90,20 @@ def map_names(arch: Arch) -> dict[str, str]:
     """Return the family's names of the feature maps -> ours; the last map of each stride."""
     by_stride = {stride: name for name, stride in get_family(arch).strides(arch).items()}
     return {by_stride[stride]: name for stride, name in STRIDES.items() if stride in by_stride}
+
+
+def has_maps(arch: Arch, height: int, width: int) -> bool:
+    """Return whether feature maps of this size can be computed.
+
+    Some networks require another size only for pooling (CLIP's ResNets).
+    """
+    with torch.device("meta"), torch.no_grad():
+        network = get_family(arch).build(arch).eval()
+        try:
+            get_family(arch).features(network, torch.empty(1, 3, height, width))
+        except (AssertionError, RuntimeError, ValueError):
+            return False
+    return True
 
 
 def rename_maps(maps: Features, names: dict[str, str]) -> Features:
@@ -125,13 +140,13 @@ class NetworkBackbone(Backbone):
         self._out_features = list(cfg.MODEL.FPN.IN_FEATURES)
         self._out_feature_strides = {name: strides[name] for name in self._out_features}
         self._out_feature_channels = {name: channels[name] for name in self._out_features}
+        if any(isinstance(module, _BatchNorm) for module in network.modules()):
+            convert_batch_norm(network, cfg.MODEL.RESNETS.NORM, arch)
+        freeze(self, cfg.MODEL.BACKBONE.FREEZE_AT)
         if settings.DROP_PATH > 0:
             set_drop_path(network, settings.DROP_PATH)
         if settings.CHECKPOINTING:
             enable_checkpointing(network, arch)
-        if any(isinstance(module, _BatchNorm) for module in network.modules()):
-            convert_batch_norm(network, cfg.MODEL.RESNETS.NORM, arch)
-        freeze(self, cfg.MODEL.BACKBONE.FREEZE_AT)
         self.out_norms = nn.ModuleDict()
         if needs_out_norms(settings.OUT_NORM, network.state_dict()):
             for name in self._out_features:
