@@ -36,7 +36,7 @@ def used_keys(cfg, **changed):
     recording = RecordingConfig(cfg, read)
     with torch.device("meta"):
         model = build_model(recording)
-    check_solver(recording, model)
+    check_solver(recording, model, {})
     validate_effects(recording, ())
     return read
 
@@ -137,7 +137,7 @@ def test_override_without_effect(key, task):
     cfg.MODEL.DEVICE = "meta"
     recording = RecordingConfig(cfg, set())
     with torch.device("meta"):
-        check_solver(recording, build_model(recording))
+        check_solver(recording, build_model(recording), {})
     validate_effects(recording, ["SOLVER.BASE_LR", "SOLVER.MAX_ITER", "TEST.DETECTIONS_PER_IMAGE"])
     with raises_code("config.no_effect", key):
         validate_effects(recording, [key])
