@@ -277,7 +277,9 @@ def _read_config(config: Path) -> Any:
 def _complete_open_clip(config: Any) -> Any:
     """Add the defaults of open_clip's ``CLIPVisionCfg`` for its own vision transformer."""
     model = config.get("model_cfg") if isinstance(config, Mapping) else None
-    vision = model.get("vision_cfg") if isinstance(model, Mapping) else None
+    if not isinstance(model, Mapping):
+        return config
+    vision = model.get("vision_cfg")
     if not isinstance(vision, Mapping) or "timm_model_name" in vision:
         return config
     stated: dict[str, Any] = {"activation": "quick_gelu" if model.get("quick_gelu") else "gelu"}
