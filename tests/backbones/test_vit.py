@@ -4,12 +4,14 @@ import dataclasses
 import json
 
 import pytest
+import timm
 import torch
 from torch.nn import functional as F
 
 from tests.backbones.vit_files import CASES, HEADS, SIZE, WIDTH, build, flat, prefixed
 from tests.errors import raises_code
-from virtex.backbones.registry import get_family
+from virtex.backbones.registry import detect_arch, get_family
+from virtex.backbones.timm_models import timm_network
 from virtex.backbones.vit import ViTArch, interpolate_positions
 from virtex.checkpoints import load_backbone
 from virtex.checkpoints.backbone import build_network
@@ -103,7 +105,13 @@ def test_bare_names_need_a_choice(tmp_path):
         load_backbone(path)
 
 
-@pytest.mark.parametrize("name", ["beit", "open_clip", "open_clip_timm", "hf_vit", "hf_clip"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("beit", "open_clip", "open_clip_timm", "hf_vit", "hf_clip", "hf_dinov3", "mmpretrain"),
+        *("dinov3_sat", "timm_dinov3"),
+    ],
+)
 def test_what_files_do_not_state_needs_a_choice(name, tmp_path):
     case = CASES[name]
     path = save(tmp_path, case.write(case.network().state_dict()))
@@ -141,6 +149,101 @@ def test_timm_config_decides(tmp_path):
     backbone = load_backbone(save(tmp_path, flat(network.state_dict()), config=config))
     assert (backbone.source.format, backbone.arch.heads) == ("timm_vit", 3)
     assert backbone.input.mean == (0.1, 0.2, 0.3)
+
+
+def test_timm_config_decides_for_beit(tmp_path):
+    config = {"pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}}
+    backbone = load_backbone(save(tmp_path, CASES["beit"].network().state_dict(), config=config))
+    assert (backbone.source.format, backbone.input.mean) == ("beit", (0.1, 0.2, 0.3))
+
+
+@pytest.mark.parametrize("quick", [True, None])
+def test_open_clip_config_decides(quick, tmp_path):
+    config = {
+        "model_cfg": {"vision_cfg": {"width": WIDTH, "head_width": 32}, "quick_gelu": quick},
+        "preprocess_cfg": {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]},
+    }
+    content = CASES["open_clip"].write(CASES["open_clip"].network().state_dict())
+    backbone = load_backbone(save(tmp_path, content, open_clip_config=config))
+    assert isinstance(backbone.arch, ViTArch)
+    assert backbone.arch.heads == WIDTH // 32
+    assert backbone.arch.activation == ("quick_gelu" if quick else "gelu")
+    assert backbone.input.mean == (0.1, 0.2, 0.3)
+
+
+def test_open_clip_config_names_timms_tower(tmp_path):
+    name = "vit_base_patch16_siglip_gap_224"
+    config = {
+        "model_cfg": {"vision_cfg": {"timm_model_name": name}},
+        "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3},
+    }
+    case = CASES["open_clip_timm"]
+    path = save(tmp_path, case.write(case.network().state_dict()), open_clip_config=config)
+    with raises_code("checkpoint.unexpected_architecture", name):
+        load_backbone(path)
+
+
+@pytest.mark.parametrize("kind", ["type='MoCoV3ViT'", "type='VisionTransformer', arch='mocov3-s'"])
+def test_mmpretrain_config_decides(kind, tmp_path):
+    text = f"model = dict(backbone=dict({kind}))\n"
+    text += "data_preprocessor = dict(mean=[127.5] * 3, std=[127.5, 127.5, 127.5], to_rgb=True)"
+    text = text.replace("[127.5] * 3", "[127.5, 127.5, 127.5]")
+    content = CASES["mmpretrain"].write(build(num_heads=12).state_dict())
+    backbone = load_backbone(save(tmp_path, content | {"meta": {"cfg": text}}))
+    assert isinstance(backbone.arch, ViTArch)
+    assert (backbone.arch.heads, backbone.input.mean) == (12, (127.5,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "heads"),
+    [
+        ("vit_huge_plus_patch16_dinov3", 20),
+        ("vit_giantopt_patch16_siglip_256", 16),
+        ("vit_giant_patch14_dinov2", 24),
+        ("vit_huge_patch14_clip_224", 16),
+    ],
+)
+def test_heads_of_published_widths(name, heads):
+    with torch.device("meta"):
+        network = timm.create_model(name, depth=1, num_classes=0)
+    arch = detect_arch(network.state_dict())
+    assert isinstance(arch, ViTArch)
+    assert network.blocks[0].attn.num_heads == heads
+    assert arch.heads == heads
+
+
+def test_dinov3s_periods_show_the_heads(tmp_path):
+    network = CASES["dinov3"].network(num_heads=6)
+    content = CASES["dinov3"].write(network.state_dict())
+    content["rope_embed.periods"] = torch.ones(WIDTH // 6 // 4)
+    backbone = load_backbone(save(tmp_path, content))
+    assert isinstance(backbone.arch, ViTArch)
+    assert backbone.arch.heads == 6
+
+
+def test_other_rotary_positions_are_not_detected(tmp_path):
+    """Its names are those of EVA-01, with other computations."""
+    name = "vit_betwixt_patch16_rope_reg4_gap_256"
+    path = save(tmp_path, timm.create_model(name, depth=1, num_classes=0).state_dict())
+    for format in ("auto", "deit"):
+        with raises_code("checkpoint.unknown_format"):
+            load_backbone(path, format)
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_betwixt_patch16_rope_reg4_gap_256", "vit_base_patch16_rpn_224"]
+)
+def test_timms_variants_are_not_read_as_plain_networks(name):
+    arch = detect_arch(timm_network(name).state_dict())
+    assert arch is not None
+    assert get_family(arch).contradicts(arch, name)
+
+
+def test_norm_after_attention_is_refused():
+    with torch.device("meta"):
+        network = timm.create_model("eva02_enormous_patch14_clip_224", num_classes=0)
+    with raises_code("checkpoint.unsupported_architecture"):
+        detect_arch(network.state_dict())
 
 
 def test_stated_architecture_must_match(tmp_path):

@@ -146,7 +146,14 @@ def dinov3_without_bias(tensors):
         rules += ((r"fc1_g", "w1"), (r"fc1_x", "w2"), (r"mlp\.fc2", "mlp.w3"))
     found = renamed(tensors, *rules)
     found["rope_embed.periods"] = torch.ones(16)
-    return {**found, "mask_token": torch.zeros(1, WIDTH), **extra("local_cls_norm.weight")}
+    return {**found, "mask_token": torch.zeros(1, WIDTH)}
+
+
+def dinov3_untied(tensors):
+    """ViT-7B, and ViT-L trained on SAT-493M: crops had a norm layer of their own."""
+    has_bias = "blocks.0.attn.q_bias" in tensors
+    found = dinov3(tensors) if has_bias else dinov3_without_bias(tensors)
+    return found | extra("local_cls_norm.weight")
 
 
 def moco_v3(tensors):
@@ -493,10 +500,12 @@ CASES = {
     "dinov3_7b": Case(
         "dinov3",
         partial(dinov3_network, swiglu_mlp=True, swiglu_align_to=64, mlp_ratio=2, qkv_bias=False),
-        dinov3_without_bias,
+        dinov3_untied,
+        explicit=True,
         fields={"qkv_bias": False},
     ),
-    "dinov3_sat": Case("dinov3_sat", dinov3_network, dinov3, explicit=True),
+    "dinov3_sat": Case("dinov3_sat", dinov3_network, dinov3_untied, explicit=True),
+    "timm_dinov3": Case("timm_dinov3", dinov3_network, flat, explicit=True),
     "moco_v3": Case("moco_v3", partial(build, num_heads=12), moco_v3, fields={"heads": 12}),
     "moco_v3_vit": Case(
         "moco_v3_vit", partial(build, num_heads=12), flat, explicit=True, fields={"heads": 12}
@@ -534,10 +543,15 @@ CASES = {
     "torchvision": Case("torchvision_vit", torchvision_network, torchvision_vit),
     "hf_vit": Case("hf_vit", partial(build, eps=1e-12), hf_vit, explicit=True),
     "hf_dinov2": Case("hf_dinov2", partial(build, init_values=1.0), hf_dinov2),
-    "hf_dinov2_reg": Case("hf_dinov2", registers, hf_dinov2_registers),
-    "hf_dinov3": Case("hf_dinov3", dinov3_network, hf_dinov3),
+    "hf_dinov2_reg": Case(
+        "hf_dinov2_reg", registers, hf_dinov2_registers, fields={"interpolation": "antialias"}
+    ),
+    "hf_dinov3": Case("hf_dinov3", dinov3_network, hf_dinov3, explicit=True),
     "hf_dinov3_plus": Case(
-        "hf_dinov3", partial(dinov3_network, swiglu_mlp=True, swiglu_align_to=8), hf_dinov3
+        "hf_dinov3",
+        partial(dinov3_network, swiglu_mlp=True, swiglu_align_to=8),
+        hf_dinov3,
+        explicit=True,
     ),
     "hf_beit": Case("hf_beit", partial(beit_network, eps=1e-12), hf_beit, explicit=True),
     "hf_clip": Case(
@@ -547,7 +561,15 @@ CASES = {
     "hf_siglip": Case(
         "hf_siglip", partial(siglip_network, act_layer=get_act_layer("gelu_tanh")), hf_siglip
     ),
-    "mmpretrain": Case("mmpretrain_vit", build, mmpretrain),
+    "mmpretrain": Case("mmpretrain_vit", build, mmpretrain, explicit=True),
+    "mmpretrain_half": Case("mmpretrain_vit_half", build, mmpretrain, explicit=True),
+    "mmpretrain_moco_v3": Case(
+        "mmpretrain_moco_v3_vit",
+        partial(build, num_heads=12),
+        mmpretrain,
+        explicit=True,
+        fields={"heads": 12},
+    ),
     "timm": Case("timm_vit", partial(build, reg_tokens=2), flat, explicit=True),
     "timm_qk_norm": Case("timm_vit", partial(build, qk_norm=True), flat, explicit=True),
 }

@@ -331,7 +331,6 @@ def test_layer_decay_and_weight_decay_of_a_vit():
     optimizer, found, *_ = optimizer_of(
         make_backbone(VITS["dinov2"]),
         *("SOLVER.OPTIMIZER", "ADAMW", "SOLVER.LAYER_DECAY", "0.5", "SOLVER.WEIGHT_DECAY", "0.1"),
-        *("SOLVER.WEIGHT_DECAY_EMBED", "0.0", "SOLVER.WEIGHT_DECAY_BIAS", "0.0"),
     )
     assert isinstance(optimizer, torch.optim.AdamW)
     # the embeddings, three blocks, and with the final norm the heads

@@ -115,8 +115,8 @@ class ConvNeXtFamily(TimmFamily):
         """Return the group of facebookresearch/ConvNeXt's optim_factory.py.
 
         These are the stem, the first stage, the second stage, three blocks of the third stage
-        each, the fourth stage with the last of them, and the final norm. The convolution before a
-        stage counts as its first block.
+        each, the fourth stage, and the final norm. The convolution before a stage counts as its
+        first block.
         """
         if name.startswith("stem."):
             return 0

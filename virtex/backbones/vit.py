@@ -21,7 +21,12 @@ from virtex.backbones.registry import (
     UnsupportedArchitectureError,
     register_family,
 )
-from virtex.backbones.timm_models import TimmFamily, reject_extra_tensors
+from virtex.backbones.timm_models import (
+    TimmFamily,
+    reject_extra_tensors,
+    timm_name,
+    timm_network,
+)
 from virtex.text import escape
 
 if TYPE_CHECKING:
@@ -53,9 +58,11 @@ _UNSUPPORTED = tuple(
         (r"(?:blocks|resblocks)\.\d+\.", True, "a transformer without patch embedding"),
     )
 )
-# Width -> number of heads of the published models. No tensor shows it, and methods differ.
-HEADS = {192: 3, 384: 6, 512: 8, 768: 12, 1024: 16, 1152: 16, 1280: 16, 1408: 16, 1536: 24}
-HEADS |= {1664: 16, 4096: 32}
+# Width -> number of heads of the published models, in others of 64 channels each. Tensors rarely
+# show it, and methods differ.
+HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16, 1792: 16, 4096: 32}
+DINOV3_HEADS = {4096: 32}
+SIGLIP_HEADS = {1152: 16, 1536: 16}
 # How position embeddings are interpolated to another grid: all bicubic
 INTERPOLATIONS = ("antialias", "plain", "offset")
 
@@ -211,6 +218,15 @@ class ViTFamily(TimmFamily):
             return f"multiples of {patch} pixels"
         return None
 
+    def contradicts(self, arch: ViTArch, stated: str) -> str | None:  # type: ignore[override]
+        """See ``TimmFamily``. Some of timm's networks have the same tensors, but compute others."""
+        if reason := super().contradicts(arch, stated):
+            return reason
+        name = timm_name(stated)
+        if not name or arch.implementation == "ViTDet" or has_blocks_of(arch, name):
+            return None
+        return "whose blocks or rotary positions are not supported"
+
     def explain_unsupported(self, shapes: Shapes) -> str | None:
         has_patches = any(map(_PATCH_EMBEDDING.search, shapes))
         for pattern, without_patches, description in _UNSUPPORTED:
@@ -226,6 +242,29 @@ class ViTFamily(TimmFamily):
             "norm_eps": block.norm1.eps,
             "activation": activation.get(type(getattr(block.mlp, "act", None)).__name__, "gelu"),
         }
+
+
+@lru_cache(maxsize=64)
+def has_blocks_of(arch: ViTArch, name: str) -> bool:
+    """Return whether blocks and rotary positions are those of timm's network of this name."""
+    import torch
+
+    with torch.device("meta"):
+        ours = build_vit(arch)
+    return _describe_blocks(ours) == _describe_blocks(timm_network(name))
+
+
+def _describe_blocks(network: Any) -> tuple[Any, ...]:
+    """Return the type of the blocks, and type and settings of the rotary positions."""
+    rope = getattr(network, "rope", None)
+    settings = {
+        name: value
+        for name, value in (vars(rope).items() if rope is not None else ())
+        # the grid of the training images, which the patches of other images replace
+        if name not in ("feat_shape", "_use_cached_embed")
+        and isinstance(value, bool | int | float | str | tuple)
+    }
+    return type(network.blocks[0]), type(rope), settings
 
 
 def detect_vit(tensors: Mapping[str, Any]) -> ViTArch | None:
@@ -289,6 +328,11 @@ def detect_vit(tensors: Mapping[str, Any]) -> ViTArch | None:
     arch = replace(arch, **_relative_sides(shapes, block, arch))
     if arch.implementation == "Eva" and arch.positions == "none":
         arch = replace(arch, norm_eps=1e-5)  # DINOv3
+    if arch.implementation == "Eva" and (width[0], depth) == (1792, 64):
+        raise UnsupportedArchitectureError(
+            "this is EVA-02 CLIP E, whose norm layers follow attention and MLP; only networks with "
+            "norm layers before them are supported"
+        )
     reject_extra_tensors(shapes, arch, _IN_BACKBONE)
     return arch
 
@@ -331,7 +375,7 @@ def _positions(shapes: Shapes, block: Shapes, arch: ViTArch) -> dict[str, Any]:
         UnsupportedArchitectureError: they are not of a square grid.
     """
     prefix = arch.class_token + arch.registers
-    fields: dict[str, Any] = {"positions": "none", "heads": HEADS.get(arch.embed_dim, 0)}
+    fields: dict[str, Any] = {"positions": "none"}
     for name, kind in (
         ("rel_pos_bias.relative_position_bias_table", "shared"),
         ("attn.relative_position_bias_table", "per_block"),
@@ -362,9 +406,10 @@ def _positions(shapes: Shapes, block: Shapes, arch: ViTArch) -> dict[str, Any]:
         "ViTDet",
     ):  # nothing else defines where a patch is
         fields |= {"positions": "all", "grid": round(224 / arch.patch_size)}
-    if not fields["heads"]:
-        fields["heads"] = max(1, arch.embed_dim // 64)
-    return fields
+    is_dinov3 = arch.implementation == "Eva" and fields["positions"] == "none"
+    heads = DINOV3_HEADS if is_dinov3 else SIGLIP_HEADS if arch.attention_pool else HEADS
+    default = heads.get(arch.embed_dim, max(1, arch.embed_dim // 64))
+    return {"heads": default, **fields}
 
 
 def _relative_sides(shapes: Shapes, block: Shapes, arch: ViTArch) -> dict[str, Any]:

@@ -89,6 +89,7 @@ def reshaped(name: str, tensor: Any, shape: tuple[int, ...]) -> dict[str, Derive
 # tensors that only pretraining uses, and buffers
 _NOT_BACKBONE: Rules = (
     (r"(mask_token|masked_embed|lm_head\..+|head\..+|head_dist\..+|pre_logits\..+)", None),
+    (r"rope_embed\.periods", r"rope_embed.periods"),  # see official_fields
     (r"(decoder.*|cls_pt_.+|local_cls_norm\..+|rope.*|.*\.rope\..+|.*\.bias_mask)", None),
     (r"(.*relative_position_index|.*\.attn_mask|projectors\..+|position_ids)", None),
 )
@@ -126,6 +127,14 @@ def derive_official(tensors: Tensors) -> dict[str, Derived]:
         new = {".attn.q_bias": ".attn.q_proj.bias", ".attn.v_bias": ".attn.v_proj.bias"}
         return renamed(tensors, new)
     return {}
+
+
+def official_fields(tensors: Tensors) -> dict[str, Any]:
+    """Return the heads by the periods of DINOv3's rotary positions: a quarter of a head's width."""
+    periods, token = tensors.get("rope_embed.periods"), tensors.get("cls_token")
+    if periods is None or token is None or not periods.shape or not periods.shape[0]:
+        return {}
+    return {"heads": token.shape[-1] // (4 * periods.shape[0])}
 
 
 def split_qkv_bias(tensors: Tensors) -> dict[str, Derived]:
@@ -448,7 +457,7 @@ def flax_fields(tensors: Tensors) -> dict[str, Any]:
     return next(({"heads": shape[-2]} for shape in shapes if len(shape) >= 3), {})
 
 
-DIALECTS["vit"] = Dialect(translate_official, derive_official)
+DIALECTS["vit"] = Dialect(translate_official, derive_official, official_fields)
 DIALECTS["vitdet"] = Dialect(renaming(_NOT_BACKBONE), derive_vitdet)
 DIALECTS["clip"] = Dialect(renaming(_CLIP), derive_clip)
 DIALECTS["torchvision_vit"] = Dialect(renaming(_TORCHVISION))

@@ -81,6 +81,7 @@ _ROWS = (
         required_prefixes=("visual.trunk.stem.",),
         families=CONVNEXT,
         input=CLIP_RGB,
+        sidecars=("open_clip_config.json",),
     ),
     Format(
         "timm_convnext",

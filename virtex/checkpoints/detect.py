@@ -385,7 +385,10 @@ def _no_format_error(found: StateDicts, name: str) -> UserError:
     copies = [
         f"--format {row.name}"
         for row in FORMATS.values()
-        if row.explicit_only and parse_as(row, found, explicit=True) is not None
+        if row.explicit_only
+        and not ("" in row.strip and "" in row.containers)  # the row may match any network
+        and (parsed := parse_as(row, found, explicit=True))
+        and not parsed.unsupported
     ]
     if copies:
         return CheckpointError(

@@ -87,8 +87,9 @@ class Format:
 
     def describe_choice(self) -> str:
         """Return the option that selects the row, with the facts that it assumes."""
-        mean = ", ".join(f"{value:g}" for value in self.input.mean)
-        facts = [f"{self.input.channel_order}, mean {mean}"]
+        mean = [f"{value:g}" for value in self.input.mean]
+        shown = ", ".join(mean if len(set(mean)) > 1 else mean[:1])
+        facts = [f"{self.input.channel_order}, mean {shown}"]
         facts += [f"{name} {value}" for name, value in self.arch_fields.items()]
         return f"--format {self.name} ({'; '.join(facts)})"
 

@@ -107,10 +107,13 @@ def resolve_input(
     needed = [name for name in missing if name in row.must_state]
     if needed and (differs or not explicit):
         choices = [row, *map(get_format, row.alternatives)]
+        files = f"files of format {row.name}"
+        if row.alternatives:
+            files = f"formats {', '.join(c.name for c in choices)} have the same tensors, but"
         config = f", or put its {' and '.join(row.sidecars)} beside it" if row.sidecars else ""
         raise CheckpointError(
-            f"files of format {row.name} differ in {', '.join(needed)}, and this one does not "
-            f"state it; choose {' or '.join(c.describe_choice() for c in choices)}{config}",
+            f"{files} differ in {', '.join(needed)}, which this file does not state; choose "
+            f"{' or '.join(c.describe_choice() for c in choices)}{config}",
             code="checkpoint.input_not_stated",
         )
     arch = replace(arch, **{name: stated[name] for name in family.format_fields if name in stated})

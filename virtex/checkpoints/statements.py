@@ -49,6 +49,7 @@ FACTS: dict[str, str] = {
     "meta.dataset_meta.classes": "classes",  # MMEngine
     "openmmlab.channel_order": "channel_order",
     "openmmlab.backbone.arch": "arch",
+    "openmmlab.backbone.heads": "heads",
     "openmmlab.backbone.stride_in_1x1": "stride_in_1x1",
     "openmmlab.backbone.strides": "strides",
     "openmmlab.backbone.dilations": "dilations",
@@ -73,7 +74,12 @@ FACTS: dict[str, str] = {
     "config.json.model_args.img_size": "image_size",
     "config.json.hidden_act": "activation",
     "config.json.vision_config.hidden_act": "activation",
+    "open_clip_config.json.model_cfg.vision_cfg.timm_model_name": "arch",
+    "open_clip_config.json.model_cfg.activation": "activation",  # as the next, by default values
+    "open_clip_config.json.model_cfg.heads": "heads",
 }
+# Configs beside a file
+SIDECARS = ("config.yaml", "config.json", "preprocessor_config.json", "open_clip_config.json")
 # Hugging Face's names of activations -> ours
 _ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
 # (paths of mean and std, value of a white pixel)
@@ -85,6 +91,7 @@ NORMALIZATIONS: tuple[tuple[str, str, float], ...] = (
     ("config.yaml.model.pixel_mean", "config.yaml.model.pixel_std", 255.0),
     ("config.json.pretrained_cfg.mean", "config.json.pretrained_cfg.std", 1.0),
     ("preprocessor_config.json.image_mean", "preprocessor_config.json.image_std", 1.0),
+    ("open_clip_config.json.preprocess_cfg.mean", "open_clip_config.json.preprocess_cfg.std", 1.0),
 )
 # OpenMMLab's backbones, whose ``style`` is "pytorch" unless they state another
 _OPENMMLAB_RESNETS = ("ResNet", "ResNeXt")
@@ -123,8 +130,8 @@ def read_statements(content: Any, path: str | Path, sidecars: Sequence[str] = ()
         content: the content of the file (``containers.open_checkpoint``).
         path: the file.
         sidecars: names of configs in the same folder: ``"config.yaml"`` of Detectron2,
-            ``"config.json"`` of timm and Hugging Face, and the latter's
-            ``"preprocessor_config.json"``.
+            ``"config.json"`` of timm and Hugging Face, the latter's
+            ``"preprocessor_config.json"``, and ``"open_clip_config.json"``.
 
     Raises:
         CheckpointError: the config cannot be read, a value is not valid
@@ -197,7 +204,7 @@ def is_same(one: Any, other: Any) -> bool:
 
 def _look_up(document: Any, path: str) -> Iterator[Any]:
     """Yield the values at a dotted path that are not ``None``."""
-    for name in ("config.yaml", "config.json", "preprocessor_config.json"):
+    for name in SIDECARS:
         if path.startswith(name + "."):
             document, path = document.get(name), path.removeprefix(name + ".")
     key, _, rest = path.partition(".")
@@ -257,13 +264,29 @@ def _read_config(config: Path) -> Any:
             return read_yaml(config, LazyConfigLoader)
         if config.stat().st_size > MAX_BYTES:
             raise ValueError(f"it has more than {MAX_BYTES} bytes")
-        return json.loads(config.read_text(encoding="utf-8"))
+        content = json.loads(config.read_text(encoding="utf-8"))
+        return _complete_open_clip(content) if config.name == "open_clip_config.json" else content
     except (UserError, OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise CheckpointError(
             f"{config} next to the checkpoint should define its input, but cannot be read; fix it "
             f"or move it away ({escape(one_line(error), 300)})",
             code="checkpoint.invalid_input_spec",
         ) from error
+
+
+def _complete_open_clip(config: Any) -> Any:
+    """Add the defaults of open_clip's ``CLIPVisionCfg`` for its own vision transformer."""
+    model = config.get("model_cfg") if isinstance(config, Mapping) else None
+    if not isinstance(model, Mapping):
+        return config
+    vision = model.get("vision_cfg")
+    if not isinstance(vision, Mapping) or "timm_model_name" in vision:
+        return config
+    stated: dict[str, Any] = {"activation": "quick_gelu" if model.get("quick_gelu") else "gelu"}
+    width, head_width = vision.get("width", 768), vision.get("head_width", 64)
+    if isinstance(width, int) and isinstance(head_width, int) and head_width > 0:
+        stated["heads"] = width // head_width
+    return {**config, "model_cfg": {**model, **stated}}
 
 
 def parse_openmmlab(text: str) -> dict[str, Any]:
@@ -307,6 +330,8 @@ def _read_openmmlab(tree: ast.Module) -> dict[str, Any]:
             if isinstance(step, ast.Constant) and str(step.value).endswith("Normalize"):
                 normalizations.append((node, True))  # type: ignore[arg-type]
     kind = str(backbone.get("type", "")).rpartition(".")[2]
+    if "mocov3" in f"{kind} {backbone.get('arch')}".lower():
+        backbone["heads"] = 12  # MoCoV3ViT of mmpretrain, in every size
     if kind:
         backbone["arch"] = f"{kind}{backbone.get('depth', '')}"
         style = backbone.get("style", "pytorch" if kind in _OPENMMLAB_RESNETS else None)

@@ -16,6 +16,13 @@ def _is(implementation: str, **fields: Any) -> Any:
     return lambda arch: all(getattr(arch, name) == value for name, value in wanted.items())
 
 
+def _is_eva(arch: Any) -> bool:
+    """Return whether it is EVA-01 or EVA-02, not another network of timm's class with positions."""
+    is_eva = arch.implementation == "Eva" and arch.positions != "none"
+    is_known = arch.mlp != "mlp" or arch.patch_size == 14  # EVA-01 has no rotary positions
+    return is_eva and is_known and not arch.registers and not arch.pre_norm
+
+
 # Files of these projects have the same names: DINO, MAE's encoder, MoCo v3, DeiT, I-JEPA, timm.
 _PLAIN = ("dino_vit", "mae", "moco_v3_vit", "deit", "timm_vit")
 
@@ -27,6 +34,7 @@ _ROWS = (
         families=VIT,
         required_prefixes=("decoder_",),
         arch_fields={"interpolation": "plain"},
+        only_if=_is("VisionTransformer"),
     ),
     Format(
         "dinov3",
@@ -36,19 +44,36 @@ _ROWS = (
         dialects=("vit",),
         families=VIT,
         required_prefixes=("storage_tokens", "backbone.storage_tokens"),
+        forbidden_prefixes=("local_cls_norm.", "backbone.local_cls_norm."),
         arch_fields={"norm_eps": 1e-5},
-        note="ImageNet's mean and std, those of LVD-1689M; use --format dinov3_sat for weights "
-        "trained on SAT-493M",
-        only_if=lambda arch: arch.positions == "none",
+        only_if=_is("Eva", positions="none"),
     ),
-    Format(
+    Format(  # of both ViT-7B, and of the ViT-L trained on SAT-493M alone
         "dinov3_sat",
-        "facebookresearch/dinov3, trained on SAT-493M",
+        "facebookresearch/dinov3, trained on SAT-493M; detected by a norm of pretraining",
+        containers=("teacher", "model", "state_dict", ""),
+        strip=("backbone.", ""),
         dialects=("vit",),
         families=VIT,
+        required_prefixes=("local_cls_norm.", "backbone.local_cls_norm."),
         input=SAT_RGB,
         arch_fields={"norm_eps": 1e-5},
-        explicit_only=True,
+        must_state=("normalization",),
+        alternatives=("dinov3",),
+        only_if=_is("Eva", positions="none"),
+    ),
+    Format(
+        "timm_dinov3",
+        "huggingface/pytorch-image-models: DINOv3",
+        containers=("state_dict", "model", ""),
+        dialects=("vit",),
+        families=VIT,
+        required_prefixes=("reg_token",),
+        arch_fields={"norm_eps": 1e-5},
+        sidecars=("config.json",),
+        must_state=("normalization",),
+        alternatives=("dinov3_sat",),
+        only_if=_is("Eva", positions="none", registers=4, layer_scale=True, final_norm="norm"),
     ),
     Format(
         "dinov2_reg",
@@ -91,6 +116,7 @@ _ROWS = (
         families=VIT,
         forbidden_prefixes=("cls_pt_",),
         input=HALF_RGB,
+        sidecars=("config.json",),
         must_state=("normalization",),
         alternatives=("beit_v2",),
         only_if=_is("Beit"),
@@ -121,7 +147,7 @@ _ROWS = (
         families=VIT,
         input=CLIP_RGB,
         sidecars=("config.json",),
-        only_if=lambda arch: arch.implementation == "Eva" and arch.positions != "none",
+        only_if=_is_eva,
     ),
     Format(
         "eva_clip",
@@ -130,7 +156,7 @@ _ROWS = (
         dialects=("vit",),
         families=VIT,
         input=CLIP_RGB,
-        only_if=lambda arch: arch.implementation == "Eva" and arch.positions != "none",
+        only_if=_is_eva,
     ),
     Format(
         "clip",
@@ -214,16 +240,25 @@ _ROWS = (
     ),
     Format(
         "hf_dinov2",
-        "huggingface/transformers: Dinov2Model, Dinov2WithRegistersModel",
-        strip=("dinov2.", "dinov2_with_registers.", ""),
+        "huggingface/transformers: Dinov2Model",
+        strip=("dinov2.", ""),
         dialects=("hf_vit",),
         families=VIT,
-        required_prefixes=(
-            *("embeddings.", "dinov2.embeddings.", "dinov2_with_registers.embeddings."),
-        ),
+        required_prefixes=("embeddings.", "dinov2.embeddings."),
         arch_fields={"interpolation": "plain"},
         sidecars=HUGGING_FACE,
-        only_if=_is("VisionTransformer", layer_scale=True),
+        only_if=_is("VisionTransformer", layer_scale=True, registers=0),
+    ),
+    Format(
+        "hf_dinov2_reg",
+        "huggingface/transformers: Dinov2WithRegistersModel",
+        strip=("dinov2_with_registers.", ""),
+        dialects=("hf_vit",),
+        families=VIT,
+        required_prefixes=("embeddings.", "dinov2_with_registers.embeddings."),
+        arch_fields={"interpolation": "antialias"},
+        sidecars=HUGGING_FACE,
+        only_if=lambda arch: arch.layer_scale and arch.registers > 0,
     ),
     Format(
         "hf_dinov3",
@@ -233,6 +268,7 @@ _ROWS = (
         required_prefixes=("layer.0.attention.o_proj.", "model.layer.0.attention.o_proj."),
         arch_fields={"norm_eps": 1e-5},
         sidecars=HUGGING_FACE,
+        must_state=("normalization",),
     ),
     Format(
         "hf_beit",
@@ -290,6 +326,26 @@ _ROWS = (
         dialects=("mmpretrain_vit",),
         families=VIT,
         required_prefixes=("backbone.layers.0.ln1.", "layers.0.ln1."),
+        must_state=("normalization",),
+        alternatives=("mmpretrain_vit_half", "mmpretrain_moco_v3_vit"),
+    ),
+    Format(
+        "mmpretrain_vit_half",
+        "open-mmlab mmpretrain: ViT of google-research",
+        strip=("backbone.", ""),
+        dialects=("mmpretrain_vit",),
+        families=VIT,
+        input=HALF_RGB,
+        explicit_only=True,
+    ),
+    Format(
+        "mmpretrain_moco_v3_vit",
+        "open-mmlab mmpretrain, mmselfsup: ViT of MoCo v3",
+        strip=("backbone.", ""),
+        dialects=("mmpretrain_vit",),
+        families=VIT,
+        arch_fields={"heads": 12},
+        explicit_only=True,
     ),
     Format(
         "augreg",
@@ -333,6 +389,7 @@ _ROWS = (
         dialects=("vit",),
         families=VIT,
         arch_fields={"interpolation": "offset"},
+        only_if=_is("VisionTransformer"),
         explicit_only=True,
     ),
     Format(
@@ -341,6 +398,7 @@ _ROWS = (
         dialects=("vit",),
         families=VIT,
         arch_fields={"heads": 12},
+        only_if=_is("VisionTransformer"),
         explicit_only=True,
     ),
     Format(
@@ -348,6 +406,7 @@ _ROWS = (
         "facebookresearch/deit",
         dialects=("vit",),
         families=VIT,
+        only_if=_is("VisionTransformer"),
         explicit_only=True,
     ),
 )

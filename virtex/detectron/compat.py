@@ -59,7 +59,7 @@ def add_settings(cfg: Any) -> None:
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "ADAMW"
     cfg.SOLVER.LAYER_DECAY = 1.0  # factor of the learning rate from each layer to the one before
     # of parameters that are no weight or bias of a layer: tokens, position embeddings,
-    # relative position biases, layer scales; None: WEIGHT_DECAY
+    # relative position biases, layer scales; None: 0 with ADAMW or LAYER_DECAY, else WEIGHT_DECAY
     cfg.SOLVER.WEIGHT_DECAY_EMBED = None
 
 

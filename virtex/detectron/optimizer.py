@@ -28,7 +28,9 @@ def build_optimizer(
     """Build the optimizer of ``SOLVER``; with the defaults of our settings, by Detectron2.
 
     A parameter's learning rate is ``BASE_LR * LAYER_DECAY ** (layers above it)``. The heads, the
-    pyramid and a network's final norm are the top layer, as in BEiT and ViTDet.
+    pyramid and a network's final norm are the top layer, as in BEiT and ViTDet. With AdamW or
+    ``LAYER_DECAY``, norm layers, biases, tokens and position embeddings have no weight decay unless
+    ``WEIGHT_DECAY_NORM``, ``…_BIAS`` or ``…_EMBED`` sets it.
 
     Args:
         layer_ids: names of the backbone's parameters -> their depth, ``Family.layer_id``.
@@ -44,13 +46,15 @@ def build_optimizer(
         if isinstance(module, NORM_LAYERS)
         for name, _ in module.named_parameters(recurse=False)
     }
+    is_sgd = (solver.OPTIMIZER, solver.LAYER_DECAY) == ("SGD", 1.0)
+    unset = solver.WEIGHT_DECAY if is_sgd else 0.0
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in trained.items():
         rate = solver.BASE_LR * solver.LAYER_DECAY ** (top - layer_ids.get(name, top))
-        decay = solver.WEIGHT_DECAY
         kind = name.rpartition(".")[2]
-        if name in norms and solver.WEIGHT_DECAY_NORM is not None:
-            decay = solver.WEIGHT_DECAY_NORM
+        decay = solver.WEIGHT_DECAY if kind.endswith("weight") else unset
+        if name in norms:
+            decay = unset if solver.WEIGHT_DECAY_NORM is None else solver.WEIGHT_DECAY_NORM
         if kind.endswith("bias"):
             rate *= solver.BIAS_LR_FACTOR
             if solver.WEIGHT_DECAY_BIAS is not None:
