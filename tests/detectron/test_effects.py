@@ -7,8 +7,14 @@ import torch
 from detectron2.modeling import build_model
 
 from tests.errors import raises_code
+from virtex.backbones.registry import get_families
 from virtex.config import flatten, get_setting
-from virtex.detectron import heads  # noqa: F401 (registers the heads that configs name)
+from virtex.detectron import (  # noqa: F401 (register their backbones)
+    heads,
+    pyramid,
+    vit,
+)
+from virtex.detectron.adapters import encode_arch
 from virtex.detectron.checks import FLAGS, validate_run
 from virtex.detectron.compat import default_config
 from virtex.detectron.effects import (
@@ -49,6 +55,14 @@ def test_every_setting_has_an_effect_or_is_refused():
         | used_keys(load_config(protocol_from_config(RETINANET)))
         | used_keys(load_config(protocol_from_config(CASCADE)))
     )
+    for builder, family in (("network", "convnext"), ("vit", "vit")):
+        arch = encode_arch(get_families()[family].default_arch)
+        network = {
+            "MODEL.BACKBONE.NAME": f"build_{builder}_fpn_backbone",
+            "MODEL.NETWORK.ARCH": arch,
+            "SOLVER.OPTIMIZER": "ADAMW",
+        }
+        used |= used_keys(load_config(packaged_protocol("coco", None)), **network)
     if "NUM_DECAYS" in coco.SOLVER:  # official Detectron2
         cosine = {"SOLVER.LR_SCHEDULER_NAME": "WarmupStepWithFixedGammaLR"}
         used |= used_keys(load_config(packaged_protocol("coco", None)), **cosine)
