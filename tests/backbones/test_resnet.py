@@ -1,5 +1,8 @@
 """The ResNet family: detection from shapes, networks, features."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torchvision
@@ -111,3 +114,12 @@ def test_torchvision_network_has_the_initialization_of_its_builder():
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.state_dict().items())
     number = sum(parameter.numel() for parameter in ours.parameters())
     assert count_parameters(torchvision_arch("resnet18")) == number
+
+
+def test_order_of_families_does_not_depend_on_imports():
+    code = (
+        "import virtex.backbones.vit, virtex.backbones.convnext\n"
+        "from virtex.backbones.registry import BUILT_IN, get_families\n"
+        "assert tuple(get_families()) == BUILT_IN"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

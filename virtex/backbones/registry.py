@@ -258,6 +258,8 @@ class Dialect:
 
 
 FAMILIES: dict[str, Family] = {}
+# Specific anchor keys before those that end them, in whatever order the modules are imported
+BUILT_IN = ("resnet", "swin", "convnext", "vit", "timm_cnn")
 DIALECTS: dict[str, Dialect] = {"canonical": Dialect(lambda name: name)}
 
 
@@ -274,14 +276,15 @@ def register_family(family: Family) -> Family:
 
 
 def get_families() -> dict[str, Family]:
-    """Return all families by name, the built-in ones first."""
+    """Return all families by name, the built-in ones first, in the order they are tried."""
     import virtex.backbones.convnext
     import virtex.backbones.resnet
     import virtex.backbones.swin
     import virtex.backbones.timm_cnn
     import virtex.backbones.vit  # noqa: F401  they register themselves
 
-    return FAMILIES
+    names = sorted(FAMILIES, key=lambda n: BUILT_IN.index(n) if n in BUILT_IN else len(BUILT_IN))
+    return {name: FAMILIES[name] for name in names}
 
 
 def get_dialects() -> dict[str, Dialect]:
