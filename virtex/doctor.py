@@ -34,6 +34,8 @@ REQUIRED = (
         "pandas",
         "jinja2",
         "pydantic",
+        "timm",
+        "huggingface_hub",
     ),
 )
 OPTIONAL = ("pycocoevalcap", "submitit")

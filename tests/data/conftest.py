@@ -7,7 +7,7 @@ import pytest
 
 from tests.toy_data import copy_toy_data
 
-TRAIN, VAL = 40, 21
+TRAIN, VAL = 100, 24
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
 from tests.errors import raises_code
 from tests.run_states import assert_equal
 from virtex.detectron.checkpointing import compare_statements
+from virtex.detectron.compat import default_config
 from virtex.detectron.settings import build_settings
 from virtex.detectron.trainer import Trainer
 from virtex.tasks import packaged_protocol
@@ -104,16 +104,19 @@ def entry(stride_in_1x1=True, classes=("cat", "dog"), **spec):
 def test_contradicting_statement_is_rejected(content, named, tmp_path):
     path = tmp_path / "weights.pth"
     with raises_code("detection.weights_mismatch", path, named):
-        compare_statements(get_cfg(), content, path, ["cat", "dog"])
+        compare_statements(default_config(), content, path, ["cat", "dog"])
 
 
 def test_statements_that_agree(tmp_path):
     path = tmp_path / "weights.pth"
-    assert compare_statements(get_cfg(), entry(), path, ["cat", "dog"]) == []
-    assert compare_statements(get_cfg(), entry(), path, None) == []
-    assert compare_statements(get_cfg(), {}, path, None) == ["channel_order", "normalization"]
-    (tmp_path / "config.yaml").write_text(get_cfg().dump())
-    assert compare_statements(get_cfg(), {}, path, None) == []
+    assert compare_statements(default_config(), entry(), path, ["cat", "dog"]) == []
+    assert compare_statements(default_config(), entry(), path, None) == []
+    assert compare_statements(default_config(), {}, path, None) == [
+        "channel_order",
+        "normalization",
+    ]
+    (tmp_path / "config.yaml").write_text(default_config().dump())
+    assert compare_statements(default_config(), {}, path, None) == []
     (tmp_path / "config.yaml").write_text("MODEL: {RESNETS: {RES5_DILATION: 2}}\n")
     with raises_code("detection.weights_mismatch", path, "config.yaml.MODEL.RESNETS.RES5_DILATION"):
-        compare_statements(get_cfg(), {}, path, None)
+        compare_statements(default_config(), {}, path, None)

@@ -7,8 +7,14 @@ import torch
 from detectron2.modeling import build_model
 
 from tests.errors import raises_code
+from virtex.backbones.registry import get_families
 from virtex.config import flatten, get_setting
-from virtex.detectron import heads  # noqa: F401 (registers the heads that configs name)
+from virtex.detectron import (  # noqa: F401 (register their backbones)
+    heads,
+    pyramid,
+    vit,
+)
+from virtex.detectron.adapters import encode_arch
 from virtex.detectron.checks import FLAGS, validate_run
 from virtex.detectron.compat import default_config
 from virtex.detectron.effects import (
@@ -36,7 +42,7 @@ def used_keys(cfg, **changed):
     recording = RecordingConfig(cfg, read)
     with torch.device("meta"):
         model = build_model(recording)
-    check_solver(recording, model)
+    check_solver(recording, model, {})
     validate_effects(recording, ())
     return read
 
@@ -49,6 +55,14 @@ def test_every_setting_has_an_effect_or_is_refused():
         | used_keys(load_config(protocol_from_config(RETINANET)))
         | used_keys(load_config(protocol_from_config(CASCADE)))
     )
+    for builder, family in (("network", "convnext"), ("vit", "vit")):
+        arch = encode_arch(get_families()[family].default_arch)
+        network = {
+            "MODEL.BACKBONE.NAME": f"build_{builder}_fpn_backbone",
+            "MODEL.NETWORK.ARCH": arch,
+            "SOLVER.OPTIMIZER": "ADAMW",
+        }
+        used |= used_keys(load_config(packaged_protocol("coco", None)), **network)
     if "NUM_DECAYS" in coco.SOLVER:  # official Detectron2
         cosine = {"SOLVER.LR_SCHEDULER_NAME": "WarmupStepWithFixedGammaLR"}
         used |= used_keys(load_config(packaged_protocol("coco", None)), **cosine)
@@ -137,7 +151,7 @@ def test_override_without_effect(key, task):
     cfg.MODEL.DEVICE = "meta"
     recording = RecordingConfig(cfg, set())
     with torch.device("meta"):
-        check_solver(recording, build_model(recording))
+        check_solver(recording, build_model(recording), {})
     validate_effects(recording, ["SOLVER.BASE_LR", "SOLVER.MAX_ITER", "TEST.DETECTIONS_PER_IMAGE"])
     with raises_code("config.no_effect", key):
         validate_effects(recording, [key])

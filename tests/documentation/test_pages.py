@@ -89,3 +89,9 @@ def test_table_of_backbones_is_that_of_the_registry():
     from docs.site.tables import backbones_table
 
     assert backbones_table() in (ROOT / "docs" / "backbones.md").read_text(encoding="utf-8")
+
+
+@every_page
+def test_pages_have_no_conflict_markers(page):
+    lines = page.read_text(encoding="utf-8").splitlines()
+    assert not [line for line in lines if re.match(r"(<<<<<<<|>>>>>>>) ", line)]

@@ -3,7 +3,9 @@
 import shutil
 
 import pytest
+import torch
 
+from tests.backbones.vit_files import build, dino_training
 from tests.captioning.small_captioners import QUICK, write_checkpoint
 from tests.evaluate_all.evaluations import Evaluation, evaluate, read_records
 from tests.pretraining_runs import write_data
@@ -82,3 +84,18 @@ def test_sampled_captions_depend_on_the_seed(evaluation):
     evaluation.arguments += " MODEL.DECODER.NAME nucleus_sampling"
     evaluate(evaluation, "--seeds", "0", "1", "--dry-run")
     assert evaluation.printed.count("eval_tools.coco_captioning ") == 2
+
+
+def test_transformers_are_skipped_by_voc(tmp_path):
+    """Its protocols have C4 detectors."""
+    torch.save(dino_training(build().state_dict()), tmp_path / "dino.pth")
+    voc = Evaluation(
+        [str(tmp_path / "dino.pth")],
+        tmp_path,
+        tmp_path / "out",
+        "voc",
+        "SOLVER.MAX_ITER 2",
+    )
+    evaluate(voc, "--dry-run")
+    assert voc.printed.count("unsupported") == 2  # in the table, and with the reason
+    assert "vit_2x192_patch16" in voc.printed

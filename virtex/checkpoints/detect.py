@@ -370,14 +370,15 @@ def _no_format_error(found: StateDicts, name: str) -> UserError:
     closest = _closest(found, name)
     if name != "auto":
         fitting = [
-            row.name
+            choice
             for row in FORMATS.values()
             if not row.explicit_only
             and (parsed := parse_as(row, found, explicit=False))
             and not parsed.unsupported
+            for choice in (row.name, *row.alternatives)
         ]
         if fitting:
-            closest = f"found one of format {' or '.join(fitting)}; choose that, or omit --format"
+            closest = f"found one that fits {', '.join(fitting)}; choose one or omit --format"
         return CheckpointError(
             f"expected a checkpoint of format {escape(name)}, but {closest}; {keys}",
             code="checkpoint.unknown_format",

@@ -150,6 +150,8 @@ class SimpleFeaturePyramid(Backbone):
 
     def __init__(self, cfg: CfgNode, arch: ViTArch, is_retinanet: bool):
         super().__init__()
+        # convert_fpn has resampled the patch embedding
+        assert cfg.MODEL.VIT.PATCH_SIZE in (0, arch.patch_size), arch.patch_size
         self.net: Any = build_vit(arch)
         self.patch_size = arch.patch_size
         for name, parameter in self.net.named_parameters():

@@ -299,8 +299,8 @@ def inspect_model(name: str, args: argparse.Namespace) -> dict[str, Any] | UserE
         )
     except UserError as error:
         return error
-    if found.problem:
-        return UserError(found.problem, "checkpoint.incomplete")
+    if found.error:
+        return UserError(found.problem, found.error.code)
     assert found.input is not None  # a complete checkpoint has one
     return {
         "sha256": found.sha256,

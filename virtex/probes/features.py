@@ -1,5 +1,6 @@
 """Extract pooled features of a frozen backbone once; later runs read them from the cache."""
 
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -128,19 +129,17 @@ class FeatureExtractor:
 
     def key(self, images: ImageSet, view: View) -> dict[str, Any]:
         """Return the cache key: everything the features depend on."""
-        return {
+        key = {
             "version": KEY_VERSION,
             "backbone": self.sha256,
             "arch": asdict(self.backbone.arch),
-            "input": {
-                name: list(value) if isinstance(value, tuple) else value
-                for name, value in asdict(self.backbone.input).items()
-            },
+            "input": asdict(self.backbone.input),
             "images": images.fingerprint(),
             "transform": view.config,
             "seed": view.seed,
             "representation": self.network.representation,
         }
+        return json.loads(json.dumps(key))  # as the cache reads it: tuples are lists
 
     def extract(self, images: ImageSet, view: View) -> np.ndarray:
         """Return the features of every image, float32 (images, features), memory-mapped.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,19 @@ def protocol_from_config(config: str) -> Protocol:
     return Protocol("custom", path.stem, digest, path)
 
 
+def unsupported_reason(layout: str, args: argparse.Namespace, may_open: bool) -> str:
+    """See ``Task.unsupported_reason``: a family may have no converter to a detector layout."""
+    from virtex.backbones.registry import get_family
+    from virtex.checkpoints.loading import inspect_checkpoint
+
+    if not may_open:
+        return ""
+    arch = inspect_checkpoint(args.checkpoint, args.format, args.trust_pickle).arch
+    if arch is None or layout in get_family(arch).detectron2_converters:
+        return ""
+    return f"{arch.name} cannot be used in {layout} detectors; choose another protocol or task"
+
+
 def register_detection(
     name: str,
     title: str,
@@ -59,6 +73,7 @@ def register_detection(
     images: Mapping[str, int],
     configs: Mapping[str, str],
     read_data: Callable[[Path], Any],
+    detector_layout: str = "FPN",
 ) -> Task:
     """Register a detection task.
 
@@ -68,6 +83,7 @@ def register_detection(
         images: dataset, under its name in Detectron2 -> number of published images.
         configs: short name -> YAML file in ``detectron_configs`` without suffix; the first is
             the default.
+        detector_layout: of the configs, ``virtex.detectron.adapters.detector_layout``.
     """
     return register_task(
         Task(
@@ -91,5 +107,8 @@ def register_detection(
             is_default=True,
             workers_option="DATALOADER.NUM_WORKERS",
             fixed_options=("weights", "config"),  # either would change the protocol
+            unsupported_reason=None
+            if detector_layout == "FPN"  # of every family
+            else partial(unsupported_reason, detector_layout),
         )
     )

@@ -32,4 +32,5 @@ VOC = register_detection(
     images={"voc_2007_trainval": 5011, "voc_2012_trainval": 11540, "voc_2007_test": 4952},
     configs={"24k": "voc_faster_rcnn_R_50_C4_24k", "toy": "toy/voc"},
     read_data=read_data,
+    detector_layout="C4",
 )
