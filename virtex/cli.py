@@ -63,7 +63,10 @@ COMMANDS = {
 # The module names are aliases: ``virtex voc07_svm`` is ``virtex svm``.
 ALIASES = {command.module.rpartition(".")[2]: name for name, command in COMMANDS.items()}
 
-CHECKPOINT = "file, https://…, virtex://NAME, torchvision://NAME or random:NAME?seed=N"
+CHECKPOINT = (
+    "file, https://…, virtex://NAME, timm://NAME, hf://ORG/REPO, torchvision://NAME or "
+    "random:NAME?seed=N"
+)
 
 
 class ToolParser(argparse.ArgumentParser):

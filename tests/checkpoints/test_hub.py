@@ -113,11 +113,29 @@ LOADED = (
     "timm://test_efficientnet",
 )
 SHARDED = "resolve hf://org/sharded"
+REFUSED = {
+    "hf://org/gated": ("checkpoint.access_denied", "HF_TOKEN"),
+    "hf://org/private": ("checkpoint.not_found", "org/private"),
+    "hf://org/broken": ("checkpoint.download_failed", "org/broken"),
+    "hf://org/model@v9": ("checkpoint.not_found", "v9"),
+    "hf://org/model/absent.bin": ("checkpoint.not_found", "absent.bin"),
+    "hf://org/several": ("checkpoint.not_found", "a.pth, b.pth"),
+    "hf://org/none": ("checkpoint.not_found", "README.md"),
+    "hf://org/bad_index": ("checkpoint.unreadable", "index.json"),
+    "hf://org/corrupt": ("checkpoint.hash_mismatch", "sha256"),
+    "hf://model": ("checkpoint.invalid_name", "hf://model"),
+    "hf://org/model@a b": ("checkpoint.invalid_name", "hf://org/model@a b"),
+}
 
 
 @pytest.fixture(scope="module")
-def loaded(environment):
-    return load(environment, (*LOADED, SHARDED))
+def answers(environment):
+    return load(environment, (*LOADED, SHARDED, *REFUSED))
+
+
+@pytest.fixture(scope="module")
+def loaded(answers):
+    return {name: answers[name] for name in (*LOADED, SHARDED)}
 
 
 def test_weights_are_downloaded_at_a_commit(loaded, hub, home):
@@ -145,40 +163,25 @@ def test_all_shards_are_downloaded(loaded, hub):
     assert {*os.listdir(os.path.dirname(path))} == files.keys()
 
 
+def assert_cache_is_used(environment, loaded):
+    names = [f"resolve {name.removeprefix('resolve ')}" for name in (*loaded, "hf://org/other")]
+    *found, other = load(environment, names).values()
+    assert [item["path"] for item in found] == [item["path"] for item in loaded.values()]
+    assert other["code"] == "checkpoint.download_failed"
+
+
 def test_cache_is_used_without_a_connection(loaded, environment, hub):
     asked = len(hub.asked)
-    offline = load(environment | {"HF_HUB_OFFLINE": "1"}, (*LOADED, SHARDED, "hf://org/other"))
-    assert {name: offline[name] for name in loaded} == loaded
-    assert offline["hf://org/other"]["code"] == "checkpoint.download_failed"
+    assert_cache_is_used(environment | {"HF_HUB_OFFLINE": "1"}, loaded)
     assert len(hub.asked) == asked
-    gone = load(environment | {"HF_ENDPOINT": "http://127.0.0.1:9"}, (LOADED[0], "hf://org/other"))
-    assert gone[LOADED[0]] == loaded[LOADED[0]]
-    assert gone["hf://org/other"]["code"] == "checkpoint.download_failed"
 
 
-REFUSED = {
-    "hf://org/gated": ("checkpoint.access_denied", "HF_TOKEN"),
-    "hf://org/private": ("checkpoint.not_found", "org/private"),
-    "hf://org/broken": ("checkpoint.download_failed", "org/broken"),
-    "hf://org/model@v9": ("checkpoint.not_found", "v9"),
-    "hf://org/model/absent.bin": ("checkpoint.not_found", "absent.bin"),
-    "hf://org/several": ("checkpoint.not_found", "a.pth, b.pth"),
-    "hf://org/none": ("checkpoint.not_found", "README.md"),
-    "hf://org/bad_index": ("checkpoint.unreadable", "index.json"),
-    "hf://org/corrupt": ("checkpoint.hash_mismatch", "sha256"),
-    "hf://model": ("checkpoint.invalid_name", "hf://model"),
-    "hf://org/model@a b": ("checkpoint.invalid_name", "hf://org/model@a b"),
-}
+@pytest.mark.whole
+def test_cache_is_used_if_the_hub_is_not_reachable(loaded, environment):
+    assert_cache_is_used(environment | {"HF_ENDPOINT": "http://127.0.0.1:9"}, loaded)
 
 
-def test_errors_name_the_cause(environment):
-    found = load(environment, REFUSED)
-    for name, (code, named) in REFUSED.items():
-        assert found[name]["code"] == code, found[name]
-        assert named in found[name]["problem"]
-        assert "\n" not in found[name]["problem"]
-
-
+@pytest.mark.whole
 def test_gated_repository_is_invalid_input(environment):
     process = subprocess.run(
         [sys.executable, "-m", "virtex", "inspect", "hf://org/gated"],
