@@ -96,7 +96,7 @@ def test_layouts_of_patch_merging_are_not_confused(network, tmp_path):
         assert_same_maps(
             build(backbone), make_images(IMAGE), timm_maps(network, make_images(IMAGE))
         )
-        with raises_code("checkpoint.unknown_format", f"fits {format};"):
+        with raises_code("checkpoint.unknown_format", f"fits {format}"):
             load_backbone(path, other)
 
 
