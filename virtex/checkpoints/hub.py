@@ -7,9 +7,7 @@ connection (``HF_HUB_OFFLINE=1``, too) only what is in it is used.
 from __future__ import annotations
 
 import difflib
-import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from urllib.parse import unquote
 
 from virtex.checkpoints.backbone import CheckpointError
 from virtex.checkpoints.download import cached_path, download
+from virtex.checkpoints.sharding import parse_index
 from virtex.checkpoints.sources import Resolved, register_source, sha256_prefix
 from virtex.files import sha256_of
 from virtex.text import escape, join_first, one_line
@@ -132,7 +131,7 @@ def fetch_weights(name: str, revision: str = "", file: str = "") -> Resolved:
             repository.fetch(beside)
     path = repository.fetch(file)
     if file.endswith(INDEX_SUFFIX):
-        for shard in read_shards(path):
+        for shard in parse_index(path, path.read_bytes()):
             repository.fetch(f"{folder}/{shard}" if folder else shard)
     return Resolved(str(path), notes=(f"{name} at revision {repository.revision}",))
 
@@ -191,25 +190,6 @@ def choose_weights(repository: Repository) -> str:
         f"{escape(found, 500)}; specify one: hf://{repository.name}/FILE",
         code="checkpoint.not_found",
     )
-
-
-def read_shards(index: Path) -> Sequence[str]:
-    """Return the file names in an index of safetensors.
-
-    Raises:
-        CheckpointError: it is not a valid index.
-    """
-    try:
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        if not shards or any(not re.fullmatch(r"[\w.-]+", shard) for shard in shards):
-            raise ValueError("its weight_map should name files of the same folder")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(
-            f"{index} should list the files of a checkpoint, but cannot be read "
-            f"({escape(one_line(error), 200)}); specify a file of the repository",
-            code="checkpoint.unreadable",
-        ) from error
-    return shards
 
 
 def hub_error(name: str, revision: str, error: Exception, file: str = "") -> CheckpointError:

@@ -69,11 +69,28 @@ def fsdp_error(path: pathlib.Path) -> CheckpointError:
 
 
 def read_index(path: pathlib.Path, content: bytes) -> dict[str, set[str]]:
-    """Return name of a shard -> names of its tensors, sorted by shard.
+    """Return what ``parse_index`` does, for an index whose shards are beside it.
 
     Raises:
         CheckpointError: it is not a valid index (``checkpoint.unreadable``), or a shard is missing
             (``checkpoint.not_found``).
+    """
+    shards = parse_index(path, content)
+    missing = [file for file in shards if not os.path.isfile(path.with_name(file))]
+    if missing:
+        raise CheckpointError(
+            f"{path} lists {len(shards)} files beside it, of which {len(missing)} are missing, as "
+            f"{escape(missing[0])}; download them to the same folder",
+            code="checkpoint.not_found",
+        )
+    return shards
+
+
+def parse_index(path: pathlib.Path, content: bytes) -> dict[str, set[str]]:
+    """Return name of a shard -> names of its tensors, sorted by shard.
+
+    Raises:
+        CheckpointError: it is not a valid index (``checkpoint.unreadable``).
     """
     try:
         if len(content) > MAX_INDEX_BYTES:
@@ -94,13 +111,6 @@ def read_index(path: pathlib.Path, content: bytes) -> dict[str, set[str]]:
             f"again ({escape(f'{type(error).__name__}: {error}', 300)})",
             code="checkpoint.unreadable",
         ) from error
-    missing = [file for file in sorted(shards) if not os.path.isfile(path.with_name(file))]
-    if missing:
-        raise CheckpointError(
-            f"{path} lists {len(shards)} files beside it, of which {len(missing)} are missing, as "
-            f"{escape(missing[0])}; download them to the same folder",
-            code="checkpoint.not_found",
-        )
     return dict(sorted(shards.items()))
 
 
