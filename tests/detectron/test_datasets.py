@@ -11,14 +11,10 @@ from detectron2.data.datasets import load_coco_json, load_voc_instances
 from PIL import ExifTags, Image
 
 from tests.errors import raises_code
+from virtex.data.detection_sets import DETECTION_SETS
 from virtex.data.voc import VOC_CLASSES
 from virtex.detectron.custom_data import loaded_set
-from virtex.detectron.datasets import (
-    DETECTION_SETS,
-    check_images,
-    read_data,
-    register_detection_sets,
-)
+from virtex.detectron.datasets import check_images, read_data, register_detection_sets
 from virtex.detectron.readers import read_instances, read_voc_image, read_voc_split
 from virtex.detectron.settings import load_config
 from virtex.errors import UserError

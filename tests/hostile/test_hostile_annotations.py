@@ -14,8 +14,9 @@ from tests.hostile.data_mutations import THOUSANDS_OF_DIGITS, as_json, broken, f
 from tests.hostile.data_runs import guarded, outcome, require_plain, run
 from tests.hostile.toy_root import copied, smallest
 from virtex.data.captions import read_captions, read_labels
+from virtex.data.detection_sets import DETECTION_SETS
 from virtex.data.inaturalist import read_inaturalist
-from virtex.detectron.datasets import DETECTION_SETS, read_data, require_paths
+from virtex.detectron.datasets import read_data, require_paths
 from virtex.detectron.ground_truth import scorable_json
 from virtex.detectron.loading import SafeMapper, raise_if_error
 from virtex.detectron.scoring import score_detections
@@ -159,7 +160,7 @@ def as_detectron2_uses_it(root, mapper, name):
     for sample in samples:
         raise_if_error([mapper(sample)])
     content = json.loads((root / DETECTION_SETS[name].annotations).read_bytes())
-    style = DETECTION_SETS[name].task
+    style = DETECTION_SETS[name].kind
     rows = detections(name, samples)
     scores = [
         score_detections(scorable_json(content, style), rows, ["bbox", "segm"], style, scorer)

@@ -6,7 +6,7 @@ Classes are read from the annotations (those of PASCAL VOC are fixed), never ass
 import itertools
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,46 +17,13 @@ from detectron2.utils import comm
 from tqdm import tqdm
 
 from virtex.data.decoding import read_size
-from virtex.data.layouts import COCO_DETECTION, LVIS_DETECTION, VOC_DETECTION, require_layout
+from virtex.data.detection_sets import DETECTION_SETS, DetectionSet
+from virtex.data.layouts import require_layout
 from virtex.data.voc import VOC_CLASSES
 from virtex.detectron.custom_data import RegisteredSet, loaded_set, register_custom_set
 from virtex.detectron.loading import SKIP_HINT, raise_if_error, test_batches
 from virtex.detectron.readers import LoadedSet, Samples, read_instances, read_voc_split
 from virtex.errors import UserError
-
-
-@dataclass(frozen=True)
-class DetectionSet:
-    """One split on disk.
-
-    Attributes:
-        name: Detectron2's name of it.
-        task: ``coco``, ``lvis`` or ``voc``.
-        annotations: JSON file, or VOC's list of images, relative to the data root.
-        images: folder that file names are relative to, relative to the data root.
-    """
-
-    name: str
-    task: str
-    annotations: str
-    images: str
-
-
-DETECTION_SETS = {
-    entry.name: entry
-    for entry in (
-        DetectionSet("coco_2017_train", "coco", "coco/annotations/instances_train2017.json",
-                     "coco/train2017"),
-        DetectionSet("coco_2017_val", "coco", "coco/annotations/instances_val2017.json",
-                     "coco/val2017"),
-        DetectionSet("lvis_v1_train", "lvis", "lvis/lvis_v1_train.json", "coco"),
-        DetectionSet("lvis_v1_val", "lvis", "lvis/lvis_v1_val.json", "coco"),
-        DetectionSet("voc_2007_trainval", "voc", "VOC2007/ImageSets/Main/trainval.txt", "VOC2007"),
-        DetectionSet("voc_2012_trainval", "voc", "VOC2012/ImageSets/Main/trainval.txt", "VOC2012"),
-        DetectionSet("voc_2007_test", "voc", "VOC2007/ImageSets/Main/test.txt", "VOC2007"),
-    )
-}  # fmt: skip
-LAYOUTS = {"coco": COCO_DETECTION, "lvis": LVIS_DETECTION, "voc": VOC_DETECTION}
 
 
 def register_detection_sets(data_root: Path, scored: Collection[str] = ()) -> None:
@@ -70,29 +37,41 @@ def register_detection_sets(data_root: Path, scored: Collection[str] = ()) -> No
             DatasetCatalog.remove(entry.name)
         if entry.name in MetadataCatalog.list():
             MetadataCatalog.remove(entry.name)
-        read = partial(read_builtin_set, entry, data_root, entry.name in scored)
+        read = partial(READERS[entry.kind], entry, data_root, entry.name in scored)
         DatasetCatalog.register(entry.name, RegisteredSet(entry.name, read))
 
 
-def read_builtin_set(entry: DetectionSet, data_root: Path, scored: bool) -> LoadedSet:
+def read_instance_set(entry: DetectionSet, data_root: Path, scored: bool) -> LoadedSet:
+    """Read a set of COCO's or LVIS's format."""
     annotations, folder = data_root / entry.annotations, data_root / entry.images
-    if entry.task != "voc":
-        loaded = read_instances(annotations, folder, entry.task, scored)
-        files = {"json_file": str(annotations), "image_root": str(folder)}
-        metadata = {**loaded.metadata, **files, "evaluator_type": entry.task}
-        return replace(loaded, metadata=metadata)
-    split, year = annotations.stem, int(entry.images.removeprefix("VOC"))
+    loaded = read_instances(annotations, folder, entry.kind, scored)
+    files = {"json_file": str(annotations), "image_root": str(folder)}
+    metadata = {**loaded.metadata, **files, "evaluator_type": entry.kind}
+    return replace(loaded, metadata=metadata)
+
+
+def read_voc_set(entry: DetectionSet, data_root: Path, scored: bool) -> LoadedSet:
+    folder, split = data_root / entry.images, Path(entry.annotations).stem
+    year = int(entry.images.removeprefix("VOC"))
     loaded = read_voc_split(folder, split, VOC_CLASSES)
     # for Detectron2's evaluator
     voc = {"dirname": str(folder), "split": split, "year": year, "evaluator_type": "voc"}
     return replace(loaded, metadata={**loaded.metadata, **voc})
 
 
+# Kind of a set -> (set, data root, whether it is scored) -> the set
+READERS: dict[str, Callable[[DetectionSet, Path, bool], LoadedSet]] = {
+    "coco": read_instance_set,
+    "lvis": read_instance_set,
+    "voc": read_voc_set,
+}
+
+
 def read_voc(data_root: Path) -> None:
     """Read and check the annotations of all PASCAL VOC splits."""
     register_detection_sets(data_root)
     for entry in DETECTION_SETS.values():
-        if entry.task == "voc":
+        if entry.kind == "voc":
             loaded_set(entry.name)
 
 
@@ -112,8 +91,10 @@ def read_data(cfg: CfgNode, data_root: Path, eval_only: bool) -> tuple[Samples, 
         require_paths(
             data_root / path for entry in known for path in (entry.annotations, entry.images)
         )
-    for task in sorted({entry.task for entry in known if not eval_only}):
-        require_layout(data_root, LAYOUTS[task], task)
+    layouts = {} if eval_only else {entry.task: entry.layout for entry in known}
+    for task, layout in layouts.items():
+        assert layout is not None  # of every registered set
+        require_layout(data_root, layout, task)
     for name in names:
         if name not in DETECTION_SETS:
             register_custom_set(name, name in test_sets)

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from detectron2.utils import comm
 from torch import nn
 from tqdm import tqdm
 
-from virtex.detectron.custom_data import VOC_EVALUATORS, loaded_set
+from virtex.detectron.custom_data import loaded_set
 from virtex.detectron.loading import raise_if_error, test_batches
 from virtex.detectron.scoring import score_detections, write_detections
 from virtex.errors import UserError
@@ -111,22 +111,41 @@ class VOCEvaluator(PascalVOCDetectionEvaluator):
         return found and {f"bbox/{name}": float(value) for name, value in found["bbox"].items()}
 
 
+def instance_evaluator(cfg: CfgNode, name: str, output_dir: Path | None) -> InstanceEvaluator:
+    return InstanceEvaluator(name, cfg.MODEL.MASK_ON, output_dir)
+
+
+def voc_evaluator(cfg: CfgNode, name: str, output_dir: Path | None) -> VOCEvaluator:
+    return VOCEvaluator(name)
+
+
+# ``evaluator_type`` of a set -> (its evaluator, what it reads from the metadata)
+EVALUATORS: dict[str | None, tuple[Callable[..., DatasetEvaluator], str]] = {
+    None: (instance_evaluator, ""),
+    "coco": (instance_evaluator, ""),
+    "lvis": (instance_evaluator, "json_file"),
+    "voc": (voc_evaluator, "dirname"),
+    "pascal_voc": (voc_evaluator, "dirname"),
+}
+
+
 def build_evaluator(cfg: CfgNode, name: str, output_dir: Path | None) -> DatasetEvaluator:
     """Build the evaluator that the metadata of a registered test set names.
 
     Raises:
-        UserError: its ``evaluator_type`` is not supported.
+        UserError: its ``evaluator_type`` is not supported, or its files are not named.
     """
-    kind = MetadataCatalog.get(name).get("evaluator_type")
-    if kind in VOC_EVALUATORS and MetadataCatalog.get(name).get("dirname"):
-        return VOCEvaluator(name)
-    if kind in (None, "coco") or (kind == "lvis" and MetadataCatalog.get(name).get("json_file")):
-        return InstanceEvaluator(name, cfg.MODEL.MASK_ON, output_dir)
-    raise UserError(
-        f"expected the evaluator_type coco, lvis or pascal_voc, and the files that it reads, in "
-        f"the metadata of {name}, not {kind!r}",
-        code="detection.evaluator_type",
-    )
+    metadata = MetadataCatalog.get(name)
+    kind = metadata.get("evaluator_type")
+    build, field = EVALUATORS.get(kind, (None, ""))
+    if build is None or (field and not metadata.get(field)):
+        kinds = ", ".join(filter(None, EVALUATORS))
+        raise UserError(
+            f"expected one of the evaluator_types {kinds}, and the files that it reads, in the "
+            f"metadata of {name}, not {kind!r}",
+            code="detection.evaluator_type",
+        )
+    return build(cfg, name, output_dir)
 
 
 def evaluate(

@@ -16,13 +16,13 @@ from detectron2.utils import comm
 from virtex import run_folder
 from virtex.checkpoints.backbone import Backbone
 from virtex.checkpoints.inputs import saved_input
+from virtex.data.detection_sets import DETECTION_SETS
 from virtex.detectron import heads  # noqa: F401 (registers the heads that configs name)
 from virtex.detectron.adapters import convert_backbone
 from virtex.detectron.checkpointing import compare_statements, load_detector
 from virtex.detectron.compat import create_local_process_group
 from virtex.detectron.custom_data import loaded_set
 from virtex.detectron.datasets import (
-    DETECTION_SETS,
     check_images,
     class_names,
     read_data,

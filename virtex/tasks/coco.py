@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from virtex.data.detection_sets import DetectionSet
 from virtex.data.layouts import COCO_DETECTION
 from virtex.tasks.detection import register_detection
 
@@ -26,5 +27,14 @@ COCO = register_detection(
         "scratch": "coco_mask_rcnn_R_50_FPN_scratch",
         "toy": "toy/coco",
     },
+    sets=[
+        DetectionSet(
+            f"coco_2017_{split}",
+            "coco",
+            f"coco/annotations/instances_{split}2017.json",
+            f"coco/{split}2017",
+        )
+        for split in ("train", "val")
+    ],
     read_data=read_data,
 )

@@ -1,4 +1,4 @@
-"""Shared by the detection tasks: their registration, and the plan of their command."""
+"""Shared by the tasks of ``detectron2_transfer``: registration, datasets, plan of the command."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from virtex.data.detection_sets import DetectionSet, register_sets
 from virtex.data.layouts import Layout
 from virtex.protocols import Protocol
 from virtex.resources import resource_path
@@ -72,19 +73,22 @@ def register_detection(
     layout: Layout,
     images: Mapping[str, int],
     configs: Mapping[str, str],
+    sets: Sequence[DetectionSet],
     read_data: Callable[[Path], Any],
     detector_layout: str = "FPN",
 ) -> Task:
-    """Register a detection task.
+    """Register a task of ``detectron2_transfer``, and its datasets.
 
     The protocols' names in records are those of their YAML files.
 
     Args:
-        images: dataset, under its name in Detectron2 -> number of published images.
+        images: dataset -> number of published images.
         configs: short name -> YAML file in ``detectron_configs`` without suffix; the first is
             the default.
+        sets: the splits that the configs name.
         detector_layout: of the configs, ``virtex.detectron.adapters.detector_layout``.
     """
+    register_sets(name, layout, sets)
     return register_task(
         Task(
             name=name,
@@ -96,7 +100,7 @@ def register_detection(
                     config,
                     "2",  # 1 decayed the biases of norm layers with Detectron2 v0.5
                     Path(CONFIG_FOLDER, f"{config}.yaml"),
-                    {} if short == "toy" else dict(images),
+                    {} if short.startswith("toy") else dict(images),
                 )
                 for short, config in configs.items()
             },

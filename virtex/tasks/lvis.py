@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from virtex.data.detection_sets import DetectionSet
 from virtex.data.layouts import LVIS_DETECTION
 from virtex.tasks.detection import register_detection
 
@@ -25,5 +26,9 @@ LVIS = register_detection(
         "imagenet-init": "lvis_mask_rcnn_R_50_FPN_2x_imagenet_init",
         "toy": "toy/lvis",
     },
+    sets=[
+        DetectionSet(f"lvis_v1_{split}", "lvis", f"lvis/lvis_v1_{split}.json", "coco")
+        for split in ("train", "val")
+    ],
     read_data=read_data,
 )

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from virtex.data.detection_sets import DetectionSet
 from virtex.data.layouts import VOC_DETECTION
 from virtex.errors import UserError
 from virtex.tasks.detection import register_detection
@@ -31,6 +32,12 @@ VOC = register_detection(
     layout=VOC_DETECTION,
     images={"voc_2007_trainval": 5011, "voc_2012_trainval": 11540, "voc_2007_test": 4952},
     configs={"24k": "voc_faster_rcnn_R_50_C4_24k", "toy": "toy/voc"},
+    sets=[
+        DetectionSet(
+            f"voc_{year}_{split}", "voc", f"VOC{year}/ImageSets/Main/{split}.txt", f"VOC{year}"
+        )
+        for year, split in ((2007, "trainval"), (2012, "trainval"), (2007, "test"))
+    ],
     read_data=read_data,
     detector_layout="C4",
 )

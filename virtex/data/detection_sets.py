@@ -1,0 +1,42 @@
+"""The datasets of ``detectron2_transfer``; the tasks register them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from virtex.data.layouts import Layout
+
+
+@dataclass(frozen=True)
+class DetectionSet:
+    """One split on disk.
+
+    Attributes:
+        name: in ``DATASETS.TRAIN`` and ``DATASETS.TEST``; Detectron2's, where it has the set.
+        kind: how it is read and scored: a key of ``virtex.detectron.datasets.READERS`` and of
+            ``virtex.detectron.evaluation.EVALUATORS``.
+        annotations: file or folder of annotations, relative to the data root.
+        images: folder that file names are relative to, relative to the data root.
+        task, layout: of the task that registered it.
+    """
+
+    name: str
+    kind: str
+    annotations: str
+    images: str
+    task: str = ""
+    layout: Layout | None = None
+
+
+DETECTION_SETS: dict[str, DetectionSet] = {}
+
+
+def register_sets(task: str, layout: Layout, sets: Iterable[DetectionSet]) -> None:
+    """Add the sets of a task to ``DETECTION_SETS``.
+
+    Raises:
+        ValueError: another task has registered a set of that name.
+    """
+    for entry in sets:
+        if entry.name in DETECTION_SETS:
+            raise ValueError(f"a dataset named {entry.name!r} is already registered")
+        DETECTION_SETS[entry.name] = replace(entry, task=task, layout=layout)
