@@ -225,7 +225,7 @@ OPTIONS = {
     **{"MODEL_EMA.ENABLED": True, "MODEL_EMA.DECAY": 0.5},
 }
 SHORT = {
-    **{"SOLVER.MAX_ITER": 4, "SOLVER.STEPS": "(3,)", "SOLVER.CHECKPOINT_PERIOD": 2},
+    **{"SOLVER.MAX_ITER": 2, "SOLVER.STEPS": "(1,)", "SOLVER.CHECKPOINT_PERIOD": 1},
     **{"TEST.PRECISE_BN.NUM_ITER": 1, "MODEL.RPN.POST_NMS_TOPK_TEST": 10},
 }
 WITH_OPTIONS = [*QUICK, *itertools.chain(*(SHORT | OPTIONS).items())]
@@ -236,7 +236,7 @@ def with_options(tmp_path_factory, toy, moco_file):
     """A finished run with all options; tests change copies only."""
     out = tmp_path_factory.mktemp("options") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "ESTIMATE_AFTER", 3)
+        patch.setattr(trainer, "ESTIMATE_AFTER", 2)
         assert run(*common(moco_file, toy, out), *WITH_OPTIONS) == 0
     return out
 
@@ -261,7 +261,7 @@ def test_model_final_holds_the_moving_average(with_options):
     assert len(differing & weights) > 0.9 * len(weights)
     name = "roi_heads.box_predictor.cls_score.weight"
     torch.testing.assert_close(average[name], trained[name], atol=0.05, rtol=0)
-    for path in (with_options / "model_final.pth", with_options / "model_0000001.pth"):
+    for path in (with_options / "model_final.pth", with_options / "model_0000000.pth"):
         assert load_backbone(str(path)).source.coverage.complete
 
 
@@ -269,7 +269,7 @@ def test_options_resume_exactly(with_options, tmp_path, toy, moco_file):
     out = Path(shutil.copytree(with_options, tmp_path / "copy"))
     for name in ("result.json", "model_final.pth"):
         (out / name).unlink()
-    (out / "last_checkpoint").write_text("model_0000001.pth")
+    (out / "last_checkpoint").write_text("model_0000000.pth")
     arguments = common(moco_file, toy, out)
     assert run(*arguments, *WITH_OPTIONS, "--resume") == 0
     assert_equal(content_of(out), content_of(with_options))
