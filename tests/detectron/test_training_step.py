@@ -15,6 +15,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from tests.errors import raises_code
 from tests.run_states import assert_equal
 from virtex.detectron.ema import MovingAverage
 from virtex.detectron.loading import ResumableBatches
@@ -22,6 +23,7 @@ from virtex.detectron.training_step import (
     LossNormalizer,
     TrainingStep,
     pool_regions_in_float32,
+    require_compiler,
 )
 
 
@@ -175,9 +177,10 @@ def test_compilation_without_a_compiler_is_refused():
     from torch._inductor import config
     from torch._inductor.utils import fresh_cache
 
-    with fresh_cache(), config.patch({"cpp.cxx": ("no-such-compiler",)}):
-        with raises_code("environment.compiler", "MODEL.BACKBONE.COMPILE"):
-            require_compiler("cpu")
+    no_compiler = config.patch({"cpp.cxx": ("no-such-compiler",)})
+    refused = raises_code("environment.compiler", "MODEL.BACKBONE.COMPILE")
+    with fresh_cache(), no_compiler, refused:
+        require_compiler("cpu")
 
 
 def test_normalizer_of_retinanet_is_restored():
