@@ -73,26 +73,39 @@ def test_files_are_read_by_pycocotools(predicted):
     assert len(found.getAnnIds()) > 0
 
 
-def test_threshold_and_named_images(tmp_path, toy, finished, predicted):
-    scores = sorted(
-        row["score"] for row in json.loads((predicted / "predictions.json").read_text())
-    )
+@pytest.fixture
+def found(predicted):
+    """Image files in which the detector finds objects -> their rows."""
+    images, rows = read(predicted)
+    names = {image["id"]: Path(image["file_name"]) for image in images["images"]}
+    by_image = {}
+    for row in rows:
+        by_image.setdefault(names[row.pop("image_id")], []).append(row)
+    assert len(by_image) >= 2
+    return by_image
+
+
+def test_threshold_and_pattern(tmp_path, finished, found):
+    paths = sorted(found)[:2]
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for path in paths:
+        shutil.copy(path, folder)
+    scores = sorted(row["score"] for path in paths for row in found[path])
     threshold = scores[len(scores) // 2]
-    paths = sorted((toy / "coco/val2017").iterdir())
-    pattern = f"{toy}/coco/val*/*{paths[0].suffix}"
-    checkpoint = finished / "model_final.pth"
-    done = run(checkpoint, tmp_path, pattern, paths[0], threshold=str(threshold))
+    checkpoint, pattern = finished / "model_final.pth", f"{folder}/*{paths[0].suffix}"
+    done = run(
+        checkpoint, tmp_path / "out", pattern, folder / paths[0].name, threshold=str(threshold)
+    )
     assert done.returncode == 0, done.stderr
-    images, rows = read(tmp_path)
-    assert len(images["images"]) == len(paths)
-    assert [r["score"] for r in rows] and all(row["score"] >= threshold for row in rows)
-    assert len(rows) == sum(score >= threshold for score in scores)
+    images, rows = read(tmp_path / "out")
+    assert [Path(image["file_name"]).name for image in images["images"]] == [p.name for p in paths]
+    assert sorted(row["score"] for row in rows) == [s for s in scores if s >= threshold]
 
 
-def test_image_turned_by_exif(tmp_path, toy, finished):
+def test_image_turned_by_exif(tmp_path, finished, found):
     """The same pixels, stored turned, give the same detections."""
-    path = next((toy / "coco/val2017").iterdir())
-    upright = Image.open(path).convert("RGB")
+    upright = Image.open(next(iter(found))).convert("RGB")
     upright.save(tmp_path / "upright.png")
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 270 degrees
@@ -100,25 +113,25 @@ def test_image_turned_by_exif(tmp_path, toy, finished):
     out = tmp_path / "out"
     assert run(finished, out, tmp_path / "upright.png", tmp_path / "turned.png").returncode == 0
     images, rows = read(out)
-    sizes = {(image["width"], image["height"]) for image in images["images"]}
-    assert sizes == {upright.size}
+    assert [(image["width"], image["height"]) for image in images["images"]] == 2 * [upright.size]
     first, second = (
         [{k: v for k, v in row.items() if k != "image_id"} for row in rows if row["image_id"] == n]
         for n in (1, 2)
     )
-    assert first == second and first
+    assert first == second == next(iter(found.values()))
 
 
-def test_unreadable_images_are_skipped_and_reported(tmp_path, toy, finished):
-    folder = Path(shutil.copytree(toy / "coco/val2017", tmp_path / "images"))
-    broken = folder / "broken.jpg"
+def test_unreadable_images_are_skipped_and_reported(tmp_path, finished, found):
+    good, broken = next(iter(found)), tmp_path / "broken.jpg"
     broken.write_bytes(b"not an image")
-    done = run(finished, tmp_path / "out", folder)
+    done = run(finished, tmp_path / "out", tmp_path, good)
     assert done.returncode == SKIPPED
     assert "Traceback" not in done.stderr and str(broken) in done.stderr
-    images, _ = read(tmp_path / "out")
+    images, rows = read(tmp_path / "out")
     assert [s["file_name"] for s in images["info"]["skipped"]] == [str(broken)]
-    assert len(images["images"]) == len(list(folder.iterdir())) - 1
+    assert [image["file_name"] for image in images["images"]] == [str(good)]
+    assert len(rows) == len(found[good])
+    assert len(list((tmp_path / "out/gallery").iterdir())) == 1
     done = run(finished, tmp_path / "none", broken)
     assert_invalid_input(done, "data.image")
     assert not (tmp_path / "none/predictions.json").exists()
