@@ -44,6 +44,7 @@ def add_settings(cfg: Any) -> None:
     """
     from detectron2.config import CfgNode
 
+    cfg.MODEL.BACKBONE.FROZEN = False  # in eval mode, without gradients (virtex.engine.frozen)
     cfg.MODEL.NETWORK = CfgNode()
     cfg.MODEL.NETWORK.ARCH = ""  # set by the checkpoint: adapters.encode_arch
     cfg.MODEL.NETWORK.DROP_PATH = 0.0  # rate of the last block; grows linearly from 0

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from virtex.errors import UserError
 from virtex.files import Manifest, describe_folder
 from virtex.records import write_json
 from virtex.runner import CONFIG_NAME
+from virtex.text import join_first, printable
 
 logger = logging.getLogger("virtex.predict")
 
@@ -206,13 +208,8 @@ def predict(
     print(f"figures:    {gallery}\ndetections: {folder / PREDICTIONS_NAME}", flush=True)
     if not skipped:
         return 0
-    first = skipped[0]
-    logger.error(
-        "%d of %d images could not be read, such as %s",
-        len(skipped),
-        len(images),
-        first["file_name"],
-    )
+    names = join_first([printable(image["file_name"]) for image in skipped])
+    print(f"{len(skipped)} of {len(images)} images cannot be read: {names}", file=sys.stderr)
     return SKIPPED
 
 
