@@ -208,8 +208,8 @@ def predict(
     print(f"figures:    {gallery}\ndetections: {folder / PREDICTIONS_NAME}", flush=True)
     if not skipped:
         return 0
-    names = join_first([printable(image["file_name"]) for image in skipped])
-    print(f"{len(skipped)} of {len(images)} images cannot be read: {names}", file=sys.stderr)
+    listed = join_first([printable(image["file_name"]) for image in skipped])
+    print(f"{len(skipped)} of {len(images)} images cannot be read: {listed}", file=sys.stderr)
     return SKIPPED
 
 
