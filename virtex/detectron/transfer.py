@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
@@ -40,6 +42,7 @@ from virtex.detectron.loading import check_mask_format
 from virtex.detectron.scoring import default_scorer
 from virtex.detectron.settings import build_settings
 from virtex.detectron.trainer import Trainer, build_detector, check_solver, write_scores
+from virtex.detectron.training_step import autocast_dtype, require_compiler
 from virtex.detectron.verify import compare_features, load_weights
 from virtex.engine.checkpoints import last_checkpoint, validate_training_state
 from virtex.engine.distributed import get_device, world_size
@@ -58,8 +61,11 @@ MAX_CLASSES = 100  # of a test set whose metrics per class are in the record, to
 
 # Identity keys that do not affect the evaluation of a trained detector.
 TRAINING_KEYS = (
+    "options.precision",
     "options.processes",
     "overrides.skip_bad_images",
+    "overrides.MODEL.BACKBONE.COMPILE",
+    "overrides.MODEL_EMA.",
     "overrides.SOLVER.",
     "overrides.DATALOADER.",
 )
@@ -114,6 +120,11 @@ class DetectorEvaluator:
         validate_effects(recording, settings.overridden)
         for name in self.test:
             build_evaluator(self.cfg, name, None)
+        if self.cfg.MODEL_EMA.ENABLED:
+            settings.notes.append(
+                "metrics and model_final.pth are those of the moving average of the weights, with "
+                f"decay {self.cfg.MODEL_EMA.DECAY}"
+            )
         self.report = Report(
             deviations=settings.deviations(),
             notes=settings.notes,
@@ -124,6 +135,7 @@ class DetectorEvaluator:
             setup={
                 "detectron2": describe_installed(),
                 "scorer": default_scorer(),
+                "precision": precision(self.cfg),
             },
         )
         self.sha256 = tensors_sha256(self.frozen) if self.frozen else ""
@@ -137,6 +149,8 @@ class DetectorEvaluator:
     def check(self, backbone: Backbone) -> None:
         """Check the images before training; ``__init__`` checks everything else."""
         if not self.args.eval_only:
+            if self.cfg.MODEL.BACKBONE.COMPILE:
+                require_compiler(self.cfg.MODEL.DEVICE)
             check_images(self.cfg, self.train, self.test, self.args.skip_bad_images)
 
     def __call__(self, backbone: Backbone) -> dict[str, float]:
@@ -173,13 +187,14 @@ class DetectorEvaluator:
             self.detector,
             self.train,
             skip_bad_images=self.args.skip_bad_images,
-            evaluate=lambda: evaluate(self.cfg, self.detector, self.test, None).metrics,
+            evaluate=lambda: evaluate(self.cfg, trainer.detector, self.test, None).metrics,
             extra=saved_input(backbone, class_names(self.cfg)) | self.category_ids(),
             layer_ids=self.layer_ids,
         )
         if self.args.resume:
             logger.info("resuming after iteration %d", trainer.resume())
         trainer.train()
+        self.detector = trainer.detector
         self.record_training_time(trainer.stopwatch.seconds(), trainer.max_iter)
 
     def category_ids(self) -> dict[str, list[int]]:
@@ -194,6 +209,11 @@ class DetectorEvaluator:
             "train_seconds": seconds,
             "train_images_per_second": images / max(seconds, 1e-9),
         }
+
+
+def precision(cfg: CfgNode) -> str:
+    """Return the dtype of training: ``"float32"``, or that of mixed precision."""
+    return str(autocast_dtype(cfg) or torch.float32).removeprefix("torch.")
 
 
 class DetectorTransfer(Evaluation):
@@ -247,6 +267,8 @@ class DetectorTransfer(Evaluation):
         self.deviations = []  # the evaluator's replace the provisional ones
         super().prepare(backbone)
         self.settings = self.evaluator.cfg
+        if self.settings.SOLVER.AMP.ENABLED:  # "auto" depends on the GPU
+            self.options["precision"] = precision(self.settings)
         self.evaluator.report.timing["prepare_seconds"] = time.perf_counter() - start
 
     def setup(self) -> None:
