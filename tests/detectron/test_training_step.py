@@ -9,6 +9,7 @@ import torch.distributed as dist
 from detectron2.data.common import AspectRatioGroupedDataset
 from detectron2.data.samplers import TrainingSampler
 from detectron2.engine import SimpleTrainer
+from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
@@ -22,7 +23,7 @@ from virtex.detectron.loading import ResumableBatches
 from virtex.detectron.training_step import (
     LossNormalizer,
     TrainingStep,
-    pool_regions_in_float32,
+    keep_float32,
     require_compiler,
 )
 
@@ -169,8 +170,15 @@ def test_bfloat16_does_not_move_boxes():
     exact = model[0]([features.float()], boxes)
     with torch.autocast("cpu", torch.bfloat16):
         assert not torch.equal(model[0]([features], boxes).float(), exact)  # Detectron2's
-        pool_regions_in_float32(model)
+        keep_float32(model)
         assert torch.equal(model[0]([features], boxes), exact)
+
+
+def test_naive_sync_bn_computes_in_float32():
+    model, features = nn.Sequential(NaiveSyncBatchNorm(2)), torch.randn(2, 2, 3, 3).bfloat16()
+    expected = model(features.float())
+    keep_float32(model)
+    assert_equal(model(features), expected)
 
 
 def test_compilation_without_a_compiler_is_refused():
