@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from virtex.data.annotations import lvis_file, read_json
+from virtex.data.detection_sets import DETECTION_SETS
 from virtex.data.layouts import TOY_HINT, Layout, Need, find_problem
 from virtex.data.voc import VOC_CLASSES, read_stems
 from virtex.errors import UserError
@@ -310,6 +311,22 @@ def check_voc_labels(root: Path, need: Need, layout: Layout, found: PathReport) 
     found.counts["classes"] = len(names) - len(found.missing_files)
 
 
+def check_label_maps(root: Path, need: Need, layout: Layout, found: PathReport) -> None:
+    """Expect an image for each label map of the layout's sets, and vice versa."""
+    from virtex.data.segmentation import find_pairs
+
+    above = len(prefix_of(root))
+    sets = [entry for entry in DETECTION_SETS.values() if entry.layout is layout]
+    pairs = [pair for entry in sets for pair in find_pairs(entry, root)]
+    pairs = [pair for pair in pairs if pair[1].startswith(f"{root / need.path}{os.sep}")]
+    files = [file for kind in zip(*pairs, strict=True) for file in kind]
+    missing = find_missing(files)
+    found.missing_files = [file[above:] for file in missing]
+    found.counts["images"] = len(files) // 2 - len(missing)
+    if not files:
+        found.problems.append("it has no label map")
+
+
 def check_image_list(root: Path, need: Need, layout: Layout, found: PathReport) -> None:
     """Expect every image that a text file lists."""
     stems = read_stems(root / need.path)
@@ -371,6 +388,7 @@ CHECKS: dict[str, Callable[[Path, Need, Layout, PathReport], None]] = {
     "voc_xml": check_voc_xml,
     "voc_labels": check_voc_labels,
     "image_list": check_image_list,
+    "label_maps": check_label_maps,
     **dict.fromkeys(ANNOTATIONS, check_json),
 }
 

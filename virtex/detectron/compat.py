@@ -38,12 +38,14 @@ def default_config() -> Any:
 def add_settings(cfg: Any) -> None:
     """Add the settings that Detectron2's YAML configs do not have.
 
-    They are those of backbones that are not ResNets (``virtex.detectron.pyramid`` and ``vit``), and
-    of the optimizer (``virtex.detectron.optimizer``). With their defaults, a ResNet is trained as
+    They are those of backbones that are not ResNets (``virtex.detectron.pyramid`` and ``vit``), of
+    semantic segmentation (``virtex.detectron.semantic``), and of optimizer and schedule
+    (``virtex.detectron.optimizer``). With their defaults, a ResNet is trained as
     by Detectron2 itself.
     """
     from detectron2.config import CfgNode
 
+    cfg.MODEL.BACKBONE.FROZEN = False  # in eval mode, without gradients (virtex.engine.frozen)
     cfg.MODEL.NETWORK = CfgNode()
     cfg.MODEL.NETWORK.ARCH = ""  # set by the checkpoint: adapters.encode_arch
     cfg.MODEL.NETWORK.DROP_PATH = 0.0  # rate of the last block; grows linearly from 0
@@ -56,6 +58,12 @@ def add_settings(cfg: Any) -> None:
     # other patch embeddings are resampled to this size in pixels; 0: none is
     cfg.MODEL.VIT.PATCH_SIZE = 16
     cfg.MODEL.VIT.NORM = "LN"  # of the pyramid
+    # of semantic segmentation, named as in Detectron2's projects PointRend and DeepLab: crops are
+    # drawn anew, up to 10 times, while a class has a larger part; color augmentation of SSD
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
+    cfg.INPUT.COLOR_AUG_SSD = False
+    cfg.SOLVER.POLY_LR_POWER = 0.9  # of LR_SCHEDULER_NAME WarmupPolyLR
+    cfg.SOLVER.POLY_LR_END = 0.0  # factor of BASE_LR after the last iteration
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "ADAMW"
     cfg.SOLVER.LAYER_DECAY = 1.0  # factor of the learning rate from each layer to the one before
     # of parameters that are no weight or bias of a layer: tokens, position embeddings,

@@ -49,6 +49,8 @@ from virtex.runner import Evaluation
 
 logger = logging.getLogger("virtex.transfer")
 
+# Architecture -> the section of its number of classes, if it is not ROI_HEADS
+HEADS = {"RetinaNet": "RETINANET", "SemanticSegmentor": "SEM_SEG_HEAD"}
 # Identity keys that do not affect the evaluation of a trained detector.
 TRAINING_KEYS = (
     "options.processes",
@@ -89,7 +91,7 @@ class DetectorEvaluator:
         checked = itertools.chain([] if args.skip_bad_images else self.train, *self.test.values())
         require_paths((sample["file_name"] for sample in checked), os.path.isfile)
         if classes := class_names(self.cfg):
-            head = "RETINANET" if self.cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
+            head = HEADS.get(self.cfg.MODEL.META_ARCHITECTURE, "ROI_HEADS")
             settings.set_from_data(f"MODEL.{head}.NUM_CLASSES", len(classes))
         seed_everything("detector", self.cfg.SEED)
         recording = RecordingConfig(self.cfg, set())
@@ -103,7 +105,9 @@ class DetectorEvaluator:
             notes=settings.notes,
             verification={
                 "tensors": load_weights(self.detector, converted),
-                "features": compare_features(self.detector, converted, backbone.input),
+                "features": compare_features(
+                    self.detector, converted, backbone.input, self.cfg.INPUT.FORMAT
+                ),
             },
             setup={
                 "detectron2": describe_installed(),
@@ -185,7 +189,8 @@ class DetectorTransfer(Evaluation):
         )
         train, test = settings.cfg.DATASETS.TRAIN, settings.cfg.DATASETS.TEST
         if test and test[0] in DETECTION_SETS:
-            protocol = replace(protocol, task=DETECTION_SETS[test[0]].task)
+            entry = DETECTION_SETS[test[0]]
+            protocol = replace(protocol, task=entry.task, primary_metric=entry.primary_metric)
         if len(test) > 1:
             protocol = replace(protocol, primary_metric=f"{test[0]}/{protocol.primary_metric}")
         super().__init__(

@@ -76,6 +76,9 @@ def register_detection(
     sets: Sequence[DetectionSet],
     read_data: Callable[[Path], Any],
     detector_layout: str = "FPN",
+    primary_metric: str = "bbox/AP",
+    version: str = "2",  # 1 decayed the biases of norm layers with Detectron2 v0.5
+    is_default: bool = True,
 ) -> Task:
     """Register a task of ``detectron2_transfer``, and its datasets.
 
@@ -86,9 +89,11 @@ def register_detection(
         configs: short name -> YAML file in ``detectron_configs`` without suffix; the first is
             the default.
         sets: the splits that the configs name.
+        primary_metric, is_default: see ``Task``.
+        version: see ``Protocol``.
         detector_layout: of the configs, ``virtex.detectron.adapters.detector_layout``.
     """
-    register_sets(name, layout, sets)
+    register_sets(name, layout, sets, primary_metric)
     return register_task(
         Task(
             name=name,
@@ -98,9 +103,10 @@ def register_detection(
                 short: Protocol(
                     name,
                     config,
-                    "2",  # 1 decayed the biases of norm layers with Detectron2 v0.5
+                    version,
                     Path(CONFIG_FOLDER, f"{config}.yaml"),
                     {} if short.startswith("toy") else dict(images),
+                    primary_metric,
                 )
                 for short, config in configs.items()
             },
@@ -108,7 +114,7 @@ def register_detection(
             read_data=read_data,
             command="detectron2_transfer",
             arguments=("--task", name),
-            is_default=True,
+            is_default=is_default,
             workers_option="DATALOADER.NUM_WORKERS",
             fixed_options=("weights", "config"),  # either would change the protocol
             unsupported_reason=None
