@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from virtex.data.cityscapes import CLASSES, TRAIN_IDS_FILE, find_frames
 from virtex.data.decoding import load_indices
 from virtex.data.detection_sets import DetectionSet
 from virtex.data.voc import read_stems
@@ -20,7 +21,6 @@ from virtex.files import find_missing, walk
 from virtex.text import join_first
 
 IGNORED = 255  # label of the pixels that are neither trained on nor scored
-IMAGE, LABELS = "_leftImg8bit.png", "_gtFine_labelTrainIds.png"  # ends of Cityscapes' names
 
 Pairs = list[tuple[str, str]]  # paths of an image and its label map
 
@@ -33,8 +33,8 @@ def ade20k_pairs(images: Path, labels: Path) -> Pairs:
 
 def cityscapes_pairs(images: Path, labels: Path) -> Pairs:
     """Return the pairs of a split's folders in ``leftImg8bit`` and ``gtFine``, of all cities."""
-    stems = sorted({*names_below(images, IMAGE), *names_below(labels, LABELS)})
-    return [(f"{images / stem}{IMAGE}", f"{labels / stem}{LABELS}") for stem in stems]
+    frames, _ = find_frames(images, labels, [TRAIN_IDS_FILE])
+    return [(str(frame.image), str(frame.annotation(TRAIN_IDS_FILE))) for frame in frames]
 
 
 def voc_pairs(images: Path, listed: Path) -> Pairs:
@@ -82,7 +82,7 @@ class LabelMaps:
 # Kind of a set -> its label maps
 SEGMENTATION: dict[str, LabelMaps] = {
     "ade20k": LabelMaps(ade20k_pairs, 150, first=1),  # SceneParsing; 0: other objects
-    "cityscapes_seg": LabelMaps(cityscapes_pairs, 19),  # train ids
+    "cityscapes_seg": LabelMaps(cityscapes_pairs, len(CLASSES)),  # train ids
     "voc_seg": LabelMaps(voc_pairs, 21),  # 0: background
 }
 
@@ -112,7 +112,7 @@ def require_pairs(entry: DetectionSet, data_root: Path) -> Pairs:
     missing = find_missing(path for paths in zip(*pairs, strict=True) for path in paths)
     if missing:
         hint = "restore them"
-        if missing[0].endswith(LABELS):
+        if missing[0].endswith(TRAIN_IDS_FILE):
             hint = "write them with csCreateTrainIdLabelImgs of the package cityscapesScripts"
         raise UserError(
             f"every image of {entry.name} needs a label map and vice versa, but {len(missing)} "

@@ -17,6 +17,7 @@ from detectron2.data.datasets.builtin_meta import ADE20K_SEM_SEG_CATEGORIES
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
+from virtex.data.cityscapes import CLASSES as CITYSCAPES_CLASSES
 from virtex.data.detection_sets import DetectionSet
 from virtex.data.segmentation import IGNORED, describe_labels, read_labels, require_pairs
 from virtex.data.voc import VOC_CLASSES
@@ -28,15 +29,10 @@ Metrics = dict[str, float]
 ARCHITECTURE = "SemanticSegmentor"  # MODEL.META_ARCHITECTURE
 EVALUATOR_TYPE = "sem_seg"  # Detectron2's, in the metadata of such sets
 SCORES_NAME = "classes_{}.json"
-CITYSCAPES_CLASSES = (
-    *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign"),
-    *("vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train"),
-    *("motorcycle", "bicycle"),
-)
 # Kind of a set -> its classes, by index
 CLASSES: dict[str, Sequence[str]] = {
     "ade20k": ADE20K_SEM_SEG_CATEGORIES,
-    "cityscapes_seg": CITYSCAPES_CLASSES,
+    "cityscapes_seg": list(CITYSCAPES_CLASSES.values()),
     "voc_seg": ("background", *VOC_CLASSES),
 }
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from virtex.data.toy.cityscapes import write_cityscapes
 from virtex.data.toy.classification import write_imagenet, write_inaturalist
 from virtex.data.toy.coco import write_coco_and_lvis
 from virtex.data.toy.plan import Plan, write_json
@@ -18,10 +19,13 @@ VERSION = 4  # increment when the same seed and sizes give other files
 MARKER = "toy.json"  # written last
 UNFINISHED = "toy.unfinished.json"  # exists while files are being written
 FOLDERS = (
-    *("coco", "lvis", "VOC2007", "VOC2012", "imagenet", "inaturalist"),
+    *("coco", "lvis", "VOC2007", "VOC2012", "imagenet", "inaturalist", "cityscapes"),
     "ADEChallengeData2016",
 )
-WRITERS = (write_coco_and_lvis, write_voc, write_imagenet, write_inaturalist, write_ade20k)
+WRITERS = (
+    *(write_coco_and_lvis, write_voc, write_imagenet, write_inaturalist, write_cityscapes),
+    write_ade20k,
+)
 
 
 def write_toy_data(
@@ -33,9 +37,9 @@ def write_toy_data(
     progress: bool = False,
     coco_train_images: int | None = None,
 ) -> dict[str, int]:
-    """Write toy data in the layouts of all datasets, so that ``out`` is a data root.
+    """Write toy data of every dataset, so that ``out`` is a data root.
 
-    COCO (shared with LVIS), ImageNet and iNaturalist each get ``train_images`` and
+    COCO (shared with LVIS), ImageNet, iNaturalist and Cityscapes each get ``train_images`` and
     ``val_images``. ``coco_train_images`` sets another number for COCO, on which models are
     pretrained. VOC2007 and VOC2012 share ``train_images``, and VOC2007 test gets ``val_images``.
     ADE20K gets half of both.
@@ -65,7 +69,7 @@ def write_toy_data(
             return _count_files(out)
         _claim(out, settings, overwrite)
         halves = -(-train_images // 2) - (-val_images // 2)  # of ADE20K
-        total = 3 * train_images + 4 * val_images + coco_train_images + halves
+        total = 4 * train_images + 5 * val_images + coco_train_images + halves
         with tqdm(total=total, unit="image", disable=None if progress else True) as bar:
             plan = Plan(out, seed, *sizes, bar.update)
             manifest = Manifest(out)
