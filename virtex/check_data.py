@@ -24,6 +24,7 @@ from virtex.text import join_first, printable
 
 # torchvision's IMG_EXTENSIONS; importing them takes seconds.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+Key = tuple[str, str]  # path and kind of a need
 CHUNK = 32  # images that a decoding process gets at once
 
 
@@ -33,6 +34,7 @@ class PathReport:
 
     Attributes:
         path: relative to the data root.
+        kind: of the ``Need``.
         missing: why it is unusable; "" if it is there.
         problems: what is malformed in it.
         counts: what was counted, for instance ``{"images": 8}``.
@@ -43,6 +45,7 @@ class PathReport:
     """
 
     path: str
+    kind: str = ""
     missing: str = ""
     problems: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
@@ -146,7 +149,12 @@ class Report:
 
     @property
     def paths(self) -> dict[str, PathReport]:
-        return {path.path: path for task in self.tasks for path in task.paths}
+        named: dict[str, PathReport] = {}
+        for path in (path for task in self.tasks for path in task.paths):
+            # a path of two kinds: Cityscapes' annotations of objects, and its label maps
+            is_other = named.setdefault(path.path, path).kind != path.kind
+            named[f"{path.path} ({path.kind})" if is_other else path.path] = path
+        return named
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -190,13 +198,13 @@ def check_data(
     root = Path(data_root)
     chosen = [get_task(name) for name in dict.fromkeys(tasks or TASKS)]
     list_folder(root)  # an unreadable data root would only look empty below
-    paths: dict[str, PathReport] = {}
+    paths: dict[Key, PathReport] = {}
     with tqdm(chosen, unit="task", leave=False, disable=None) as bar:
         for task in bar:
             bar.set_description(task.name)
             for need in task.layout.needs:
-                if need.path not in paths:
-                    paths[need.path] = check_path(root, need, task.layout)
+                if key_of(need) not in paths:
+                    paths[key_of(need)] = check_path(root, need, task.layout)
             compare_classes(task.layout, paths)
     if deep:
         decode_all(root, paths.values(), num_workers)
@@ -207,12 +215,12 @@ def check_data(
 def report(
     root: Path,
     task: Task,
-    paths: Mapping[str, PathReport],
+    paths: Mapping[Key, PathReport],
     deep: bool,
     errors: dict[object, str],
 ) -> TaskReport:
     """Report on a task; ``errors`` keeps the results of readers that several tasks share."""
-    own = [paths[need.path] for need in task.layout.needs]
+    own = [paths[key_of(need)] for need in task.layout.needs]
     read = task.read_data
     if not deep or read is None or any(path.state != "ok" for path in own):
         return TaskReport(task.name, str(root), task.layout.source, own, "")
@@ -228,9 +236,13 @@ def report(
 # One path ----
 
 
+def key_of(need: Need) -> Key:
+    return need.path, need.kind
+
+
 def check_path(root: Path, need: Need, layout: Layout) -> PathReport:
     """Check one path of a layout."""
-    found = PathReport(need.path, published=need.counts)
+    found = PathReport(need.path, need.kind, published=need.counts)
     found.missing = find_problem(root / need.path, need) or ""
     if not found.missing and need.kind in CHECKS:
         try:
@@ -275,9 +287,9 @@ def prefix_of(root: Path) -> str:
     return str(root / "x")[:-1]
 
 
-def compare_classes(layout: Layout, paths: Mapping[str, PathReport]) -> None:
+def compare_classes(layout: Layout, paths: Mapping[Key, PathReport]) -> None:
     """Add a problem to class folders whose classes differ from those of the first split."""
-    splits = [paths[need.path] for need in layout.needs if need.kind == "class_folders"]
+    splits = [paths[key_of(need)] for need in layout.needs if need.kind == "class_folders"]
     splits = [split for split in splits if split.images]
     sets = [{i[len(s.path) + 1 :].split("/")[0] for i in s.images} for s in splits]
     for split, classes in zip(splits[1:], sets[1:], strict=True):

@@ -59,7 +59,7 @@ def names_below(folder: Path, end: str) -> list[str]:
         os.path.join(place, name)[above : -len(end)]
         for place, names in walk(folder)
         for name in names
-        if name.endswith(end)
+        if name.endswith(end) and not name.startswith(".")
     ]
 
 

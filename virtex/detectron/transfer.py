@@ -105,9 +105,7 @@ class DetectorEvaluator:
             notes=settings.notes,
             verification={
                 "tensors": load_weights(self.detector, converted),
-                "features": compare_features(
-                    self.detector, converted, backbone.input, self.cfg.INPUT.FORMAT
-                ),
+                "features": compare_features(self.detector, converted, backbone.input),
             },
             setup={
                 "detectron2": describe_installed(),

@@ -84,15 +84,12 @@ def raise_problems(problems: list[str]) -> None:
 
 
 def compare_features(
-    detector: Detector, converted: ConvertedBackbone, spec: InputSpec, image_format: str
+    detector: Detector, converted: ConvertedBackbone, spec: InputSpec
 ) -> dict[str, float]:
     """Compare features of one fixed image from the detector's backbone and the original network.
 
     Each side reads and normalizes the image itself, so that a wrong channel order, mean, std,
     stride or norm is found.
-
-    Args:
-        image_format: the detector's ``INPUT.FORMAT``.
 
     Returns:
         feature map -> largest absolute difference / largest absolute feature.
@@ -101,6 +98,8 @@ def compare_features(
         UserError: a feature map is missing or differs by more than ``TOLERANCE``.
     """
     image = fixed_image()
+    # SemanticSegmentor does not state it
+    image_format = getattr(detector, "input_format", converted.settings["INPUT.FORMAT"])
     device = detector.pixel_mean.device
     was_training = detector.training
     detector.eval()
