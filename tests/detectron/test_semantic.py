@@ -11,6 +11,8 @@ import pytest
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from PIL import Image
 
 from tests.detectron.backbones import make_backbone as make_resnet
@@ -21,6 +23,7 @@ from tests.selection import whole_only
 from virtex.backbones import registry
 from virtex.cli import run_tool
 from virtex.data.segmentation import IGNORED, read_labels
+from virtex.detectron import heads  # noqa: F401  registers the heads
 from virtex.detectron.adapters import convert_backbone
 from virtex.detectron.checks import validate_run
 from virtex.detectron.compat import default_config
@@ -32,6 +35,7 @@ from virtex.detectron.semantic import SemanticEvaluator, SemanticMapper, change_
 from virtex.detectron.settings import build_settings, load_config
 from virtex.detectron.trainer import build_detector
 from virtex.detectron.verify import TOLERANCE, compare_features, load_weights
+from virtex.engine.frozen import freeze
 from virtex.eval_tools import detectron2_transfer
 from virtex.tasks import TASKS, packaged_protocol
 
@@ -266,6 +270,7 @@ def test_linear_head_on_every_family(name):
     backbone = LINEAR[name]()
     cfg, converted = convert(backbone)
     detector = build_detector(cfg)
+    freeze(detector.backbone.network)
     compared = load_weights(detector, converted)["compared"]
     assert compared == sum("num_batches" not in key for key in backbone.state_dict)
     errors = compare_features(detector, converted, backbone.input)
@@ -288,8 +293,6 @@ def test_linear_head_on_every_family(name):
 def test_linear_head_is_batch_norm_and_linear():
     cfg = load_config(packaged_protocol("voc_seg", "linear"))
     cfg.MODEL.SEM_SEG_HEAD.NORM = "BN"
-    from detectron2.layers import ShapeSpec
-
     head = LinearSemSegHead(cfg, {"last": ShapeSpec(channels=6, stride=4)}).train()
     x, targets = torch.randn(2, 6, 5, 7), torch.randint(0, 21, (2, 20, 28))
     targets[0, :8] = IGNORED
@@ -302,11 +305,26 @@ def test_linear_head_is_batch_norm_and_linear():
     logits = torch.nn.functional.interpolate(cells, (20, 28), mode="bilinear", align_corners=False)
     valid = targets != IGNORED
     scores = logits.permute(0, 2, 3, 1)[valid].log_softmax(1)
-    expected = -scores.gather(1, targets[valid][:, None]).mean()
+    expected = -scores.gather(1, targets[valid][:, None]).sum() / targets.numel()
     torch.testing.assert_close(losses["loss_sem_seg"], expected)
     assert {n for n, _ in head.named_parameters()} == {
         *("norm.weight", "norm.bias", "predictor.weight", "predictor.bias")
     }
+
+
+def test_batch_without_labels_has_no_loss():
+    cfg = load_config(packaged_protocol("voc_seg", "toy"))
+    cfg.MODEL.DEVICE = "cpu"
+    classes = [SEM_SEG_HEADS_REGISTRY.get(n) for n in ("SparseSemSegFPNHead", "SemSegFPNHead")]
+    shapes = {f"p{level}": ShapeSpec(channels=8, stride=2**level) for level in range(2, 6)}
+    ours, theirs = (head(cfg, shapes).train() for head in classes)
+    theirs.load_state_dict(ours.state_dict())
+    maps = {name: torch.randn(1, 8, 64 // s.stride, 64 // s.stride) for name, s in shapes.items()}
+    targets = torch.randint(0, 21, (1, 64, 64))
+    assert_equal(ours(maps, targets)[1], theirs(maps, targets)[1])
+    loss = ours(maps, torch.full_like(targets, IGNORED))[1]["loss_sem_seg"]
+    loss.backward()
+    assert loss == 0 and all((p.grad == 0).all() for p in ours.parameters())
 
 
 def test_linear_head_needs_a_frozen_backbone():
@@ -426,6 +444,7 @@ def test_record(finished, toy):
     data = found["data"]["ade20k_sem_seg_val"]
     assert data["images"] == 4 and len(data["annotations_sha256"]) == 64
     assert found["verification"]["features"]["last"] <= 1e-4
+    assert found["verification"]["frozen_backbone"]["unchanged"]
     figures = sorted((finished / "gallery").iterdir())
     images = sorted((toy / "ADEChallengeData2016/images/validation").iterdir())
     assert [path.name for path in figures] == [path.name for path in images]

@@ -39,9 +39,9 @@ def add_settings(cfg: Any) -> None:
     """Add the settings that Detectron2's YAML configs do not have.
 
     They are those of backbones that are not ResNets (``virtex.detectron.pyramid`` and ``vit``), of
-    semantic segmentation (``virtex.detectron.semantic``), and of optimizer and schedule
-    (``virtex.detectron.optimizer``). With their defaults, a ResNet is trained as
-    by Detectron2 itself.
+    semantic segmentation (``virtex.detectron.semantic``), of optimizer and schedule
+    (``virtex.detectron.optimizer``) and of the training step (``virtex.detectron.training_step``
+    and ``ema``). With their defaults, a ResNet is trained as by Detectron2 itself.
     """
     from detectron2.config import CfgNode
 
@@ -58,6 +58,15 @@ def add_settings(cfg: Any) -> None:
     # other patch embeddings are resampled to this size in pixels; 0: none is
     cfg.MODEL.VIT.PATCH_SIZE = 16
     cfg.MODEL.VIT.NORM = "LN"  # of the pyramid
+    cfg.MODEL.BACKBONE.COMPILE = False  # train the backbone with torch.compile
+    # moving average of the weights, which is evaluated instead of them; names as in d2go
+    cfg.MODEL_EMA = CfgNode()
+    cfg.MODEL_EMA.ENABLED = False
+    cfg.MODEL_EMA.DECAY = 0.999  # per iteration
+    # micro-batches into which each process splits its share of IMS_PER_BATCH
+    cfg.SOLVER.ACCUMULATE = 1
+    # or "bfloat16", "float16"; "auto" is bfloat16, except on GPUs without it
+    cfg.SOLVER.AMP.DTYPE = "auto"
     # of semantic segmentation, named as in Detectron2's projects PointRend and DeepLab: crops are
     # drawn anew, up to 10 times, while a class has a larger part; color augmentation of SSD
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0

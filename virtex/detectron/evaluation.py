@@ -25,6 +25,7 @@ from virtex.detectron.custom_data import loaded_set
 from virtex.detectron.loading import raise_if_error, test_batches
 from virtex.detectron.scoring import score_detections, write_detections
 from virtex.detectron.semantic import EVALUATOR_TYPE, SemanticEvaluator
+from virtex.detectron.training_step import run_eagerly
 from virtex.errors import UserError
 
 Metrics = dict[str, float]
@@ -187,7 +188,7 @@ def run_inference(
     """Pass the model's output for every image to the evaluator."""
     evaluator.reset()
     bar = tqdm(batches, desc=f"inference {name}", unit="img", disable=not comm.is_main_process())
-    with inference_context(model), torch.no_grad():
+    with inference_context(model), torch.no_grad(), run_eagerly(model):
         for batch in bar:
             raise_if_error(batch)
             evaluator.process(batch, model(batch))

@@ -80,12 +80,12 @@ def last_map(arch: Arch, network: nn.Module, images: Tensor) -> Features:
 
 @BACKBONE_REGISTRY.register()
 class LastMapBackbone(Backbone):
-    """A frozen network, which returns its last feature map."""
+    """A network that ``MODEL.BACKBONE.FROZEN`` freezes, which returns its last feature map."""
 
     def __init__(self, cfg: CfgNode, input_shape: ShapeSpec):
         super().__init__()
         self.arch = decode_arch(cfg.MODEL.NETWORK.ARCH)
-        self.network = get_family(self.arch).build(self.arch).requires_grad_(False)
+        self.network = get_family(self.arch).build(self.arch)
         channels = list(get_family(self.arch).channels(self.arch).values())[-1]
         self._out_features = [MAP]
         self._out_feature_strides = {MAP: last_stride(self.arch)}
@@ -94,9 +94,6 @@ class LastMapBackbone(Backbone):
     @property
     def size_divisibility(self) -> int:
         return self._out_feature_strides[MAP]
-
-    def train(self, mode: bool = True) -> "LastMapBackbone":
-        return super().train(False)
 
     def forward(self, images: Tensor) -> Features:
         """Return the map for images whose sides are multiples of ``size_divisibility``."""
@@ -143,5 +140,6 @@ class LinearSemSegHead(nn.Module):
         if not self.training:
             return x, {}
         assert targets is not None  # of the mapper
-        loss = F.cross_entropy(x, targets, ignore_index=self.ignore_value)
+        # as mmsegmentation: the mean over all pixels, also the ignored ones, whose loss is 0
+        loss = F.cross_entropy(x, targets, ignore_index=self.ignore_value, reduction="none").mean()
         return None, {"loss_sem_seg": loss * self.loss_weight}

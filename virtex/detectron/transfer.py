@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from virtex import run_folder
@@ -36,9 +38,11 @@ from virtex.detectron.loading import check_mask_format
 from virtex.detectron.scoring import default_scorer
 from virtex.detectron.settings import build_settings
 from virtex.detectron.trainer import Trainer, build_detector, check_solver, write_scores
+from virtex.detectron.training_step import autocast_dtype, require_compiler
 from virtex.detectron.verify import compare_features, load_weights
 from virtex.engine.checkpoints import last_checkpoint, validate_training_state
 from virtex.engine.distributed import get_device, world_size
+from virtex.engine.frozen import freeze, tensors_sha256, verify_unchanged
 from virtex.engine.progress import Stopwatch
 from virtex.engine.randomness import seed_everything
 from virtex.errors import UserError
@@ -53,8 +57,11 @@ logger = logging.getLogger("virtex.transfer")
 HEADS = {"RetinaNet": "RETINANET", "SemanticSegmentor": "SEM_SEG_HEAD"}
 # Identity keys that do not affect the evaluation of a trained detector.
 TRAINING_KEYS = (
+    "options.precision",
     "options.processes",
     "overrides.skip_bad_images",
+    "overrides.MODEL.BACKBONE.COMPILE",
+    "overrides.MODEL_EMA.",
     "overrides.SOLVER.",
     "overrides.DATALOADER.",
 )
@@ -67,6 +74,7 @@ class DetectorEvaluator:
         cfg: the final configuration, frozen.
         detector: initialized from the backbone; with ``--eval-only``, ``DetectorTransfer.setup``
             loads the weights of a trained detector.
+        frozen: the backbone's network in the detector with ``MODEL.BACKBONE.FROZEN``.
         train: Detectron2 dataset dicts of the training images, empty with ``--eval-only``.
         test: test set -> its dataset dicts.
         folder: output folder for detections and the gallery.
@@ -96,10 +104,20 @@ class DetectorEvaluator:
         seed_everything("detector", self.cfg.SEED)
         recording = RecordingConfig(self.cfg, set())
         self.detector = build_detector(recording)
+        self.frozen = None
+        if recording.MODEL.BACKBONE.FROZEN:
+            (prefix,) = converted.prefixes  # convert_backbone has refused C4
+            self.frozen = self.detector.get_submodule(prefix.rstrip("."))
+            freeze(self.frozen)
         check_solver(recording, self.detector, self.layer_ids)
         validate_effects(recording, settings.overridden)
         for name in self.test:
             build_evaluator(self.cfg, name, None)
+        if self.cfg.MODEL_EMA.ENABLED:
+            settings.notes.append(
+                "metrics and model_final.pth are those of the moving average of the weights, with "
+                f"decay {self.cfg.MODEL_EMA.DECAY}"
+            )
         self.report = Report(
             deviations=settings.deviations(),
             notes=settings.notes,
@@ -110,8 +128,10 @@ class DetectorEvaluator:
             setup={
                 "detectron2": describe_installed(),
                 "scorer": default_scorer(),
+                "precision": precision(self.cfg),
             },
         )
+        self.sha256 = tensors_sha256(self.frozen) if self.frozen else ""
         self.cfg.freeze()
 
     @property
@@ -122,12 +142,17 @@ class DetectorEvaluator:
     def check(self, backbone: Backbone) -> None:
         """Check the images before training; ``__init__`` checks everything else."""
         if not self.args.eval_only:
+            if self.cfg.MODEL.BACKBONE.COMPILE:
+                require_compiler(self.cfg.MODEL.DEVICE)
             check_images(self.cfg, self.train, self.test, self.args.skip_bad_images)
 
     def __call__(self, backbone: Backbone) -> dict[str, float]:
         """Train, unless ``--eval-only``, and evaluate; only the main process returns metrics."""
         if not self.args.eval_only:
             self.fit(backbone)
+        if self.frozen:
+            verified = verify_unchanged(self.frozen, self.sha256)
+            self.report.verification["frozen_backbone"] = verified
         start = time.perf_counter()
         metrics = evaluate(self.cfg, self.detector, self.test, self.folder)
         if not comm.is_main_process():
@@ -152,13 +177,14 @@ class DetectorEvaluator:
             self.detector,
             self.train,
             skip_bad_images=self.args.skip_bad_images,
-            evaluate=lambda: evaluate(self.cfg, self.detector, self.test, None),
+            evaluate=lambda: evaluate(self.cfg, trainer.detector, self.test, None),
             extra=saved_input(backbone, class_names(self.cfg)),
             layer_ids=self.layer_ids,
         )
         if self.args.resume:
             logger.info("resuming after iteration %d", trainer.resume())
         trainer.train()
+        self.detector = trainer.detector
         self.record_training_time(trainer.stopwatch.seconds(), trainer.max_iter)
 
     def record_training_time(self, seconds: float, iterations: int) -> None:
@@ -167,6 +193,11 @@ class DetectorEvaluator:
             "train_seconds": seconds,
             "train_images_per_second": images / max(seconds, 1e-9),
         }
+
+
+def precision(cfg: CfgNode) -> str:
+    """Return the dtype of training: ``"float32"``, or that of mixed precision."""
+    return str(autocast_dtype(cfg) or torch.float32).removeprefix("torch.")
 
 
 class DetectorTransfer(Evaluation):
@@ -221,6 +252,8 @@ class DetectorTransfer(Evaluation):
         self.deviations = []  # the evaluator's replace the provisional ones
         super().prepare(backbone)
         self.settings = self.evaluator.cfg
+        if self.settings.SOLVER.AMP.ENABLED:  # "auto" depends on the GPU
+            self.options["precision"] = precision(self.settings)
         self.evaluator.report.timing["prepare_seconds"] = time.perf_counter() - start
 
     def setup(self) -> None:
