@@ -43,7 +43,7 @@ def used_keys(cfg, **changed):
     with torch.device("meta"):
         model = build_model(recording)
     check_solver(recording, model, {})
-    validate_effects(recording, ())
+    validate_effects(recording, ["SOLVER.BASE_LR"])
     return read
 
 
