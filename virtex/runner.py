@@ -436,6 +436,9 @@ def print_summary(record: dict[str, Any], folder: Path) -> None:
         print(tabulate(rows, headers=["", *names], floatfmt=".2f", missingval="-"))
     else:
         print(tabulate(metrics.items(), floatfmt=".2f", missingval="-", tablefmt="plain"))
+    for dataset, rows in record.get("details", {}).get("per_class", {}).items():
+        print(f"\n{dataset}, per class")
+        print(tabulate(rows, headers="keys", floatfmt=".2f", missingval="-", disable_numparse=[0]))
     print(f"deviations from the protocol: {len(protocol['overrides'])}")
     if (folder / run_folder.GALLERY).is_dir():
         print(f"gallery: {folder / run_folder.GALLERY}")

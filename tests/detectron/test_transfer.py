@@ -1,5 +1,6 @@
 """Transfer to detection end to end, on toy data."""
 
+import csv
 import itertools
 import json
 import os
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
@@ -103,8 +105,19 @@ def test_record(finished, moco_file):
     assert found["verification"]["tensors"] == {"compared": 100, "equal": True}
     assert max(found["verification"]["features"].values()) <= 1e-4
     assert found["data"]["coco_2017_val"]["images"] == 8
+    assert_classes_explain(found)
     assert found["environment"]["detectron2"]["distribution"] in ("official", "python-only")
     assert found["timing"]["train_seconds"] > 0
+
+
+def assert_classes_explain(found):
+    """The metrics of a record are the means of those of the classes."""
+    ((_, table),) = found["details"]["per_class"].items()
+    for name in table[0].keys() - {"class", "objects"}:
+        values = [row[name] for row in table if row[name] is not None]
+        assert np.mean(values) == pytest.approx(found["metrics"][name], abs=1e-9)
+    counted = [row for row in table if row["objects"]]
+    assert counted and all(row["bbox/AP"] is not None for row in counted)
 
 
 def test_output_files(finished):
@@ -118,6 +131,11 @@ def test_output_files(finished):
     assert lines[-1]["iteration"] == ITERATIONS
     assert lines[-1]["bbox/AP"] == record(finished)["metrics"]["bbox/AP"]
     assert list(finished.glob("events.out.tfevents.*"))
+    with (finished / "per_class.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    table = record(finished)["details"]["per_class"]["coco_2017_val"]
+    assert [row["class"] for row in rows] == [row["class"] for row in table]
+    assert rows[0]["dataset"] == "coco_2017_val"
     assert "deviates from its protocol" in (finished / "log.txt").read_text()
 
 
@@ -141,6 +159,7 @@ def test_other_tasks(tmp_path, toy, moco_file, task, metric):
     few = ("MODEL.RPN.POST_NMS_TOPK_TEST", "10")
     assert run(*common(moco_file, toy, tmp_path, task), *QUICK, *TWO_ITERATIONS, *few) == 0
     assert record(tmp_path)["task"] == task
+    assert_classes_explain(record(tmp_path))
     assert metric in record(tmp_path)["metrics"]
     assert len(list((tmp_path / "gallery").glob("*.jpg"))) == 8
 

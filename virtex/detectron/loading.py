@@ -242,16 +242,25 @@ def build_sampler(cfg: CfgNode, samples: list[Sample], stream: int) -> Sampler:
     return RepeatFactorTrainingSampler(factors, seed=seed)
 
 
-def test_batches(cfg: CfgNode, samples: list[Sample]) -> GuardedLoader:
+def test_batches(
+    cfg: CfgNode,
+    samples: list[Sample],
+    hint: str = "; a score must cover every image of the set",
+    workers: str = WORKERS,
+) -> GuardedLoader:
     """Load this process's share of the test images once, one at a time, in order.
+
+    Args:
+        hint: appended to the message about an unreadable file.
+        workers: option that sets the number of workers, for an error message.
 
     Raises:
         UserError: a worker was killed.
     """
     loader = build_detection_test_loader(
         samples,
-        mapper=SafeMapper(build_mapper(cfg, False), "; a score must cover every image of the set"),
+        mapper=SafeMapper(build_mapper(cfg, False), hint),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
     loader.worker_init_fn = init_worker  # not a parameter of Detectron2's function
-    return GuardedLoader(loader, WORKERS)
+    return GuardedLoader(loader, workers)

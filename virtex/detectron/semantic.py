@@ -1,7 +1,6 @@
 """Semantic segmentation: datasets, augmentations and scores."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -23,12 +22,10 @@ from virtex.data.segmentation import IGNORED, describe_labels, read_labels, requ
 from virtex.data.voc import VOC_CLASSES
 from virtex.detectron.readers import LoadedSet
 from virtex.errors import UserError
-from virtex.files import replace_file
 
 Metrics = dict[str, float]
 ARCHITECTURE = "SemanticSegmentor"  # MODEL.META_ARCHITECTURE
 EVALUATOR_TYPE = "sem_seg"  # Detectron2's, in the metadata of such sets
-SCORES_NAME = "classes_{}.json"
 # Kind of a set -> its classes, by index
 CLASSES: dict[str, Sequence[str]] = {
     "ade20k": ADE20K_SEM_SEG_CATEGORIES,
@@ -202,15 +199,19 @@ def scale(values: np.ndarray, factor: float, offset: float) -> np.ndarray:
 
 
 class SemanticEvaluator(DatasetEvaluator):
-    """Counts pixels by predicted and true class; see ``semantic_scores``."""
+    """Counts pixels by predicted and true class; see ``semantic_scores``.
 
-    def __init__(self, dataset_name: str, output_dir: Path | None = None):
+    Attributes:
+        per_class: set by ``evaluate`` in the main process.
+    """
+
+    per_class: list[dict[str, Any]]
+
+    def __init__(self, dataset_name: str):
         """
         Args:
             dataset_name: a test set, which has been read.
-            output_dir: write the scores of each class there.
         """
-        self.name, self.output_dir = dataset_name, output_dir
         self.classes = MetadataCatalog.get(dataset_name).stuff_classes
         self.reset()
 
@@ -238,12 +239,10 @@ class SemanticEvaluator(DatasetEvaluator):
         gathered = comm.gather(self.counts)
         if not comm.is_main_process():
             return None
-        metrics, classes = semantic_scores(np.sum(gathered, axis=0))
-        if self.output_dir is not None:
-            rows = [{"name": n, **row} for n, row in zip(self.classes, classes, strict=True)]
-            content = json.dumps(rows, indent=1).encode()
-            path = self.output_dir / SCORES_NAME.format(self.name)
-            replace_file(path, lambda file: file.write(content))
+        metrics, rows = semantic_scores(np.sum(gathered, axis=0))
+        self.per_class = [
+            {"class": name, **row} for name, row in zip(self.classes, rows, strict=True)
+        ]
         return metrics
 
 
@@ -258,7 +257,7 @@ def semantic_scores(counts: np.ndarray) -> tuple[Metrics, list[dict[str, Any]]]:
 
     Returns:
         mIoU, frequency-weighted IoU, mean accuracy of the classes, pixel accuracy; and of each
-        class ``pixels``, ``IoU`` and ``ACC`` (None without pixels).
+        class the number of true pixels, IoU and accuracy (None without pixels).
     """
     present = counts.sum(axis=0) > 0
     hits, predicted, true = (
@@ -272,7 +271,10 @@ def semantic_scores(counts: np.ndarray) -> tuple[Metrics, list[dict[str, Any]]]:
         "sem_seg/mACC": accuracy.mean(),
         "sem_seg/pACC": 100 * hits.sum() / true.sum(),
     }
-    rows: list[dict[str, Any]] = [{"pixels": 0, "IoU": None, "ACC": None} for _ in present]
-    for index, *values in zip(np.flatnonzero(present), true, iou, accuracy, strict=True):
-        rows[index] = dict(zip(rows[index], map(float, values), strict=True))
+    rows: list[dict[str, Any]] = [
+        {"pixels": int(pixels), "sem_seg/IoU": None, "sem_seg/ACC": None}
+        for pixels in counts.sum(axis=0)
+    ]
+    for index, i, a in zip(np.flatnonzero(present), iou, accuracy, strict=True):
+        rows[index] |= {"sem_seg/IoU": float(i), "sem_seg/ACC": float(a)}
     return {name: float(value) for name, value in metrics.items()}, rows

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
 from virtex import run_folder
@@ -21,12 +22,15 @@ from virtex.checkpoints.inputs import saved_input
 from virtex.data.detection_sets import DETECTION_SETS
 from virtex.detectron import heads  # noqa: F401 (registers the heads that configs name)
 from virtex.detectron.adapters import convert_backbone
-from virtex.detectron.checkpointing import compare_statements, load_detector
+from virtex.detectron.checkpointing import CATEGORY_IDS, compare_statements, load_detector
 from virtex.detectron.compat import create_local_process_group
 from virtex.detectron.custom_data import loaded_set
 from virtex.detectron.datasets import (
     check_images,
     class_names,
+    custom_overrides,
+    custom_sets,
+    data_notes,
     read_data,
     require_paths,
 )
@@ -55,6 +59,8 @@ logger = logging.getLogger("virtex.transfer")
 
 # Architecture -> the section of its number of classes, if it is not ROI_HEADS
 HEADS = {"RetinaNet": "RETINANET", "SemanticSegmentor": "SEM_SEG_HEAD"}
+MAX_CLASSES = 100  # of a test set whose metrics per class are in the record, too
+
 # Identity keys that do not affect the evaluation of a trained detector.
 TRAINING_KEYS = (
     "options.precision",
@@ -86,7 +92,8 @@ class DetectorEvaluator:
         Raises:
             UserError: the first problem.
         """
-        settings = build_settings(protocol, args.overrides, world_size(), get_device(args))
+        overrides = [*custom_overrides(args), *args.overrides]
+        settings = build_settings(protocol, overrides, world_size(), get_device(args))
         self.args, self.cfg = args, settings.cfg
         self.folder, self.data_root = Path(args.output_dir), Path(args.data_root)
         self.cfg.SEED, self.cfg.OUTPUT_DIR = args.seed, args.output_dir
@@ -94,7 +101,9 @@ class DetectorEvaluator:
         settings.set_from_checkpoint(converted.settings)
         settings.notes += converted.notes
         self.layer_ids = converted.layer_ids
-        self.train, self.test = read_data(self.cfg, self.data_root, args.eval_only)
+        custom = custom_sets(args, settings.reference)
+        self.train, self.test = read_data(self.cfg, self.data_root, args.eval_only, custom)
+        settings.notes += data_notes([entry.name for entry in custom])
         check_mask_format(self.cfg, self.train)
         checked = itertools.chain([] if args.skip_bad_images else self.train, *self.test.values())
         require_paths((sample["file_name"] for sample in checked), os.path.isfile)
@@ -154,7 +163,7 @@ class DetectorEvaluator:
             verified = verify_unchanged(self.frozen, self.sha256)
             self.report.verification["frozen_backbone"] = verified
         start = time.perf_counter()
-        metrics = evaluate(self.cfg, self.detector, self.test, self.folder)
+        metrics, per_class = evaluate(self.cfg, self.detector, self.test, self.folder)
         if not comm.is_main_process():
             return metrics
         seconds = time.perf_counter() - start
@@ -162,6 +171,9 @@ class DetectorEvaluator:
         self.report.timing |= {
             "evaluate_seconds": seconds,
             "evaluate_images_per_second": images / seconds,
+        }
+        self.report.details["per_class"] = {
+            name: table for name, table in per_class.items() if len(table) <= MAX_CLASSES
         }
         for name, samples in self.test.items():
             gallery = self.folder / run_folder.GALLERY / (name if len(self.test) > 1 else "")
@@ -177,8 +189,8 @@ class DetectorEvaluator:
             self.detector,
             self.train,
             skip_bad_images=self.args.skip_bad_images,
-            evaluate=lambda: evaluate(self.cfg, trainer.detector, self.test, None),
-            extra=saved_input(backbone, class_names(self.cfg)),
+            evaluate=lambda: evaluate(self.cfg, trainer.detector, self.test, None).metrics,
+            extra=saved_input(backbone, class_names(self.cfg)) | self.category_ids(),
             layer_ids=self.layer_ids,
         )
         if self.args.resume:
@@ -186,6 +198,12 @@ class DetectorEvaluator:
         trainer.train()
         self.detector = trainer.detector
         self.record_training_time(trainer.stopwatch.seconds(), trainer.max_iter)
+
+    def category_ids(self) -> dict[str, list[int]]:
+        """Return the ids of the classes in the annotations, for checkpoints; none in VOC."""
+        metadata = MetadataCatalog.get(self.cfg.DATASETS.TEST[0])
+        contiguous = metadata.get("thing_dataset_id_to_contiguous_id") or {}
+        return {CATEGORY_IDS: sorted(contiguous, key=contiguous.__getitem__)} if contiguous else {}
 
     def record_training_time(self, seconds: float, iterations: int) -> None:
         images = self.cfg.SOLVER.IMS_PER_BATCH * iterations
@@ -213,13 +231,14 @@ class DetectorTransfer(Evaluation):
 
     def __init__(self, args: argparse.Namespace, protocol: Protocol):
         # provisional, for one process; the evaluator builds those for the actual number
-        settings = build_settings(
-            protocol, args.overrides, 1, "cpu" if args.num_gpus == 0 else "cuda"
-        )
+        overrides = [*custom_overrides(args), *args.overrides]
+        settings = build_settings(protocol, overrides, 1, "cpu" if args.num_gpus == 0 else "cuda")
         train, test = settings.cfg.DATASETS.TRAIN, settings.cfg.DATASETS.TEST
-        if test and test[0] in DETECTION_SETS:
-            entry = DETECTION_SETS[test[0]]
-            protocol = replace(protocol, task=entry.task, primary_metric=entry.primary_metric)
+        if test:  # a result on other data is not one of the protocol's task
+            entry = DETECTION_SETS.get(test[0])
+            metric = entry.primary_metric if entry else protocol.primary_metric
+            task = entry.task if entry else "custom"
+            protocol = replace(protocol, task=task, primary_metric=metric)
         if len(test) > 1:
             protocol = replace(protocol, primary_metric=f"{test[0]}/{protocol.primary_metric}")
         super().__init__(
