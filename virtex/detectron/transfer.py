@@ -104,6 +104,12 @@ class DetectorEvaluator:
         custom = custom_sets(args, settings.reference)
         self.train, self.test = read_data(self.cfg, self.data_root, args.eval_only, custom)
         settings.notes += data_notes([entry.name for entry in custom])
+        solver = self.cfg.SOLVER
+        if solver.WARMUP_ITERS >= solver.MAX_ITER and not args.eval_only:
+            settings.notes.append(
+                f"the learning rate is raised over {solver.WARMUP_ITERS} iterations "
+                f"(SOLVER.WARMUP_ITERS), but training ends after {solver.MAX_ITER}"
+            )
         check_mask_format(self.cfg, self.train)
         checked = itertools.chain([] if args.skip_bad_images else self.train, *self.test.values())
         require_paths((sample["file_name"] for sample in checked), os.path.isfile)
