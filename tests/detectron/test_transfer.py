@@ -171,6 +171,7 @@ def test_zoo_config(tmp_path, toy, moco_file):
     assert run(*arguments, *QUICK, *more) == 0
     assert record(tmp_path)["protocol"]["name"] == "retinanet_R_50_FPN_1x"
     assert record(tmp_path)["task"] == "coco"  # that of its test set
+    assert any("SOLVER.WARMUP_ITERS" in note for note in record(tmp_path)["notes"])
 
 
 def test_eval_only_repeats_the_scores(toy, moco_file, finished_copy):
