@@ -252,7 +252,7 @@ def test_compiled_backbone_trains_as_the_eager_one(toy, tmp_path, monkeypatch):
         settings = build_settings(protocol, [*overrides, str(compiled)], 1, "cpu")
         cfg = settings.cfg
         settings.set_from_checkpoint(convert_backbone(make_backbone(TinyArch()), cfg).settings)
-        cfg.OUTPUT_DIR = str(tmp_path / str(compiled))
+        cfg.SEED, cfg.OUTPUT_DIR = 0, str(tmp_path / str(compiled))
         Path(cfg.OUTPUT_DIR).mkdir()
         seed_everything("detector", 0)
         model = build_detector(cfg)
