@@ -304,6 +304,23 @@ def test_options_resume_exactly(with_options, tmp_path, toy, moco_file):
 
 
 @pytest.mark.whole
+def test_retinanet_resumes_exactly(tmp_path, toy, moco_file):
+    arguments = common(moco_file, toy, tmp_path)
+    arguments[2:6] = ["--config", "COCO-Detection/retinanet_R_50_FPN_1x.yaml"]
+    small = ["MODEL.FPN.OUT_CHANNELS", "16", "MODEL.RETINANET.NUM_CONVS", "1"]
+    every = ["SOLVER.CHECKPOINT_PERIOD", "1", "SOLVER.BASE_LR", "0.001"]
+    arguments += [*QUICK, *TWO_ITERATIONS, *small, *every]
+    assert run(*arguments) == 0
+    content = content_of(tmp_path)
+    for name in ("result.json", "model_final.pth"):
+        (tmp_path / name).unlink()
+    (tmp_path / "last_checkpoint").write_text("model_0000000.pth")
+    assert run(*arguments, "--resume") == 0
+    assert_equal(content_of(tmp_path), content)
+    assert content["loss_normalizer"] != {"loss_normalizer": 100.0}
+
+
+@pytest.mark.whole
 def test_micro_batches_train_as_two_processes(tmp_path, toy, moco_file, started):
     """The same images and sampled regions; without batch norm of a batch, the same weights."""
     norms = ["MODEL.RESNETS.NORM", "FrozenBN", "MODEL.FPN.NORM", ""]
