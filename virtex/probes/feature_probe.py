@@ -43,11 +43,15 @@ class FeatureProbe(ABC):
         """Return the views of the training images to extract features of."""
         return [center_view(self.settings.DATA)]
 
+    def train_sets(self) -> list[tuple[ImageSet, View]]:
+        """Return the images to extract features of before those of ``val``, in this order."""
+        return [(self.train, view) for view in self.train_views()]
+
     def check(self, backbone: Backbone) -> None:
         """See ``virtex.evaluator.Evaluator``."""
         size = self.settings.DATA.IMAGE_CROP_SIZE
         check_input_size(backbone.arch, size, size)
-        images = len(self.train) * len(self.train_views()) + len(self.val)
+        images = sum(len(images) for images, _ in self.train_sets()) + len(self.val)
         self.extractor.check(backbone, images)
 
     def __call__(self, backbone: Backbone) -> dict[str, float]:
@@ -59,7 +63,7 @@ class FeatureProbe(ABC):
         extractor = self.extractor
         extractor.open(backbone)
         self.report.details["representation"] = extractor.network.describe()
-        train = [extractor.extract(self.train, view) for view in self.train_views()]
+        train = [extractor.extract(images, view) for images, view in self.train_sets()]
         val = extractor.extract(self.val, center_view(self.settings.DATA))
         start = time.perf_counter()
         metrics = self.score(train, val)
@@ -73,6 +77,6 @@ class FeatureProbe(ABC):
         """Compute the metrics in percent.
 
         Args:
-            train: an array (images, features) per view of the training images.
+            train: an array (images, features) for each of ``train_sets``.
             val: (images, features).
         """
