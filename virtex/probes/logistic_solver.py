@@ -38,8 +38,9 @@ def fit_logistic_path(
         labels: (n,) int64; every class in [0, num_classes) has a row, because the bias of
             another class would have no optimum.
         strengths: of the regularization, positive; scikit-learn's 1 / C.
-        tolerance: largest relative distance of an objective from its minimum, as estimated by the
-            diagonal approximation.
+        tolerance: largest distance of an objective from its minimum, estimated by the diagonal
+            approximation, relative to the penalty. (Relative to the objective it would be too
+            coarse with strong regularization, which is almost that of no weights at all.)
         max_iterations: for each strength; a ``ConvergenceWarning`` names those that reach it.
 
     Yields:
@@ -91,9 +92,9 @@ def validate_problem(
 class LogisticPath:
     """The current solution, from which the descent for the next strength starts.
 
-    Loss and probabilities are computed from the margins of the wrong classes. Of rows that are
-    classified with certainty, 1 minus the probability of the right class would be rounding
-    errors, and weak regularization would never converge in float32.
+    The gradient is computed from the probabilities of the wrong classes. Of rows that are
+    classified with certainty, 1 minus the probability of the right class would be rounding errors,
+    and weak regularization would never converge in float32.
 
     Attributes:
         rows: (n, r + 1) centered features on their principal axes, then a constant 1.
@@ -127,8 +128,7 @@ class LogisticPath:
         history: list[tuple[Tensor, Tensor]] = []  # changes of weights and of the gradient
         previous, moved = None, None
         for _ in range(max_iterations):
-            losses, wrong = self.losses(self.margins)
-            objective = losses.sum() + (decay * self.weights.square()).sum() / 2
+            wrong = self.probabilities_of_others(self.margins)
             # probabilities; of the label minus 1, which is minus the sum of the others
             residual = wrong.scatter(1, self.labels, -wrong.sum(dim=1, keepdim=True))
             gradient = self.rows.T @ residual + decay * self.weights
@@ -138,7 +138,8 @@ class LogisticPath:
             spread = (residual.abs() * (1 - residual.abs())).mean(dim=0)
             scale = self.curvature * spread + decay
             scale.clamp_(min=torch.finfo(scale.dtype).tiny)
-            if (gradient.square() / scale).sum() <= tolerance * objective:
+            penalty = (decay * self.weights.square()).sum()
+            if (gradient.square() / scale).sum() <= tolerance * penalty:
                 return True
             direction = quasi_newton_direction(gradient, scale, history)
             change = self.rows @ direction
@@ -149,14 +150,11 @@ class LogisticPath:
             self.margins = self.margins + step * change
         return False
 
-    def losses(self, margins: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cross entropies (n,), and probabilities (n, classes) with 0 for the label."""
+    def probabilities_of_others(self, margins: Tensor) -> Tensor:
+        """Return the probabilities (n, classes) with 0 for the label."""
         top = margins.amax(dim=1, keepdim=True)  # at least 0, the margin of the label
         odds = (margins - top).exp().scatter(1, self.labels, 0.0)
-        total = odds.sum(dim=1, keepdim=True)
-        # log(exp(-top) + total) + top, without cancellation if the label is the best class
-        losses = torch.where(top > 0, (total + (-top).exp()).log() + top, total.log1p())
-        return losses[:, 0], odds / (total + (-top).exp())
+        return odds / (odds.sum(dim=1, keepdim=True) + (-top).exp())
 
     def step_length(
         self, gradient: Tensor, direction: Tensor, change: Tensor, decay: Tensor
@@ -175,7 +173,7 @@ class LogisticPath:
         step = torch.ones_like(initial)
         low, high = torch.zeros_like(step), torch.full_like(step, torch.inf)
         for _ in range(LINE_SEARCH_STEPS):
-            _, wrong = self.losses(self.margins + step * change)
+            wrong = self.probabilities_of_others(self.margins + step * change)
             means = (wrong * change).sum(dim=1)
             slope = means.sum() + slope_of_weights + step * curvature_of_weights
             if slope.abs() <= LINE_SEARCH_SLOPE * initial.abs():
