@@ -321,7 +321,9 @@ READERS: Mapping[str, Callable[[Path], Splits]] = {
         read_files, datasets.OxfordIIITPet, "pets", "oxford-iiit-pet", ("trainval", "test")
     ),
     "caltech101": read_caltech101,
-    "flowers": partial(read_files, datasets.Flowers102, "flowers", "flowers-102", TRAIN_VAL_TEST),
+    "flowers102": partial(
+        read_files, datasets.Flowers102, "flowers102", "flowers-102", TRAIN_VAL_TEST
+    ),
     "eurosat": read_eurosat,
     "gtsrb": read_gtsrb,
     "pcam": read_pcam,

@@ -15,7 +15,7 @@ from virtex.data.layouts import VOC2007_IMAGES, VOC_SOURCE, Layout, Need
 if TYPE_CHECKING:
     from virtex.data.image_sets import ImageSet
 
-TOP1, MEAN_PER_CLASS, MEAN_AP = "top1", "mean_per_class", "11-point mAP"
+TOP1, MEAN_PER_CLASS, MEAN_AP = "top1", "mean_per_class", "mAP"
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class SuiteSet:
 
     Attributes:
         name: key of ``SUITE``.
-        metric: "top1" accuracy, accuracy "mean_per_class", or VOC2007's "11-point mAP", as in
+        metric: "top1" accuracy, accuracy "mean_per_class", or VOC2007's 11-point "mAP", as in
             ssl-transfer's ``LINEAR_DATASETS``; "top1" for the sets that it does not have.
         num_classes: of the published data.
         images: name of an image set -> number of images, of the published data.
@@ -73,7 +73,7 @@ def _held_out(name: str, train: int, test: int) -> dict[str, int]:
 
 
 def _layout(source: str, *needs: Need) -> Layout:
-    return Layout(needs, source)
+    return Layout(needs, source, has_toy_data=source == VOC_SOURCE)
 
 
 def _files(folder: str, *names: str) -> tuple[Need, ...]:
@@ -233,11 +233,11 @@ SETS = (
         ),
     ),
     SuiteSet(
-        "flowers",
+        "flowers102",
         "Oxford Flowers 102",
         MEAN_PER_CLASS,
         102,
-        _published("flowers", 1020, 1020, 6149),
+        _published("flowers102", 1020, 1020, 6149),
         _layout(
             "Oxford Flowers 102, unpacked in flowers-102/: "
             "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",

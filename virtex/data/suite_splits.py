@@ -57,7 +57,8 @@ def check_splits(splits: Splits) -> Splits:
 
     Raises:
         UserError: a split is empty or has other classes than train, a label is not a class, an
-            image is listed twice or missing, or a class has no training image.
+            image is listed twice or missing, or a class has no training image (of images with one
+            label; the probe skips such classes of images with several).
     """
     train = splits.train
     for images in (train, splits.val, splits.test):
@@ -79,9 +80,8 @@ def check_splits(splits: Splits) -> Splits:
             f"{len(twice)} are listed several times: {join_first(twice)}; restore the split files",
             "data.annotations",
         )
-    if empty := [
-        name for name, used in zip(train.class_names, is_used(train), strict=True) if not used
-    ]:
+    names = train.class_names if train.labels.ndim == 1 else []
+    if empty := [name for label, name in enumerate(names) if not (train.labels == label).any()]:
         raise UserError(
             f"{train.root}: every class needs training images, but {len(empty)} have none: "
             f"{join_first(empty)}; restore the images and split files",
@@ -103,10 +103,3 @@ def check_labels(images: ImageSet) -> None:
             f"{images.files[first]} has {images.labels[first]}; restore the annotations",
             "data.annotations",
         )
-
-
-def is_used(images: ImageSet) -> np.ndarray:
-    """Return which classes have an image: (classes,) bool."""
-    if images.labels.ndim == 2:
-        return (images.labels == 1).any(axis=0)
-    return np.bincount(images.labels, minlength=len(images.class_names)) > 0

@@ -62,14 +62,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> int:
-    from virtex.tasks.jobs import run_probe
     from virtex.tasks.suite import list_suite, plan_suite, select_tasks
 
     if args.dry_run:
         print(list_suite(args))
         return 0
-    if args.skip_missing:
+    if args.skip_missing and not args.list_cache:
         args.tasks = select_tasks(args)
+    from virtex.tasks.jobs import run_probe
+
     return run_probe(args, plan_suite)
 
 

@@ -28,15 +28,22 @@ class FeatureProbe(ABC):
     timing_key: ClassVar[str] = "probe_seconds"
 
     def __init__(
-        self, train: ImageSet, val: ImageSet, settings: CfgNode, extractor: FeatureExtractor
+        self,
+        train: ImageSet,
+        val: ImageSet,
+        settings: CfgNode,
+        extractor: FeatureExtractor,
+        selection: ImageSet | None = None,
     ):
         """
         Args:
             val: the images to evaluate on.
             settings: of a protocol of the task.
+            selection: further images to train on, or to choose settings with.
         """
-        self.images = {train.name: train, val.name: val}
-        self.train, self.val, self.settings = train, val, settings
+        known = (train, val) if selection is None else (train, selection, val)
+        self.images = {images.name: images for images in known}
+        self.train, self.val, self.settings, self.selection = train, val, settings, selection
         self.extractor, self.report = extractor, Report()
 
     def train_views(self) -> list[View]:
@@ -44,8 +51,10 @@ class FeatureProbe(ABC):
         return [center_view(self.settings.DATA)]
 
     def train_sets(self) -> list[tuple[ImageSet, View]]:
-        """Return the images to extract features of before those of ``val``, in this order."""
-        return [(self.train, view) for view in self.train_views()]
+        """Return the images to extract features of besides those of ``val``, in this order."""
+        views = self.train_views()
+        known = [self.train] if self.selection is None else [self.train, self.selection]
+        return [(images, view) for images in known for view in views]
 
     def check(self, backbone: Backbone) -> None:
         """See ``virtex.evaluator.Evaluator``."""

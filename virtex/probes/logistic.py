@@ -24,10 +24,11 @@ from virtex.engine.progress import progress_bar
 from virtex.probes.accuracy import Accuracy
 from virtex.probes.average_precision import AVERAGE_PRECISIONS
 from virtex.probes.feature_probe import FeatureProbe
-from virtex.probes.features import FeatureExtractor, View, center_view
+from virtex.probes.features import FeatureExtractor
 from virtex.probes.logistic_solver import fit_logistic_path
 from virtex.probes.low_shot import PURPOSE
 from virtex.probes.svm_solver import decision_function
+from virtex.probes.usable_classes import find_usable_classes
 
 logger = logging.getLogger(__name__)
 
@@ -58,13 +59,13 @@ class LogisticProbe(FeatureProbe):
             settings: of a ``logistic`` protocol.
             metric: ``"top1"``, ``"mean_per_class"`` or ``"mAP"``: selects the strength.
         """
-        super().__init__(train, test, settings, extractor)
-        self.selection, self.metric = selection, metric
-        self.images = {images.name: images for images in (train, selection, test)}
-
-    def train_sets(self) -> list[tuple[ImageSet, View]]:
-        view = center_view(self.settings.DATA)
-        return [(self.train, view), (self.selection, view)]
+        super().__init__(train, test, settings, extractor, selection)
+        self.metric = metric
+        # labels of the training, validation and test images
+        self.targets = [targets_of(images) for images in (train, selection, test)]
+        if train.labels.ndim == 2:
+            classes = find_usable_classes(train, test, (-1, 0), self.report)
+            self.targets = [targets[:, classes] for targets in self.targets]
 
     def score(self, train: Sequence[np.ndarray], val: np.ndarray) -> Metrics:
         """Return the metrics on the test images, and ``selection/<metric>``, in percent."""
@@ -85,7 +86,7 @@ class LogisticProbe(FeatureProbe):
     def fit(self, train: Tensor, selection: Tensor, test: Tensor) -> Metrics:
         low, high = self.settings.LOGISTIC.LOG10_STRENGTHS
         strengths = np.logspace(low, high, self.settings.LOGISTIC.NUM_STRENGTHS).tolist()
-        labels = [targets_of(images) for images in (self.train, self.selection, self.val)]
+        labels = self.targets
         best, best_value = strengths[0], -1.0
         outputs = fit_outputs(train, labels[0], strengths, selection)
         with progress_bar(len(strengths), "strength", "logistic regression") as bar:
@@ -173,8 +174,8 @@ class LowShotProbe(LogisticProbe):
         """
         settings = self.settings.LOW_SHOT
         features = torch.cat([train, selection])
-        targets = torch.cat([targets_of(images) for images in (self.train, self.selection)])
-        test_targets = targets_of(self.val)
+        *known, test_targets = self.targets
+        targets = torch.cat(known)
         metrics = {}
         for shots in settings.SHOTS:
             values = []

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from virtex.data.layouts import missing_paths
-from virtex.data.suite_sets import SUITE, SuiteSet
+from virtex.data.suite_sets import MEAN_AP, SUITE, SuiteSet
 from virtex.errors import UserError
 from virtex.tasks.registry import Task, build_protocols, register_task
 
@@ -33,7 +33,7 @@ def build_evaluator(job: Evaluation) -> Evaluator:
     if "KNN" in job.settings:
         from virtex.probes.knn import NearestNeighbors
 
-        return NearestNeighbors(splits.trainval(), splits.test, job.settings, extractor)
+        return NearestNeighbors(splits.train, splits.test, job.settings, extractor, splits.val)
     sets = (splits.train, splits.val, splits.test, job.settings, extractor, entry.metric)
     if "LOW_SHOT" in job.settings:
         return LowShotProbe(*sets, seed=job.args.seed)
@@ -49,14 +49,14 @@ def protocols_of(entry: SuiteSet) -> dict[str, Protocol]:
     )
     knn = build_protocols(entry.name, "top1", entry.images, {"knn": "suite_knn"})
     # neighbors vote for one label
-    return logistic | ({} if entry.metric == "mAP" else knn) | low_shot
+    return logistic | ({} if entry.metric == MEAN_AP else knn) | low_shot
 
 
 def plan_suite(args: argparse.Namespace) -> list[Job]:
     """Plan ``frozen_suite``: a job for each dataset and protocol, each in a subfolder."""
     from virtex.tasks.jobs import plan_probe
 
-    jobs = []
+    jobs: list[Job] = []
     for name in args.tasks:
         task = SUITE_TASKS[name]
         for short in args.protocols:
