@@ -6,6 +6,7 @@ Errors name the file, the first invalid item, its id and the field.
 
 import json
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,6 +68,7 @@ def read_json(
 # Fields ----
 
 MAX_COORDINATE = 1_000_000  # pixels
+COCO_KEYPOINTS = 17  # of a person
 Check = tuple[str, Callable[[Any], bool], str]  # field, predicate of its value, description
 
 
@@ -100,6 +102,16 @@ def _is_box(value: Any) -> bool:
         and value[2] >= 0
         and value[3] >= 0
     )
+
+
+def _are_keypoints(number: int, value: Any) -> bool:
+    if type(value) is not list or len(value) != 3 * number:
+        return False
+    try:  # as for polygons (virtex.data.masks), faster than a loop
+        is_near = min(value) >= -MAX_COORDINATE and max(value) <= MAX_COORDINATE
+        return is_near and sum(value) == sum(value) and set(value[2::3]) <= {0, 1, 2}
+    except TypeError:  # not all are numbers
+        return False
 
 
 def _is_integer_list(value: Any) -> bool:
@@ -161,15 +173,36 @@ FIELDS: dict[str, dict[str, tuple[Check, ...]]] = {
 }
 
 
-def check_coco_json(content: Any, path: str | Path) -> None:
+def check_coco_json(content: Any, path: str | Path, keypoints: int = 0) -> None:
     """Raise UserError (``data.annotations``) unless ``content`` is valid COCO instances.
 
     ``content`` is what ``read_json`` returned for ``path``: an object with the lists images (id,
     file_name, height, width), annotations (id, image_id, category_id, bbox, area, iscrowd, and
     optionally segmentation) and categories (id, name). Ids are unique, and the image and category
-    of every annotation exist.
+    of every annotation exist. With ``keypoints``, annotations also have keypoints (that number of
+    x, y, visibility: 0 not labeled, 1 labeled but not visible, 2 visible) and num_keypoints, as
+    those of COCO's person_keypoints files.
     """
     _check(content, path, "COCO instances")
+    if keypoints:
+        _check_items(content["annotations"], path, "annotations", keypoint_checks(keypoints))
+
+
+def keypoint_checks(number: int) -> tuple[Check, ...]:
+    """Return the checks of an object that has ``number`` keypoints, each labeled or not."""
+    return (
+        (
+            "keypoints",
+            partial(_are_keypoints, number),
+            f"[x, y, visibility, …], {3 * number} numbers for {number} keypoints, with "
+            "visibility 0, 1 or 2",
+        ),
+        (
+            "num_keypoints",
+            lambda value: type(value) is int and 0 <= value <= number,
+            f"an integer from 0 to {number}, the labeled keypoints",
+        ),
+    )
 
 
 def check_lvis_json(content: Any, path: str | Path) -> None:

@@ -21,8 +21,8 @@ TOY_HINT = "generate toy data: python -m virtex.eval_tools.make_toy_data OUT"
 # Kinds of paths; ``virtex.check_data`` checks the contents of each kind.
 FOLDER_KINDS = frozenset({"folder", "images", "class_folders", "voc_xml"})
 FILE_KINDS = frozenset(
-    {"file", "coco_json", "lvis_json", "captions_json", "inaturalist_json", "image_list"}
-    | {"voc_labels"}
+    {"file", "coco_json", "keypoints_json", "lvis_json", "captions_json", "inaturalist_json"}
+    | {"image_list", "voc_labels"}
 )
 
 
@@ -38,7 +38,8 @@ class Need:
             - "images": a folder of images, at any depth
             - "class_folders": one folder of images per class
             - "voc_xml": a folder of one XML file per image
-            - "coco_json", "lvis_json", "captions_json", "inaturalist_json": annotations
+            - "coco_json", "keypoints_json" (COCO's person_keypoints), "lvis_json",
+              "captions_json", "inaturalist_json": annotations
             - "image_list": a text file with the name of one image per line
             - "voc_labels": the first of VOC's 20 files of labels, one per class
         counts: the sizes of the published data, for instance ``{"images": 5000}``.
@@ -94,6 +95,15 @@ def _coco_instances(split: str) -> Need:
     )
 
 
+def _coco_keypoints(split: str) -> Need:
+    return Need(
+        f"coco/annotations/person_keypoints_{split}2017.json",
+        "keypoints_json",
+        {"images": COCO_SIZES[split], "categories": 1},
+        f"coco/{split}2017/{{}}",
+    )
+
+
 def _coco_captions(split: str) -> Need:
     return Need(
         f"coco/annotations/captions_{split}2017.json",
@@ -124,6 +134,7 @@ def _voc_list(year: str, split: str, images: int) -> Need:
 
 COCO_IMAGES = (_coco_images("train"), _coco_images("val"))
 COCO_INSTANCES = (_coco_instances("train"), _coco_instances("val"))
+COCO_KEYPOINTS = (_coco_keypoints("train"), _coco_keypoints("val"))
 COCO_CAPTIONS = (_coco_captions("train"), _coco_captions("val"))
 VOC2007_IMAGES = (
     Need("VOC2007/JPEGImages", "images", {"images": 9963}),
@@ -142,6 +153,7 @@ VOC2007_LABELS = (
 )
 
 COCO_DETECTION = Layout(COCO_IMAGES + COCO_INSTANCES, COCO_SOURCE)
+COCO_KEYPOINT_DETECTION = Layout(COCO_IMAGES + COCO_KEYPOINTS, COCO_SOURCE)
 LVIS_DETECTION = Layout(
     (*COCO_IMAGES, _lvis("train"), _lvis("val")),
     "LVIS v1 annotations: https://www.lvisdataset.org/dataset; "

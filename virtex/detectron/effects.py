@@ -26,17 +26,14 @@ UNSUPPORTED = {
     "FLOAT32_PRECISION": "training always uses torch's default",
     "GLOBAL.HACK": "nothing reads it",
     "MODEL.ANCHOR_GENERATOR.ANGLES": "rotated boxes are not supported",
-    "MODEL.KEYPOINT_ON": "keypoints are not evaluated",
     "MODEL.LOAD_PROPOSALS": "detectors compute their own proposals",
     "MODEL.PANOPTIC_FPN.*": "panoptic segmentation is not evaluated",
     "MODEL.RESNETS.DEFORM_*": "pretrained backbones have no deformable convolutions",
     "MODEL.ROI_BOX_HEAD.FED_LOSS_*": "the federated loss needs image counts of the classes",
     "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": "the federated loss needs image counts of the classes",
-    "MODEL.ROI_KEYPOINT_HEAD.*": "keypoints are not evaluated",
     "MODEL.SEM_SEG_HEAD.*": "semantic segmentation is not evaluated",
     "TEST.AUG.*": "test-time augmentation is not supported",
     "TEST.EXPECTED_RESULTS": "results are recorded, not compared with expected ones",
-    "TEST.KEYPOINT_OKS_SIGMAS": "keypoints are not evaluated",
     "VERSION": "files of version 1 are converted while they are read",
 }
 # Settings that are read in data loading, training and evaluation only.
@@ -48,6 +45,8 @@ READ_LATER = (
 )
 # More of them, as patterns, with the setting and the value that they need.
 READ_LATER_IF = {
+    "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE": ("MODEL.KEYPOINT_ON", True),
+    "TEST.KEYPOINT_OKS_SIGMAS": ("MODEL.KEYPOINT_ON", True),
     "DATALOADER.REPEAT_*": ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"),
     "SOLVER.CLIP_GRADIENTS.*": ("SOLVER.CLIP_GRADIENTS.ENABLED", True),
     "TEST.PRECISE_BN.NUM_ITER": ("TEST.PRECISE_BN.ENABLED", True),

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +47,21 @@ def temporary_file_errors() -> Iterator[None]:
 
 
 class InstanceEvaluator(DatasetEvaluator):
-    """Collects boxes and masks of all processes and scores them as COCO or LVIS."""
+    """Collects boxes, masks and keypoints of all processes and scores them as COCO or LVIS."""
 
-    def __init__(self, dataset_name: str, masks: bool, output_dir: Path | None = None):
+    def __init__(
+        self,
+        dataset_name: str,
+        masks: bool,
+        output_dir: Path | None = None,
+        keypoints: bool = False,
+        sigmas: Sequence[float] = (),
+    ):
         """
         Args:
             dataset_name: a test set, which has been read.
-            masks: also score masks.
+            masks, keypoints: also score these.
+            sigmas: of keypoints, see ``score_detections``.
             output_dir: write the detections there in COCO's result format.
         """
         metadata = MetadataCatalog.get(dataset_name)
@@ -61,7 +69,8 @@ class InstanceEvaluator(DatasetEvaluator):
         self.style = metadata.get("evaluator_type") or "coco"
         contiguous = metadata.get("thing_dataset_id_to_contiguous_id") or {}
         self.category_ids = {index: key for key, index in contiguous.items()}
-        self.kinds = ["bbox", "segm"] if masks else ["bbox"]
+        self.kinds = ["bbox", *["segm"] * masks, *["keypoints"] * keypoints]
+        self.sigmas = sigmas
         self.reset()
 
     def reset(self) -> None:
@@ -86,7 +95,7 @@ class InstanceEvaluator(DatasetEvaluator):
         with temporary_file_errors():
             truth = loaded_set(self.name).ground_truth
             assert isinstance(truth, bytes)
-            return score_detections(truth, rows, self.kinds, self.style)
+            return score_detections(truth, rows, self.kinds, self.style, sigmas=self.sigmas)
 
 
 class VOCEvaluator(PascalVOCDetectionEvaluator):
@@ -112,7 +121,8 @@ class VOCEvaluator(PascalVOCDetectionEvaluator):
 
 
 def instance_evaluator(cfg: CfgNode, name: str, output_dir: Path | None) -> InstanceEvaluator:
-    return InstanceEvaluator(name, cfg.MODEL.MASK_ON, output_dir)
+    model, sigmas = cfg.MODEL, cfg.TEST.KEYPOINT_OKS_SIGMAS
+    return InstanceEvaluator(name, model.MASK_ON, output_dir, model.KEYPOINT_ON, sigmas)
 
 
 def voc_evaluator(cfg: CfgNode, name: str, output_dir: Path | None) -> VOCEvaluator:

@@ -1,4 +1,4 @@
-"""COCO and LVIS average precision from detections.
+"""COCO and LVIS average precision of boxes and masks, and COCO's of keypoints.
 
 Scored by hotcoco (Rust) if it is installed, else by pycocotools and lvis. The results agree within
 1e-9, on odd ground truth and detections too (tests/detectron/test_scoring.py).
@@ -10,7 +10,7 @@ import io
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,7 +20,9 @@ import pycocotools.mask
 from virtex.files import replace_file
 
 COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+KEYPOINT_METRICS = ("AP", "AP50", "AP75", "APm", "APl")  # small objects have no keypoints
 LVIS_METRICS = (*COCO_METRICS, "APr", "APc", "APf")
+METRICS = {"keypoints": KEYPOINT_METRICS}  # of kinds that have their own
 LVIS_MAX_DETECTIONS = 300  # per image
 ROWS_PER_WRITE = 10_000
 
@@ -43,30 +45,34 @@ def score_detections(
     kinds: list[str],
     style: str,
     scorer: str | None = None,
+    sigmas: Sequence[float] = (),
 ) -> Metrics:
     """Compute the average precision of detections.
 
     Args:
         annotations: ground truth from ``ground_truth.scorable_json``.
         detections: rows of COCO's result format: image_id, category_id, score, bbox (x, y,
-            width, height in pixels) and, for masks, segmentation (run-length encoded).
-        kinds: subset of ``"bbox"``, ``"segm"``.
+            width, height in pixels) and, for masks, segmentation (run-length encoded), or
+            keypoints (x, y, score, …). As in Detectron2, the area of a person is that of its box.
+        kinds: subset of ``"bbox"``, ``"segm"``, ``"keypoints"`` (by object keypoint similarity,
+            OKS; 20 detections per image; with the style ``"coco"`` only).
         style: ``"coco"`` or ``"lvis"`` (federated; 300 detections per image).
         scorer: ``"hotcoco"`` or ``"reference"``; default: ``default_scorer()``.
+        sigmas: of OKS, one for each keypoint; default: COCO's for its 17.
 
     Returns:
         ``{"bbox/AP": …}`` in percent; NaN for sizes or frequencies without ground truth. Every
         metric is 0 if there are no detections.
     """
     score = SCORERS[scorer or default_scorer(), style]
-    names = LVIS_METRICS if style == "lvis" else COCO_METRICS
     metrics: Metrics = {}
     with tempfile.TemporaryDirectory(prefix="virtex-annotations-") as folder:
         path = Path(folder, "annotations.json")
         path.write_bytes(annotations)
         for kind in kinds:
-            rows = detections if kind == "bbox" else without_boxes(detections)
-            values = score(path, rows, kind) if rows else dict.fromkeys(names, 0.0)
+            names = METRICS.get(kind, LVIS_METRICS if style == "lvis" else COCO_METRICS)
+            rows = without_boxes(detections) if kind == "segm" else detections
+            values = score(path, rows, kind, sigmas) if rows else dict.fromkeys(names, 0.0)
             for name in names:
                 value = float(values[name])
                 metrics[f"{kind}/{name}"] = float("nan") if value < 0 else value * 100
@@ -102,32 +108,38 @@ def lvis_rows(rows: Rows, kind: str) -> Rows:
     return [row for row, area in zip(rows, areas, strict=True) if area > 0]
 
 
-def coco_reference(annotations: Path, rows: Rows, kind: str) -> Metrics:
+def coco_reference(annotations: Path, rows: Rows, kind: str, sigmas: Sequence[float]) -> Metrics:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(annotations))
         # pycocotools adds fields to the rows that it loads
-        return coco_metrics(COCOeval(truth, truth.loadRes(copy.deepcopy(rows)), kind))
+        evaluation = COCOeval(truth, truth.loadRes(copy.deepcopy(rows)), kind)
+        if sigmas:
+            evaluation.params.kpt_oks_sigmas = np.array(sigmas)
+        return coco_metrics(evaluation, kind)
 
 
-def coco_hotcoco(annotations: Path, rows: Rows, kind: str) -> Metrics:
+def coco_hotcoco(annotations: Path, rows: Rows, kind: str, sigmas: Sequence[float]) -> Metrics:
     from hotcoco import COCO, COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(annotations))
-        return coco_metrics(COCOeval(truth, truth.load_res(rows), kind))
+        evaluation = COCOeval(truth, truth.load_res(rows), kind)
+        if sigmas:
+            evaluation.params.kpt_oks_sigmas = list(sigmas)
+        return coco_metrics(evaluation, kind)
 
 
-def coco_metrics(evaluation: Any) -> Metrics:
+def coco_metrics(evaluation: Any, kind: str) -> Metrics:
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    return dict(zip(COCO_METRICS, evaluation.stats, strict=False))
+    return dict(zip(METRICS.get(kind, COCO_METRICS), evaluation.stats, strict=False))
 
 
-def lvis_reference(annotations: Path, rows: Rows, kind: str) -> Metrics:
+def lvis_reference(annotations: Path, rows: Rows, kind: str, sigmas: Sequence[float]) -> Metrics:
     with numpy_float_alias():
         from lvis import LVIS, LVISEval, LVISResults
 
@@ -138,7 +150,7 @@ def lvis_reference(annotations: Path, rows: Rows, kind: str) -> Metrics:
     return {name: evaluation.get_results()[name] for name in LVIS_METRICS}
 
 
-def lvis_hotcoco(annotations: Path, rows: Rows, kind: str) -> Metrics:
+def lvis_hotcoco(annotations: Path, rows: Rows, kind: str, sigmas: Sequence[float]) -> Metrics:
     from hotcoco import COCO, COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):

@@ -32,6 +32,7 @@ from virtex.detectron.effects import RecordingConfig, validate_effects
 from virtex.detectron.evaluation import build_evaluator, evaluate
 from virtex.detectron.gallery import write_gallery
 from virtex.detectron.install import describe_installed
+from virtex.detectron.keypoints import count_keypoints
 from virtex.detectron.loading import check_mask_format
 from virtex.detectron.scoring import default_scorer
 from virtex.detectron.settings import build_settings
@@ -56,6 +57,8 @@ TRAINING_KEYS = (
     "overrides.SOLVER.",
     "overrides.DATALOADER.",
 )
+# ``MODEL.KEYPOINT_ON`` -> the metric that ranks
+PRIMARY_METRICS = {False: "bbox/AP", True: "keypoints/AP"}
 
 
 class DetectorEvaluator:
@@ -86,6 +89,9 @@ class DetectorEvaluator:
         self.layer_ids = converted.layer_ids
         self.train, self.test = read_data(self.cfg, self.data_root, args.eval_only)
         check_mask_format(self.cfg, self.train)
+        if self.cfg.MODEL.KEYPOINT_ON:
+            keypoints = count_keypoints(self.cfg.DATASETS.TEST[0])
+            settings.set_from_data("MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", keypoints)
         checked = itertools.chain([] if args.skip_bad_images else self.train, *self.test.values())
         require_paths((sample["file_name"] for sample in checked), os.path.isfile)
         if classes := class_names(self.cfg):
@@ -186,6 +192,9 @@ class DetectorTransfer(Evaluation):
         train, test = settings.cfg.DATASETS.TRAIN, settings.cfg.DATASETS.TEST
         if test and test[0] in DETECTION_SETS:
             protocol = replace(protocol, task=DETECTION_SETS[test[0]].task)
+        if protocol.primary_metric in PRIMARY_METRICS.values():
+            metric = PRIMARY_METRICS[settings.cfg.MODEL.KEYPOINT_ON]
+            protocol = replace(protocol, primary_metric=metric)
         if len(test) > 1:
             protocol = replace(protocol, primary_metric=f"{test[0]}/{protocol.primary_metric}")
         super().__init__(

@@ -130,10 +130,14 @@ class ToyObject:
 
     def outlines(self) -> list[np.ndarray]:
         """Return closed outlines in pixels, each (points, 2); the second one is a hole."""
+        return [self.place(outline) for outline in SHAPES[self.shape]]
+
+    def place(self, points: np.ndarray) -> np.ndarray:
+        """Convert points from units of the radius to pixels, (points, 2)."""
         cos, sin = np.cos(self.angle), np.sin(self.angle)
         turn = np.array([[cos, sin], [-sin, cos]])
         scale = self.radius * np.array([self.stretch, 1 / abs(self.stretch)])
-        return [outline * scale @ turn + [self.x, self.y] for outline in SHAPES[self.shape]]
+        return points * scale @ turn + [self.x, self.y]
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,7 @@ def sample_scene(
         if spot is None:
             continue
         taken.append((*spot, radius))
-        objects.append(_pose(rng, attributes, *spot, radius))
+        objects.append(sample_pose(rng, attributes, *spot, radius))
     return Scene(width, height, background, tuple(reversed(objects)), crowd)
 
 
@@ -191,7 +195,7 @@ def sample_single(rng: np.random.Generator, required: Mapping[str, str]) -> Scen
     side = min(width, height)
     x = width / 2 + side * rng.uniform(-0.1, 0.1)
     y = height / 2 + side * rng.uniform(-0.1, 0.1)
-    subject = _pose(rng, attributes, x, y, side * rng.uniform(0.24, 0.38))
+    subject = sample_pose(rng, attributes, x, y, side * rng.uniform(0.24, 0.38))
     return Scene(width, height, str(rng.choice(list(BACKGROUNDS))), (subject,))
 
 
@@ -209,7 +213,7 @@ def sample_attributes(rng: np.random.Generator, required: Mapping[str, str]) -> 
     return {**drawn, **required}
 
 
-def _pose(
+def sample_pose(
     rng: np.random.Generator, attributes: dict[str, str], x: float, y: float, radius: float
 ) -> ToyObject:
     angle = rng.uniform(-0.3, 0.3)
@@ -251,4 +255,6 @@ def _sample_crowd(rng: np.random.Generator, width: int, height: int) -> tuple[To
         if all(np.hypot(spot[0] - u, spot[1] - v) > 11 for u, v in spots):
             spots.append(spot)
     count = int(rng.integers(7, 13))
-    return tuple(_pose(rng, attributes, *spot, rng.uniform(4.5, 6.0)) for spot in spots[:count])
+    return tuple(
+        sample_pose(rng, attributes, *spot, rng.uniform(4.5, 6.0)) for spot in spots[:count]
+    )

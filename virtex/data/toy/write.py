@@ -8,16 +8,23 @@ from tqdm import tqdm
 
 from virtex.data.toy.classification import write_imagenet, write_inaturalist
 from virtex.data.toy.coco import write_coco_and_lvis
+from virtex.data.toy.keypoints import half, write_person_keypoints
 from virtex.data.toy.plan import Plan, write_json
 from virtex.data.toy.voc import write_voc
 from virtex.errors import UserError
 from virtex.files import Manifest, list_manifests, read_manifests, replace_file
 
-VERSION = 3  # increment when the same seed and sizes give other files
+VERSION = 4  # increment when the same seed and sizes give other files
 MARKER = "toy.json"  # written last
 UNFINISHED = "toy.unfinished.json"  # exists while files are being written
 FOLDERS = ("coco", "lvis", "VOC2007", "VOC2012", "imagenet", "inaturalist")
-WRITERS = (write_coco_and_lvis, write_voc, write_imagenet, write_inaturalist)
+WRITERS = (
+    write_coco_and_lvis,
+    write_person_keypoints,
+    write_voc,
+    write_imagenet,
+    write_inaturalist,
+)
 
 
 def write_toy_data(
@@ -32,8 +39,9 @@ def write_toy_data(
     """Write toy COCO, LVIS, VOC, ImageNet and iNaturalist data, so that ``out`` is a data root.
 
     COCO (shared with LVIS), ImageNet and iNaturalist each get ``train_images`` and
-    ``val_images``. ``coco_train_images`` sets another number for COCO, on which models are
-    pretrained. VOC2007 and VOC2012 share ``train_images``, and VOC2007 test gets ``val_images``.
+    ``val_images``; COCO's person keypoints get half as many of their own. ``coco_train_images``
+    sets another number for COCO, on which models are pretrained. VOC2007 and VOC2012 share
+    ``train_images``, and VOC2007 test gets ``val_images``.
     The same seed and sizes give the same bytes; if ``out`` already holds them, nothing is done.
     ``overwrite`` replaces toy data, complete or not, and nothing else.
 
@@ -60,6 +68,7 @@ def write_toy_data(
             return _count_files(out)
         _claim(out, settings, overwrite)
         total = 3 * train_images + 4 * val_images + coco_train_images
+        total += half(train_images) + half(val_images)
         with tqdm(total=total, unit="image", disable=None if progress else True) as bar:
             plan = Plan(out, seed, *sizes, bar.update)
             manifest = Manifest(out)
