@@ -71,7 +71,7 @@ def test_seed_and_sizes(fresh, tmp_path):
     images = [name for name in first if name.endswith("jpg") and name in other]
     assert images and all(first[name] != other[name] for name in images)
     assert all(first[name] == more[name] for name in first if name.endswith("jpg"))
-    assert len(list((tmp_path / "more/coco/train2017").iterdir())) == 6
+    assert len(list((tmp_path / "more/coco/train2017").iterdir())) == 6 + 2  # of persons
     assert has_toy_data(tmp_path / "more", 0, 4, 1, coco_train_images=6)
     assert not has_toy_data(tmp_path / "more", 0, 4, 1)
     marker = json.loads((tmp_path / "other/toy.json").read_text())

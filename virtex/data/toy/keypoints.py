@@ -26,8 +26,8 @@ from virtex.data.toy.world import (
     Scene,
     ToyObject,
     image_rng,
+    pose,
     sample_attributes,
-    sample_pose,
 )
 
 SIDES = ("left", "right")
@@ -139,7 +139,7 @@ def sample_people(rng: np.random.Generator, has_person: bool) -> Scene:
     for _ in range(rng.integers(0, 3)):
         attributes = sample_attributes(rng, {"size": "small"})
         x, y = rng.uniform(0.1, 0.9) * width, rng.uniform(0.1, 0.9) * height
-        thing = sample_pose(rng, attributes, x, y, side * rng.uniform(0.09, 0.15))
+        thing = pose(rng, attributes, x, y, side * rng.uniform(0.09, 0.15))
         objects.insert(int(rng.integers(0, len(objects) + 1)), thing)
     return Scene(width, height, str(rng.choice(list(BACKGROUNDS))), tuple(objects), crowd)
 
