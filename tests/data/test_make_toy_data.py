@@ -33,7 +33,7 @@ def fresh(tmp_path_factory) -> Path:
     """Return toy data that no test changes."""
     root = tmp_path_factory.mktemp("fresh") / "toy"
     files = write_toy_data(root, **SMALL)
-    assert files["coco"] == 4 + 1 + 4
+    assert files["coco"] == 4 + 1 + 4 + 5  # the last of persons
     return root
 
 
@@ -81,7 +81,7 @@ def test_seed_and_sizes(fresh, tmp_path):
 def test_second_write_changes_nothing(written, monkeypatch):
     monkeypatch.setattr("virtex.data.toy.write.WRITERS", ())
     before = {path: path.stat().st_mtime_ns for path in written.rglob("*")}
-    assert write_toy_data(written, **SMALL)["coco"] == 4 + 1 + 4
+    assert write_toy_data(written, **SMALL)["coco"] == 4 + 1 + 4 + 5
     assert before == {path: path.stat().st_mtime_ns for path in written.rglob("*")}
 
 

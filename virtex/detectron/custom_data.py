@@ -244,7 +244,7 @@ def find_problem(sample: Any, num_classes: int, num_keypoints: int = 0) -> str:
                 f"{where}: segmentation must be a list of polygons [x, y, x, y, …] of at least 3 "
                 f"points, or a dict with size and encoded counts, not {short_repr(mask)}"
             )
-        keypoints = found.get("keypoints")
+        keypoints: Any = found.get("keypoints")
         if num_keypoints and not (is_numbers(keypoints) and len(keypoints) == 3 * num_keypoints):
             return (
                 f"{where}: keypoints must be [x, y, visibility, …], {3 * num_keypoints} numbers "
