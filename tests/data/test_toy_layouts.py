@@ -18,6 +18,7 @@ from virtex.data.annotations import (
     COCO_KEYPOINTS,
     check_coco_json,
     check_inaturalist_json,
+    check_keypoints,
     check_lvis_json,
 )
 from virtex.data.layouts import missing_paths
@@ -116,7 +117,8 @@ def test_coco_splits_share_no_id(toy_root, key):
 @SPLITS
 def test_persons_have_keypoints_as_in_coco(toy_root, split):
     coco = COCO(toy_root / f"coco/annotations/person_keypoints_{split}2017.json")
-    check_coco_json(coco.dataset, "persons", COCO_KEYPOINTS)
+    check_coco_json(coco.dataset, "persons")
+    check_keypoints(coco.dataset, "persons", COCO_KEYPOINTS)
     (category,) = coco.dataset["categories"]
     assert tuple(category["keypoints"]) == KEYPOINT_NAMES
     assert {n for pair in category["skeleton"] for n in pair} == set(range(1, COCO_KEYPOINTS + 1))

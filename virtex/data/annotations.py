@@ -144,11 +144,18 @@ BOX: Check = (
     _is_box,
     f"[x, y, width, height] of numbers up to {MAX_COORDINATE}, with width and height >= 0",
 )
+CROWD: Check = ("iscrowd", lambda value: value in (0, 1), "0 or 1")
 FIELDS: dict[str, dict[str, tuple[Check, ...]]] = {
     "COCO instances": {
         "categories": (ID, NAME),
         "images": (ID, FILE, *SIZE),
-        "annotations": (*LABEL, BOX, AREA, ("iscrowd", lambda value: value in (0, 1), "0 or 1")),
+        "annotations": (*LABEL, BOX, AREA, CROWD),
+    },
+    # file names may be absolute, or lead out of the folder of images
+    "custom COCO instances": {
+        "categories": (ID, NAME),
+        "images": (ID, ("file_name", _is_name, "a path"), *SIZE),
+        "annotations": (*LABEL, BOX, AREA, CROWD),
     },
     "LVIS v1 annotations": {
         "categories": (
@@ -173,36 +180,50 @@ FIELDS: dict[str, dict[str, tuple[Check, ...]]] = {
 }
 
 
-def check_coco_json(content: Any, path: str | Path, keypoints: int = 0) -> None:
+def check_coco_json(content: Any, path: str | Path) -> None:
     """Raise UserError (``data.annotations``) unless ``content`` is valid COCO instances.
 
     ``content`` is what ``read_json`` returned for ``path``: an object with the lists images (id,
     file_name, height, width), annotations (id, image_id, category_id, bbox, area, iscrowd, and
     optionally segmentation) and categories (id, name). Ids are unique, and the image and category
-    of every annotation exist. With ``keypoints``, annotations also have keypoints (that number of
-    x, y, visibility: 0 not labeled, 1 labeled but not visible, 2 visible) and num_keypoints, as
-    those of COCO's person_keypoints files.
+    of every annotation exist.
     """
     _check(content, path, "COCO instances")
-    if keypoints:
-        _check_items(content["annotations"], path, "annotations", keypoint_checks(keypoints))
 
 
-def keypoint_checks(number: int) -> tuple[Check, ...]:
-    """Return the checks of an object that has ``number`` keypoints, each labeled or not."""
-    return (
-        (
-            "keypoints",
-            partial(_are_keypoints, number),
-            f"[x, y, visibility, …], {3 * number} numbers for {number} keypoints, with "
-            "visibility 0, 1 or 2",
-        ),
+def check_keypoints(content: Any, path: str | Path, number: int) -> None:
+    """Raise UserError (``data.annotations``) unless all objects have ``number`` keypoints.
+
+    ``content`` has been checked by ``check_coco_json``. As in COCO's person_keypoints files, its
+    annotations must have keypoints (x, y and visibility of each: 0 not labeled, 1 labeled but not
+    visible, 2 visible) and num_keypoints, how many are labeled.
+    """
+    expected = f"[x, y, visibility, …], {3 * number} numbers, each visibility 0, 1 or 2"
+    checks: tuple[Check, ...] = (
+        ("keypoints", partial(_are_keypoints, number), expected),
         (
             "num_keypoints",
             lambda value: type(value) is int and 0 <= value <= number,
-            f"an integer from 0 to {number}, the labeled keypoints",
+            f"an integer from 0 to {number}, the number of labeled keypoints",
         ),
     )
+    _check_items(content["annotations"], path, "annotations", checks)
+
+
+def check_custom_json(content: Any, path: str | Path) -> None:
+    """Raise UserError (``data.annotations``) unless ``content`` is one's own COCO instances.
+
+    As ``check_coco_json``, but file names are any paths, there is at least one category, and the
+    names of categories are unique.
+    """
+    _check(content, path, "custom COCO instances")
+    if not content["categories"]:
+        raise _error(path, "categories", "expected at least one, found none")
+    names: set[str] = set()
+    for index, category in enumerate(content["categories"]):
+        if category["name"] in names:
+            raise _error(path, _place("categories", index, category), "its name is used twice")
+        names.add(category["name"])
 
 
 def check_lvis_json(content: Any, path: str | Path) -> None:

@@ -22,7 +22,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode, PolygonMasks
 from detectron2.utils import comm
 
-from virtex.data.annotations import MAX_COORDINATE, check_coco_json
+from virtex.data.annotations import MAX_COORDINATE, check_coco_json, check_keypoints
 from virtex.data.voc import is_stem
 from virtex.detectron.ground_truth import scorable_json
 from virtex.detectron.keypoints import count_keypoints
@@ -138,7 +138,9 @@ def read_custom_set(name: str, function: Callable[[], Any], scored: bool) -> Loa
         ) from error
     check_samples(name, samples)
     content, keypoints = coco_content(name, samples), count_keypoints(name)
-    check_coco_json(content, f"dataset {name}", keypoints)
+    check_coco_json(content, f"dataset {name}")
+    if keypoints:
+        check_keypoints(content, f"dataset {name}", keypoints)
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
     if files is not None:
         digest.update(files.annotations_sha256.encode())
@@ -176,7 +178,8 @@ def read_named_files(name: str, module: str | None, scored: bool) -> LoadedSet |
     if kind in ("coco", "lvis") and metadata.get("json_file"):
         folder = Path(metadata.get("image_root") or "")
         keypoints = count_keypoints(name) if kind == "coco" else 0
-        return read_instances(Path(metadata.json_file), folder, kind, scored, keypoints)
+        path = Path(metadata.json_file)
+        return read_instances(path, folder, kind, scored, keypoints=keypoints)
     if kind not in VOC_EVALUATORS or not metadata.get("dirname"):
         return None
     classes = metadata.get("thing_classes") or ()

@@ -9,11 +9,18 @@ from virtex.tasks.detection import register_detection
 
 def read_data(data_root: Path) -> None:
     """Read and check the annotations of both splits."""
-    from virtex.data.annotations import COCO_KEYPOINTS, check_coco_json, read_json
+    from virtex.data.annotations import (
+        COCO_KEYPOINTS,
+        check_coco_json,
+        check_keypoints,
+        read_json,
+    )
 
     for split in ("train", "val"):
         path = data_root / f"coco/annotations/person_keypoints_{split}2017.json"
-        check_coco_json(read_json(path, "COCO person keypoints"), path, COCO_KEYPOINTS)
+        content = read_json(path, "COCO person keypoints")
+        check_coco_json(content, path)
+        check_keypoints(content, path, COCO_KEYPOINTS)
 
 
 COCO_PERSON_KEYPOINTS = register_detection(
