@@ -16,10 +16,13 @@ from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 
+from tests.detectron.small_runs import assert_resumed_exactly, read_record, run_small
 from tests.detectron.test_custom_data import NAMES, catalog, edit, read
-from tests.detectron.test_transfer import QUICK, common, error_of, moco_file, record, run
+from tests.detectron.test_recipes import DINO
+from tests.detectron.test_transfer import moco_file
+from tests.detectron.tiny_networks import NETWORKS, make_backbone
 from tests.errors import raises_code
-from tests.run_states import assert_equal, content_of
+from tests.selection import whole_only
 from virtex.detectron.custom_data import coco_content
 from virtex.detectron.datasets import read_data, register_detection_sets, training_samples
 from virtex.detectron.evaluation import InstanceEvaluator
@@ -29,11 +32,6 @@ from virtex.tasks import packaged_protocol
 __all__ = ["catalog", "moco_file"]  # fixtures
 VAL = "keypoints_coco_2017_val"
 TRAIN = "keypoints_coco_2017_train"
-FEW = [
-    *QUICK,
-    *("MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", "(8,)", "MODEL.RPN.POST_NMS_TOPK_TEST", "10"),
-    *("MODEL.FPN.OUT_CHANNELS", "16", "MODEL.ROI_BOX_HEAD.FC_DIM", "16"),
-]
 
 
 def annotations(root, split="val"):
@@ -184,51 +182,43 @@ def test_dicts_with_keypoints(builtin, tmp_path):
 # --- runs ------------------------------------------------------------------------------------
 
 
-def arguments(checkpoint, root, out):
-    return common(checkpoint, root, out, "coco_keypoints")
+HEAD = ["MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", "(8,)"]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, toy, moco_file):
-    out = tmp_path_factory.mktemp("keypoints") / "run"
-    assert run(*arguments(moco_file, toy, out), *FEW) == 0
-    return out
+def arguments(checkpoint, protocol="toy"):
+    task = ("--task", "coco_keypoints", "--protocol", protocol)
+    return ["--checkpoint", checkpoint, *task, *HEAD]
 
 
-def test_record(finished):
-    found = record(finished)
+def test_run_is_resumed_exactly(tmp_path, toy, moco_file):
+    out = tmp_path / "run"
+    found = assert_resumed_exactly(toy, out, *arguments(moco_file))
     assert (found["task"], found["primary_metric"]) == ("coco_keypoints", "keypoints/AP")
     assert {"keypoints/AP", "keypoints/APm", "bbox/AP"} <= set(found["metrics"])
     assert "segm/AP" not in found["metrics"]
     assert found["data"][VAL]["images"] == 4
-    lines = [json.loads(line) for line in (finished / "metrics.json").read_text().splitlines()]
+    lines = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
     assert lines[0]["loss_keypoint"] > 0
-    rows = json.loads((finished / f"detections_{VAL}.json").read_text())
+    rows = json.loads((out / f"detections_{VAL}.json").read_text())
     assert all(len(row["keypoints"]) == 51 for row in rows)
-    assert list((finished / "gallery").glob("*.jpg"))
+    assert list((out / "gallery").glob("*.jpg"))
 
 
-def test_resume_is_bit_exact(finished, tmp_path, toy, moco_file):
-    out = Path(shutil.copytree(finished, tmp_path / "run"))
-    for name in ("result.json", "model_final.pth"):
-        (out / name).unlink()
-    (out / "last_checkpoint").write_text("model_0000002.pth")
-    assert run(*arguments(moco_file, toy, out), *FEW, "--resume") == 0
-    assert_equal(content_of(out), content_of(finished))
-    assert record(out)["metrics"] == record(finished)["metrics"]
-
-
-ONE = [*FEW, "SOLVER.MAX_ITER", "1", "SOLVER.STEPS", "()", "SOLVER.WARMUP_ITERS", "1"]
+@pytest.mark.parametrize("arch", [DINO, *whole_only(NETWORKS[1])])
+def test_other_families(tmp_path, toy, arch):
+    torch.save(make_backbone(arch).state_dict, tmp_path / "network.pth")
+    assert run_small(toy, tmp_path / "run", *arguments(tmp_path / "network.pth")) == 0
+    found = read_record(tmp_path / "run")
+    assert found["model"]["family"] == arch.family
+    assert "keypoints/AP" in found["metrics"]
 
 
 def test_zoo_config(tmp_path, toy, moco_file):
-    out = tmp_path / "out"
-    found = arguments(moco_file, toy, out)
-    found[2:6] = ["--config", "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml"]
-    more = ["MODEL.RESNETS.NORM", "BN", "TEST.PRECISE_BN.ENABLED", "True"]
-    assert run(*found, *ONE, *more) == 0
-    assert record(out)["task"] == "coco_keypoints"
-    assert record(out)["primary_metric"] == "keypoints/AP"
+    out, more = tmp_path / "out", ["MODEL.RESNETS.NORM", "BN", "TEST.PRECISE_BN.ENABLED", "True"]
+    config = ["--config", "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml"]
+    assert run_small(toy, out, "--checkpoint", moco_file, *config, *HEAD, *more) == 0
+    found = read_record(out)
+    assert (found["task"], found["primary_metric"]) == ("coco_keypoints", "keypoints/AP")
 
 
 # --- invalid input ---------------------------------------------------------------------------
@@ -252,8 +242,9 @@ def test_invalid_setting(toy, overrides, code, named):
 
 
 def test_number_of_keypoints_is_that_of_the_data(capsys, tmp_path, toy, moco_file):
-    out, override = tmp_path / "out", ["MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", "5"]
-    error = error_of(capsys, out, *arguments(moco_file, toy, out), *FEW, *override)
+    override = ["MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", "5"]
+    assert run_small(toy, tmp_path / "out", *arguments(moco_file), *override) == 2
+    error = capsys.readouterr().err
     assert "[config.invalid_override]" in error and override[0] in error
 
 
