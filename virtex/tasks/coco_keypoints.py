@@ -44,5 +44,6 @@ COCO_PERSON_KEYPOINTS = register_detection(
     ],
     read_data=read_data,
     primary_metric="keypoints/AP",
+    version="1",
     is_default=False,
 )
