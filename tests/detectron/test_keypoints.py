@@ -204,10 +204,13 @@ def test_run_is_resumed_exactly(tmp_path, toy, moco_file):
     assert list((out / "gallery").glob("*.jpg"))
 
 
-@pytest.mark.parametrize("arch", [DINO, *whole_only(NETWORKS[1])])
-def test_other_families(tmp_path, toy, arch):
-    torch.save(make_backbone(arch).state_dict, tmp_path / "network.pth")
-    assert run_small(toy, tmp_path / "run", *arguments(tmp_path / "network.pth")) == 0
+@pytest.mark.parametrize(
+    ("arch", "format"), [(DINO, "dino_vit"), *whole_only((NETWORKS[1], "auto"))]
+)
+def test_other_families(tmp_path, toy, arch, format):
+    checkpoint = tmp_path / "network.pth"
+    torch.save(make_backbone(arch).state_dict, checkpoint)
+    assert run_small(toy, tmp_path / "run", *arguments(checkpoint), "--format", format) == 0
     found = read_record(tmp_path / "run")
     assert found["model"]["family"] == arch.family
     assert "keypoints/AP" in found["metrics"]
