@@ -35,7 +35,8 @@ class ConvertedBackbone:
             feature maps by name.
         reference_features: the same from the original network, for images normalized as
             ``Backbone.input`` states; each call builds the network.
-        excluded_prefixes: of names with ``prefixes`` that belong to the detector's head.
+        excluded_prefixes: of names with ``prefixes`` that are not the checkpoint's: a head, or
+            parameters that the detector adds.
         layer_ids: the detector's tensor names -> ``Family.layer_id``.
         notes: sentences for the record about what the detector adds to the network or changes.
     """

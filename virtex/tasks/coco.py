@@ -1,4 +1,7 @@
-"""COCO instance segmentation: Mask R-CNN, as in VirTex (arXiv 2006.06666, appendix A) and MoCo."""
+"""COCO instance segmentation: Mask R-CNN, as in VirTex (arXiv 2006.06666, appendix A) and MoCo.
+
+The protocols ``vitdet…`` are those of ViTDet (arXiv 2203.16527) for each size of a ViT.
+"""
 
 from pathlib import Path
 
@@ -25,7 +28,11 @@ COCO = register_detection(
         "2x": "coco_mask_rcnn_R_50_FPN_2x",
         "1x": "coco_mask_rcnn_R_50_FPN_1x",
         "scratch": "coco_mask_rcnn_R_50_FPN_scratch",
+        "vitdet": "coco_mask_rcnn_vitdet_b_100ep",
+        "vitdet-l": "coco_mask_rcnn_vitdet_l_100ep",
+        "vitdet-h": "coco_mask_rcnn_vitdet_h_75ep",
         "toy": "toy/coco",
+        "toy-vitdet": "toy/coco_vitdet",
     },
     sets=[
         DetectionSet(
