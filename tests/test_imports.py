@@ -39,3 +39,27 @@ def test_knn_imports_few_modules():
     unrelated = ("virtex.captioning", "virtex.detectron")
     assert [name for name in own if name.startswith(unrelated)] == []
     assert len(own) < 40, own
+
+
+@pytest.mark.parametrize(
+    "library", ["torchvision.transforms.v2", "timm", "virtex.detectron.transfer"]
+)
+def test_compiler_is_not_imported(library):
+    assert "torch._dynamo" not in modules_after(f"import virtex; import {library}")
+
+
+def test_compiler_is_imported_at_its_first_use():
+    """The functions that torchvision and timm hold behave as torch's own."""
+    modules_after(
+        "import virtex, sys, torch, torchvision, timm\n"
+        "from torchvision.ops import roi_align\n"
+        "from timm.models.naflexvit import disable_compiler\n"
+        "found = sys.modules['torchvision.ops.roi_align'].is_compile_supported('cpu')\n"
+        "import torch._dynamo.utils as utils\n"
+        "assert found == utils.is_compile_supported('cpu')\n"
+        "@disable_compiler\n"
+        "def function(x): return torch.compiler.is_compiling()\n"
+        "assert torch.compile(lambda x: function(x), backend='eager')(torch.ones(1)) is False\n"
+        "boxes = torch.tensor([[0.0, 0, 0, 4, 4]])\n"
+        "assert roi_align(torch.ones(1, 1, 8, 8), boxes, 2).shape == (1, 1, 2, 2)\n"
+    )

@@ -28,6 +28,7 @@ def test_package_passes_mypy(mypy):
     assert found.returncode == 0, found.stdout + found.stderr
 
 
+@pytest.mark.whole  # a minute of mypy
 def test_public_names_have_types(mypy, tmp_path):
     given = {name: importlib.import_module(name).__all__ for name in PUBLIC}
     names = [f"{package}.{name}" for package in PUBLIC for name in given[package]]

@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from virtex.data.annotations import lvis_file, read_json
+from virtex.data.cityscapes import DOWNLOADED, find_frames
 from virtex.data.layouts import TOY_HINT, Layout, Need, find_problem
 from virtex.data.voc import VOC_CLASSES, read_stems
 from virtex.errors import UserError
@@ -310,6 +311,19 @@ def check_voc_labels(root: Path, need: Need, layout: Layout, found: PathReport) 
     found.counts["classes"] = len(names) - len(found.missing_files)
 
 
+def check_cityscapes(root: Path, need: Need, layout: Layout, found: PathReport) -> None:
+    """Expect an image for the annotations, and annotations for each image."""
+    images = root / need.images.removesuffix("/{}")
+    frames, missing = find_frames(images, root / need.path, DOWNLOADED)
+    if not frames:
+        found.problems.append("no annotations of a city in it")
+    above = len(prefix_of(root))
+    found.counts["images"] = len(frames)
+    found.missing_files = [path[above:] for path in missing]
+    files = [str(frame.image)[above:] for frame in frames]
+    found.images = [file for file in files if file not in set(found.missing_files)]
+
+
 def check_image_list(root: Path, need: Need, layout: Layout, found: PathReport) -> None:
     """Expect every image that a text file lists."""
     stems = read_stems(root / need.path)
@@ -370,6 +384,7 @@ CHECKS: dict[str, Callable[[Path, Need, Layout, PathReport], None]] = {
     "class_folders": check_class_folders,
     "voc_xml": check_voc_xml,
     "voc_labels": check_voc_labels,
+    "cityscapes": check_cityscapes,
     "image_list": check_image_list,
     **dict.fromkeys(ANNOTATIONS, check_json),
 }

@@ -19,7 +19,7 @@ from virtex.files import describe_folder, is_folder
 TOY_HINT = "generate toy data: python -m virtex.eval_tools.make_toy_data OUT"
 
 # Kinds of paths; ``virtex.check_data`` checks the contents of each kind.
-FOLDER_KINDS = frozenset({"folder", "images", "class_folders", "voc_xml"})
+FOLDER_KINDS = frozenset({"folder", "images", "class_folders", "voc_xml", "cityscapes"})
 FILE_KINDS = frozenset(
     {"file", "coco_json", "lvis_json", "captions_json", "inaturalist_json", "image_list"}
     | {"voc_labels"}
@@ -38,6 +38,7 @@ class Need:
             - "images": a folder of images, at any depth
             - "class_folders": one folder of images per class
             - "voc_xml": a folder of one XML file per image
+            - "cityscapes": folders of cities with the annotations of a split of Cityscapes
             - "coco_json", "lvis_json", "captions_json", "inaturalist_json": annotations
             - "image_list": a text file with the name of one image per line
             - "voc_labels": the first of VOC's 20 files of labels, one per class
@@ -122,6 +123,15 @@ def _voc_list(year: str, split: str, images: int) -> Need:
     return Need(path, "image_list", {"images": images}, f"{year}/JPEGImages/{{}}.jpg")
 
 
+def _cityscapes(split: str, images: int) -> tuple[Need, Need]:
+    folder, counts = f"cityscapes/leftImg8bit/{split}", {"images": images}
+    annotations = f"cityscapes/gtFine/{split}"
+    return (
+        Need(folder, "images", counts),
+        Need(annotations, "cityscapes", counts, f"{folder}/{{}}"),
+    )
+
+
 COCO_IMAGES = (_coco_images("train"), _coco_images("val"))
 COCO_INSTANCES = (_coco_instances("train"), _coco_instances("val"))
 COCO_CAPTIONS = (_coco_captions("train"), _coco_captions("val"))
@@ -164,6 +174,11 @@ INATURALIST_2018 = Layout(
         _inaturalist("val", 24426),
     ),
     "iNaturalist 2018: https://github.com/visipedia/inat_comp/tree/master/2018",
+)
+CITYSCAPES = Layout(
+    (*_cityscapes("train", 2975), *_cityscapes("val", 500)),
+    "Cityscapes, leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip: "
+    "https://www.cityscapes-dataset.com/downloads/",
 )
 # Captioning is evaluated on val; the captions of train serve only to train a vocabulary.
 COCO_CAPTIONING = Layout((_coco_images("val"), _coco_captions("val")), COCO_SOURCE)

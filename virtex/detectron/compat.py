@@ -50,6 +50,7 @@ def add_settings(cfg: Any) -> None:
     cfg.INPUT.LSJ.SIZE = 1024  # side in pixels of the square that scale 1 fills, and of the crop
     cfg.INPUT.LSJ.MIN_SCALE = 0.1
     cfg.INPUT.LSJ.MAX_SCALE = 2.0
+    cfg.MODEL.BACKBONE.FROZEN = False  # in eval mode, without gradients (virtex.engine.frozen)
     cfg.MODEL.NETWORK = CfgNode()
     cfg.MODEL.NETWORK.ARCH = ""  # set by the checkpoint: adapters.encode_arch
     cfg.MODEL.NETWORK.DROP_PATH = 0.0  # rate of the last block; grows linearly from 0

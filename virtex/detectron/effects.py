@@ -51,6 +51,12 @@ READ_LATER_IF = {
     "TEST.PRECISE_BN.NUM_ITER": ("TEST.PRECISE_BN.ENABLED", True),
 }
 
+# Settings of a backbone's training, without effect with MODEL.BACKBONE.FROZEN.
+IGNORED_IF_FROZEN = (
+    *("MODEL.BACKBONE.FREEZE_AT", "MODEL.NETWORK.CHECKPOINTING", "MODEL.NETWORK.DROP_PATH"),
+    "SOLVER.LAYER_DECAY",
+)
+
 
 class RecordingConfig(CfgNode):
     """A copy of a config that records in ``read`` the keys whose values are read."""
@@ -130,7 +136,8 @@ def validate_effects(cfg: RecordingConfig, overridden: Collection[str]) -> None:
             f"Detectron2 cannot build the augmentations of INPUT: {error}", code="config.input"
         ) from error
     for key in overridden:
-        if key not in cfg._read and not is_read_later(cfg, key):
+        is_ignored = cfg.MODEL.BACKBONE.FROZEN and key in IGNORED_IF_FROZEN
+        if is_ignored or (key not in cfg._read and not is_read_later(cfg, key)):
             raise UserError(
                 f"{key} has no effect with the other settings of this run; remove the override",
                 code="config.no_effect",

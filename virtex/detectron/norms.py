@@ -1,13 +1,11 @@
 """Norm layers by name: Detectron2's, and layer norm over channels, which v0.5 does not have."""
 
-from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from detectron2.layers import get_norm
 from timm.layers.norm import LayerNorm2d
 from torch import nn
-
-Norm = str | Callable[[int], nn.Module]
 
 
 def build_norm(norm: str, channels: int) -> nn.Module | None:
@@ -19,6 +17,6 @@ def build_norm(norm: str, channels: int) -> nn.Module | None:
     return LayerNorm2d(channels) if norm == "LN" else get_norm(norm, channels)
 
 
-def as_norm(norm: str) -> Norm:
-    """Return what Detectron2's layers take for ``norm``: the name, or a builder."""
+def as_norm(norm: str) -> Any:
+    """Return what Detectron2's layers take for a norm: its name, or a builder."""
     return partial(build_norm, norm) if norm == "LN" else norm

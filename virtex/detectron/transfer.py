@@ -39,6 +39,7 @@ from virtex.detectron.trainer import Trainer, build_detector, check_solver, writ
 from virtex.detectron.verify import compare_features, load_weights
 from virtex.engine.checkpoints import last_checkpoint, validate_training_state
 from virtex.engine.distributed import get_device, world_size
+from virtex.engine.frozen import freeze, tensors_sha256, verify_unchanged
 from virtex.engine.progress import Stopwatch
 from virtex.engine.randomness import seed_everything
 from virtex.errors import UserError
@@ -65,6 +66,7 @@ class DetectorEvaluator:
         cfg: the final configuration, frozen.
         detector: initialized from the backbone; with ``--eval-only``, ``DetectorTransfer.setup``
             loads the weights of a trained detector.
+        frozen: the backbone's network in the detector with ``MODEL.BACKBONE.FROZEN``.
         train: Detectron2 dataset dicts of the training images, empty with ``--eval-only``.
         test: test set -> its dataset dicts.
         folder: output folder for detections and the gallery.
@@ -95,6 +97,11 @@ class DetectorEvaluator:
         recording = RecordingConfig(self.cfg, set())
         self.detector = build_detector(recording)
         federated.set_category_weights(self.detector, self.train)
+        self.frozen = None
+        if recording.MODEL.BACKBONE.FROZEN:
+            (prefix,) = converted.prefixes  # convert_backbone has refused C4
+            self.frozen = self.detector.get_submodule(prefix.rstrip("."))
+            freeze(self.frozen)
         check_solver(recording, self.detector, self.layer_ids)
         validate_effects(recording, settings.overridden)
         for name in self.test:
@@ -111,6 +118,7 @@ class DetectorEvaluator:
                 "scorer": default_scorer(),
             },
         )
+        self.sha256 = tensors_sha256(self.frozen) if self.frozen else ""
         self.cfg.freeze()
 
     @property
@@ -127,6 +135,9 @@ class DetectorEvaluator:
         """Train, unless ``--eval-only``, and evaluate; only the main process returns metrics."""
         if not self.args.eval_only:
             self.fit(backbone)
+        if self.frozen:
+            verified = verify_unchanged(self.frozen, self.sha256)
+            self.report.verification["frozen_backbone"] = verified
         start = time.perf_counter()
         metrics = evaluate(self.cfg, self.detector, self.test, self.folder)
         if not comm.is_main_process():

@@ -132,6 +132,7 @@ def convert_fpn(backbone: Checkpoint, cfg: CfgNode) -> ConvertedBackbone:
         layer_ids={
             PREFIX + name: family.layer_id(arch, name) for name in (*backbone.state_dict, *own)
         },
+        has_drop_path=True,
         notes=tuple(notes),
     )
 

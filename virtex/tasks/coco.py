@@ -27,12 +27,19 @@ COCO = register_detection(
     configs={
         "2x": "coco_mask_rcnn_R_50_FPN_2x",
         "1x": "coco_mask_rcnn_R_50_FPN_1x",
+        "4conv-1x": "coco_mask_rcnn_R_50_FPN_4conv1fc_1x",
+        "4conv-2x": "coco_mask_rcnn_R_50_FPN_4conv1fc_2x",
+        "adamw-1x": "coco_mask_rcnn_FPN_adamw_1x",
+        "adamw-3x": "coco_mask_rcnn_FPN_adamw_3x",
+        "frozen": "coco_mask_rcnn_R_50_FPN_1x_frozen",
         "scratch": "coco_mask_rcnn_R_50_FPN_scratch",
         "vitdet": "coco_mask_rcnn_vitdet_b_100ep",
         "vitdet-l": "coco_mask_rcnn_vitdet_l_100ep",
         "vitdet-h": "coco_mask_rcnn_vitdet_h_75ep",
         "toy": "toy/coco",
         "toy-vitdet": "toy/coco_vitdet",
+        "toy-adamw": "toy/coco_adamw",
+        "toy-frozen": "toy/coco_frozen",
     },
     sets=[
         DetectionSet(

@@ -46,10 +46,15 @@ class Drawing:
     crowd: tuple[Instance, ...]
 
 
-def draw(scene: Scene, rng: np.random.Generator) -> Drawing:
-    """Render ``scene``; ``rng`` draws the background and the noise."""
+def draw(scene: Scene, rng: np.random.Generator, background: np.ndarray | None = None) -> Drawing:
+    """Render ``scene``; ``rng`` draws the noise and, unless it is given, the background.
+
+    Args:
+        background: (height, width, 3) float32 RGB.
+    """
     canvas_size = (scene.width * OVERSAMPLING, scene.height * OVERSAMPLING)
-    canvas = cv2.resize(_background(scene, rng), canvas_size, interpolation=cv2.INTER_LINEAR)
+    background = smooth_noise(scene, rng) if background is None else background
+    canvas = cv2.resize(background, canvas_size, interpolation=cv2.INTER_LINEAR)
     owner = np.zeros(canvas.shape[:2], np.uint8)
     objects = scene.crowd + scene.objects
     for label, obj in enumerate(objects, start=1):
@@ -123,7 +128,7 @@ def _instance(obj: ToyObject, mask: np.ndarray, scene: Scene) -> Instance | None
     )
 
 
-def _background(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+def smooth_noise(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """Return smooth noise around the color of the background, (height, width, 3) float32."""
     size = (scene.width, scene.height)
     ground = np.empty((scene.height, scene.width, 3), np.float32)

@@ -60,6 +60,13 @@ def jpeg_bytes(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def png_bytes(pixels: np.ndarray) -> bytes:
+    """Encode RGB, (height, width, 3) uint8, or one channel, (height, width) uint8 or uint16."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def write_file(path: Path, content: bytes | str) -> None:
     """Write bytes or text (UTF-8, Unix line ends) and create the folders above."""
     record_file(path)

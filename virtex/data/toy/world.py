@@ -168,19 +168,19 @@ def sample_scene(
     taken: list[tuple[float, float, float]] = []
     crowd: tuple[ToyObject, ...] = ()
     if rng.random() < crowd_chance:
-        crowd = _sample_crowd(rng, width, height)
+        crowd = sample_crowd(rng, width, height)
         taken.append((crowd[0].x, crowd[0].y, CROWD_RADIUS))
     objects: list[ToyObject] = []
     for number in range(rng.choice(len(COUNT_WEIGHTS), p=COUNT_WEIGHTS) + 1):
         attributes = sample_attributes(rng, {} if number else required)
         radius = min(width, height) * rng.uniform(*SIZES[attributes["size"]])
-        spot = _free_spot(rng, width, height, radius, taken, inside=number == 0)
+        spot = free_spot(rng, width, height, radius, taken, inside=number == 0)
         if spot is None and number == 0:  # the crowd leaves no room for the required object
             return sample_scene(rng, required, crowd_chance)
         if spot is None:
             continue
         taken.append((*spot, radius))
-        objects.append(_pose(rng, attributes, *spot, radius))
+        objects.append(pose(rng, attributes, *spot, radius))
     return Scene(width, height, background, tuple(reversed(objects)), crowd)
 
 
@@ -191,7 +191,7 @@ def sample_single(rng: np.random.Generator, required: Mapping[str, str]) -> Scen
     side = min(width, height)
     x = width / 2 + side * rng.uniform(-0.1, 0.1)
     y = height / 2 + side * rng.uniform(-0.1, 0.1)
-    subject = _pose(rng, attributes, x, y, side * rng.uniform(0.24, 0.38))
+    subject = pose(rng, attributes, x, y, side * rng.uniform(0.24, 0.38))
     return Scene(width, height, str(rng.choice(list(BACKGROUNDS))), (subject,))
 
 
@@ -209,15 +209,16 @@ def sample_attributes(rng: np.random.Generator, required: Mapping[str, str]) -> 
     return {**drawn, **required}
 
 
-def _pose(
+def pose(
     rng: np.random.Generator, attributes: dict[str, str], x: float, y: float, radius: float
 ) -> ToyObject:
+    """Return an object of these attributes, slightly rotated and stretched, at random mirrored."""
     angle = rng.uniform(-0.3, 0.3)
     stretch = rng.uniform(0.94, 1.06) * rng.choice([-1, 1])
     return ToyObject(**attributes, x=x, y=y, radius=radius, angle=angle, stretch=stretch)
 
 
-def _free_spot(
+def free_spot(
     rng: np.random.Generator,
     width: int,
     height: int,
@@ -239,9 +240,11 @@ def _free_spot(
     return None
 
 
-def _sample_crowd(rng: np.random.Generator, width: int, height: int) -> tuple[ToyObject, ...]:
+def sample_crowd(
+    rng: np.random.Generator, width: int, height: int, required: Mapping[str, str] | None = None
+) -> tuple[ToyObject, ...]:
     """Sample 7 to 12 tiny objects of one kind, close together, the first in the middle."""
-    attributes = {**sample_attributes(rng, {}), "texture": "plain", "size": "small"}
+    attributes = {**sample_attributes(rng, required or {}), "texture": "plain", "size": "small"}
     x = rng.uniform(CROWD_RADIUS, width - CROWD_RADIUS)
     y = rng.uniform(CROWD_RADIUS, height - CROWD_RADIUS)
     spots = [(x, y)]
@@ -251,4 +254,4 @@ def _sample_crowd(rng: np.random.Generator, width: int, height: int) -> tuple[To
         if all(np.hypot(spot[0] - u, spot[1] - v) > 11 for u, v in spots):
             spots.append(spot)
     count = int(rng.integers(7, 13))
-    return tuple(_pose(rng, attributes, *spot, rng.uniform(4.5, 6.0)) for spot in spots[:count])
+    return tuple(pose(rng, attributes, *spot, rng.uniform(4.5, 6.0)) for spot in spots[:count])

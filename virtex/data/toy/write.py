@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from virtex.data.toy.cityscapes import write_cityscapes
 from virtex.data.toy.classification import write_imagenet, write_inaturalist
 from virtex.data.toy.coco import write_coco_and_lvis
 from virtex.data.toy.plan import Plan, write_json
@@ -13,11 +14,11 @@ from virtex.data.toy.voc import write_voc
 from virtex.errors import UserError
 from virtex.files import Manifest, list_manifests, read_manifests, replace_file
 
-VERSION = 3  # increment when the same seed and sizes give other files
+VERSION = 4  # increment when the same seed and sizes give other files
 MARKER = "toy.json"  # written last
 UNFINISHED = "toy.unfinished.json"  # exists while files are being written
-FOLDERS = ("coco", "lvis", "VOC2007", "VOC2012", "imagenet", "inaturalist")
-WRITERS = (write_coco_and_lvis, write_voc, write_imagenet, write_inaturalist)
+FOLDERS = ("coco", "lvis", "VOC2007", "VOC2012", "imagenet", "inaturalist", "cityscapes")
+WRITERS = (write_coco_and_lvis, write_voc, write_imagenet, write_inaturalist, write_cityscapes)
 
 
 def write_toy_data(
@@ -29,9 +30,9 @@ def write_toy_data(
     progress: bool = False,
     coco_train_images: int | None = None,
 ) -> dict[str, int]:
-    """Write toy COCO, LVIS, VOC, ImageNet and iNaturalist data, so that ``out`` is a data root.
+    """Write toy data of every dataset, so that ``out`` is a data root.
 
-    COCO (shared with LVIS), ImageNet and iNaturalist each get ``train_images`` and
+    COCO (shared with LVIS), ImageNet, iNaturalist and Cityscapes each get ``train_images`` and
     ``val_images``. ``coco_train_images`` sets another number for COCO, on which models are
     pretrained. VOC2007 and VOC2012 share ``train_images``, and VOC2007 test gets ``val_images``.
     The same seed and sizes give the same bytes; if ``out`` already holds them, nothing is done.
@@ -59,7 +60,7 @@ def write_toy_data(
         if not overwrite and has_toy_data(out, seed, *sizes):
             return _count_files(out)
         _claim(out, settings, overwrite)
-        total = 3 * train_images + 4 * val_images + coco_train_images
+        total = 4 * train_images + 5 * val_images + coco_train_images
         with tqdm(total=total, unit="image", disable=None if progress else True) as bar:
             plan = Plan(out, seed, *sizes, bar.update)
             manifest = Manifest(out)
