@@ -548,14 +548,6 @@ def test_other_networks_are_refused():
         settings_of("coco/vitdet", make_backbone(NETWORKS[0]))
 
 
-def test_mixed_precision_is_a_deviation_on_cpus():
-    settings, _ = settings_of("coco/vitdet", processes=1, device="cpu")
-    found = {d.key: (d.run, d.reason) for d in settings.deviations()}
-    assert found == {"SOLVER.AMP.ENABLED": (False, "device")}
-    with raises_code("config.invalid_value", "SOLVER.AMP.ENABLED"):
-        settings_of("coco/vitdet", None, "SOLVER.AMP.ENABLED", "True", device="cpu")
-
-
 @pytest.mark.parametrize("processes", [1, 8, 64])
 def test_batch_and_learning_rate_do_not_depend_on_the_gpus(processes):
     solver = settings_of("coco/vitdet", processes=processes)[0].cfg.SOLVER
