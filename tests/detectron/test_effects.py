@@ -43,17 +43,20 @@ def used_keys(cfg, **changed):
     with torch.device("meta"):
         model = build_model(recording)
     check_solver(recording, model, {})
-    validate_effects(recording, ())
+    validate_effects(recording, ["SOLVER.BASE_LR"])
     return read
 
 
 def test_every_setting_has_an_effect_or_is_refused():
-    coco, voc = (load_config(packaged_protocol(task, None)) for task in ("coco", "voc"))
+    tasks = ("coco", "voc", "coco_keypoints")
+    coco, voc, keypoints = (load_config(packaged_protocol(task, None)) for task in tasks)
     used = (
         used_keys(coco, **{"SOLVER.CLIP_GRADIENTS.ENABLED": True, "INPUT.CROP.ENABLED": True})
+        | used_keys(keypoints)
         | used_keys(voc, **{"SOLVER.LR_SCHEDULER_NAME": "WarmupCosineLR"})
         | used_keys(load_config(protocol_from_config(RETINANET)))
         | used_keys(load_config(protocol_from_config(CASCADE)), **{"INPUT.AUGMENTATION": "lsj"})
+        | used_keys(load_config(packaged_protocol("ade20k", "fpn")))
     )
     for builder, family in (("network", "convnext"), ("vit", "vit")):
         arch = encode_arch(get_families()[family].default_arch)

@@ -9,6 +9,7 @@ examples:
   # the 1x schedule; LVIS v1; PASCAL VOC
   python eval_tools/detectron2_transfer.py --checkpoint FILE --task coco --protocol 1x
   python eval_tools/detectron2_transfer.py --checkpoint FILE --task lvis
+  python eval_tools/detectron2_transfer.py --checkpoint FILE --task coco_keypoints --protocol 1x
   python eval_tools/detectron2_transfer.py --checkpoint FILE --task voc
 
   # a model of the zoo (model_zoo.py list), of torchvision, a random one, a URL
@@ -24,6 +25,12 @@ examples:
   # two machines with 8 GPUs each, started on both; or torchrun
   ... --num-gpus 8 --num-machines 2 --machine-rank 0 --dist-url tcp://HOST:PORT
   torchrun --nproc-per-node 8 eval_tools/detectron2_transfer.py ...
+
+  # one GPU with the batch size, learning rate and schedule of 8
+  ... --num-gpus 1 SOLVER.IMS_PER_BATCH 16 SOLVER.ACCUMULATE 8
+
+  # mixed precision (bfloat16 or float16), and a moving average of the weights
+  ... SOLVER.AMP.ENABLED True MODEL_EMA.ENABLED True
 
   # minutes on a CPU, with the built-in toy data
   python eval_tools/make_toy_data.py datasets/toy
