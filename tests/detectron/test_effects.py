@@ -9,7 +9,8 @@ from detectron2.modeling import build_model
 from tests.errors import raises_code
 from virtex.backbones.registry import get_families
 from virtex.config import flatten, get_setting
-from virtex.detectron import (  # noqa: F401 (register their backbones)
+from virtex.detectron import (  # noqa: F401 (register backbones and heads)
+    federated,
     heads,
     pyramid,
     vit,
@@ -58,14 +59,17 @@ def test_every_setting_has_an_effect_or_is_refused():
         | used_keys(load_config(protocol_from_config(CASCADE)), **{"INPUT.AUGMENTATION": "lsj"})
         | used_keys(load_config(packaged_protocol("ade20k", "fpn")))
     )
-    for builder, family in (("network", "convnext"), ("vit", "vit")):
+    for builder, family, protocol in (
+        ("network", "convnext", ("coco", None)),
+        ("vit", "vit", ("lvis", "vitdet")),
+    ):
         arch = encode_arch(get_families()[family].default_arch)
         network = {
             "MODEL.BACKBONE.NAME": f"build_{builder}_fpn_backbone",
             "MODEL.NETWORK.ARCH": arch,
             "SOLVER.OPTIMIZER": "ADAMW",
         }
-        used |= used_keys(load_config(packaged_protocol("coco", None)), **network)
+        used |= used_keys(load_config(packaged_protocol(*protocol)), **network)
     if "NUM_DECAYS" in coco.SOLVER:  # official Detectron2
         cosine = {"SOLVER.LR_SCHEDULER_NAME": "WarmupStepWithFixedGammaLR"}
         used |= used_keys(load_config(packaged_protocol("coco", None)), **cosine)

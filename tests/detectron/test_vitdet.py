@@ -715,6 +715,7 @@ QUICK = [
     *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.WARMUP_ITERS", "2", "DATALOADER.NUM_WORKERS", "0"),
     *("MODEL.VIT.PATCH_SIZE", "16", "MODEL.VIT.WINDOW_SIZE", "3", "MODEL.VIT.GLOBAL_BLOCKS", "1"),
     *("TEST.DETECTIONS_PER_IMAGE", "5", "MODEL.NETWORK.CHECKPOINTING", "True"),
+    *("MODEL.RPN.POST_NMS_TOPK_TEST", "10", "MODEL.RPN.POST_NMS_TOPK_TRAIN", "50"),
 ]
 
 
@@ -731,7 +732,7 @@ def run(task, checkpoint, toy, out, *arguments):
     return json.loads((out / "result.json").read_text())
 
 
-@pytest.mark.parametrize("task", ["coco", "lvis"])
+@pytest.mark.parametrize("task", ["coco", *whole_only("lvis")])
 def test_run_and_resume(tmp_path, toy, task):
     arch = ViTArch(128, 2, 16, 7, 128, heads=2, interpolation="offset")
     path, out = tmp_path / "dino.pth", tmp_path / "out"
@@ -752,8 +753,6 @@ def test_run_and_resume(tmp_path, toy, task):
     again = run(task, path, toy, resumed, "--resume")
     assert_equal(content_of(resumed), content_of(out))
     assert again["metrics"] == record["metrics"]
-    (resumed / "result.json").unlink()
-    assert run(task, path, toy, resumed, "--eval-only")["metrics"] == record["metrics"]
     # its backbone is a checkpoint again, with relative positions and windows
     backbone = load_backbone(str(out / "model_final.pth"))
     assert (backbone.arch.implementation, backbone.arch.relative_sides) == ("ViTDet", (3, 8))
