@@ -16,7 +16,7 @@ class DetectionSet:
             ``virtex.detectron.evaluation.EVALUATORS``.
         annotations: file or folder of annotations, relative to the data root.
         images: folder that file names are relative to, relative to the data root.
-        task, layout: of the task that registered it.
+        task, layout: of the task that registered it; none of one's own set.
     """
 
     name: str
@@ -25,6 +25,11 @@ class DetectionSet:
     images: str
     task: str = ""
     layout: Layout | None = None
+
+    @property
+    def is_custom(self) -> bool:
+        """Whether it is one's own set, whose paths are absolute."""
+        return not self.task
 
 
 DETECTION_SETS: dict[str, DetectionSet] = {}

@@ -117,7 +117,8 @@ def register_detection(
             arguments=("--task", name),
             is_default=True,
             workers_option="DATALOADER.NUM_WORKERS",
-            fixed_options=("weights", "config"),  # either would change the protocol
+            # each would change the protocol or its data
+            fixed_options=("weights", "config", "train_json", "val_json"),
             unsupported_reason=partial(unsupported_reason, c4_protocols) if c4_protocols else None,
         )
     )
