@@ -53,7 +53,7 @@ def test_every_setting_has_an_effect_or_is_refused():
         used_keys(coco, **{"SOLVER.CLIP_GRADIENTS.ENABLED": True, "INPUT.CROP.ENABLED": True})
         | used_keys(voc, **{"SOLVER.LR_SCHEDULER_NAME": "WarmupCosineLR"})
         | used_keys(load_config(protocol_from_config(RETINANET)))
-        | used_keys(load_config(protocol_from_config(CASCADE)))
+        | used_keys(load_config(protocol_from_config(CASCADE)), **{"INPUT.AUGMENTATION": "lsj"})
     )
     for builder, family in (("network", "convnext"), ("vit", "vit")):
         arch = encode_arch(get_families()[family].default_arch)
@@ -120,13 +120,22 @@ def test_unsupported_value(key, value):
         validate_run(cfg, (), "cpu")
 
 
-def test_crop_of_masks_needs_shapely(monkeypatch):
+@pytest.mark.parametrize(
+    ("key", "value"), [("INPUT.CROP.ENABLED", True), ("INPUT.AUGMENTATION", "lsj")]
+)
+def test_crop_of_masks_needs_shapely(monkeypatch, key, value):
     cfg = load_config(packaged_protocol("coco", None))
-    cfg.INPUT.CROP.ENABLED = True
+    cfg.merge_from_list([key, value])
     monkeypatch.setattr("virtex.detectron.effects.find_spec", lambda name: None)
-    with raises_code("environment.shapely", "INPUT.CROP.ENABLED"):
+    with raises_code("environment.shapely", key):
         validate_supported(cfg)
     cfg.MODEL.MASK_ON = False
+    validate_supported(cfg)
+
+
+def test_crop_size_is_height_and_width():
+    cfg = load_config(packaged_protocol("coco", None))
+    cfg.INPUT.CROP.ENABLED, cfg.MODEL.MASK_ON = True, False
     validate_supported(cfg)
     cfg.INPUT.CROP.SIZE = [0.5, 1.5]
     with raises_code("config.invalid_value", "INPUT.CROP.SIZE"):

@@ -10,10 +10,10 @@ from importlib.util import find_spec
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper
 
 from virtex.config import flatten, get_setting
 from virtex.config.overrides import invalid_value
+from virtex.detectron.augmentation import mapper_options
 from virtex.detectron.compat import default_config
 from virtex.errors import UserError
 from virtex.text import short_repr
@@ -30,8 +30,6 @@ UNSUPPORTED = {
     "MODEL.LOAD_PROPOSALS": "detectors compute their own proposals",
     "MODEL.PANOPTIC_FPN.*": "panoptic segmentation is not evaluated",
     "MODEL.RESNETS.DEFORM_*": "pretrained backbones have no deformable convolutions",
-    "MODEL.ROI_BOX_HEAD.FED_LOSS_*": "the federated loss needs image counts of the classes",
-    "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": "the federated loss needs image counts of the classes",
     "MODEL.ROI_KEYPOINT_HEAD.*": "keypoints are not evaluated",
     "MODEL.SEM_SEG_HEAD.*": "semantic segmentation is not evaluated",
     "TEST.AUG.*": "test-time augmentation is not supported",
@@ -97,19 +95,29 @@ def validate_supported(cfg: CfgNode) -> None:
                 f"{key} must be {short_repr(defaults[key])}, not {short_repr(value)}: {reason}; "
                 "remove the setting"
             )
+    head, name = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_HEADS.NAME
+    needed = (
+        ("USE_FED_LOSS", "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE True", head.USE_SIGMOID_CE),
+        ("USE_SIGMOID_CE", "MODEL.ROI_HEADS.NAME SigmoidROIHeads", name == "SigmoidROIHeads"),
+    )
+    for key, setting, is_set in needed:
+        if head[key] and not is_set:
+            raise invalid_value(f"MODEL.ROI_BOX_HEAD.{key} needs {setting}; set both or neither")
+    if name == "SigmoidROIHeads" and not head.USE_SIGMOID_CE:
+        raise invalid_value(f"MODEL.ROI_HEADS.NAME {name} needs MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE")
     crop = cfg.INPUT.CROP
-    if not crop.ENABLED:
-        return
     highest = 1 if "relative" in crop.TYPE else float("inf")
-    if len(crop.SIZE) != 2 or max(crop.SIZE) > highest:
+    if crop.ENABLED and (len(crop.SIZE) != 2 or max(crop.SIZE) > highest):
         raise invalid_value(
             f"INPUT.CROP.SIZE must be height and width for INPUT.CROP.TYPE {crop.TYPE}"
             f"{', each at most 1' * (highest == 1)}, not {short_repr(list(crop.SIZE))}"
         )
-    if cfg.MODEL.MASK_ON and find_spec("shapely") is None:
+    crops = crop.ENABLED or cfg.INPUT.AUGMENTATION == "lsj"
+    if crops and cfg.MODEL.MASK_ON and find_spec("shapely") is None:
+        key = "INPUT.CROP.ENABLED" if crop.ENABLED else "INPUT.AUGMENTATION lsj"
         raise UserError(
-            "INPUT.CROP.ENABLED needs the package shapely to crop masks: pip install shapely; or "
-            "train on boxes only with MODEL.MASK_ON False",
+            f"{key} needs the package shapely to crop masks: pip install shapely; or train on "
+            "boxes only with MODEL.MASK_ON False",
             code="environment.shapely",
         )
 
@@ -125,7 +133,7 @@ def validate_effects(cfg: RecordingConfig, overridden: Collection[str]) -> None:
     """
     try:
         for is_train in (True, False):
-            DatasetMapper.from_config(cfg, is_train)
+            mapper_options(cfg, is_train)
     except (AssertionError, TypeError, ValueError) as error:
         raise UserError(
             f"Detectron2 cannot build the augmentations of INPUT: {error}", code="config.input"

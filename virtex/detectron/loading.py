@@ -14,7 +14,6 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetFromList,
-    DatasetMapper,
     build_detection_test_loader,
     detection_utils,
 )
@@ -26,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from virtex.data.decoding import load_rgb, report_conversions, take_conversions
 from virtex.data.workers import GuardedLoader, init_worker
+from virtex.detectron.augmentation import build_mapper
 from virtex.engine.randomness import seed_everything
 from virtex.errors import UserError
 
@@ -110,7 +110,7 @@ class SeededSamples(Dataset):
 
     def __init__(self, samples: list[Sample], cfg: CfgNode, skip_bad_images: bool):
         self.samples = DatasetFromList(samples, copy=False)  # one copy for all workers
-        self.mapper = SafeMapper(DatasetMapper(cfg, True), SKIP_HINT)
+        self.mapper = SafeMapper(build_mapper(cfg, True), SKIP_HINT)
         self.seed = cfg.SEED
         self.skip_bad_images = skip_bad_images
 
@@ -253,7 +253,7 @@ def test_batches(
     """
     loader = build_detection_test_loader(
         samples,
-        mapper=SafeMapper(DatasetMapper(cfg, False), hint),
+        mapper=SafeMapper(build_mapper(cfg, False), hint),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
     loader.worker_init_fn = init_worker  # not a parameter of Detectron2's function

@@ -148,7 +148,7 @@ def detector_input(detector: Detector, image: Image.Image) -> Tensor:
     """Return (1, 3, height, width) by Detectron2's own reading and normalization."""
     pixels = convert_PIL_to_numpy(image, detector.input_format)
     tensor = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-    return detector.preprocess_image([{"image": tensor}]).tensor
+    return detector.preprocess_image([{"image": tensor}])[0].unsqueeze(0)  # without padding
 
 
 def reference_input(image: Image.Image, spec: InputSpec) -> Tensor:
