@@ -9,7 +9,7 @@ from detectron2.data import transforms as T
 
 from tests.detectron.protocol_values import sample
 from tests.errors import raises_code
-from virtex.detectron.augmentation import CropToSize, build_mapper
+from virtex.detectron.augmentation import CropToSize, build_instance_mapper
 from virtex.detectron.checks import validate_run
 from virtex.detectron.compat import default_config
 
@@ -52,7 +52,7 @@ def test_lsj_is_that_of_detectron2s_vitdet(tmp_path, flip):
     shapes = set()
     for seed in range(12):
         samples = []
-        for mapper in (build_mapper(cfg, True), reference):
+        for mapper in (build_instance_mapper(cfg, True), reference):
             np.random.seed(seed)
             samples.append(mapper(sample(tmp_path)))
         found, expected = samples
@@ -75,7 +75,7 @@ def test_boxes_are_recomputed_from_cut_masks(tmp_path):
     cfg = lsj_config("none")
     cfg.MODEL.MASK_ON, cfg.INPUT.LSJ.MIN_SCALE = True, 2.0  # 96 x 128 pixels, cropped
     pytest.importorskip("shapely")
-    mapper, cut = build_mapper(cfg, True), 0
+    mapper, cut = build_instance_mapper(cfg, True), 0
     for seed in range(20):
         np.random.seed(seed)
         instances = mapper(sample(tmp_path))["instances"]
@@ -109,7 +109,7 @@ def test_multi_scale_crop(tmp_path):
 def test_test_images_are_not_augmented(tmp_path):
     cfg = lsj_config()
     cfg.INPUT.MIN_SIZE_TEST = 45
-    assert build_mapper(cfg, False)(sample(tmp_path))["image"].shape == (3, 45, 60)
+    assert build_instance_mapper(cfg, False)(sample(tmp_path))["image"].shape == (3, 45, 60)
 
 
 def test_unknown_augmentation():

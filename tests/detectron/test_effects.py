@@ -9,7 +9,8 @@ from detectron2.modeling import build_model
 from tests.errors import raises_code
 from virtex.backbones.registry import get_families
 from virtex.config import flatten, get_setting
-from virtex.detectron import (  # noqa: F401 (register their backbones)
+from virtex.detectron import (  # noqa: F401 (register backbones and heads)
+    federated,
     heads,
     pyramid,
     vit,
@@ -43,26 +44,32 @@ def used_keys(cfg, **changed):
     with torch.device("meta"):
         model = build_model(recording)
     check_solver(recording, model, {})
-    validate_effects(recording, ())
+    validate_effects(recording, ["SOLVER.BASE_LR"])
     return read
 
 
 def test_every_setting_has_an_effect_or_is_refused():
-    coco, voc = (load_config(packaged_protocol(task, None)) for task in ("coco", "voc"))
+    tasks = ("coco", "voc", "coco_keypoints")
+    coco, voc, keypoints = (load_config(packaged_protocol(task, None)) for task in tasks)
     used = (
         used_keys(coco, **{"SOLVER.CLIP_GRADIENTS.ENABLED": True, "INPUT.CROP.ENABLED": True})
+        | used_keys(keypoints)
         | used_keys(voc, **{"SOLVER.LR_SCHEDULER_NAME": "WarmupCosineLR"})
         | used_keys(load_config(protocol_from_config(RETINANET)))
         | used_keys(load_config(protocol_from_config(CASCADE)), **{"INPUT.AUGMENTATION": "lsj"})
+        | used_keys(load_config(packaged_protocol("ade20k", "fpn")))
     )
-    for builder, family in (("network", "convnext"), ("vit", "vit")):
+    for builder, family, protocol in (
+        ("network", "convnext", ("coco", None)),
+        ("vit", "vit", ("lvis", "vitdet")),
+    ):
         arch = encode_arch(get_families()[family].default_arch)
         network = {
             "MODEL.BACKBONE.NAME": f"build_{builder}_fpn_backbone",
             "MODEL.NETWORK.ARCH": arch,
             "SOLVER.OPTIMIZER": "ADAMW",
         }
-        used |= used_keys(load_config(packaged_protocol("coco", None)), **network)
+        used |= used_keys(load_config(packaged_protocol(*protocol)), **network)
     if "NUM_DECAYS" in coco.SOLVER:  # official Detectron2
         cosine = {"SOLVER.LR_SCHEDULER_NAME": "WarmupStepWithFixedGammaLR"}
         used |= used_keys(load_config(packaged_protocol("coco", None)), **cosine)

@@ -12,11 +12,11 @@ class DetectionSet:
 
     Attributes:
         name: in ``DATASETS.TRAIN`` and ``DATASETS.TEST``; Detectron2's, where it has the set.
-        kind: how it is read and scored: a key of ``virtex.detectron.datasets.READERS`` and of
-            ``virtex.detectron.evaluation.EVALUATORS``.
+        kind: how it is read: a key of ``virtex.detectron.datasets.READERS``. The reader states
+            in the metadata how it is scored: a key of ``virtex.detectron.evaluation.EVALUATORS``.
         annotations: file or folder of annotations, relative to the data root.
         images: folder that file names are relative to, relative to the data root.
-        task, layout: of the task that registered it; none of one's own set.
+        task, layout, primary_metric: of the task that registered it; no task of one's own set.
     """
 
     name: str
@@ -25,6 +25,7 @@ class DetectionSet:
     images: str
     task: str = ""
     layout: Layout | None = None
+    primary_metric: str = "bbox/AP"
 
     @property
     def is_custom(self) -> bool:
@@ -35,7 +36,9 @@ class DetectionSet:
 DETECTION_SETS: dict[str, DetectionSet] = {}
 
 
-def register_sets(task: str, layout: Layout, sets: Iterable[DetectionSet]) -> None:
+def register_sets(
+    task: str, layout: Layout, sets: Iterable[DetectionSet], primary_metric: str = "bbox/AP"
+) -> None:
     """Add the sets of a task to ``DETECTION_SETS``.
 
     Raises:
@@ -44,4 +47,6 @@ def register_sets(task: str, layout: Layout, sets: Iterable[DetectionSet]) -> No
     for entry in sets:
         if entry.name in DETECTION_SETS:
             raise ValueError(f"a dataset named {entry.name!r} is already registered")
-        DETECTION_SETS[entry.name] = replace(entry, task=task, layout=layout)
+        DETECTION_SETS[entry.name] = replace(
+            entry, task=task, layout=layout, primary_metric=primary_metric
+        )

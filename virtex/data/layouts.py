@@ -19,10 +19,12 @@ from virtex.files import describe_folder, is_folder
 TOY_HINT = "generate toy data: python -m virtex.eval_tools.make_toy_data OUT"
 
 # Kinds of paths; ``virtex.check_data`` checks the contents of each kind.
-FOLDER_KINDS = frozenset({"folder", "images", "class_folders", "voc_xml", "cityscapes"})
+FOLDER_KINDS = frozenset(
+    {"folder", "images", "class_folders", "label_maps", "voc_xml", "cityscapes"}
+)
 FILE_KINDS = frozenset(
-    {"file", "coco_json", "lvis_json", "captions_json", "inaturalist_json", "image_list"}
-    | {"voc_labels"}
+    {"file", "coco_json", "keypoints_json", "lvis_json", "captions_json", "inaturalist_json"}
+    | {"image_list", "voc_labels"}
 )
 
 
@@ -37,9 +39,11 @@ class Need:
             - "folder", "file": must exist; a folder must not be empty
             - "images": a folder of images, at any depth
             - "class_folders": one folder of images per class
+            - "label_maps": a folder of PNG files, one per image, of semantic segmentation
             - "voc_xml": a folder of one XML file per image
             - "cityscapes": folders of cities with the annotations of a split of Cityscapes
-            - "coco_json", "lvis_json", "captions_json", "inaturalist_json": annotations
+            - "coco_json", "keypoints_json" (COCO's person_keypoints), "lvis_json",
+              "captions_json", "inaturalist_json": annotations
             - "image_list": a text file with the name of one image per line
             - "voc_labels": the first of VOC's 20 files of labels, one per class
         counts: the sizes of the published data, for instance ``{"images": 5000}``.
@@ -95,6 +99,15 @@ def _coco_instances(split: str) -> Need:
     )
 
 
+def _coco_keypoints(split: str) -> Need:
+    return Need(
+        f"coco/annotations/person_keypoints_{split}2017.json",
+        "keypoints_json",
+        {"images": COCO_SIZES[split], "categories": 1},
+        f"coco/{split}2017/{{}}",
+    )
+
+
 def _coco_captions(split: str) -> Need:
     return Need(
         f"coco/annotations/captions_{split}2017.json",
@@ -134,6 +147,7 @@ def _cityscapes(split: str, images: int) -> tuple[Need, Need]:
 
 COCO_IMAGES = (_coco_images("train"), _coco_images("val"))
 COCO_INSTANCES = (_coco_instances("train"), _coco_instances("val"))
+COCO_KEYPOINTS = (_coco_keypoints("train"), _coco_keypoints("val"))
 COCO_CAPTIONS = (_coco_captions("train"), _coco_captions("val"))
 VOC2007_IMAGES = (
     Need("VOC2007/JPEGImages", "images", {"images": 9963}),
@@ -151,13 +165,65 @@ VOC2007_LABELS = (
     Need("VOC2007/ImageSets/Main/aeroplane_test.txt", "voc_labels", {"classes": 20}),
 )
 
+VOC_SEGMENTATION_LISTS = tuple(
+    Need(
+        f"VOC2012/ImageSets/Segmentation/{split}.txt",
+        "image_list",
+        {"images": images},
+        "VOC2012/JPEGImages/{}.jpg",
+    )
+    for split, images in (("train", 1464), ("val", 1449))
+)
+
 COCO_DETECTION = Layout(COCO_IMAGES + COCO_INSTANCES, COCO_SOURCE)
+COCO_KEYPOINT_DETECTION = Layout(COCO_IMAGES + COCO_KEYPOINTS, COCO_SOURCE)
 LVIS_DETECTION = Layout(
     (*COCO_IMAGES, _lvis("train"), _lvis("val")),
     "LVIS v1 annotations: https://www.lvisdataset.org/dataset; "
     "their images are COCO's, of which LVIS val uses some from train2017",
 )
 VOC_DETECTION = Layout(VOC2007 + VOC2012, VOC_SOURCE)
+VOC_SEGMENTATION = Layout(
+    (
+        Need("VOC2012/JPEGImages", "images", {"images": 17125}),
+        *VOC_SEGMENTATION_LISTS,
+        Need("VOC2012/SegmentationClass", "label_maps", {"images": 2913}),
+    ),
+    VOC_SOURCE,
+)
+VOC_SEGMENTATION_AUG = Layout(
+    (
+        VOC_SEGMENTATION.needs[0],
+        Need(
+            "VOC2012/ImageSets/Segmentation/trainaug.txt",
+            "image_list",
+            {"images": 10582},
+            "VOC2012/JPEGImages/{}.jpg",
+        ),
+        Need("VOC2012/SegmentationClassAug", "label_maps", {"images": 10582}),
+    ),
+    "SBD (semantic boundaries dataset) as label maps with VOC's values, in "
+    "VOC2012/SegmentationClassAug, and their list trainaug.txt: "
+    "http://home.bharathh.info/pubs/codes/SBD/download.html",
+)
+CITYSCAPES_SEGMENTATION = Layout(
+    tuple(
+        Need(f"cityscapes/{folder}/{split}", kind, {"images": images})
+        for split, images in (("train", 2975), ("val", 500))
+        for folder, kind in (("leftImg8bit", "images"), ("gtFine", "label_maps"))
+    ),
+    "Cityscapes, gtFine_trainvaltest and leftImg8bit_trainvaltest: "
+    "https://www.cityscapes-dataset.com/downloads; write the label maps of train ids with "
+    "csCreateTrainIdLabelImgs of the package cityscapesScripts",
+)
+ADE20K = Layout(
+    tuple(
+        Need(f"ADEChallengeData2016/{folder}/{split}", kind, {"images": images})
+        for split, images in (("training", 20210), ("validation", 2000))
+        for folder, kind in (("images", "images"), ("annotations", "label_maps"))
+    ),
+    "ADE20K SceneParsing 2016 (ADEChallengeData2016): http://sceneparsing.csail.mit.edu",
+)
 VOC07_CLASSIFICATION = Layout(VOC2007_IMAGES + VOC2007_LABELS, VOC_SOURCE)
 IMAGENET = Layout(
     (

@@ -6,7 +6,6 @@ training stream seeds for every sample.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -65,27 +64,21 @@ AUGMENTATIONS: dict[str, Callable[[CfgNode], list[T.Augmentation]]] = {
 }
 
 
-def mapper_options(cfg: CfgNode, is_train: bool) -> dict[str, Any]:
-    """Return the arguments of the ``DatasetMapper`` of a config, reading its settings."""
+def build_instance_mapper(cfg: CfgNode, is_train: bool) -> DatasetMapper:
+    """Build Detectron2's mapper from a dataset dict to a sample of a detector."""
     if not is_train or cfg.INPUT.AUGMENTATION == "default":
-        return DatasetMapper.from_config(cfg, is_train)
-    options = {
-        "is_train": True,
-        "augmentations": AUGMENTATIONS[cfg.INPUT.AUGMENTATION](cfg),
-        "image_format": cfg.INPUT.FORMAT,
-        "use_instance_mask": cfg.MODEL.MASK_ON,
-        "instance_mask_format": cfg.INPUT.MASK_FORMAT,
-        "use_keypoint": cfg.MODEL.KEYPOINT_ON,
-        "recompute_boxes": cfg.MODEL.MASK_ON,
-    }
-    if cfg.MODEL.KEYPOINT_ON:
-        options["keypoint_hflip_indices"] = create_keypoint_hflip_indices(cfg.DATASETS.TRAIN)
-    return options
-
-
-def build_mapper(cfg: CfgNode, is_train: bool) -> DatasetMapper:
-    """Build Detectron2's mapper from a dataset dict to a sample of the detector."""
-    return DatasetMapper(**mapper_options(cfg, is_train))
+        return DatasetMapper(cfg, is_train)
+    flip = create_keypoint_hflip_indices(cfg.DATASETS.TRAIN) if cfg.MODEL.KEYPOINT_ON else None
+    return DatasetMapper(
+        is_train=True,
+        augmentations=AUGMENTATIONS[cfg.INPUT.AUGMENTATION](cfg),
+        image_format=cfg.INPUT.FORMAT,
+        use_instance_mask=cfg.MODEL.MASK_ON,
+        use_keypoint=cfg.MODEL.KEYPOINT_ON,
+        instance_mask_format=cfg.INPUT.MASK_FORMAT,
+        keypoint_hflip_indices=flip,
+        recompute_boxes=cfg.MODEL.MASK_ON,
+    )
 
 
 class CropToSize(T.Augmentation):

@@ -13,8 +13,10 @@ from detectron2.config import CfgNode
 
 from virtex.config import flatten, get_setting
 from virtex.config.overrides import invalid_value
-from virtex.detectron.augmentation import mapper_options
+from virtex.data.segmentation import IGNORED
 from virtex.detectron.compat import default_config
+from virtex.detectron.loading import build_mapper
+from virtex.detectron.semantic import ARCHITECTURE, is_semantic
 from virtex.errors import UserError
 from virtex.text import short_repr
 
@@ -26,16 +28,19 @@ UNSUPPORTED = {
     "FLOAT32_PRECISION": "training always uses torch's default",
     "GLOBAL.HACK": "nothing reads it",
     "MODEL.ANCHOR_GENERATOR.ANGLES": "rotated boxes are not supported",
-    "MODEL.KEYPOINT_ON": "keypoints are not evaluated",
     "MODEL.LOAD_PROPOSALS": "detectors compute their own proposals",
     "MODEL.PANOPTIC_FPN.*": "panoptic segmentation is not evaluated",
     "MODEL.RESNETS.DEFORM_*": "pretrained backbones have no deformable convolutions",
-    "MODEL.ROI_KEYPOINT_HEAD.*": "keypoints are not evaluated",
-    "MODEL.SEM_SEG_HEAD.*": "semantic segmentation is not evaluated",
     "TEST.AUG.*": "test-time augmentation is not supported",
     "TEST.EXPECTED_RESULTS": "results are recorded, not compared with expected ones",
-    "TEST.KEYPOINT_OKS_SIGMAS": "keypoints are not evaluated",
     "VERSION": "files of version 1 are converted while they are read",
+}
+# Settings -> the value that semantic segmentation needs: its images have label maps, no objects.
+NEEDED_BY_SEMANTIC = {
+    "DATALOADER.SAMPLER_TRAIN": "TrainingSampler",
+    "MODEL.KEYPOINT_ON": False,
+    "MODEL.MASK_ON": False,
+    "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": IGNORED,
 }
 # Settings that are read in data loading, training and evaluation only.
 READ_LATER = (
@@ -48,6 +53,8 @@ READ_LATER = (
 )
 # More of them, as patterns, with the setting and the value that they need.
 READ_LATER_IF = {
+    "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE": ("MODEL.KEYPOINT_ON", True),
+    "TEST.KEYPOINT_OKS_SIGMAS": ("MODEL.KEYPOINT_ON", True),
     "DATALOADER.REPEAT_*": ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"),
     "MODEL_EMA.DECAY": ("MODEL_EMA.ENABLED", True),
     "SOLVER.AMP.DTYPE": ("SOLVER.AMP.ENABLED", True),
@@ -106,6 +113,12 @@ def validate_supported(cfg: CfgNode) -> None:
             raise invalid_value(f"MODEL.ROI_BOX_HEAD.{key} needs {setting}; set both or neither")
     if name == "SigmoidROIHeads" and not head.USE_SIGMOID_CE:
         raise invalid_value(f"MODEL.ROI_HEADS.NAME {name} needs MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE")
+    for key, value in NEEDED_BY_SEMANTIC.items() if is_semantic(cfg) else ():
+        if get_setting(cfg, key) != value:
+            raise invalid_value(
+                f"{key} must be {short_repr(value)} with MODEL.META_ARCHITECTURE {ARCHITECTURE}; "
+                "remove the setting"
+            )
     crop = cfg.INPUT.CROP
     highest = 1 if "relative" in crop.TYPE else float("inf")
     if crop.ENABLED and (len(crop.SIZE) != 2 or max(crop.SIZE) > highest):
@@ -136,7 +149,7 @@ def validate_effects(cfg: RecordingConfig, overridden: Collection[str]) -> None:
     """
     try:
         for is_train in (True, False):
-            mapper_options(cfg, is_train)
+            build_mapper(cfg, is_train)
     except (AssertionError, TypeError, ValueError) as error:
         raise UserError(
             f"Detectron2 cannot build the augmentations of INPUT: {error}", code="config.input"

@@ -1,6 +1,7 @@
-"""Region heads that Detectron2 v0.5 or 0.6 does not have.
+"""Heads that Detectron2 v0.5 or 0.6 does not have.
 
-C4 heads for any ResNet depth and with one more norm layer; box and mask heads with layer norm.
+C4 region heads of any ResNet depth, and with one more norm layer; box and mask heads with layer
+norm; Semantic FPN on pixels that are all ignored.
 """
 
 from typing import Any
@@ -11,14 +12,16 @@ from detectron2.modeling import (
     ROI_BOX_HEAD_REGISTRY,
     ROI_HEADS_REGISTRY,
     ROI_MASK_HEAD_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
 )
 from detectron2.modeling.backbone.resnet import BasicBlock, ResNet
+from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.modeling.roi_heads import (
     FastRCNNConvFCHead,
     MaskRCNNConvUpsampleHead,
     Res5ROIHeads,
 )
-from torch import nn
+from torch import Tensor, nn
 
 from virtex.detectron.norms import as_norm
 
@@ -87,3 +90,13 @@ class AnyNormMaskHead(MaskRCNNConvUpsampleHead):
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         found = super().from_config(cfg, input_shape)
         return {**found, "conv_norm": as_norm(found["conv_norm"])}
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class SparseSemSegFPNHead(SemSegFPNHead):
+    """Detectron2's Semantic FPN, whose loss is NaN if all pixels of a batch are ignored."""
+
+    def losses(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        if (targets == self.ignore_value).all():
+            return {"loss_sem_seg": 0 * predictions.sum()}
+        return super().losses(predictions, targets)

@@ -25,7 +25,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from virtex.data.decoding import load_rgb, report_conversions, take_conversions
 from virtex.data.workers import GuardedLoader, init_worker
-from virtex.detectron.augmentation import build_mapper
+from virtex.detectron.augmentation import build_instance_mapper
+from virtex.detectron.semantic import SemanticMapper, is_semantic
 from virtex.engine.randomness import seed_everything
 from virtex.errors import UserError
 
@@ -47,6 +48,11 @@ def read_image(file_name: str, format: str | None = None) -> np.ndarray:
 
 
 detection_utils.read_image = read_image  # for DatasetMapper, which has no parameter for it
+
+
+def build_mapper(cfg: CfgNode, is_train: bool) -> Callable[[Sample], Sample]:
+    """Build what reads and augments an image, with Detectron2's errors for invalid settings."""
+    return (SemanticMapper if is_semantic(cfg) else build_instance_mapper)(cfg, is_train)
 
 
 def check_mask_format(cfg: CfgNode, samples: list[Sample]) -> None:

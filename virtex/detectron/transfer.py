@@ -38,6 +38,7 @@ from virtex.detectron.effects import RecordingConfig, validate_effects
 from virtex.detectron.evaluation import build_evaluator, evaluate
 from virtex.detectron.gallery import write_gallery
 from virtex.detectron.install import describe_installed
+from virtex.detectron.keypoints import count_keypoints
 from virtex.detectron.loading import check_mask_format
 from virtex.detectron.scoring import default_scorer
 from virtex.detectron.settings import build_settings
@@ -57,6 +58,8 @@ from virtex.runner import Evaluation
 
 logger = logging.getLogger("virtex.transfer")
 
+# Architecture -> the section of its number of classes, if it is not ROI_HEADS
+HEADS = {"RetinaNet": "RETINANET", "SemanticSegmentor": "SEM_SEG_HEAD"}
 MAX_CLASSES = 100  # of a test set whose metrics per class are in the record, too
 
 # Identity keys that do not affect the evaluation of a trained detector.
@@ -69,6 +72,8 @@ TRAINING_KEYS = (
     "overrides.SOLVER.",
     "overrides.DATALOADER.",
 )
+# ``MODEL.KEYPOINT_ON`` -> the metric that ranks detectors of objects
+INSTANCE_METRICS = {False: "bbox/AP", True: "keypoints/AP"}
 
 
 class DetectorEvaluator:
@@ -102,11 +107,20 @@ class DetectorEvaluator:
         custom = custom_sets(args, settings.reference)
         self.train, self.test = read_data(self.cfg, self.data_root, args.eval_only, custom)
         settings.notes += data_notes([entry.name for entry in custom])
+        solver = self.cfg.SOLVER
+        if solver.WARMUP_ITERS >= solver.MAX_ITER and not args.eval_only:
+            settings.notes.append(
+                f"the learning rate is raised over {solver.WARMUP_ITERS} iterations "
+                f"(SOLVER.WARMUP_ITERS), but training ends after {solver.MAX_ITER}"
+            )
         check_mask_format(self.cfg, self.train)
+        if self.cfg.MODEL.KEYPOINT_ON:
+            keypoints = count_keypoints(self.cfg.DATASETS.TEST[0])
+            settings.set_from_data("MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", keypoints)
         checked = itertools.chain([] if args.skip_bad_images else self.train, *self.test.values())
         require_paths((sample["file_name"] for sample in checked), os.path.isfile)
         if classes := class_names(self.cfg):
-            head = "RETINANET" if self.cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
+            head = HEADS.get(self.cfg.MODEL.META_ARCHITECTURE, "ROI_HEADS")
             settings.set_from_data(f"MODEL.{head}.NUM_CLASSES", len(classes))
         seed_everything("detector", self.cfg.SEED)
         recording = RecordingConfig(self.cfg, set())
@@ -234,8 +248,12 @@ class DetectorTransfer(Evaluation):
         settings = build_settings(protocol, overrides, 1, "cpu" if args.num_gpus == 0 else "cuda")
         train, test = settings.cfg.DATASETS.TRAIN, settings.cfg.DATASETS.TEST
         if test:  # a result on other data is not one of the protocol's task
-            task = DETECTION_SETS[test[0]].task if test[0] in DETECTION_SETS else "custom"
-            protocol = replace(protocol, task=task)
+            entry = DETECTION_SETS.get(test[0])
+            metric = entry.primary_metric if entry else protocol.primary_metric
+            if metric in INSTANCE_METRICS.values():
+                metric = INSTANCE_METRICS[settings.cfg.MODEL.KEYPOINT_ON]
+            task = entry.task if entry else "custom"
+            protocol = replace(protocol, task=task, primary_metric=metric)
         if len(test) > 1:
             protocol = replace(protocol, primary_metric=f"{test[0]}/{protocol.primary_metric}")
         super().__init__(

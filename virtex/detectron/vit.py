@@ -194,8 +194,9 @@ class SimpleFeaturePyramid(Backbone):
 
     def __init__(self, cfg: CfgNode, arch: ViTArch, is_retinanet: bool):
         super().__init__()
-        # convert_fpn has resampled the patch embedding
+        # convert_fpn has resampled the patch embedding, and set the depth
         assert cfg.MODEL.VIT.PATCH_SIZE in (0, arch.patch_size), arch.patch_size
+        assert cfg.MODEL.VIT.DEPTH in (0, arch.depth), arch.depth
         self.net: Any = build_vit(arch)
         self.patch_size = arch.patch_size
         self.left_out = left_out(cfg, arch)

@@ -9,6 +9,7 @@ examples:
   # the 1x schedule; LVIS v1; PASCAL VOC; for any backbone: VOC with a pyramid, AdamW, frozen
   python eval_tools/detectron2_transfer.py --checkpoint FILE --task coco --protocol 1x
   python eval_tools/detectron2_transfer.py --checkpoint FILE --task lvis
+  python eval_tools/detectron2_transfer.py --checkpoint FILE --task coco_keypoints --protocol 1x
   python eval_tools/detectron2_transfer.py --checkpoint FILE --task voc
   python eval_tools/detectron2_transfer.py --checkpoint FILE --task voc --protocol fpn-24k
   python eval_tools/detectron2_transfer.py --checkpoint FILE --task coco --protocol adamw-3x
@@ -27,6 +28,12 @@ examples:
   # two machines with 8 GPUs each, started on both; or torchrun
   ... --num-gpus 8 --num-machines 2 --machine-rank 0 --dist-url tcp://HOST:PORT
   torchrun --nproc-per-node 8 eval_tools/detectron2_transfer.py ...
+
+  # one GPU with the batch size, learning rate and schedule of 8
+  ... --num-gpus 1 SOLVER.IMS_PER_BATCH 16 SOLVER.ACCUMULATE 8
+
+  # mixed precision (bfloat16 or float16), and a moving average of the weights
+  ... SOLVER.AMP.ENABLED True MODEL_EMA.ENABLED True
 
   # minutes on a CPU, with the built-in toy data
   python eval_tools/make_toy_data.py datasets/toy

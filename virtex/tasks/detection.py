@@ -83,6 +83,9 @@ def register_detection(
     sets: Sequence[DetectionSet],
     read_data: Callable[[Path], Any],
     c4_protocols: Collection[str] = (),
+    primary_metric: str = "bbox/AP",
+    version: str = "2",  # 1 decayed the biases of norm layers with Detectron2 v0.5
+    is_default: bool = True,
 ) -> Task:
     """Register a task of ``detectron2_transfer``, and its datasets.
 
@@ -94,8 +97,10 @@ def register_detection(
             the default.
         sets: the splits that the configs name.
         c4_protocols: short names of those with C4 detectors; the others have a feature pyramid.
+        primary_metric, is_default: see ``Task``.
+        version: see ``Protocol``.
     """
-    register_sets(name, layout, sets)
+    register_sets(name, layout, sets, primary_metric)
     return register_task(
         Task(
             name=name,
@@ -105,9 +110,10 @@ def register_detection(
                 short: Protocol(
                     name,
                     config,
-                    "2",  # 1 decayed the biases of norm layers with Detectron2 v0.5
+                    version,
                     Path(CONFIG_FOLDER, f"{config}.yaml"),
                     {} if short.startswith("toy") else dict(images),
+                    primary_metric,
                 )
                 for short, config in configs.items()
             },
@@ -115,7 +121,7 @@ def register_detection(
             read_data=read_data,
             command="detectron2_transfer",
             arguments=("--task", name),
-            is_default=True,
+            is_default=is_default,
             workers_option="DATALOADER.NUM_WORKERS",
             # each would change the protocol or its data
             fixed_options=("weights", "config", "train_json", "val_json"),
