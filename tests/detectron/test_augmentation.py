@@ -93,7 +93,7 @@ def test_multi_scale_crop(tmp_path):
     cfg = default_config()
     cfg.INPUT.FORMAT, cfg.INPUT.AUGMENTATION, cfg.MODEL.MASK_ON = "RGB", "detr", True
     cfg.INPUT.MIN_SIZE_TRAIN = (66, 72)
-    mapper, cropped, sides = build_mapper(cfg, True), 0, set()
+    mapper, cropped, sides = build_instance_mapper(cfg, True), 0, set()
     for seed in range(60):
         np.random.seed(seed)
         height, width = mapper(sample(tmp_path))["image"].shape[1:]
