@@ -107,6 +107,10 @@ def test_published_counts_are_those_of_the_protocols():
         "lvis_v1": "lvis/lvis_v1_{}.json",
         "voc_2007": "VOC2007/ImageSets/Main/{}.txt",
         "voc_2012": "VOC2012/ImageSets/Main/{}.txt",
+        "voc_2012_sem_seg": "VOC2012/ImageSets/Segmentation/{}.txt",
+        "cityscapes_fine_sem_seg": "cityscapes/leftImg8bit/{}",
+        "ade20k_sem_seg_train": "ADEChallengeData2016/images/training",
+        "ade20k_sem_seg_val": "ADEChallengeData2016/images/validation",
         "imagenet": "imagenet/{}",
         "inaturalist_2018": "inaturalist/annotations/{}2018.json",
     }
@@ -117,10 +121,11 @@ def test_published_counts_are_those_of_the_protocols():
         for protocol in task.protocols.values()
         for name, size in protocol.images.items()
     }
-    assert len(sizes) == 12
+    assert len(sizes) == 20
     for name, size in sizes.items():
         data_set, _, split = name.rpartition("_")
-        assert needs[paths[data_set].format(split)].counts["images"] == size
+        path = paths.get(name) or paths[data_set].format(split)
+        assert needs[path].counts["images"] == size
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ examples:
   # the 1x schedule; LVIS v1; PASCAL VOC
   python eval_tools/detectron2_transfer.py --checkpoint FILE --task coco --protocol 1x
   python eval_tools/detectron2_transfer.py --checkpoint FILE --task lvis
+  python eval_tools/detectron2_transfer.py --checkpoint FILE --task coco_keypoints --protocol 1x
   python eval_tools/detectron2_transfer.py --checkpoint FILE --task voc
 
   # semantic segmentation: a linear layer on frozen features, or Semantic FPN
