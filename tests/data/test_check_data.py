@@ -81,7 +81,9 @@ def test_new_task_needs_no_other_edit(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("task", "path", "counts"),
     [
-        ("coco", "coco/train2017", {"images": TRAIN}),
+        ("coco", "coco/train2017", {"images": TRAIN + TRAIN // 2}),  # half as many of persons
+        ("coco_keypoints", "coco/annotations/person_keypoints_val2017.json",
+         {"images": VAL // 2, "categories": 1}),
         ("coco", "coco/annotations/instances_val2017.json", {"images": VAL, "categories": 10}),
         ("pretraining", "coco/annotations/captions_val2017.json",
          {"images": VAL, "captions": 5 * VAL}),
@@ -168,7 +170,7 @@ def test_lvis_images_may_be_in_train2017(copy):
     root = copy("coco", "lvis")
     path = root / "lvis/lvis_v1_val.json"
     content = json.loads(path.read_text())
-    name = next((root / "coco/train2017").iterdir()).name
+    name = min((root / "coco/train2017").iterdir()).name
     content["images"][0]["coco_url"] = f"http://images.cocodataset.org/train2017/{name}"
     path.write_text(json.dumps(content))
     assert check_task(root, "lvis").is_complete
