@@ -16,7 +16,7 @@ class DetectionSet:
             ``virtex.detectron.evaluation.EVALUATORS``.
         annotations: file or folder of annotations, relative to the data root.
         images: folder that file names are relative to, relative to the data root.
-        task, layout: of the task that registered it.
+        task, layout, primary_metric: of the task that registered it.
     """
 
     name: str
@@ -25,12 +25,15 @@ class DetectionSet:
     images: str
     task: str = ""
     layout: Layout | None = None
+    primary_metric: str = "bbox/AP"
 
 
 DETECTION_SETS: dict[str, DetectionSet] = {}
 
 
-def register_sets(task: str, layout: Layout, sets: Iterable[DetectionSet]) -> None:
+def register_sets(
+    task: str, layout: Layout, sets: Iterable[DetectionSet], primary_metric: str = "bbox/AP"
+) -> None:
     """Add the sets of a task to ``DETECTION_SETS``.
 
     Raises:
@@ -39,4 +42,6 @@ def register_sets(task: str, layout: Layout, sets: Iterable[DetectionSet]) -> No
     for entry in sets:
         if entry.name in DETECTION_SETS:
             raise ValueError(f"a dataset named {entry.name!r} is already registered")
-        DETECTION_SETS[entry.name] = replace(entry, task=task, layout=layout)
+        DETECTION_SETS[entry.name] = replace(
+            entry, task=task, layout=layout, primary_metric=primary_metric
+        )

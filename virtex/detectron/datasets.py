@@ -20,6 +20,7 @@ from virtex.data.decoding import read_size
 from virtex.data.detection_sets import DETECTION_SETS, DetectionSet
 from virtex.data.layouts import require_layout
 from virtex.data.voc import VOC_CLASSES
+from virtex.detectron.cityscapes import read_cityscapes_set
 from virtex.detectron.custom_data import RegisteredSet, loaded_set, register_custom_set
 from virtex.detectron.loading import SKIP_HINT, raise_if_error, test_batches
 from virtex.detectron.readers import LoadedSet, Samples, read_instances, read_voc_split
@@ -62,6 +63,7 @@ def read_voc_set(entry: DetectionSet, data_root: Path, scored: bool) -> LoadedSe
 # Kind of a set -> (set, data root, whether it is scored) -> the set
 READERS: dict[str, Callable[[DetectionSet, Path, bool], LoadedSet]] = {
     "coco": read_instance_set,
+    "cityscapes_instance": read_cityscapes_set,
     "lvis": read_instance_set,
     "voc": read_voc_set,
 }

@@ -185,7 +185,8 @@ class DetectorTransfer(Evaluation):
         )
         train, test = settings.cfg.DATASETS.TRAIN, settings.cfg.DATASETS.TEST
         if test and test[0] in DETECTION_SETS:
-            protocol = replace(protocol, task=DETECTION_SETS[test[0]].task)
+            entry = DETECTION_SETS[test[0]]
+            protocol = replace(protocol, task=entry.task, primary_metric=entry.primary_metric)
         if len(test) > 1:
             protocol = replace(protocol, primary_metric=f"{test[0]}/{protocol.primary_metric}")
         super().__init__(

@@ -76,6 +76,8 @@ def register_detection(
     sets: Sequence[DetectionSet],
     read_data: Callable[[Path], Any],
     detector_layout: str = "FPN",
+    primary_metric: str = "bbox/AP",
+    is_default: bool = True,
 ) -> Task:
     """Register a task of ``detectron2_transfer``, and its datasets.
 
@@ -87,8 +89,9 @@ def register_detection(
             the default.
         sets: the splits that the configs name.
         detector_layout: of the configs, ``virtex.detectron.adapters.detector_layout``.
+        primary_metric, is_default: see ``Protocol`` and ``Task``.
     """
-    register_sets(name, layout, sets)
+    register_sets(name, layout, sets, primary_metric)
     return register_task(
         Task(
             name=name,
@@ -101,6 +104,7 @@ def register_detection(
                     "2",  # 1 decayed the biases of norm layers with Detectron2 v0.5
                     Path(CONFIG_FOLDER, f"{config}.yaml"),
                     {} if short.startswith("toy") else dict(images),
+                    primary_metric,
                 )
                 for short, config in configs.items()
             },
@@ -108,7 +112,7 @@ def register_detection(
             read_data=read_data,
             command="detectron2_transfer",
             arguments=("--task", name),
-            is_default=True,
+            is_default=is_default,
             workers_option="DATALOADER.NUM_WORKERS",
             fixed_options=("weights", "config"),  # either would change the protocol
             unsupported_reason=None
