@@ -107,7 +107,7 @@ def prepare_run(args: argparse.Namespace, folder: Path) -> Any:
     args.overrides = [*args.overrides, "SOLVER.MAX_ITER", str(length), "SOLVER.STEPS", "()"]
     args.data_root = args.data_root or str(folder / "data")
     args.config, args.format, args.trust_pickle = None, "auto", False
-    args.skip_bad_images = False
+    args.skip_bad_images, args.val_json = False, None
     args.seed, args.output_dir, args.eval_only = 0, str(folder), False
     protocol = packaged_protocol(args.task, args.protocol)
     return DetectorEvaluator(args, protocol, load_backbone(args.checkpoint))

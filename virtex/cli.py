@@ -37,6 +37,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "transfer": Command("virtex.eval_tools.detectron2_transfer", "train and score a detector"),
+    "predict": Command("virtex.eval_tools.predict", "run a trained detector on any images"),
     "svm": Command("virtex.eval_tools.voc07_svm", "evaluate on VOC07 with linear SVMs"),
     "linear": Command(
         "virtex.eval_tools.imagenet_linear", "train a linear probe, or use k-nearest neighbors"

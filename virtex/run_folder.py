@@ -32,8 +32,8 @@ GALLERY = "gallery"
 # errno on file systems without locks
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 RUN_FILES = re.compile(
-    r"(run|result|metrics|pretraining|detections_.*)\.json|last_checkpoint|tokenizer\.model"
-    r"|(pretrain_)?config\.yaml|(per_class|grid)\.csv|log\.txt(\.rank\d+)?"
+    r"(run|result|metrics|pretraining|predictions|images|detections_.*)\.json|last_checkpoint"
+    r"|tokenizer\.model|(pretrain_)?config\.yaml|(per_class|grid)\.csv|log\.txt(\.rank\d+)?"
     r"|captions\.(json|html|partial(\.rank\d+)?\.jsonl)|model_(\d{7,}|final)\.pth"
 )
 RUN_FOLDERS = re.compile(rf"evaluation_\d{{7,}}|{GALLERY}")
@@ -220,7 +220,8 @@ def check_inputs_are_kept(inputs: Iterable[Path], deleted: Iterable[Path]) -> No
 
 def list_inputs(args: argparse.Namespace) -> list[Path]:
     """List the local files and folders, other than data, that the arguments name."""
-    named = [getattr(args, key, None) for key in ("checkpoint", "tokenizer", "config", "weights")]
+    keys = ("checkpoint", "tokenizer", "config", "weights", "train_json", "val_json")
+    named = [getattr(args, key, None) for key in keys]
     named += getattr(args, "images", None) or []
     # os.path.exists: a URL may be longer than a file name can be
     return [

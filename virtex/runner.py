@@ -35,6 +35,7 @@ from virtex.engine.distributed import (
     synchronize,
     world_size,
 )
+from virtex.engine.memory import peak_memory
 from virtex.engine.progress import METRICS, MetricsWriter, log_to
 from virtex.errors import UserError
 from virtex.evaluator import Evaluator
@@ -62,12 +63,14 @@ class Job(ABC):
         starts_run: False for a job that evaluates the run in the folder without modifying it.
         ignored_keys: prefixes of identity keys that are not compared with those of that run.
         converted: conversion -> number of images; set by the runner.
+        peak_memory: see ``virtex.engine.memory``; set by the runner.
     """
 
     loggers: tuple[str, ...] = ("virtex",)
     starts_run = True
     ignored_keys: tuple[str, ...] = ()
     converted: Mapping[str, int] = {}
+    peak_memory: Mapping[str, Any] = {}
 
     def __init__(self, args: argparse.Namespace, folder: Path):
         self.args, self.folder = args, folder
@@ -186,6 +189,7 @@ def run_job(job: Job, backbone: Backbone | None) -> None:
                 "size, free GPU memory, or run with --num-gpus 0",
                 "device.out_of_memory",
             ) from error
+        job.peak_memory = peak_memory(get_device(args))
         job.converted = count_conversions(all_gather_object(conversions()))
         for kind, count in job.converted.items():
             logger.warning("%d images are %s", count, kind)
@@ -381,7 +385,7 @@ class Evaluation(Job):
             timing={name: round(value, 3) for name, value in report.timing.items()},
             data=self.data,
             verification=report.verification,
-            setup=self.run_setup(),
+            setup=self.run_setup() | {"peak_memory": self.peak_memory},
             details=report.details
             | ({"converted_images": self.converted} if self.converted else {}),
             notes=report.notes,
@@ -432,6 +436,9 @@ def print_summary(record: dict[str, Any], folder: Path) -> None:
         print(tabulate(rows, headers=["", *names], floatfmt=".2f", missingval="-"))
     else:
         print(tabulate(metrics.items(), floatfmt=".2f", missingval="-", tablefmt="plain"))
+    for dataset, rows in record.get("details", {}).get("per_class", {}).items():
+        print(f"\n{dataset}, per class")
+        print(tabulate(rows, headers="keys", floatfmt=".2f", missingval="-", disable_numparse=[0]))
     print(f"deviations from the protocol: {len(protocol['overrides'])}")
     if (folder / run_folder.GALLERY).is_dir():
         print(f"gallery: {folder / run_folder.GALLERY}")

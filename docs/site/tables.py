@@ -164,7 +164,7 @@ def detection_settings() -> str:
         for task, found in TASKS.items()
         if found.command == "detectron2_transfer"
         for short, protocol in found.protocols.items()
-        if short != "toy"
+        if not short.startswith("toy")
     }
     keys = sorted({key for settings in columns.values() for key in settings} - {"VERSION"})
     rows = [

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from detectron2.config import get_cfg
 from detectron2.data import DatasetMapper
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.modeling.anchor_generator import build_anchor_generator
-from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.solver import build_lr_scheduler
 from detectron2.structures import BoxMode
 from PIL import Image
 
@@ -26,7 +27,9 @@ from virtex.detectron import heads  # noqa: F401 (registers the heads that confi
 from virtex.detectron.compat import default_config
 from virtex.detectron.install import find_installed
 from virtex.detectron.loading import SeededSamples, build_sampler
+from virtex.detectron.optimizer import build_optimizer
 from virtex.detectron.settings import build_settings
+from virtex.engine.frozen import freeze
 from virtex.tasks import TASKS
 
 FILE = Path(__file__).with_suffix(".json")
@@ -60,6 +63,8 @@ def protocol_values(name, folder):
     cfg.MODEL.DEVICE = "meta"
     with torch.device("meta"):  # names and shapes only
         model = build_model(cfg)
+    if cfg.MODEL.BACKBONE.FROZEN:
+        freeze(model.backbone.bottom_up)
     cfg.DATALOADER.NUM_WORKERS = 0  # depends on the machine
     defaults = flatten(default_config())
     return {
@@ -79,8 +84,8 @@ def protocol_values(name, folder):
 def parameter_groups(cfg, model):
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = defaultdict(list)
-    for group in build_optimizer(cfg, model).param_groups:
-        keys = ("lr", "initial_lr", "weight_decay", "momentum", "dampening", "nesterov")
+    for group in build_optimizer(cfg, model, {}).param_groups:
+        keys = ("lr", "initial_lr", "weight_decay", "momentum", "dampening", "nesterov", "betas")
         key = ", ".join(f"{key} {group[key]}" for key in keys if key in group)
         groups[key] += [names[id(parameter)] for parameter in group["params"]]
     return {
@@ -162,9 +167,11 @@ def described(mapped):
 
 def write(path):
     """Write one line for each default and for each value of a protocol."""
+    defaults = flatten(default_config())
     with tempfile.TemporaryDirectory() as folder:
         values = {
-            "defaults": flatten(default_config()),
+            # without our own settings
+            "defaults": {k: v for k, v in defaults.items() if k in flatten(get_cfg())},
             **{name: protocol_values(name, Path(folder)) for name in PROTOCOLS},
         }
     parts = [

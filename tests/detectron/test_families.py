@@ -204,7 +204,7 @@ def test_relative_position_bias_is_refused():
 
 @pytest.mark.parametrize("arch", [VITS["mae"], TinyArch()])
 def test_layout_without_converter_names_protocols(arch):
-    with raises_code("detection.unsupported_backbone", "C4", "--task coco"):
+    with raises_code("detection.unsupported_backbone", "C4", "fpn-24k"):
         convert(make_backbone(arch), task="voc")
 
 
@@ -266,7 +266,7 @@ def test_stages_are_frozen_as_in_a_resnet():
         (TinyArch(strides=(8, 16, 32)), [], "detection.unsupported_backbone"),
         (TinyArch(image_size=224), [], "detection.unsupported_backbone"),
         (TinyArch(), ["MODEL.RESNETS.NORM", "GN"], "config.invalid_value"),
-        (TinyArch(), ["MODEL.NETWORK.DROP_PATH", "0.1"], "config.no_effect"),
+        (TinyArch(), ["MODEL.NETWORK.DROP_PATH", "0.1"], "config.invalid_override"),
         (TinyArch(), ["MODEL.NETWORK.CHECKPOINTING", "True"], "config.no_effect"),
         (TinyArch(), ["MODEL.NETWORK.ARCH", "tiny {}"], "config.invalid_override"),
         (TinyArch(), ["MODEL.NETWORK.OUT_NORM", "BN"], "config.invalid_value"),

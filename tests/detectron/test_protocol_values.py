@@ -27,8 +27,9 @@ def test_defaults_agree():
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_protocol_depends_on_no_differing_default(name):
-    cfg = PlainConfig(get_cfg())  # the installed distribution's own defaults
+    cfg = get_cfg()  # the installed distribution's own defaults
     add_settings(cfg)
+    cfg = PlainConfig(cfg)
     cfg.merge_from_file(str(PROTOCOLS[name].config))
     assert flatten(cfg) == flatten(load_config(PROTOCOLS[name]))
 

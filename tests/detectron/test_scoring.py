@@ -4,18 +4,22 @@ import contextlib
 import copy
 import io
 import json
+import logging
 import math
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pycocotools.mask
 import pytest
+from detectron2.evaluation import COCOEvaluator
 
 from tests.detectron.odd_detections import draw_case
 from virtex.detectron.ground_truth import scorable_json
 from virtex.detectron.scoring import (
     COCO_METRICS,
     LVIS_METRICS,
+    compute_scores,
     numpy_float_alias,
     score_detections,
     without_boxes,
@@ -29,7 +33,7 @@ def ground_truth(path, style):
 
 
 def reference_scores(content, rows, kind, style, folder):
-    """Return the metrics of pycocotools or lvis for a file as it is; None if they fail on it."""
+    """Return metrics and precision of pycocotools or lvis for a file; None if they fail on it."""
     path = folder / "annotations.json"
     path.write_text(json.dumps(content))
     rows = copy.deepcopy(rows if kind == "bbox" else without_boxes(rows))
@@ -49,7 +53,7 @@ def coco_scores(path, rows, kind):
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    return dict(zip(COCO_METRICS, evaluation.stats, strict=False))
+    return dict(zip(COCO_METRICS, evaluation.stats, strict=False)), evaluation.eval["precision"]
 
 
 def lvis_scores(path, rows, kind):
@@ -59,12 +63,22 @@ def lvis_scores(path, rows, kind):
         truth = LVIS(path)
         evaluation = LVISEval(truth, LVISResults(truth, rows), kind)
         evaluation.run()
-    return {name: evaluation.get_results()[name] for name in LVIS_METRICS}
+    metrics = {name: evaluation.get_results()[name] for name in LVIS_METRICS}
+    return metrics, evaluation.eval["precision"][..., None]
+
+
+def detectron2_class_ap(precision):
+    """Return the AP of each class from ``COCOEvaluator``'s own code, without its table."""
+    names = list(map(str, range(precision.shape[2])))
+    evaluation = SimpleNamespace(stats=np.zeros(12), eval={"precision": precision})
+    evaluator = SimpleNamespace(_logger=logging.getLogger("test"))
+    found = COCOEvaluator._derive_coco_results(evaluator, evaluation, "bbox", names)
+    return [found[f"AP-{name}"] for name in names]
 
 
 @pytest.mark.parametrize("style", ["coco", "lvis"])
 def test_odd_cases_agree_with_the_reference(tmp_path, style):
-    compared = 0
+    compared = several_classes = 0
     for seed in range(12):
         content, rows = draw_case(seed)
         truth = scorable_json(content, style)
@@ -72,15 +86,21 @@ def test_odd_cases_agree_with_the_reference(tmp_path, style):
             expected = reference_scores(content, rows, kind, style, tmp_path)
             if expected is None:
                 continue
+            metrics, precision = expected
             for scorer in ("hotcoco", "reference"):
-                found = score_detections(truth, rows, [kind], style, scorer)
-                for name, value in expected.items():
+                found, per_class = compute_scores(truth, rows, [kind], style, scorer)
+                for name, value in metrics.items():
                     value = float("nan") if value < 0 else 100 * value
                     named = seed, scorer, kind, name
                     same = pytest.approx(value, abs=1e-9, nan_ok=True)
                     assert found[f"{kind}/{name}"] == same, named
+                if precision.shape[2] > 1:  # Detectron2 has no table of a single class
+                    classes = detectron2_class_ap(precision)
+                    same = pytest.approx(classes, abs=1e-9, nan_ok=True)
+                    assert [row[f"{kind}/AP"] for row in per_class] == same, (seed, scorer, kind)
+                    several_classes += len(set(classes)) > 1
             compared += 1
-    assert compared > 15
+    assert compared > 15 and several_classes > 15
 
 
 def imperfect_detections(path, per_object, seed=0):
@@ -114,8 +134,8 @@ def imperfect_detections(path, per_object, seed=0):
 def test_scorers_agree(toy, style, per_object):
     path = toy / FILES[style]
     rows = imperfect_detections(path, per_object)
-    fast, reference = (
-        score_detections(ground_truth(path, style), rows, ["bbox", "segm"], style, scorer)
+    (fast, fast_classes), (reference, reference_classes) = (
+        compute_scores(ground_truth(path, style), rows, ["bbox", "segm"], style, scorer)
         for scorer in ("hotcoco", "reference")
     )
     assert fast.keys() == reference.keys()
@@ -123,6 +143,11 @@ def test_scorers_agree(toy, style, per_object):
         both_undefined = math.isnan(fast[name]) and math.isnan(reference[name])
         assert both_undefined or fast[name] == pytest.approx(reference[name], abs=1e-9), name
     assert 1 < fast["bbox/AP"] < 99
+    for ours, theirs in zip(fast_classes, reference_classes, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-9, nan_ok=True)
+    for name in ("AP", "AP50"):  # the metric is the mean over the classes
+        mean = np.nanmean([row[f"segm/{name}"] for row in fast_classes])
+        assert mean == pytest.approx(fast[f"segm/{name}"], abs=1e-9)
 
 
 def test_lvis_reference_runs_with_numpy_2(toy):
@@ -142,8 +167,14 @@ def test_numpy_alias_is_removed():
 
 @pytest.mark.parametrize("style", ["coco", "lvis"])
 def test_no_detection_scores_zero(toy, style):
-    truth = ground_truth(toy / FILES[style], style)
-    assert score_detections(truth, [], ["bbox"], style)["bbox/AP"] == 0
+    content = json.loads((toy / FILES[style]).read_text())
+    kept = {annotation["category_id"] for annotation in content["annotations"][:3]}
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] in kept]
+    metrics, per_class = compute_scores(scorable_json(content, style), [], ["bbox"], style)
+    assert metrics["bbox/AP"] == 0
+    ids = sorted(category["id"] for category in content["categories"])
+    for number, row in zip(ids, per_class, strict=True):
+        assert all(value == 0 if number in kept else math.isnan(value) for value in row.values())
 
 
 def test_perfect_detections_score_100(toy):

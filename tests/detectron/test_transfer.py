@@ -1,5 +1,7 @@
 """Transfer to detection end to end, on toy data."""
 
+import csv
+import itertools
 import json
 import os
 import shutil
@@ -8,6 +10,7 @@ import sys
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
@@ -19,6 +22,7 @@ from tests.run_states import assert_equal, content_of
 from tests.selection import whole_only
 from virtex.checkpoints.loading import load_backbone
 from virtex.cli import run_tool
+from virtex.detectron import trainer
 from virtex.detectron.datasets import register_detection_sets, training_samples
 from virtex.detectron.gallery import figure_names
 from virtex.detectron.settings import load_config
@@ -101,8 +105,19 @@ def test_record(finished, moco_file):
     assert found["verification"]["tensors"] == {"compared": 100, "equal": True}
     assert max(found["verification"]["features"].values()) <= 1e-4
     assert found["data"]["coco_2017_val"]["images"] == 8
+    assert_classes_explain(found)
     assert found["environment"]["detectron2"]["distribution"] in ("official", "python-only")
     assert found["timing"]["train_seconds"] > 0
+
+
+def assert_classes_explain(found):
+    """The metrics of a record are the means of those of the classes."""
+    ((_, table),) = found["details"]["per_class"].items()
+    for name in table[0].keys() - {"class", "objects"}:
+        values = [row[name] for row in table if row[name] is not None]
+        assert np.mean(values) == pytest.approx(found["metrics"][name], abs=1e-9)
+    counted = [row for row in table if row["objects"]]
+    assert counted and all(row["bbox/AP"] is not None for row in counted)
 
 
 def test_output_files(finished):
@@ -116,6 +131,11 @@ def test_output_files(finished):
     assert lines[-1]["iteration"] == ITERATIONS
     assert lines[-1]["bbox/AP"] == record(finished)["metrics"]["bbox/AP"]
     assert list(finished.glob("events.out.tfevents.*"))
+    with (finished / "per_class.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    table = record(finished)["details"]["per_class"]["coco_2017_val"]
+    assert [row["class"] for row in rows] == [row["class"] for row in table]
+    assert rows[0]["dataset"] == "coco_2017_val"
     assert "deviates from its protocol" in (finished / "log.txt").read_text()
 
 
@@ -139,6 +159,7 @@ def test_other_tasks(tmp_path, toy, moco_file, task, metric):
     few = ("MODEL.RPN.POST_NMS_TOPK_TEST", "10")
     assert run(*common(moco_file, toy, tmp_path, task), *QUICK, *TWO_ITERATIONS, *few) == 0
     assert record(tmp_path)["task"] == task
+    assert_classes_explain(record(tmp_path))
     assert metric in record(tmp_path)["metrics"]
     assert len(list((tmp_path / "gallery").glob("*.jpg"))) == 8
 
@@ -214,6 +235,106 @@ def test_unfinished_run_is_scored_apart_and_resumed(finished_copy, toy, moco_fil
     assert run(*arguments, "--resume") == 0
     assert_equal(content_of(finished_copy), content_of(finished))
     assert record(finished_copy)["metrics"] == record(finished)["metrics"]
+
+
+# --- accumulation, mixed precision, moving average of weights, torch.compile ------------------
+
+OPTIONS = {
+    **{"SOLVER.ACCUMULATE": 2, "SOLVER.AMP.ENABLED": True},
+    **{"MODEL_EMA.ENABLED": True, "MODEL_EMA.DECAY": 0.5},
+}
+SHORT = {
+    **{"SOLVER.MAX_ITER": 2, "SOLVER.STEPS": "(1,)", "SOLVER.CHECKPOINT_PERIOD": 1},
+    **{"TEST.PRECISE_BN.NUM_ITER": 1, "MODEL.RPN.POST_NMS_TOPK_TEST": 10},
+}
+WITH_OPTIONS = [*QUICK, *itertools.chain(*(SHORT | OPTIONS).items())]
+
+
+@pytest.fixture(scope="session")
+def with_options(tmp_path_factory, toy, moco_file):
+    """A finished run with all options; tests change copies only."""
+    out = tmp_path_factory.mktemp("options") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "ESTIMATE_AFTER", 2)
+        assert run(*common(moco_file, toy, out), *WITH_OPTIONS) == 0
+    return out
+
+
+def test_options_are_recorded(with_options, finished):
+    found = record(with_options)
+    overrides = {override["key"]: override["run"] for override in found["protocol"]["overrides"]}
+    assert overrides.items() >= OPTIONS.items()
+    assert found["environment"]["precision"] == "bfloat16"
+    assert record(finished)["environment"]["precision"] == "float32"
+    assert any("model_final.pth" in note for note in found["notes"])
+    assert found["environment"]["peak_memory"]["kind"] == "max_rss"
+    assert 0.1 < found["environment"]["peak_memory"]["gib"] < 100
+    assert (with_options / "log.txt").read_text().count("iterations/s") == 1
+
+
+def test_model_final_holds_the_moving_average(with_options):
+    content = content_of(with_options)
+    average, trained = content["model"], content["trained_model"]
+    differing = {name for name in average if not torch.equal(average[name], trained[name])}
+    weights = {name for name in average if name.endswith((".weight", ".bias"))}
+    assert len(differing & weights) > 0.9 * len(weights)
+    name = "roi_heads.box_predictor.cls_score.weight"
+    torch.testing.assert_close(average[name], trained[name], atol=0.05, rtol=0)
+    for path in (with_options / "model_final.pth", with_options / "model_0000000.pth"):
+        assert load_backbone(str(path)).source.coverage.complete
+
+
+def test_options_resume_exactly(with_options, tmp_path, toy, moco_file):
+    out = Path(shutil.copytree(with_options, tmp_path / "copy"))
+    for name in ("result.json", "model_final.pth"):
+        (out / name).unlink()
+    (out / "last_checkpoint").write_text("model_0000000.pth")
+    arguments = common(moco_file, toy, out)
+    assert run(*arguments, *WITH_OPTIONS, "--resume") == 0
+    assert_equal(content_of(out), content_of(with_options))
+    assert record(out)["metrics"] == record(with_options)["metrics"]
+    (out / "result.json").unlink()
+    # the checkpoint holds what is evaluated, however it was trained
+    assert run(*arguments, *QUICK, *itertools.chain(*SHORT.items()), "--eval-only") == 0
+    assert record(out)["metrics"] == record(with_options)["metrics"]
+
+
+@pytest.mark.whole
+def test_micro_batches_train_as_two_processes(tmp_path, toy, moco_file, started):
+    """The same images and sampled regions; without batch norm of a batch, the same weights."""
+    norms = ["MODEL.RESNETS.NORM", "FrozenBN", "MODEL.FPN.NORM", ""]
+    arguments = [*QUICK, *TWO_ITERATIONS, *norms, "SOLVER.BASE_LR", "0.001"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert run(*common(moco_file, toy, one), *arguments, "SOLVER.ACCUMULATE", "2") == 0
+    for process in [
+        started(Process(detectron2_transfer.__name__, command, tmp_path / f"{rank}", environment))
+        for rank, environment in enumerate(torchrun_environments(2))
+        for command in [[*common(moco_file, toy, two), *arguments]]
+    ]:
+        process.succeeds()
+    accumulated, together = content_of(one)["model"], content_of(two)["model"]
+    torch.testing.assert_close(accumulated, together, atol=1e-6, rtol=1e-5)
+    losses = [
+        [json.loads(line)["total_loss"] for line in (out / "metrics.json").open() if "loss" in line]
+        for out in (one, two)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.whole
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_backbone(tmp_path, toy, moco_file, finished):
+    one_iteration = ["SOLVER.MAX_ITER", "1", "SOLVER.STEPS", "()", "SOLVER.WARMUP_ITERS", "0"]
+    arguments = [*QUICK, *one_iteration, "SOLVER.BASE_LR", "0.001"]
+    losses = []
+    for name, value in (("eager", False), ("compiled", True)):
+        out = tmp_path / name
+        compiled = ["MODEL.BACKBONE.COMPILE", value]
+        assert run(*common(moco_file, toy, out), *arguments, *compiled) == 0
+        losses.append(json.loads((out / "metrics.json").open().readline())["total_loss"])
+        assert content_of(out)["model"].keys() == content_of(finished)["model"].keys()
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0] != losses[1]  # other kernels
 
 
 # --- invalid input: exit status 2, nothing written -------------------------------------------
@@ -334,6 +455,9 @@ def test_unreadable_image_stops_the_run(capsys, tmp_path, toy, moco_file, split)
         (["DATASETS.TEST", "()"], "config.no_test_set"),
         (["SOLVER.STEPS", "(5, 2)"], "config.solver"),
         (["SOLVER.LR_SCHEDULER_NAME", "Other"], "config.solver"),
+        (["SOLVER.AMP.DTYPE", "bfloat16"], "config.no_effect"),
+        (["MODEL_EMA.DECAY", "0.9"], "config.no_effect"),
+        (["SOLVER.ACCUMULATE", "3"], "config.batch_size"),
     ],
 )
 def test_invalid_setting(capsys, tmp_path, toy, moco_file, overrides, code):

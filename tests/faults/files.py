@@ -16,7 +16,7 @@ JOURNALS = re.compile(r"log\.txt.*|events\.out\..*|.*\.log|.*\.lock|std(out|err)
 UNFINISHED = re.compile(r".*\.unfinished|tmp\w{8}|partial-.*|captions\.partial.*|.*\.part(\.json)?")
 TIMES = re.compile(
     r"timing|created|stopwatch|git_revision|when|(data_|rank_data_)?time|.*seconds|.*per_second"
-    r"|NUM_WORKERS"
+    r"|NUM_WORKERS|peak_memory"
     # medians over the iterations of one process of Detectron2
     r"|total_loss|loss_.*|(fast_rcnn|mask_rcnn|rpn|roi_head)/.*"
 )

@@ -25,9 +25,9 @@ from tests.probes.small_probes import (
     small_extractor,
 )
 from virtex.data import decoding
+from virtex.engine.frozen import tensors_sha256, verify_unchanged
 from virtex.errors import UserError
 from virtex.probes.features import AdaptiveBatchForward, FeatureExtractor, center_view, random_view
-from virtex.probes.frozen import tensors_sha256, verify_unchanged
 from virtex.probes.knn import NearestNeighbors
 
 DATA = settings_of("imagenet_linear", "cached", *SMALL_IMAGES).DATA

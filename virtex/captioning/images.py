@@ -4,22 +4,17 @@ import functools
 import hashlib
 import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
-
 from virtex.data.captions import read_captions
+from virtex.data.image_files import find_image_files
 from virtex.data.image_sets import file_hashes
-from virtex.errors import UserError
-from virtex.files import describe_folder
 
 COCO_VAL = "coco_captions_val2017"
 CUSTOM = "images"
-SETTING = re.compile(r"[A-Z]+(\.[A-Z_]+)+")
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,31 +81,15 @@ def read_coco_images(data_root: str | Path) -> CaptioningImages:
 
 
 def find_images(names: Sequence[str]) -> CaptioningImages:
-    """Find the images of ``--images``: files, and folders that are searched recursively.
+    """Find the images of ``--images``, see ``find_image_files``.
 
-    In folders, images are recognized by their suffix. If all file names are distinct numbers, as
-    in COCO, these are the ids, otherwise the relative paths.
+    If all file names are distinct numbers, as in COCO, these are the ids, otherwise the relative
+    paths.
 
     Raises:
         UserError: a path does not exist, or a folder contains no image.
     """
-    paths: dict[Path, None] = {}
-    for name in names:
-        path = Path(name)
-        found = [path] if path.is_file() else _find_below(path)
-        if not found and SETTING.fullmatch(name):
-            raise UserError(
-                f"--images expects images and folders, but got the setting {name}; put settings "
-                "before --images",
-                code="arguments.misplaced_setting",
-            )
-        if not found:
-            raise UserError(
-                f"--images: {path} {describe_folder(path)}; expected images, or a folder of images "
-                f"({', '.join(IMG_EXTENSIONS)})",
-                code="data.no_images",
-            )
-        paths.update(dict.fromkeys(Path(os.path.abspath(file)) for file in found))
+    paths = [Path(os.path.abspath(path)) for path in find_image_files(names)]
     folders = [str(path.parent) for path in paths]
     root = Path(os.path.commonpath(folders))
     files = [path.relative_to(root).as_posix() for path in paths]
@@ -118,12 +97,3 @@ def find_images(names: Sequence[str]) -> CaptioningImages:
     numbers = [int(stem) for stem in stems if stem.isdecimal() and stem.isascii()]
     numbered = len(set(numbers)) == len(paths)
     return CaptioningImages(CUSTOM, root, files, numbers if numbered else files)
-
-
-def _find_below(folder: Path) -> list[Path]:
-    """Return the files with an image suffix below a folder, sorted."""
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in IMG_EXTENSIONS and path.is_file()
-    ]

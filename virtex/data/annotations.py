@@ -132,11 +132,18 @@ BOX: Check = (
     _is_box,
     f"[x, y, width, height] of numbers up to {MAX_COORDINATE}, with width and height >= 0",
 )
+CROWD: Check = ("iscrowd", lambda value: value in (0, 1), "0 or 1")
 FIELDS: dict[str, dict[str, tuple[Check, ...]]] = {
     "COCO instances": {
         "categories": (ID, NAME),
         "images": (ID, FILE, *SIZE),
-        "annotations": (*LABEL, BOX, AREA, ("iscrowd", lambda value: value in (0, 1), "0 or 1")),
+        "annotations": (*LABEL, BOX, AREA, CROWD),
+    },
+    # file names may be absolute, or lead out of the folder of images
+    "custom COCO instances": {
+        "categories": (ID, NAME),
+        "images": (ID, ("file_name", _is_name, "a path"), *SIZE),
+        "annotations": (*LABEL, BOX, AREA, CROWD),
     },
     "LVIS v1 annotations": {
         "categories": (
@@ -170,6 +177,22 @@ def check_coco_json(content: Any, path: str | Path) -> None:
     of every annotation exist.
     """
     _check(content, path, "COCO instances")
+
+
+def check_custom_json(content: Any, path: str | Path) -> None:
+    """Raise UserError (``data.annotations``) unless ``content`` is one's own COCO instances.
+
+    As ``check_coco_json``, but file names are any paths, there is at least one category, and the
+    names of categories are unique.
+    """
+    _check(content, path, "custom COCO instances")
+    if not content["categories"]:
+        raise _error(path, "categories", "expected at least one, found none")
+    names: set[str] = set()
+    for index, category in enumerate(content["categories"]):
+        if category["name"] in names:
+            raise _error(path, _place("categories", index, category), "its name is used twice")
+        names.add(category["name"])
 
 
 def check_lvis_json(content: Any, path: str | Path) -> None:

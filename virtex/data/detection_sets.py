@@ -16,7 +16,7 @@ class DetectionSet:
             ``virtex.detectron.evaluation.EVALUATORS``.
         annotations: file or folder of annotations, relative to the data root.
         images: folder that file names are relative to, relative to the data root.
-        task, layout, primary_metric: of the task that registered it.
+        task, layout, primary_metric: of the task that registered it; none of one's own set.
     """
 
     name: str
@@ -26,6 +26,11 @@ class DetectionSet:
     task: str = ""
     layout: Layout | None = None
     primary_metric: str = "bbox/AP"
+
+    @property
+    def is_custom(self) -> bool:
+        """Whether it is one's own set, whose paths are absolute."""
+        return not self.task
 
 
 DETECTION_SETS: dict[str, DetectionSet] = {}

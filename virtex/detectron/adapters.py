@@ -7,7 +7,7 @@ A converter takes a backbone into one detector layout. A family lists its conver
 import importlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -37,6 +37,7 @@ class ConvertedBackbone:
             ``Backbone.input`` states; each call builds the network.
         excluded_prefixes: of names with ``prefixes`` that belong to the detector's head.
         layer_ids: the detector's tensor names -> ``Family.layer_id``.
+        has_drop_path: whether the network's blocks have stochastic depth.
         notes: sentences for the record about what the detector adds to the network or changes.
     """
 
@@ -47,6 +48,7 @@ class ConvertedBackbone:
     reference_features: Callable[[Tensor], Features]
     excluded_prefixes: tuple[str, ...] = ()
     layer_ids: Mapping[str, int] = field(default_factory=dict)
+    has_drop_path: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -54,8 +56,8 @@ Converter = Callable[[Backbone, CfgNode], ConvertedBackbone]
 
 
 FPN_PROTOCOLS = (
-    "a protocol with a feature pyramid: --task coco, --task lvis, or --config "
-    "PascalVOC-Detection/faster_rcnn_R_50_FPN.yaml"
+    "a protocol with a feature pyramid: one of --task coco or lvis, or --task voc --protocol "
+    "fpn-24k"
 )
 
 
@@ -71,9 +73,15 @@ def convert_backbone(backbone: Backbone, cfg: CfgNode) -> ConvertedBackbone:
 
     Raises:
         UserError: the family has no converter for the layout, or it does not support this
-            architecture.
+            architecture; or a C4 detector should be frozen.
     """
     layout, converters = detector_layout(cfg), get_family(backbone.arch).detectron2_converters
+    if cfg.MODEL.BACKBONE.FROZEN and layout == "C4":
+        raise UserError(
+            "MODEL.BACKBONE.FROZEN must be False in a C4 detector, whose head is a stage of the "
+            f"backbone; use {FPN_PROTOCOLS}",
+            code="detection.frozen_c4",
+        )
     if layout not in converters:
         supported = ", ".join(converters) or "no detector layout"
         hint = f"; use {FPN_PROTOCOLS}" if "FPN" in converters else ""
@@ -84,7 +92,14 @@ def convert_backbone(backbone: Backbone, cfg: CfgNode) -> ConvertedBackbone:
         )
     module, name = converters[layout].split(":")
     converter: Converter = getattr(importlib.import_module(module), name)
-    return converter(backbone, cfg)
+    converted = converter(backbone, cfg)
+    if cfg.MODEL.NETWORK.DROP_PATH == 0 or converted.has_drop_path:
+        return converted
+    return replace(
+        converted,
+        settings={**converted.settings, "MODEL.NETWORK.DROP_PATH": 0.0},
+        notes=(*converted.notes, "no stochastic depth, which the network's blocks do not have"),
+    )
 
 
 def input_settings(spec: InputSpec) -> dict[str, Any]:

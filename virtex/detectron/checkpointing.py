@@ -20,6 +20,9 @@ from virtex.engine.signals import SigtermReceived
 from virtex.errors import UserError
 from virtex.text import escape
 
+# Key of a checkpoint: the ids of the classes in the annotations, in the order of the classes.
+CATEGORY_IDS = "category_ids"
+
 
 def load_detector(model: nn.Module, path: Path) -> tuple[dict[str, Any], str]:
     """Load every tensor of a detector from a checkpoint file; return its content and sha256.

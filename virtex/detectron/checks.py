@@ -28,6 +28,7 @@ FLAGS = {
 }
 RANGES: dict[str, Range] = {
     "SOLVER.IMS_PER_BATCH": POSITIVE,
+    "SOLVER.ACCUMULATE": POSITIVE,
     "SOLVER.MAX_ITER": POSITIVE,
     "SOLVER.BASE_LR": POSITIVE,
     "DATALOADER.NUM_WORKERS": NON_NEGATIVE,
@@ -42,6 +43,7 @@ RANGES: dict[str, Range] = {
     "MODEL.VIT.GLOBAL_BLOCKS": POSITIVE,
     "MODEL.VIT.PATCH_SIZE": NON_NEGATIVE,
     "SOLVER.LAYER_DECAY": UNIT_ABOVE_0,
+    "MODEL_EMA.DECAY": UNIT_BELOW_1,
 }
 # Settings that may be None -> a value of their type otherwise.
 OPTIONAL = {"SOLVER.WEIGHT_DECAY_BIAS": 0.0, "SOLVER.WEIGHT_DECAY_EMBED": 0.0}
@@ -63,6 +65,7 @@ CHOICES = {
     "MODEL.ROI_BOX_HEAD.POOLER_TYPE": POOLERS,
     "MODEL.ROI_MASK_HEAD.POOLER_TYPE": POOLERS,
     "MODEL.RPN.BBOX_REG_LOSS_TYPE": BOX_LOSSES,
+    "SOLVER.AMP.DTYPE": ("auto", "bfloat16", "float16"),
     "SOLVER.OPTIMIZER": ("SGD", "ADAMW"),
 }
 
@@ -100,8 +103,9 @@ def validate_run(cfg: CfgNode, overridden: Sequence[str], device: str) -> None:
             )
     validate_types(cfg)
     validate_values(cfg, CHOICES, {})
-    if cfg.SOLVER.AMP.ENABLED and device == "cpu":
+    if cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "float16" and device == "cpu":
         raise UserError(
-            "SOLVER.AMP.ENABLED needs a GPU; remove the override", code="config.invalid_value"
+            "SOLVER.AMP.DTYPE must be auto or bfloat16 on the CPU, not float16, which needs a GPU",
+            code="config.invalid_value",
         )
     validate_supported(cfg)

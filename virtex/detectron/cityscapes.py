@@ -11,7 +11,6 @@ import contextlib
 import copy
 import hashlib
 import io
-import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -43,6 +42,7 @@ from virtex.detectron.custom_data import loaded_set
 from virtex.detectron.readers import LoadedSet
 from virtex.detectron.scoring import Rows, numpy_alias, write_detections
 from virtex.errors import UserError
+from virtex.records import finite_or_none
 from virtex.text import join_first
 
 CONTIGUOUS = {number: index for index, number in enumerate(THINGS)}
@@ -248,7 +248,10 @@ def score_cityscapes(
             matches[image_id] = {"groundTruth": objects, "prediction": detections}
     averages = reference.computeAverages(average_precisions(matches, args), args)
     classes = {
-        name: {"segm/AP": _percent(found["ap"]), "segm/AP50": _percent(found["ap50%"])}
+        name: {
+            "segm/AP": finite_or_none(float(found["ap"]) * 100),
+            "segm/AP50": finite_or_none(float(found["ap50%"]) * 100),
+        }
         for name, found in averages["classes"].items()
     }
     metrics = {"segm/AP": averages["allAp"], "segm/AP50": averages["allAp50%"]}
@@ -279,7 +282,3 @@ def encode_mask(row: dict[str, Any]) -> io.BytesIO:
     mask = pycocotools.mask.decode(row["segmentation"])
     Image.fromarray(mask * np.uint8(255)).save(file, "PNG", compress_level=1)
     return file
-
-
-def _percent(value: float) -> float | None:
-    return None if math.isnan(value) else float(value) * 100

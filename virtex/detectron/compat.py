@@ -38,12 +38,14 @@ def default_config() -> Any:
 def add_settings(cfg: Any) -> None:
     """Add the settings that Detectron2's YAML configs do not have.
 
-    They are those of backbones that are not ResNets (``virtex.detectron.pyramid`` and ``vit``), and
-    of the optimizer (``virtex.detectron.optimizer``). With their defaults, a ResNet is trained as
-    by Detectron2 itself.
+    They are those of backbones that are not ResNets (``virtex.detectron.pyramid`` and ``vit``), of
+    the optimizer (``virtex.detectron.optimizer``) and of the training step
+    (``virtex.detectron.training_step`` and ``ema``). With their defaults, a ResNet is trained as by
+    Detectron2 itself.
     """
     from detectron2.config import CfgNode
 
+    cfg.MODEL.BACKBONE.FROZEN = False  # in eval mode, without gradients (virtex.engine.frozen)
     cfg.MODEL.NETWORK = CfgNode()
     cfg.MODEL.NETWORK.ARCH = ""  # set by the checkpoint: adapters.encode_arch
     cfg.MODEL.NETWORK.DROP_PATH = 0.0  # rate of the last block; grows linearly from 0
@@ -56,6 +58,15 @@ def add_settings(cfg: Any) -> None:
     # other patch embeddings are resampled to this size in pixels; 0: none is
     cfg.MODEL.VIT.PATCH_SIZE = 16
     cfg.MODEL.VIT.NORM = "LN"  # of the pyramid
+    cfg.MODEL.BACKBONE.COMPILE = False  # train the backbone with torch.compile
+    # moving average of the weights, which is evaluated instead of them; names as in d2go
+    cfg.MODEL_EMA = CfgNode()
+    cfg.MODEL_EMA.ENABLED = False
+    cfg.MODEL_EMA.DECAY = 0.999  # per iteration
+    # micro-batches into which each process splits its share of IMS_PER_BATCH
+    cfg.SOLVER.ACCUMULATE = 1
+    # or "bfloat16", "float16"; "auto" is bfloat16, except on GPUs without it
+    cfg.SOLVER.AMP.DTYPE = "auto"
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "ADAMW"
     cfg.SOLVER.LAYER_DECAY = 1.0  # factor of the learning rate from each layer to the one before
     # of parameters that are no weight or bias of a layer: tokens, position embeddings,

@@ -3,9 +3,10 @@
 Classes are read from the annotations (those of PASCAL VOC are fixed), never assumed.
 """
 
+import argparse
 import itertools
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,15 +26,72 @@ from virtex.detectron.custom_data import RegisteredSet, loaded_set, register_cus
 from virtex.detectron.loading import SKIP_HINT, raise_if_error, test_batches
 from virtex.detectron.readers import LoadedSet, Samples, read_instances, read_voc_split
 from virtex.errors import UserError
+from virtex.text import join_first, one_line, printable
+
+# Setting of DATASETS -> one's own set, which --train-json or --val-json names.
+CUSTOM_SETS = {"TRAIN": "custom_train", "TEST": "custom_val"}
 
 
-def register_detection_sets(data_root: Path, scored: Collection[str] = ()) -> None:
+def custom_overrides(args: argparse.Namespace) -> list[str]:
+    """Return the settings that ``--train-json`` and ``--val-json`` stand for.
+
+    Raises:
+        UserError: an override sets one of them, too.
+    """
+    if args.val_json is None:
+        return []
+    settings = {f"DATASETS.{key}": repr((name,)) for key, name in CUSTOM_SETS.items()}
+    for key in settings.keys() & set(args.overrides[0::2]):
+        raise UserError(
+            f"{key} is set by --train-json and --val-json; remove the override",
+            code="config.invalid_override",
+        )
+    return [word for pair in settings.items() for word in pair]
+
+
+def custom_sets(args: argparse.Namespace, protocol: CfgNode) -> list[DetectionSet]:
+    """Return the sets that ``--train-json`` and ``--val-json`` name; none without these options.
+
+    Args:
+        protocol: the settings of the protocol, whose data the sets replace.
+
+    Raises:
+        UserError: the protocol's data are not in a JSON file; a file or folder is missing.
+    """
+    if args.val_json is None:
+        return []
+    test = next(iter(protocol.DATASETS.TEST), "")
+    kind = DETECTION_SETS[test].kind if test in DETECTION_SETS else "coco"
+    if READERS[kind] is not read_instance_set:
+        tasks = (e.task for e in DETECTION_SETS.values() if READERS[e.kind] is read_instance_set)
+        raise UserError(
+            f"--val-json needs a protocol of data in JSON, but {test} has another format; use "
+            f"--task {' or '.join(dict.fromkeys(tasks))}",
+            code="data.kind",
+        )
+    paths = [(args.val_json, args.val_images)]
+    if args.train_json is not None and not args.eval_only:
+        paths.insert(0, (args.train_json, args.train_images))
+    names = list(CUSTOM_SETS.values())[-len(paths) :]
+    sets = [
+        DetectionSet(name, kind, *map(os.path.abspath, (path, folder or Path(path).parent)))
+        for name, (path, folder) in zip(names, paths, strict=True)
+    ]
+    require_paths((entry.annotations for entry in sets), os.path.isfile)
+    require_paths((entry.images for entry in sets), os.path.isdir)
+    return sets
+
+
+def register_detection_sets(
+    data_root: Path, scored: Collection[str] = (), custom: Iterable[DetectionSet] = ()
+) -> None:
     """Register ``DETECTION_SETS`` for this data root, replacing earlier registrations.
 
     Args:
         scored: names of the test sets.
+        custom: one's own sets, registered, too.
     """
-    for entry in DETECTION_SETS.values():
+    for entry in (*DETECTION_SETS.values(), *custom):
         if entry.name in DatasetCatalog.list():
             DatasetCatalog.remove(entry.name)
         if entry.name in MetadataCatalog.list():
@@ -43,9 +101,18 @@ def register_detection_sets(data_root: Path, scored: Collection[str] = ()) -> No
 
 
 def read_instance_set(entry: DetectionSet, data_root: Path, scored: bool) -> LoadedSet:
-    """Read a set of COCO's or LVIS's format."""
+    """Read a set of COCO's or LVIS's format.
+
+    Raises:
+        UserError: it is not valid, or it is one's own test set and has no objects.
+    """
     annotations, folder = data_root / entry.annotations, data_root / entry.images
-    loaded = read_instances(annotations, folder, entry.kind, scored)
+    loaded = read_instances(annotations, folder, entry.kind, scored, entry.is_custom)
+    if entry.is_custom and scored and not any(s["annotations"] for s in loaded.samples):
+        raise UserError(
+            f"{annotations} must contain objects to score detections against, but has none",
+            code="data.empty",
+        )
     files = {"json_file": str(annotations), "image_root": str(folder)}
     metadata = {**loaded.metadata, **files, "evaluator_type": entry.kind}
     return replace(loaded, metadata=metadata)
@@ -77,8 +144,13 @@ def read_voc(data_root: Path) -> None:
             loaded_set(entry.name)
 
 
-def read_data(cfg: CfgNode, data_root: Path, eval_only: bool) -> tuple[Samples, dict[str, Samples]]:
+def read_data(
+    cfg: CfgNode, data_root: Path, eval_only: bool, custom: Sequence[DetectionSet] = ()
+) -> tuple[Samples, dict[str, Samples]]:
     """Read the training images (none with ``eval_only``) and, by set, the test images.
+
+    Args:
+        custom: the sets of ``custom_sets``.
 
     Raises:
         UserError: files are missing (all are listed) or broken.
@@ -86,7 +158,8 @@ def read_data(cfg: CfgNode, data_root: Path, eval_only: bool) -> tuple[Samples, 
     if not cfg.DATASETS.TEST:
         raise UserError("DATASETS.TEST must name at least one test set", code="config.no_test_set")
     test_sets = cfg.DATASETS.TEST
-    register_detection_sets(data_root, test_sets)
+    register_detection_sets(data_root, test_sets, custom)
+    own = {entry.name for entry in custom}
     names = sorted({*test_sets, *(() if eval_only else cfg.DATASETS.TRAIN)})
     known = [DETECTION_SETS[name] for name in names if name in DETECTION_SETS]
     if eval_only:
@@ -98,7 +171,7 @@ def read_data(cfg: CfgNode, data_root: Path, eval_only: bool) -> tuple[Samples, 
         assert layout is not None  # of every registered set
         require_layout(data_root, layout, task)
     for name in names:
-        if name not in DETECTION_SETS:
+        if name not in own and name not in DETECTION_SETS:
             register_custom_set(name, name in test_sets)
         loaded_set(name)
     class_names(cfg)
@@ -124,14 +197,42 @@ def class_names(cfg: CfgNode) -> list[str] | None:
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     classes = {name: MetadataCatalog.get(name).get("thing_classes") for name in names}
     classes = {name: list(found) for name, found in classes.items() if found}
-    first = next(iter(classes), None)
+    first = next(iter(classes), "")
     for name, found in classes.items():
         if found != classes[first]:
             raise UserError(
-                f"{first} and {name} must have the same classes, in the same order",
+                f"{first} and {name} must have the same classes, in the same order of their ids; "
+                f"{describe_difference(first, classes[first], name, found)}",
                 code="data.classes_differ",
             )
     return classes.get(first)
+
+
+def describe_difference(first: str, classes: list[str], second: str, others: list[str]) -> str:
+    """Return how two different lists of classes differ."""
+    parts = [
+        f"only {name} has {join_first([printable(one_line(label)) for label in only])}"
+        for name, only in (
+            (first, [label for label in classes if label not in others]),
+            (second, [label for label in others if label not in classes]),
+        )
+        if only
+    ]
+    return " and ".join(parts) or "their order differs"
+
+
+def data_notes(names: Sequence[str]) -> list[str]:
+    """Return what was assumed about sets that were read, and which images they share."""
+    notes = [f"{name}: {note}" for name in names for note in loaded_set(name).notes]
+    files = {
+        name: {os.path.realpath(s["file_name"]) for s in loaded_set(name).samples} for name in names
+    }
+    notes += [
+        f"{first} and {second} have {count} images in common"
+        for first, second in itertools.combinations(files, 2)
+        if (count := len(files[first] & files[second]))
+    ]
+    return notes
 
 
 def training_samples(cfg: CfgNode) -> Samples:

@@ -43,15 +43,24 @@ UNSUPPORTED = {
 READ_LATER = (
     *("DATALOADER.ASPECT_RATIO_GROUPING", "DATALOADER.FILTER_EMPTY_ANNOTATIONS"),
     *("DATALOADER.NUM_WORKERS", "DATALOADER.SAMPLER_TRAIN", "DATASETS.TRAIN", "DATASETS.TEST"),
+    *("MODEL.BACKBONE.COMPILE", "MODEL_EMA.ENABLED", "SOLVER.ACCUMULATE"),
     *("SOLVER.AMP.ENABLED", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.IMS_PER_BATCH"),
     *("SOLVER.REFERENCE_WORLD_SIZE", "TEST.EVAL_PERIOD", "TEST.PRECISE_BN.ENABLED"),
 )
 # More of them, as patterns, with the setting and the value that they need.
 READ_LATER_IF = {
     "DATALOADER.REPEAT_*": ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"),
+    "MODEL_EMA.DECAY": ("MODEL_EMA.ENABLED", True),
+    "SOLVER.AMP.DTYPE": ("SOLVER.AMP.ENABLED", True),
     "SOLVER.CLIP_GRADIENTS.*": ("SOLVER.CLIP_GRADIENTS.ENABLED", True),
     "TEST.PRECISE_BN.NUM_ITER": ("TEST.PRECISE_BN.ENABLED", True),
 }
+
+# Settings of a backbone's training, without effect with MODEL.BACKBONE.FROZEN.
+IGNORED_IF_FROZEN = (
+    *("MODEL.BACKBONE.FREEZE_AT", "MODEL.NETWORK.CHECKPOINTING", "MODEL.NETWORK.DROP_PATH"),
+    "SOLVER.LAYER_DECAY",
+)
 
 
 class RecordingConfig(CfgNode):
@@ -122,7 +131,8 @@ def validate_effects(cfg: RecordingConfig, overridden: Collection[str]) -> None:
             f"Detectron2 cannot build the augmentations of INPUT: {error}", code="config.input"
         ) from error
     for key in overridden:
-        if key not in cfg._read and not is_read_later(cfg, key):
+        is_ignored = cfg.MODEL.BACKBONE.FROZEN and key in IGNORED_IF_FROZEN
+        if is_ignored or (key not in cfg._read and not is_read_later(cfg, key)):
             raise UserError(
                 f"{key} has no effect with the other settings of this run; remove the override",
                 code="config.no_effect",

@@ -1,12 +1,16 @@
 """Run a detector over the test sets and score its detections."""
 
 import contextlib
+import csv
+import io
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -24,11 +28,16 @@ from tqdm import tqdm
 from virtex.detectron.cityscapes import CityscapesEvaluator
 from virtex.detectron.custom_data import loaded_set
 from virtex.detectron.loading import raise_if_error, test_batches
-from virtex.detectron.scoring import score_detections, write_detections
+from virtex.detectron.scoring import compute_scores, write_detections
+from virtex.detectron.training_step import run_eagerly
 from virtex.errors import UserError
+from virtex.files import replace_file
+from virtex.records import finite_or_none
 
 Metrics = dict[str, float]
+ClassTable = list[dict[str, Any]]  # one row per class: its name, number of objects and metrics
 DETECTIONS_NAME = "detections_{}.json"
+PER_CLASS_NAME = "per_class.csv"
 
 
 @contextlib.contextmanager
@@ -47,8 +56,29 @@ def temporary_file_errors() -> Iterator[None]:
         ) from error
 
 
+def to_coco_rows(
+    instances: Any, image_id: int, category_ids: Mapping[int, int]
+) -> list[dict[str, Any]]:
+    """Return the detections of an image as rows of COCO's result format.
+
+    Args:
+        instances: Detectron2's ``Instances``, on the CPU.
+        category_ids: index of a class -> its id; the index if it has none.
+    """
+    rows = instances_to_coco_json(instances, image_id)
+    for row in rows:
+        row["category_id"] = category_ids.get(row["category_id"], row["category_id"])
+    return rows
+
+
 class InstanceEvaluator(DatasetEvaluator):
-    """Collects boxes and masks of all processes and scores them as COCO or LVIS."""
+    """Collects boxes and masks of all processes and scores them as COCO or LVIS.
+
+    Attributes:
+        per_class: set by ``evaluate`` in the main process.
+    """
+
+    per_class: ClassTable
 
     def __init__(self, dataset_name: str, masks: bool, output_dir: Path | None = None):
         """
@@ -70,11 +100,8 @@ class InstanceEvaluator(DatasetEvaluator):
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         for sample, output in zip(inputs, outputs, strict=True):
-            rows = instances_to_coco_json(output["instances"].to("cpu"), int(sample["image_id"]))
-            for row in rows:
-                index = row["category_id"]
-                row["category_id"] = self.category_ids.get(index, index)
-            self.rows += rows
+            instances = output["instances"].to("cpu")
+            self.rows += to_coco_rows(instances, int(sample["image_id"]), self.category_ids)
 
     def evaluate(self) -> Metrics | None:
         """Return ``{"bbox/AP": …, "segm/AP": …}`` in the main process, None in the others."""
@@ -87,29 +114,93 @@ class InstanceEvaluator(DatasetEvaluator):
         with temporary_file_errors():
             truth = loaded_set(self.name).ground_truth
             assert isinstance(truth, bytes)
-            return score_detections(truth, rows, self.kinds, self.style)
+            scores = compute_scores(truth, rows, self.kinds, self.style)
+        samples = loaded_set(self.name).samples
+        objects = [o for sample in samples for o in sample["annotations"] if not o.get("iscrowd")]
+        classes = range(len(scores.per_class))
+        by_id = sorted(classes, key=lambda index: self.category_ids.get(index, index))
+        self.per_class = class_table(
+            self.name,
+            Counter(found["category_id"] for found in objects),
+            dict(zip(by_id, scores.per_class, strict=True)),
+        )
+        return scores.metrics
 
 
 class VOCEvaluator(PascalVOCDetectionEvaluator):
     """Detectron2's VOC evaluator on annotations that have been checked; flat metric names.
 
     Detectron2 would read the files itself, and fail on missing fields and blank lines.
+
+    Attributes:
+        per_class: set by ``evaluate`` in the main process.
     """
+
+    per_class: ClassTable
 
     def evaluate(self) -> Metrics | None:
         truth = loaded_set(self._dataset_name).ground_truth
         assert isinstance(truth, dict)
-        parse = pascal_voc_evaluation.parse_rec
+        parse, score = pascal_voc_evaluation.parse_rec, pascal_voc_evaluation.voc_eval
+        scores: dict[str, list[float]] = {}  # class -> AP at the IoU thresholds 0.5, 0.55, …
+
+        def score_class(*args: Any, **options: Any) -> Any:
+            result = score(*args, **options)
+            scores.setdefault(args[3], []).append(100 * float(result[2]))
+            return result
+
         with temporary_file_errors(), tempfile.TemporaryDirectory(prefix="virtex-voc-") as folder:
             self._image_set_path = os.path.join(folder, "images.txt")
             Path(self._image_set_path).write_text("\n".join(truth), encoding="utf-8")
             self._anno_file_template = "{}"  # parse_rec gets the name of the image
             try:
                 pascal_voc_evaluation.parse_rec = truth.__getitem__
+                pascal_voc_evaluation.voc_eval = score_class
                 found = super().evaluate()
             finally:
                 pascal_voc_evaluation.parse_rec = parse
+                pascal_voc_evaluation.voc_eval = score
+        objects = Counter(
+            o["name"] for image in truth.values() for o in image if not o["difficult"]
+        )
+        self.per_class = class_table(
+            self._dataset_name,
+            {index: objects[name] for index, name in enumerate(scores)},
+            {
+                index: {"bbox/AP": float(np.mean(ap)), "bbox/AP50": ap[0]}
+                for index, ap in enumerate(scores.values())
+            },
+        )
         return found and {f"bbox/{name}": float(value) for name, value in found["bbox"].items()}
+
+
+def class_table(
+    name: str, objects: Mapping[int, int], metrics: Mapping[int, Metrics]
+) -> ClassTable:
+    """Return the table of a registered set's classes, in their order.
+
+    Args:
+        objects: index of a class -> number of its objects, without crowds and difficult ones.
+        metrics: index of a class -> its metrics; NaN becomes None, which JSON can hold.
+    """
+    return [
+        {"class": str(label), "objects": objects.get(index, 0)}
+        | {key: finite_or_none(value) for key, value in metrics[index].items()}
+        for index, label in enumerate(MetadataCatalog.get(name).thing_classes)
+    ]
+
+
+def write_class_tables(folder: Path, tables: Mapping[str, ClassTable]) -> None:
+    """Write ``per_class.csv``: one row per test set and class; undefined metrics are empty."""
+    rows = [{"dataset": name, **row} for name, table in tables.items() for row in table]
+    text = io.StringIO()
+    columns = dict.fromkeys(key for row in rows for key in row)
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()})
+    content = text.getvalue().encode(errors="replace")
+    replace_file(folder / PER_CLASS_NAME, lambda file: file.write(content))
 
 
 def instance_evaluator(cfg: CfgNode, name: str, output_dir: Path | None) -> InstanceEvaluator:
@@ -161,31 +252,45 @@ def build_evaluator(cfg: CfgNode, name: str, output_dir: Path | None) -> Dataset
     return build(cfg, name, output_dir)
 
 
+class Evaluation(NamedTuple):
+    """The scores of a detector, in the main process; both are empty in the others.
+
+    Attributes:
+        metrics: metric -> percent. With several test sets, each metric is prefixed with the name
+            of its set.
+        per_class: test set -> table of its classes.
+    """
+
+    metrics: Metrics
+    per_class: dict[str, ClassTable]
+
+
 def evaluate(
     cfg: CfgNode, model: nn.Module, samples: dict[str, list], output_dir: Path | None
-) -> Metrics:
+) -> Evaluation:
     """Score ``model`` on every test set.
 
     Args:
         samples: test set -> its Detectron2 dicts.
-        output_dir: write the detections there.
-
-    Returns:
-        metric -> percent in the main process, an empty dict in the others. With several test
-        sets, each metric is prefixed with the name of its set.
+        output_dir: write the detections and ``per_class.csv`` there.
 
     Raises:
         UserError: an image cannot be read (scores always cover the whole set).
     """
     metrics: Metrics = {}
+    per_class: dict[str, ClassTable] = {}
     for name, images in samples.items():
         evaluator = build_evaluator(cfg, name, output_dir)
         run_inference(model, test_batches(cfg, images), evaluator, name)
         found = evaluator.evaluate() or {}
         prefix = "" if len(samples) == 1 else f"{name}/"
         metrics.update({prefix + key: value for key, value in found.items()})
+        if table := getattr(evaluator, "per_class", None):
+            per_class[name] = table
         comm.synchronize()
-    return metrics
+    if output_dir is not None and per_class:
+        write_class_tables(output_dir, per_class)
+    return Evaluation(metrics, per_class)
 
 
 def run_inference(
@@ -194,7 +299,7 @@ def run_inference(
     """Pass the model's output for every image to the evaluator."""
     evaluator.reset()
     bar = tqdm(batches, desc=f"inference {name}", unit="img", disable=not comm.is_main_process())
-    with inference_context(model), torch.no_grad():
+    with inference_context(model), torch.no_grad(), run_eagerly(model):
         for batch in bar:
             raise_if_error(batch)
             evaluator.process(batch, model(batch))

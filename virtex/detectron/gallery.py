@@ -1,7 +1,7 @@
 """Figures of predictions beside the ground truth."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,16 +80,7 @@ def draw_comparison(sample: dict[str, Any], instances: Any, classes: list[str]) 
     best = instances[instances.scores >= MIN_SCORE]
     if len(best) == 0:
         best = instances[:5]
-    predicted = draw_instances(
-        image,
-        boxes=best.pred_boxes.tensor.numpy(),
-        masks=list(best.pred_masks.numpy()) if best.has("pred_masks") else None,
-        class_ids=best.pred_classes.tolist(),
-        labels=[
-            f"{classes[index]} {score:.0%}"
-            for index, score in zip(best.pred_classes, best.scores.tolist(), strict=True)
-        ],
-    )
+    predicted = draw_predictions(image, best, classes)
     objects = sample["annotations"]
     masked = bool(objects) and all("segmentation" in o for o in objects)
     truth = draw_instances(
@@ -105,6 +96,20 @@ def draw_comparison(sample: dict[str, Any], instances: Any, classes: list[str]) 
     ]
     gap = np.full((panels[0].shape[0], 8, 3), 255, np.uint8)
     return np.concatenate([panels[0], gap, panels[1]], axis=1)
+
+
+def draw_predictions(image: np.ndarray, instances: Any, classes: Sequence[str]) -> np.ndarray:
+    """Draw detections, on the CPU, on a (height, width, 3) image with class and score."""
+    return draw_instances(
+        image,
+        boxes=instances.pred_boxes.tensor.numpy(),
+        masks=list(instances.pred_masks.numpy()) if instances.has("pred_masks") else None,
+        class_ids=instances.pred_classes.tolist(),
+        labels=[
+            f"{classes[index]} {score:.0%}"
+            for index, score in zip(instances.pred_classes, instances.scores.tolist(), strict=True)
+        ],
+    )
 
 
 def draw_instances(

@@ -6,6 +6,7 @@ number of workers.
 """
 
 import logging
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -128,35 +129,51 @@ class SeededSamples(Dataset):
 
 
 class ResumableBatches(Sampler):
-    """Batches of (position, index) from any iteration on.
+    """Micro-batches of (position, index) from any iteration on, ``accumulate`` for each iteration.
 
     Images are grouped by aspect ratio as in Detectron2 (wide with wide), but by their annotated
     sizes, so that skipping to an iteration decodes no image.
+
+    The micro-batches of one of N processes are those that N * ``accumulate`` processes would have:
+    number i of process r has the share of the stream and the groups of process i * N + r.
     """
 
-    def __init__(self, indices: Sampler, wide: list[bool] | None, batch_size: int, start: int):
+    def __init__(
+        self,
+        indices: Sampler,
+        wide: list[bool] | None,
+        batch_size: int,
+        start: int,
+        accumulate: int = 1,
+    ):
         """
         Args:
             indices: one of Detectron2's infinite samplers: this process's share of the stream.
             wide: whether each image is wider than high; None disables grouping.
-            batch_size: of this process.
+            batch_size: of a micro-batch of this process.
             start: iteration of the first batch.
+            accumulate: micro-batches per iteration.
         """
         self.indices, self.wide = indices, wide
-        self.batch_size, self.start = batch_size, start
+        self.batch_size, self.start, self.accumulate = batch_size, start, accumulate
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         world_size, rank = comm.get_world_size(), comm.get_rank()
-        buckets: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
-        batches = 0
+        buckets: dict[tuple[int, bool], list[tuple[int, int]]] = defaultdict(list)
+        complete: list[deque] = [deque() for _ in range(self.accumulate)]
+        iterations = 0
         for step, index in enumerate(self.indices):
-            bucket = buckets[self.wide[index] if self.wide else False]
+            part = step % self.accumulate
+            bucket = buckets[part, self.wide[index] if self.wide else False]
             bucket.append((step * world_size + rank, index))
             if len(bucket) == self.batch_size:
-                batches += 1
-                if batches > self.start:
-                    yield bucket[:]
+                complete[part].append(bucket[:])
                 bucket.clear()
+                if all(complete):
+                    iterations += 1
+                    batches = [queue.popleft() for queue in complete]
+                    if iterations > self.start:
+                        yield from batches
 
 
 def training_batches(
@@ -167,10 +184,11 @@ def training_batches(
     stream: int = 0,
     num_workers: int | None = None,
 ) -> Iterator[list[Sample]]:
-    """Yield batches of this process without end, from iteration ``start`` on.
+    """Yield micro-batches of this process without end, from iteration ``start`` on.
 
-    Before each batch, the random state that the model draws from (sampling of regions) is set
-    from (seed, iteration, rank).
+    There are ``SOLVER.ACCUMULATE`` for each iteration. Before each one, the random state that the
+    model draws from (sampling of regions) is set from (seed, iteration, rank), where micro-batch i
+    of process r in N has the rank i * N + r.
 
     Args:
         stream: another number gives another order and other draws from the same seed.
@@ -180,6 +198,7 @@ def training_batches(
         UserError: an image of the batch cannot be read, or a worker was killed.
     """
     workers = cfg.DATALOADER.NUM_WORKERS if num_workers is None else num_workers
+    accumulate, processes = cfg.SOLVER.ACCUMULATE, comm.get_world_size()
     grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
     wide = [s["width"] > s["height"] for s in samples] if grouped else None
     loader = DataLoader(
@@ -187,17 +206,20 @@ def training_batches(
         batch_sampler=ResumableBatches(
             build_sampler(cfg, samples, stream),
             wide,
-            cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(),
+            cfg.SOLVER.IMS_PER_BATCH // (processes * accumulate),
             start,
+            accumulate,
         ),
         num_workers=workers,
         worker_init_fn=init_worker,
         collate_fn=lambda batch: batch,  # Detectron2's models take lists of samples
         multiprocessing_context="fork" if workers else None,
     )
-    for iteration, batch in enumerate(GuardedLoader(loader, WORKERS), start):
+    for number, batch in enumerate(GuardedLoader(loader, WORKERS), start * accumulate):
         raise_if_error(batch)
-        seed_everything("model", cfg.SEED, iteration, comm.get_rank(), stream)
+        iteration, part = divmod(number, accumulate)
+        rank = part * processes + comm.get_rank()
+        seed_everything("model", cfg.SEED, iteration, rank, stream)
         yield batch
 
 
@@ -214,16 +236,25 @@ def build_sampler(cfg: CfgNode, samples: list[Sample], stream: int) -> Sampler:
     return RepeatFactorTrainingSampler(factors, seed=seed)
 
 
-def test_batches(cfg: CfgNode, samples: list[Sample]) -> GuardedLoader:
+def test_batches(
+    cfg: CfgNode,
+    samples: list[Sample],
+    hint: str = "; a score must cover every image of the set",
+    workers: str = WORKERS,
+) -> GuardedLoader:
     """Load this process's share of the test images once, one at a time, in order.
+
+    Args:
+        hint: appended to the message about an unreadable file.
+        workers: option that sets the number of workers, for an error message.
 
     Raises:
         UserError: a worker was killed.
     """
     loader = build_detection_test_loader(
         samples,
-        mapper=SafeMapper(DatasetMapper(cfg, False), "; a score must cover every image of the set"),
+        mapper=SafeMapper(DatasetMapper(cfg, False), hint),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
     loader.worker_init_fn = init_worker  # not a parameter of Detectron2's function
-    return GuardedLoader(loader, WORKERS)
+    return GuardedLoader(loader, workers)

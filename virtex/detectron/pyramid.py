@@ -37,6 +37,7 @@ from virtex.errors import UserError
 
 PREFIX = "backbone.bottom_up.network."
 STRIDES = {4: "res2", 8: "res3", 16: "res4", 32: "res5"}
+DROP_PATHS = ("drop_path", "drop_path1", "drop_path2")  # timm's names in blocks
 PROBE_SIZE = 64  # pixels; of the image that shows which parameters a feature map depends on
 IMAGE_SIZE = (320, 480)  # a height and width that detectors use
 
@@ -82,6 +83,7 @@ def convert_fpn(backbone: Checkpoint, cfg: CfgNode) -> ConvertedBackbone:
         detector_features=lambda detector, x: detector.backbone.bottom_up.features(x),
         reference_features=reference_features,
         layer_ids={PREFIX + name: family.layer_id(arch, name) for name in backbone.state_dict},
+        has_drop_path=cfg.MODEL.NETWORK.DROP_PATH > 0 and has_drop_path(arch),
         notes=notes,
     )
 
@@ -169,22 +171,21 @@ class NetworkBackbone(Backbone):
         }
 
 
-def set_drop_path(network: nn.Module, rate: float) -> None:
-    """Set stochastic depth of the blocks of a timm network, from 0 to ``rate`` in the last one.
+def drop_path_blocks(network: nn.Module) -> list[nn.Module]:
+    """Return the blocks of a timm network that have stochastic depth."""
+    return [m for m in network.modules() if any(hasattr(m, key) for key in DROP_PATHS)]
 
-    Raises:
-        UserError: its blocks do not have it.
-    """
-    keys = ("drop_path", "drop_path1", "drop_path2")
-    blocks = [module for module in network.modules() if any(hasattr(module, k) for k in keys)]
-    if not blocks:
-        raise UserError(
-            "MODEL.NETWORK.DROP_PATH must be 0 for this network, whose blocks have no stochastic "
-            "depth; remove the setting",
-            code="config.no_effect",
-        )
+
+def has_drop_path(arch: Arch) -> bool:
+    with torch.device("meta"):
+        return bool(drop_path_blocks(get_family(arch).build(arch)))
+
+
+def set_drop_path(network: nn.Module, rate: float) -> None:
+    """Set stochastic depth of the blocks of a timm network, from 0 to ``rate`` in the last one."""
+    blocks = drop_path_blocks(network)
     for index, block in enumerate(blocks):
-        for key in filter(partial(hasattr, block), keys):
+        for key in filter(partial(hasattr, block), DROP_PATHS):
             setattr(block, key, DropPath(rate * index / max(1, len(blocks) - 1)))
 
 

@@ -18,10 +18,12 @@ from detectron2.utils import comm
 from virtex.data.annotations import (
     MAX_COORDINATE,
     check_coco_json,
+    check_custom_json,
     check_lvis_json,
     lvis_file,
     read_json,
 )
+from virtex.data.custom_coco import complete_coco
 from virtex.data.masks import MAX_SIDE
 from virtex.data.voc import read_stems
 from virtex.detectron.ground_truth import scorable_json
@@ -44,12 +46,14 @@ class LoadedSet:
         metadata: values for Detectron2's ``MetadataCatalog``: classes, category ids.
         ground_truth: what detections are scored against, in the main process: JSON for any COCO
             or LVIS scorer (if it was requested), or the objects of PASCAL VOC.
+        notes: sentences about what was assumed, for the log and the record.
     """
 
     samples: Samples
     annotations_sha256: str
     metadata: dict[str, Any] = field(default_factory=dict)
     ground_truth: bytes | VOCObjects = b""
+    notes: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -77,20 +81,28 @@ def hash_files(paths: Sequence[str]) -> str:
 # COCO and LVIS ----
 
 
-def read_instances(path: Path, folder: Path, style: str, scored: bool) -> LoadedSet:
+def read_instances(
+    path: Path, folder: Path, style: str, scored: bool, custom: bool = False
+) -> LoadedSet:
     """Read a COCO or LVIS v1 instances file.
 
     Args:
         folder: file names are relative to it.
         style: ``"coco"`` or ``"lvis"``.
         scored: whether ground truth is needed.
+        custom: complete and check a file of COCO's format as one's own.
 
     Raises:
         UserError: the JSON is broken, not of its format, or has no images.
     """
     digest = hashlib.sha256()
     content = read_json(path, f"{style.upper()} instances", digest=digest)
-    (check_lvis_json if style == "lvis" else check_coco_json)(content, path)
+    notes = []
+    if custom and style != "lvis":
+        notes = complete_coco(content, folder)
+        check_custom_json(content, path)
+    else:
+        (check_lvis_json if style == "lvis" else check_coco_json)(content, path)
     if not content["images"]:
         raise UserError(f"{path} lists no images; download it again", code="data.empty")
     categories = sorted(content["categories"], key=lambda c: c["id"])
@@ -120,6 +132,7 @@ def read_instances(path: Path, folder: Path, style: str, scored: bool) -> Loaded
             "thing_dataset_id_to_contiguous_id": contiguous,
         },
         scorable_json(content, style) if scored and comm.is_main_process() else b"",
+        notes,
     )
 
 

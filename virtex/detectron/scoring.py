@@ -12,7 +12,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pycocotools.mask
@@ -26,6 +26,18 @@ ROWS_PER_WRITE = 10_000
 
 Rows = list[dict[str, Any]]
 Metrics = dict[str, float]
+
+
+class Scores(NamedTuple):
+    """Average precision in percent; NaN where there is no ground truth.
+
+    Attributes:
+        metrics: ``{"bbox/AP": …}``, over all classes.
+        per_class: ``{"bbox/AP": …, "bbox/AP50": …}`` of each class, by ascending category id.
+    """
+
+    metrics: Metrics
+    per_class: list[Metrics]
 
 
 def default_scorer() -> str:
@@ -44,6 +56,17 @@ def score_detections(
     style: str,
     scorer: str | None = None,
 ) -> Metrics:
+    """Return the metrics over all classes of ``compute_scores``, which has the same arguments."""
+    return compute_scores(annotations, detections, kinds, style, scorer).metrics
+
+
+def compute_scores(
+    annotations: bytes,
+    detections: Rows,
+    kinds: list[str],
+    style: str,
+    scorer: str | None = None,
+) -> Scores:
     """Compute the average precision of detections.
 
     Args:
@@ -55,22 +78,50 @@ def score_detections(
         scorer: ``"hotcoco"`` or ``"reference"``; default: ``default_scorer()``.
 
     Returns:
-        ``{"bbox/AP": …}`` in percent; NaN for sizes or frequencies without ground truth. Every
-        metric is 0 if there are no detections.
+        Every metric is 0 if there are no detections.
     """
     score = SCORERS[scorer or default_scorer(), style]
     names = LVIS_METRICS if style == "lvis" else COCO_METRICS
     metrics: Metrics = {}
+    per_class: dict[int, Metrics] = defaultdict(dict)  # position of the class -> its metrics
     with tempfile.TemporaryDirectory(prefix="virtex-annotations-") as folder:
         path = Path(folder, "annotations.json")
         path.write_bytes(annotations)
         for kind in kinds:
             rows = detections if kind == "bbox" else without_boxes(detections)
-            values = score(path, rows, kind) if rows else dict.fromkeys(names, 0.0)
+            if rows:
+                values, precision = score(path, rows, kind)
+            else:
+                values, precision = dict.fromkeys(names, 0.0), zero_precision(annotations)
             for name in names:
                 value = float(values[name])
                 metrics[f"{kind}/{name}"] = float("nan") if value < 0 else value * 100
+            for index in range(precision.shape[2]):
+                per_class[index] |= class_metrics(precision[:, :, index], kind)
+    return Scores(metrics, list(per_class.values()))
+
+
+def class_metrics(precision: np.ndarray, kind: str) -> Metrics:
+    """Return the AP and AP50 of one class in percent.
+
+    As Detectron2's ``COCOEvaluator``, which prints the AP of each class.
+
+    Args:
+        precision: (IoU thresholds from 0.5, recalls); -1 without ground truth.
+    """
+    metrics = {}
+    for name, values in (("AP", precision), ("AP50", precision[:1])):
+        valid = values[values > -1]
+        metrics[f"{kind}/{name}"] = 100 * float(valid.mean()) if valid.size else float("nan")
     return metrics
+
+
+def zero_precision(annotations: bytes) -> np.ndarray:
+    """Return the precision of no detections, (1, 1, classes): 0, or -1 without ground truth."""
+    content = json.loads(annotations)
+    found = {row["category_id"] for row in content["annotations"] if not row["iscrowd"]}
+    ids = sorted(category["id"] for category in content["categories"])
+    return np.array([[[0.0 if number in found else -1.0 for number in ids]]])
 
 
 def without_boxes(rows: Rows) -> Rows:
@@ -102,32 +153,38 @@ def lvis_rows(rows: Rows, kind: str) -> Rows:
     return [row for row, area in zip(rows, areas, strict=True) if area > 0]
 
 
-def coco_reference(annotations: Path, rows: Rows, kind: str) -> Metrics:
+# Each returns the metrics over all classes, as fractions, and the precision of each class over all
+# sizes of objects, (IoU thresholds, recalls, classes); -1 stands for no ground truth.
+
+
+def coco_reference(annotations: Path, rows: Rows, kind: str) -> tuple[Metrics, np.ndarray]:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(annotations))
         # pycocotools adds fields to the rows that it loads
-        return coco_metrics(COCOeval(truth, truth.loadRes(copy.deepcopy(rows)), kind))
+        return coco_scores(COCOeval(truth, truth.loadRes(copy.deepcopy(rows)), kind))
 
 
-def coco_hotcoco(annotations: Path, rows: Rows, kind: str) -> Metrics:
+def coco_hotcoco(annotations: Path, rows: Rows, kind: str) -> tuple[Metrics, np.ndarray]:
     from hotcoco import COCO, COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(annotations))
-        return coco_metrics(COCOeval(truth, truth.load_res(rows), kind))
+        return coco_scores(COCOeval(truth, truth.load_res(rows), kind))
 
 
-def coco_metrics(evaluation: Any) -> Metrics:
+def coco_scores(evaluation: Any) -> tuple[Metrics, np.ndarray]:
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    return dict(zip(COCO_METRICS, evaluation.stats, strict=False))
+    metrics = dict(zip(COCO_METRICS, evaluation.stats, strict=False))
+    # (IoU, recall, class, area, number of detections)
+    return metrics, evaluation.eval["precision"][:, :, :, 0, -1]
 
 
-def lvis_reference(annotations: Path, rows: Rows, kind: str) -> Metrics:
+def lvis_reference(annotations: Path, rows: Rows, kind: str) -> tuple[Metrics, np.ndarray]:
     with numpy_float_alias():
         from lvis import LVIS, LVISEval, LVISResults
 
@@ -135,10 +192,11 @@ def lvis_reference(annotations: Path, rows: Rows, kind: str) -> Metrics:
         results = LVISResults(truth, copy.deepcopy(rows), max_dets=LVIS_MAX_DETECTIONS)
         evaluation = LVISEval(truth, results, kind)
         evaluation.run()
-    return {name: evaluation.get_results()[name] for name in LVIS_METRICS}
+    metrics = {name: evaluation.get_results()[name] for name in LVIS_METRICS}
+    return metrics, evaluation.eval["precision"][:, :, :, 0]
 
 
-def lvis_hotcoco(annotations: Path, rows: Rows, kind: str) -> Metrics:
+def lvis_hotcoco(annotations: Path, rows: Rows, kind: str) -> tuple[Metrics, np.ndarray]:
     from hotcoco import COCO, COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):
@@ -146,7 +204,9 @@ def lvis_hotcoco(annotations: Path, rows: Rows, kind: str) -> Metrics:
         found = truth.load_res(lvis_rows(rows, kind))
         evaluation = COCOeval(truth, found, kind, lvis_style=True)
         evaluation.run()
-    return {name: evaluation.get_results()[name] for name in LVIS_METRICS}
+    metrics = {name: evaluation.get_results()[name] for name in LVIS_METRICS}
+    assert evaluation.eval is not None  # run() has set it
+    return metrics, evaluation.eval["precision"][:, :, :, 0, -1]
 
 
 SCORERS = {

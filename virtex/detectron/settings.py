@@ -1,6 +1,7 @@
 """Build the configuration of a run from its protocol and record every deviation from it."""
 
 import difflib
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -115,10 +116,11 @@ def build_settings(
 ) -> RunSettings:
     """Build the settings of a run: the protocol, the overrides, scaled to the number of processes.
 
-    The batch is the protocol's share for ``world_size`` processes unless overridden. By the
-    linear scaling rule (Goyal et al., arXiv 1706.02677) the learning rate is scaled with it, and
-    iterations, steps and warm-up inversely, so that the same number of images is seen. Keys set
-    by the user are not scaled, nor are protocols with ``SOLVER.REFERENCE_WORLD_SIZE 0``.
+    The batch is the protocol's share for ``world_size`` processes unless overridden, or for
+    ``SOLVER.ACCUMULATE`` times as many, up to the protocol's batch. By the linear scaling rule
+    (Goyal et al., arXiv 1706.02677) the learning rate is scaled with it, and iterations, steps and
+    warm-up inversely, so that the same number of images is seen. Keys set by the user are not
+    scaled, nor are protocols with ``SOLVER.REFERENCE_WORLD_SIZE 0``.
 
     Args:
         overrides: ``KEY VALUE KEY VALUE …`` as in Detectron2.
@@ -136,11 +138,17 @@ def build_settings(
     settings = RunSettings(cfg, reference, keys, (), [])
     scale_to_batch(settings, world_size)
     validate_types(cfg)
-    if cfg.SOLVER.IMS_PER_BATCH % world_size:
+    parts = world_size * cfg.SOLVER.ACCUMULATE
+    if cfg.SOLVER.IMS_PER_BATCH % parts:
         raise UserError(
-            f"SOLVER.IMS_PER_BATCH must be a multiple of the {world_size} processes, not "
-            f"{cfg.SOLVER.IMS_PER_BATCH}",
+            f"SOLVER.IMS_PER_BATCH must be a multiple of {parts}: processes ({world_size}) times "
+            f"SOLVER.ACCUMULATE ({cfg.SOLVER.ACCUMULATE}), not {cfg.SOLVER.IMS_PER_BATCH}",
             code="config.batch_size",
+        )
+    if cfg.SOLVER.ACCUMULATE > 1:
+        settings.notes.append(
+            f"the gradients of {cfg.SOLVER.ACCUMULATE} micro-batches of {share(cfg, world_size)} "
+            "are averaged; batch norm computes its statistics of one of them at a time"
         )
     cfg.MODEL.DEVICE = device
     cfg.MODEL.WEIGHTS = ""  # the checkpoint is loaded and verified by its adapter
@@ -169,29 +177,64 @@ def load_config(protocol: Protocol) -> CfgNode:
 def scale_to_batch(settings: RunSettings, world_size: int) -> None:
     """Scale the learning rate and the schedule with the batch size."""
     cfg, solver = settings.cfg, settings.cfg.SOLVER
-    base = settings.reference.SOLVER
-    if solver.REFERENCE_WORLD_SIZE <= 0:
+    base, expected = settings.reference.SOLVER, solver.REFERENCE_WORLD_SIZE
+    if expected <= 0:
         return
     if "SOLVER.IMS_PER_BATCH" not in settings.overridden:
-        share = base.IMS_PER_BATCH * world_size // solver.REFERENCE_WORLD_SIZE
-        solver.IMS_PER_BATCH = max(share, 1)
+        shares = min(world_size * solver.ACCUMULATE, max(world_size, expected))
+        solver.IMS_PER_BATCH = max(base.IMS_PER_BATCH * shares // expected, 1)
     factor = solver.IMS_PER_BATCH / base.IMS_PER_BATCH
-    if factor == 1:
-        return
-    scaled = {
-        "SOLVER.BASE_LR": base.BASE_LR * factor,
-        "SOLVER.STEPS": [round(step / factor) for step in base.STEPS],
-        **{key: round(get_setting(settings.reference, key) / factor) for key in SCALED_LENGTHS},
-    }
-    keys = [key for key in scaled if key not in settings.overridden]
-    for key in keys:
-        set_setting(cfg, key, scaled[key])
-    settings.scaled = ("SOLVER.IMS_PER_BATCH", *keys)
-    settings.notes.append(
-        f"batch size {solver.IMS_PER_BATCH} instead of {base.IMS_PER_BATCH} (factor {factor:g}): "
-        f"learning rate {solver.BASE_LR:g} instead of {base.BASE_LR:g}, "
-        f"{solver.MAX_ITER} iterations instead of {base.MAX_ITER}, steps {tuple(solver.STEPS)}"
-    )
+    if factor != 1:
+        scaled = {
+            "SOLVER.BASE_LR": base.BASE_LR * factor,
+            "SOLVER.STEPS": [round(step / factor) for step in base.STEPS],
+            **{key: round(get_setting(settings.reference, key) / factor) for key in SCALED_LENGTHS},
+        }
+        keys = [key for key in scaled if key not in settings.overridden]
+        for key in keys:
+            set_setting(cfg, key, scaled[key])
+        settings.scaled = ("SOLVER.IMS_PER_BATCH", *keys)
+    if factor != 1 or world_size < expected:
+        settings.notes.append(describe_scaling(cfg, base, world_size))
+
+
+def describe_scaling(cfg: CfgNode, base: CfgNode, world_size: int) -> str:
+    """Describe what the number of processes does to a protocol, in several lines.
+
+    Args:
+        base: ``SOLVER`` of the protocol.
+    """
+    solver, expected = cfg.SOLVER, cfg.SOLVER.REFERENCE_WORLD_SIZE
+    images = solver.IMS_PER_BATCH * solver.MAX_ITER / (base.IMS_PER_BATCH * base.MAX_ITER)
+    lines = [
+        f"processes: {world_size} instead of {expected}",
+        f"batch size {solver.IMS_PER_BATCH} instead of {base.IMS_PER_BATCH}",
+        f"learning rate {solver.BASE_LR:g} instead of {base.BASE_LR:g}",
+        f"{solver.MAX_ITER} iterations instead of {base.MAX_ITER}, steps {tuple(solver.STEPS)}, "
+        f"warm-up {solver.WARMUP_ITERS} instead of {base.WARMUP_ITERS}: {images:.3g} times the "
+        f"protocol's images, in about {images * expected / world_size:.3g} times the time",
+        f"memory of each process: {share(cfg, world_size)} at a time instead of "
+        f"{base.IMS_PER_BATCH / expected:g}",
+    ]
+    # the smallest number that needs no more memory than the protocol
+    smallest = math.ceil(expected / world_size)
+    fitting = [
+        n
+        for n in range(smallest, base.IMS_PER_BATCH + 1)
+        if not base.IMS_PER_BATCH % (n * world_size)
+    ]
+    if smallest > solver.ACCUMULATE and fitting:
+        lines.append(
+            "to keep the protocol's batch size, learning rate, schedule and memory: "
+            f"SOLVER.IMS_PER_BATCH {base.IMS_PER_BATCH} SOLVER.ACCUMULATE {fitting[0]}"
+        )
+    return "\n  ".join(lines)
+
+
+def share(cfg: CfgNode, world_size: int) -> str:
+    """Return the images that a process trains on at a time, in words."""
+    images = cfg.SOLVER.IMS_PER_BATCH / (world_size * cfg.SOLVER.ACCUMULATE)
+    return f"{images:g} image{'s' * (images != 1)}"
 
 
 def replace_sync_bn(settings: RunSettings, world_size: int, device: str) -> None:

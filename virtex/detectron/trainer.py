@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, TrainerBase, hooks
+from detectron2.engine import HookBase, TrainerBase, hooks
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler
 from detectron2.utils import comm
@@ -23,13 +23,23 @@ from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import nn
 
 from virtex.detectron.checkpointing import SaveCheckpoints
+from virtex.detectron.ema import MovingAverage
 from virtex.detectron.loading import training_batches
 from virtex.detectron.optimizer import build_optimizer
-from virtex.engine.checkpoints import Checkpoints, unwrap_model
+from virtex.detectron.training_step import (
+    LossNormalizer,
+    TrainingStep,
+    autocast_dtype,
+    pool_regions_in_float32,
+    run_eagerly,
+)
+from virtex.engine.checkpoints import Checkpoints
 from virtex.engine.distributed import broadcast_object, distribute, reduce_any
 from virtex.engine.progress import (
     METRICS,
+    Pace,
     Stopwatch,
+    duration,
     lines_at,
     record_events,
     truncate_metrics,
@@ -41,6 +51,7 @@ from virtex.files import record_file
 logger = logging.getLogger(__name__)
 
 WRITE_PERIOD = 20  # iterations, as in Detectron2
+ESTIMATE_AFTER = 20  # iterations of a session
 Metrics = dict[str, float]
 
 
@@ -75,7 +86,9 @@ class Trainer(TrainerBase):
     """Detectron2's training loop for one config.
 
     Attributes:
-        model: the detector, wrapped in DistributedDataParallel with several processes.
+        model: the trained detector, in DistributedDataParallel with several processes.
+        detector: the detector to evaluate: the trained one, or with ``MODEL_EMA`` a copy with the
+            moving average of its weights.
         checkpoints: saves and restores the training state.
         start_iter, max_iter: range of the iterations.
     """
@@ -100,26 +113,41 @@ class Trainer(TrainerBase):
         """
         super().__init__()
         self.cfg, self.samples, self.skip_bad_images = cfg, samples, skip_bad_images
+        self.dtype = autocast_dtype(cfg)
+        if self.dtype == torch.bfloat16:
+            pool_regions_in_float32(model)
+        average = MovingAverage(model, cfg.MODEL_EMA.DECAY) if cfg.MODEL_EMA.ENABLED else None
+        if cfg.MODEL.BACKBONE.COMPILE:
+            model.get_submodule("backbone").compile()  # in place, which keeps names of tensors
         self.model = distribute(model.train(), broadcast_buffers=False)
+        self.detector = average.model if average else model
         self.optimizer = build_optimizer(cfg, model, layer_ids or {})
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
         self.max_iter = cfg.SOLVER.MAX_ITER
-        # AMPTrainer would create the same one; created here so that checkpoints include it
-        self.grad_scaler = torch.amp.GradScaler("cuda") if cfg.SOLVER.AMP.ENABLED else None
+        # only float16 can underflow
+        is_scaled = self.dtype == torch.float16
+        self.grad_scaler = torch.amp.GradScaler(cfg.MODEL.DEVICE, enabled=is_scaled)
+        is_retinanet = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
+        self.normalizer = LossNormalizer(model) if is_retinanet else None
         self.stopwatch = Stopwatch()
         state = {
             "optimizer": self.optimizer,
             "scheduler": self.scheduler,
             "stopwatch": self.stopwatch,
-            **({"grad_scaler": self.grad_scaler} if self.grad_scaler else {}),
+            **({"grad_scaler": self.grad_scaler} if is_scaled else {}),
+            **({"loss_normalizer": self.normalizer} if self.normalizer else {}),
+            # "model" holds the average, which evaluations and other tools load
+            **({"trained_model": model} if average else {}),
         }
         folder = Path(cfg.OUTPUT_DIR)
-        self.checkpoints = Checkpoints(folder, self.model, state)
+        self.checkpoints = Checkpoints(folder, self.detector, state)
         self.start_iter = 0
         self.register_hooks(
             [
                 hooks.IterationTimer(),
+                EstimateTime(),
                 hooks.LRScheduler(self.optimizer, self.scheduler),
+                average,
                 PreciseBatchNorm(),
                 # before the checkpoint, because a resumed run does not write earlier lines again
                 WriteMetrics(folder) if comm.is_main_process() else None,
@@ -171,12 +199,17 @@ class Trainer(TrainerBase):
                 self.after_train()
                 self.stopwatch.stop()
 
-    def build_stepper(self) -> SimpleTrainer:
-        """Build Detectron2's training step on the stream from ``start_iter`` on."""
+    def build_stepper(self) -> TrainingStep:
+        """Build the training step on the stream from ``start_iter`` on."""
         batches = training_batches(self.cfg, self.samples, self.start_iter, self.skip_bad_images)
-        if self.grad_scaler:
-            return AMPTrainer(self.model, batches, self.optimizer, grad_scaler=self.grad_scaler)
-        return SimpleTrainer(self.model, batches, self.optimizer)
+        return TrainingStep(
+            self.model,
+            batches,
+            self.optimizer,
+            self.cfg.SOLVER.ACCUMULATE,
+            self.dtype,
+            self.grad_scaler,
+        )
 
     def run_step(self) -> None:
         self.stepper.iter = self.iter
@@ -190,6 +223,23 @@ class Trainer(TrainerBase):
             ) from error
 
 
+class EstimateTime(HookBase):
+    """Logs the speed and the remaining time once, measured on iterations 11 to 20."""
+
+    def after_step(self) -> None:
+        trainer, done = self.trainer, self.trainer.iter + 1
+        if done - trainer.start_iter == ESTIMATE_AFTER // 2:  # the first ones are slower
+            self.pace = Pace(done, trainer.max_iter)
+        elif done - trainer.start_iter == ESTIMATE_AFTER:
+            measured = self.pace.measure(done)
+            logger.info(
+                "%.3g iterations/s, %.3g images/s: about %s remain, without evaluations",
+                1 / measured["seconds"],
+                trainer.cfg.SOLVER.IMS_PER_BATCH / measured["seconds"],
+                duration(measured["eta"]),
+            )
+
+
 class PreciseBatchNorm(HookBase):
     """Recompute BatchNorm statistics as true averages before evaluations and at the end.
 
@@ -201,14 +251,20 @@ class PreciseBatchNorm(HookBase):
         cfg, done = self.trainer.cfg, self.trainer.iter + 1
         period = cfg.TEST.EVAL_PERIOD
         due = done == self.trainer.max_iter or (period > 0 and done % period == 0)
-        if not due or not cfg.TEST.PRECISE_BN.ENABLED or not get_bn_modules(self.trainer.model):
+        detector = self.trainer.detector
+        if not due or not cfg.TEST.PRECISE_BN.ENABLED or not get_bn_modules(detector):
             return
         logger.info("PreciseBN: %d iterations", cfg.TEST.PRECISE_BN.NUM_ITER)
         batches = training_batches(
             cfg, self.trainer.samples, skip_bad_images=self.trainer.skip_bad_images, stream=1
         )
-        with EventStorage():  # discards what the model logs here
-            update_bn_stats(self.trainer.model, batches, cfg.TEST.PRECISE_BN.NUM_ITER)
+        normalizer = self.trainer.normalizer
+        before = normalizer.state_dict() if normalizer else {}
+        with EventStorage(), run_eagerly(detector):  # the storage discards what the model logs
+            count = cfg.TEST.PRECISE_BN.NUM_ITER * cfg.SOLVER.ACCUMULATE
+            update_bn_stats(detector, batches, count)
+        if normalizer:
+            normalizer.load_state_dict(before)
 
 
 class EvaluatePeriodically(HookBase):
@@ -243,7 +299,7 @@ class EvaluatePeriodically(HookBase):
             metrics = self.evaluate()
         if comm.is_main_process():
             write_scores(self.folder, done - 1, metrics)
-        unwrap_model(self.trainer.model).train()
+        self.trainer.detector.train()
 
 
 class WriteMetrics(HookBase):

@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
 from virtex import run_folder
@@ -19,12 +22,15 @@ from virtex.checkpoints.inputs import saved_input
 from virtex.data.detection_sets import DETECTION_SETS
 from virtex.detectron import heads  # noqa: F401 (registers the heads that configs name)
 from virtex.detectron.adapters import convert_backbone
-from virtex.detectron.checkpointing import compare_statements, load_detector
+from virtex.detectron.checkpointing import CATEGORY_IDS, compare_statements, load_detector
 from virtex.detectron.compat import create_local_process_group
 from virtex.detectron.custom_data import loaded_set
 from virtex.detectron.datasets import (
     check_images,
     class_names,
+    custom_overrides,
+    custom_sets,
+    data_notes,
     read_data,
     require_paths,
 )
@@ -36,9 +42,11 @@ from virtex.detectron.loading import check_mask_format
 from virtex.detectron.scoring import default_scorer
 from virtex.detectron.settings import build_settings
 from virtex.detectron.trainer import Trainer, build_detector, check_solver, write_scores
+from virtex.detectron.training_step import autocast_dtype, require_compiler
 from virtex.detectron.verify import compare_features, load_weights
 from virtex.engine.checkpoints import last_checkpoint, validate_training_state
 from virtex.engine.distributed import get_device, world_size
+from virtex.engine.frozen import freeze, tensors_sha256, verify_unchanged
 from virtex.engine.progress import Stopwatch
 from virtex.engine.randomness import seed_everything
 from virtex.errors import UserError
@@ -49,10 +57,15 @@ from virtex.runner import Evaluation
 
 logger = logging.getLogger("virtex.transfer")
 
+MAX_CLASSES = 100  # of a test set whose metrics per class are in the record, too
+
 # Identity keys that do not affect the evaluation of a trained detector.
 TRAINING_KEYS = (
+    "options.precision",
     "options.processes",
     "overrides.skip_bad_images",
+    "overrides.MODEL.BACKBONE.COMPILE",
+    "overrides.MODEL_EMA.",
     "overrides.SOLVER.",
     "overrides.DATALOADER.",
 )
@@ -65,6 +78,7 @@ class DetectorEvaluator:
         cfg: the final configuration, frozen.
         detector: initialized from the backbone; with ``--eval-only``, ``DetectorTransfer.setup``
             loads the weights of a trained detector.
+        frozen: the backbone's network in the detector with ``MODEL.BACKBONE.FROZEN``.
         train: Detectron2 dataset dicts of the training images, empty with ``--eval-only``.
         test: test set -> its dataset dicts.
         folder: output folder for detections and the gallery.
@@ -76,7 +90,8 @@ class DetectorEvaluator:
         Raises:
             UserError: the first problem.
         """
-        settings = build_settings(protocol, args.overrides, world_size(), get_device(args))
+        overrides = [*custom_overrides(args), *args.overrides]
+        settings = build_settings(protocol, overrides, world_size(), get_device(args))
         self.args, self.cfg = args, settings.cfg
         self.folder, self.data_root = Path(args.output_dir), Path(args.data_root)
         self.cfg.SEED, self.cfg.OUTPUT_DIR = args.seed, args.output_dir
@@ -84,7 +99,9 @@ class DetectorEvaluator:
         settings.set_from_checkpoint(converted.settings)
         settings.notes += converted.notes
         self.layer_ids = converted.layer_ids
-        self.train, self.test = read_data(self.cfg, self.data_root, args.eval_only)
+        custom = custom_sets(args, settings.reference)
+        self.train, self.test = read_data(self.cfg, self.data_root, args.eval_only, custom)
+        settings.notes += data_notes([entry.name for entry in custom])
         check_mask_format(self.cfg, self.train)
         checked = itertools.chain([] if args.skip_bad_images else self.train, *self.test.values())
         require_paths((sample["file_name"] for sample in checked), os.path.isfile)
@@ -94,10 +111,20 @@ class DetectorEvaluator:
         seed_everything("detector", self.cfg.SEED)
         recording = RecordingConfig(self.cfg, set())
         self.detector = build_detector(recording)
+        self.frozen = None
+        if recording.MODEL.BACKBONE.FROZEN:
+            (prefix,) = converted.prefixes  # convert_backbone has refused C4
+            self.frozen = self.detector.get_submodule(prefix.rstrip("."))
+            freeze(self.frozen)
         check_solver(recording, self.detector, self.layer_ids)
         validate_effects(recording, settings.overridden)
         for name in self.test:
             build_evaluator(self.cfg, name, None)
+        if self.cfg.MODEL_EMA.ENABLED:
+            settings.notes.append(
+                "metrics and model_final.pth are those of the moving average of the weights, with "
+                f"decay {self.cfg.MODEL_EMA.DECAY}"
+            )
         self.report = Report(
             deviations=settings.deviations(),
             notes=settings.notes,
@@ -108,8 +135,10 @@ class DetectorEvaluator:
             setup={
                 "detectron2": describe_installed(),
                 "scorer": default_scorer(),
+                "precision": precision(self.cfg),
             },
         )
+        self.sha256 = tensors_sha256(self.frozen) if self.frozen else ""
         self.cfg.freeze()
 
     @property
@@ -120,14 +149,19 @@ class DetectorEvaluator:
     def check(self, backbone: Backbone) -> None:
         """Check the images before training; ``__init__`` checks everything else."""
         if not self.args.eval_only:
+            if self.cfg.MODEL.BACKBONE.COMPILE:
+                require_compiler(self.cfg.MODEL.DEVICE)
             check_images(self.cfg, self.train, self.test, self.args.skip_bad_images)
 
     def __call__(self, backbone: Backbone) -> dict[str, float]:
         """Train, unless ``--eval-only``, and evaluate; only the main process returns metrics."""
         if not self.args.eval_only:
             self.fit(backbone)
+        if self.frozen:
+            verified = verify_unchanged(self.frozen, self.sha256)
+            self.report.verification["frozen_backbone"] = verified
         start = time.perf_counter()
-        metrics = evaluate(self.cfg, self.detector, self.test, self.folder)
+        metrics, per_class = evaluate(self.cfg, self.detector, self.test, self.folder)
         if not comm.is_main_process():
             return metrics
         seconds = time.perf_counter() - start
@@ -135,6 +169,9 @@ class DetectorEvaluator:
         self.report.timing |= {
             "evaluate_seconds": seconds,
             "evaluate_images_per_second": images / seconds,
+        }
+        self.report.details["per_class"] = {
+            name: table for name, table in per_class.items() if len(table) <= MAX_CLASSES
         }
         for name, samples in self.test.items():
             gallery = self.folder / run_folder.GALLERY / (name if len(self.test) > 1 else "")
@@ -150,14 +187,21 @@ class DetectorEvaluator:
             self.detector,
             self.train,
             skip_bad_images=self.args.skip_bad_images,
-            evaluate=lambda: evaluate(self.cfg, self.detector, self.test, None),
-            extra=saved_input(backbone, class_names(self.cfg)),
+            evaluate=lambda: evaluate(self.cfg, trainer.detector, self.test, None).metrics,
+            extra=saved_input(backbone, class_names(self.cfg)) | self.category_ids(),
             layer_ids=self.layer_ids,
         )
         if self.args.resume:
             logger.info("resuming after iteration %d", trainer.resume())
         trainer.train()
+        self.detector = trainer.detector
         self.record_training_time(trainer.stopwatch.seconds(), trainer.max_iter)
+
+    def category_ids(self) -> dict[str, list[int]]:
+        """Return the ids of the classes in the annotations, for checkpoints; none in VOC."""
+        metadata = MetadataCatalog.get(self.cfg.DATASETS.TEST[0])
+        contiguous = metadata.get("thing_dataset_id_to_contiguous_id") or {}
+        return {CATEGORY_IDS: sorted(contiguous, key=contiguous.__getitem__)} if contiguous else {}
 
     def record_training_time(self, seconds: float, iterations: int) -> None:
         images = self.cfg.SOLVER.IMS_PER_BATCH * iterations
@@ -165,6 +209,19 @@ class DetectorEvaluator:
             "train_seconds": seconds,
             "train_images_per_second": images / max(seconds, 1e-9),
         }
+
+
+def precision(cfg: CfgNode) -> str:
+    """Return the dtype of training: ``"float32"``, or that of mixed precision."""
+    return str(autocast_dtype(cfg) or torch.float32).removeprefix("torch.")
+
+
+def primary_metric(test_set: str, default: str) -> str:
+    """Return the metric that ranks on a test set: that of the built-in sets scored in its way."""
+    known = DETECTION_SETS.get(test_set)
+    kind = known.kind if known else MetadataCatalog.get(test_set).get("evaluator_type")
+    metrics = (entry.primary_metric for entry in DETECTION_SETS.values() if entry.kind == kind)
+    return next(metrics, default)
 
 
 class DetectorTransfer(Evaluation):
@@ -180,13 +237,13 @@ class DetectorTransfer(Evaluation):
 
     def __init__(self, args: argparse.Namespace, protocol: Protocol):
         # provisional, for one process; the evaluator builds those for the actual number
-        settings = build_settings(
-            protocol, args.overrides, 1, "cpu" if args.num_gpus == 0 else "cuda"
-        )
+        overrides = [*custom_overrides(args), *args.overrides]
+        settings = build_settings(protocol, overrides, 1, "cpu" if args.num_gpus == 0 else "cuda")
         train, test = settings.cfg.DATASETS.TRAIN, settings.cfg.DATASETS.TEST
-        if test and test[0] in DETECTION_SETS:
-            entry = DETECTION_SETS[test[0]]
-            protocol = replace(protocol, task=entry.task, primary_metric=entry.primary_metric)
+        if test:  # a result on other data is not one of the protocol's task
+            task = DETECTION_SETS[test[0]].task if test[0] in DETECTION_SETS else "custom"
+            metric = primary_metric(test[0], protocol.primary_metric)
+            protocol = replace(protocol, task=task, primary_metric=metric)
         if len(test) > 1:
             protocol = replace(protocol, primary_metric=f"{test[0]}/{protocol.primary_metric}")
         super().__init__(
@@ -219,6 +276,8 @@ class DetectorTransfer(Evaluation):
         self.deviations = []  # the evaluator's replace the provisional ones
         super().prepare(backbone)
         self.settings = self.evaluator.cfg
+        if self.settings.SOLVER.AMP.ENABLED:  # "auto" depends on the GPU
+            self.options["precision"] = precision(self.settings)
         self.evaluator.report.timing["prepare_seconds"] = time.perf_counter() - start
 
     def setup(self) -> None:

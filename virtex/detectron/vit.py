@@ -115,6 +115,7 @@ def convert_fpn(backbone: Checkpoint, cfg: CfgNode) -> ConvertedBackbone:
         },
         reference_features=reference_features,
         layer_ids={PREFIX + name: family.layer_id(arch, name) for name in backbone.state_dict},
+        has_drop_path=True,
         notes=tuple(notes),
     )
 

@@ -22,7 +22,7 @@ NAMES = re.compile(r"model_(\d{7,}|final)\.pth")
 # Numbers of the training state that change during training; all others are settings.
 PROGRESS = {
     *("lr", "initial_lr", "last_epoch", "_step_count", "_last_lr", "_get_lr_called_within_step"),
-    *("_is_initial", "scale", "_growth_tracker", "seconds", "step"),
+    *("_is_initial", "scale", "_growth_tracker", "seconds", "step", "loss_normalizer"),
 }
 
 

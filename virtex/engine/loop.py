@@ -82,15 +82,23 @@ def amp_dtype(config: CfgNode, device: torch.device) -> torch.dtype | None:
     """Return the autocast dtype; None for float32, always on the CPU.
 
     Args:
-        config: has AMP (mixed precision or not) and AMP_DTYPE (bfloat16, float16, or auto, which
-            is bfloat16 on GPUs that support it).
+        config: has AMP (mixed precision or not) and AMP_DTYPE, see ``resolve_dtype``.
     """
     if not config.AMP or device.type != "cuda":
         return None
-    if config.AMP_DTYPE == "auto":
-        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if has_bfloat16 else torch.float16
-    return getattr(torch, config.AMP_DTYPE)
+    return resolve_dtype(config.AMP_DTYPE, device)
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype ``bfloat16``, ``float16`` or ``auto``.
+
+    ``auto`` is bfloat16, except on GPUs without it.
+    """
+    if name == "auto":
+        # emulated, bfloat16 would be slower than float32
+        has_bfloat16 = device.type != "cuda" or torch.cuda.is_bf16_supported(False)
+        name = "bfloat16" if has_bfloat16 else "float16"
+    return getattr(torch, name)
 
 
 class TrainingLoop:

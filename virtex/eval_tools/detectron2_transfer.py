@@ -30,12 +30,18 @@ examples:
   python eval_tools/detectron2_transfer.py --checkpoint 'random:resnet18' --task coco \\
       --protocol toy --data-root datasets/toy --output-dir output/toy --num-gpus 0
 
+  # your own data in COCO's format, with the settings of any COCO protocol and a short schedule
+  python eval_tools/detectron2_transfer.py --checkpoint FILE --task coco --protocol 1x \\
+      --train-json cells/train.json --train-images cells/images \\
+      --val-json cells/val.json --val-images cells/images --output-dir output/cells \\
+      SOLVER.MAX_ITER 600 SOLVER.STEPS '(400, 540)' SOLVER.WARMUP_ITERS 100
+
   # any Detectron2 config (a file, or a name in its model zoo) with any overrides
   ... --config COCO-Detection/retinanet_R_50_FPN_1x.yaml SOLVER.BASE_LR 0.005
 
 Writes to OUTPUT_DIR: result.json (scores, protocol, every deviation from it, the checkpoint's
-hash, verification), gallery/, model_final.pth, log.txt, metrics.json, TensorBoard events and the
-detections.
+hash, verification), per_class.csv, gallery/, model_final.pth, log.txt, metrics.json, TensorBoard
+events and the detections.
 
 Exit status: 0 success; 2 invalid input; 130 interrupted by Ctrl-C; 75 stopped by SIGTERM after
 saving a checkpoint (continue with --resume).
@@ -73,6 +79,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--data-root", default="datasets", metavar="DIR", help="contains coco/, lvis/, VOC2007/, …"
     )
+    custom = parser.add_argument_group("your own data in COCO's format, instead of the protocol's")
+    for split, purpose in (("train", "to train on"), ("val", "to score")):
+        custom.add_argument(
+            f"--{split}-json", metavar="FILE", help=f"images, annotations and categories {purpose}"
+        )
+        custom.add_argument(
+            f"--{split}-images",
+            metavar="DIR",
+            help="folder of the images (default: that of the JSON file)",
+        )
     output = "output/detectron2_transfer"
     parser.add_argument("--output-dir", default=output, metavar="DIR", help=f"default: {output}")
     parser.add_argument("--seed", type=non_negative_int, default=0, metavar="N", help="default: 0")
@@ -93,6 +109,13 @@ def main(args: argparse.Namespace) -> int:
         build_parser().error("--weights requires --eval-only")
     if args.eval_only and (args.overwrite or args.resume):
         build_parser().error("--eval-only cannot be combined with --overwrite or --resume")
+    for split in ("train", "val"):
+        if getattr(args, f"{split}_images") and not getattr(args, f"{split}_json"):
+            build_parser().error(f"--{split}-images requires --{split}-json")
+    if args.train_json and not args.val_json:
+        build_parser().error("--train-json requires --val-json")
+    if args.val_json and not (args.train_json or args.eval_only):
+        build_parser().error("--val-json requires --train-json, or --eval-only")
     # read by Detectron2 when it registers its own datasets
     os.environ["DETECTRON2_DATASETS"] = args.data_root
     from virtex.runner import run

@@ -234,6 +234,7 @@ class PretrainingJob(Job):
                 **environment(),
                 "device": self.device.type,
                 "processes": world_size(),
+                "peak_memory": self.peak_memory,
             },
             "timing": {
                 "train_seconds": round(seconds, 3),

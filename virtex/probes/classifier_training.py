@@ -24,6 +24,7 @@ from virtex.data.classification import (
 from virtex.data.image_sets import ImageSet
 from virtex.data.loading import Batch, training_loader, validation_loader
 from virtex.engine.distributed import rank, world_size
+from virtex.engine.frozen import tensors_sha256, verify_unchanged
 from virtex.engine.loop import LoopSettings, TrainingLoop, amp_dtype, to_device
 from virtex.engine.losses import Losses, LossSum
 from virtex.engine.progress import MetricsWriter
@@ -32,7 +33,6 @@ from virtex.errors import UserError
 from virtex.evaluator import Report
 from virtex.optim import build_optimizer, build_schedule
 from virtex.probes.accuracy import Accuracy
-from virtex.probes.frozen import tensors_sha256, verify_unchanged
 from virtex.probes.pooled import PooledBackbone
 from virtex.records import Deviation
 

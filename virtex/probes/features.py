@@ -30,10 +30,10 @@ from virtex.engine.distributed import (
     synchronize,
     world_size,
 )
+from virtex.engine.frozen import tensors_sha256, verify_unchanged
 from virtex.engine.progress import progress_bar
 from virtex.errors import UserError
 from virtex.probes.feature_cache import FeatureCache, release_pages
-from virtex.probes.frozen import tensors_sha256, verify_unchanged
 from virtex.probes.pooled import PooledBackbone, resolve_representation
 
 logger = logging.getLogger(__name__)

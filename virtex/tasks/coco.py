@@ -24,8 +24,15 @@ COCO = register_detection(
     configs={
         "2x": "coco_mask_rcnn_R_50_FPN_2x",
         "1x": "coco_mask_rcnn_R_50_FPN_1x",
+        "4conv-1x": "coco_mask_rcnn_R_50_FPN_4conv1fc_1x",
+        "4conv-2x": "coco_mask_rcnn_R_50_FPN_4conv1fc_2x",
+        "adamw-1x": "coco_mask_rcnn_FPN_adamw_1x",
+        "adamw-3x": "coco_mask_rcnn_FPN_adamw_3x",
+        "frozen": "coco_mask_rcnn_R_50_FPN_1x_frozen",
         "scratch": "coco_mask_rcnn_R_50_FPN_scratch",
         "toy": "toy/coco",
+        "toy-adamw": "toy/coco_adamw",
+        "toy-frozen": "toy/coco_frozen",
     },
     sets=[
         DetectionSet(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,17 +54,24 @@ def protocol_from_config(config: str) -> Protocol:
     return Protocol("custom", path.stem, digest, path)
 
 
-def unsupported_reason(layout: str, args: argparse.Namespace, may_open: bool) -> str:
-    """See ``Task.unsupported_reason``: a family may have no converter to a detector layout."""
+def unsupported_reason(
+    c4_protocols: Collection[str], args: argparse.Namespace, may_open: bool
+) -> str:
+    """See ``Task.unsupported_reason``: a family may have no converter to a C4 detector.
+
+    All families have one to detectors with a feature pyramid.
+    """
     from virtex.backbones.registry import get_family
     from virtex.checkpoints.loading import inspect_checkpoint
 
-    if not may_open:
+    protocols = TASKS[args.task].protocols
+    if not may_open or (args.protocol or next(iter(protocols))) not in c4_protocols:
         return ""
     arch = inspect_checkpoint(args.checkpoint, args.format, args.trust_pickle).arch
-    if arch is None or layout in get_family(arch).detectron2_converters:
+    if arch is None or "C4" in get_family(arch).detectron2_converters:
         return ""
-    return f"{arch.name} cannot be used in {layout} detectors; choose another protocol or task"
+    others = [f"{args.task}:{name}" for name in protocols if name not in c4_protocols]
+    return f"{arch.name} cannot be used in C4 detectors; choose {' or '.join(others)}"
 
 
 def register_detection(
@@ -75,7 +82,7 @@ def register_detection(
     configs: Mapping[str, str],
     sets: Sequence[DetectionSet],
     read_data: Callable[[Path], Any],
-    detector_layout: str = "FPN",
+    c4_protocols: Collection[str] = (),
     primary_metric: str = "bbox/AP",
     is_default: bool = True,
 ) -> Task:
@@ -88,7 +95,7 @@ def register_detection(
         configs: short name -> YAML file in ``detectron_configs`` without suffix; the first is
             the default.
         sets: the splits that the configs name.
-        detector_layout: of the configs, ``virtex.detectron.adapters.detector_layout``.
+        c4_protocols: short names of those with C4 detectors; the others have a feature pyramid.
         primary_metric, is_default: see ``Protocol`` and ``Task``.
     """
     register_sets(name, layout, sets, primary_metric)
@@ -114,9 +121,8 @@ def register_detection(
             arguments=("--task", name),
             is_default=is_default,
             workers_option="DATALOADER.NUM_WORKERS",
-            fixed_options=("weights", "config"),  # either would change the protocol
-            unsupported_reason=None
-            if detector_layout == "FPN"  # of every family
-            else partial(unsupported_reason, detector_layout),
+            # each would change the protocol or its data
+            fixed_options=("weights", "config", "train_json", "val_json"),
+            unsupported_reason=partial(unsupported_reason, c4_protocols) if c4_protocols else None,
         )
     )

@@ -1,4 +1,4 @@
-"""PASCAL VOC detection: Faster R-CNN R50-C4, as in MoCo and VirTex (arXiv 2006.06666)."""
+"""PASCAL VOC detection: Faster R-CNN, with C4 as in MoCo and VirTex, or a feature pyramid."""
 
 from pathlib import Path
 
@@ -31,7 +31,14 @@ VOC = register_detection(
     "PASCAL VOC detection",
     layout=VOC_DETECTION,
     images={"voc_2007_trainval": 5011, "voc_2012_trainval": 11540, "voc_2007_test": 4952},
-    configs={"24k": "voc_faster_rcnn_R_50_C4_24k", "toy": "toy/voc"},
+    configs={
+        "24k": "voc_faster_rcnn_R_50_C4_24k",
+        "fpn-24k": "voc_faster_rcnn_R_50_FPN_24k",
+        "frozen": "voc_faster_rcnn_R_50_FPN_24k_frozen",
+        "toy": "toy/voc",
+        "toy-fpn": "toy/voc_fpn",
+        "toy-frozen": "toy/voc_frozen",
+    },
     sets=[
         DetectionSet(
             f"voc_{year}_{split}", "voc", f"VOC{year}/ImageSets/Main/{split}.txt", f"VOC{year}"
@@ -39,5 +46,5 @@ VOC = register_detection(
         for year, split in ((2007, "trainval"), (2012, "trainval"), (2007, "test"))
     ],
     read_data=read_data,
-    detector_layout="C4",
+    c4_protocols=("24k", "toy"),
 )

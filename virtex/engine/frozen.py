@@ -1,11 +1,26 @@
-"""Verify that a frozen backbone did not change: hash its tensors before and after."""
+"""Freeze a network, and verify that it did not change: hash its tensors before and after."""
 
 import hashlib
+from types import MethodType
 
 import torch
 from torch import nn
 
 from virtex.errors import UserError
+
+
+def freeze(network: nn.Module) -> None:
+    """Disable gradients, and keep the network in eval mode when ``train()`` is called on a parent.
+
+    Dropout and stochastic depth are off and norm layers use their running statistics. For inputs
+    without gradients, no activations are kept for the backward pass.
+    """
+    network.requires_grad_(False).eval()
+    network.__dict__["train"] = MethodType(_stay_in_eval_mode, network)
+
+
+def _stay_in_eval_mode(network: nn.Module, mode: bool = True) -> nn.Module:
+    return network
 
 
 def tensors_sha256(network: nn.Module) -> str:

@@ -1,0 +1,209 @@
+"""A trained detector on any images."""
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.detectron.test_transfer import finished, moco_file, record
+from tests.errors import assert_invalid_input
+from tests.tool_runs import completed
+from virtex.detectron.predict import SKIPPED
+from virtex.eval_tools import predict
+
+__all__ = ["finished", "moco_file"]  # fixtures
+DETECTIONS = "detections_coco_2017_val.json"
+
+
+def run(weights, out, *images, threshold="0", more=()):
+    given = ["--weights", weights, "--output-dir", out, "--num-gpus", "0", "--num-workers", "0"]
+    return completed(predict, *given, "--score-threshold", threshold, *more, "--images", *images)
+
+
+def read(out):
+    names = ("images.json", "predictions.json")
+    return (json.loads((out / name).read_text()) for name in names)
+
+
+@pytest.fixture(scope="module")
+def predicted(tmp_path_factory, toy, finished):
+    """Predictions for the test images of a run."""
+    out = tmp_path_factory.mktemp("predicted") / "out"
+    done = run(finished, out, toy / "coco/val2017")
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_detections_are_those_of_the_evaluation(predicted, toy, finished):
+    images, rows = read(predicted)
+    content = json.loads((toy / "coco/annotations/instances_val2017.json").read_text())
+    original = {image["file_name"]: image for image in content["images"]}
+    ids = {}
+    for image in images["images"]:
+        stated = original[Path(image["file_name"]).name]
+        assert (image["width"], image["height"]) == (stated["width"], stated["height"])
+        ids[image["id"]] = stated["id"]
+    assert sorted(ids.values()) == sorted(image["id"] for image in content["images"])
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    assert {c["id"]: c["name"] for c in images["categories"]} == names
+    assert all(row.pop("category_name") == names[row["category_id"]] for row in rows)
+    ours = [row | {"image_id": ids[row["image_id"]]} for row in rows]
+    evaluated = json.loads((finished / DETECTIONS).read_text())
+    assert len(ours) == len(evaluated) > 0
+    assert sorted(ours, key=str) == sorted(evaluated, key=str)
+
+
+def test_figures(predicted, toy):
+    figures = list((predicted / "gallery").iterdir())
+    assert {path.stem for path in figures} == {p.stem for p in (toy / "coco/val2017").iterdir()}
+    assert all(cv2.imread(str(path)) is not None for path in figures)
+
+
+def test_files_are_read_by_pycocotools(predicted):
+    from pycocotools.coco import COCO
+
+    truth = COCO(str(predicted / "images.json"))
+    found = truth.loadRes(str(predicted / "predictions.json"))
+    assert set(found.getImgIds()) == set(truth.getImgIds())
+    assert len(found.getAnnIds()) > 0
+
+
+@pytest.fixture
+def found(predicted):
+    """Image files in which the detector finds objects -> their rows."""
+    images, rows = read(predicted)
+    names = {image["id"]: Path(image["file_name"]) for image in images["images"]}
+    by_image = {}
+    for row in rows:
+        by_image.setdefault(names[row.pop("image_id")], []).append(row)
+    assert len(by_image) >= 2
+    return by_image
+
+
+def test_threshold_and_pattern(tmp_path, finished, found):
+    paths = sorted(found)[:2]
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for path in paths:
+        shutil.copy(path, folder)
+    scores = sorted(row["score"] for path in paths for row in found[path])
+    threshold = scores[len(scores) // 2]
+    checkpoint, pattern = finished / "model_final.pth", f"{folder}/*{paths[0].suffix}"
+    done = run(
+        checkpoint, tmp_path / "out", pattern, folder / paths[0].name, threshold=str(threshold)
+    )
+    assert done.returncode == 0, done.stderr
+    images, rows = read(tmp_path / "out")
+    assert [Path(image["file_name"]).name for image in images["images"]] == [p.name for p in paths]
+    assert sorted(row["score"] for row in rows) == [s for s in scores if s >= threshold]
+
+
+def test_image_turned_by_exif(tmp_path, finished, found):
+    """The same pixels, stored turned, give the same detections."""
+    upright = Image.open(next(iter(found))).convert("RGB")
+    upright.save(tmp_path / "upright.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 270 degrees
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    out = tmp_path / "out"
+    assert run(finished, out, tmp_path / "upright.png", tmp_path / "turned.png").returncode == 0
+    images, rows = read(out)
+    assert [(image["width"], image["height"]) for image in images["images"]] == 2 * [upright.size]
+    first, second = (
+        [{k: v for k, v in row.items() if k != "image_id"} for row in rows if row["image_id"] == n]
+        for n in (1, 2)
+    )
+    assert first == second == next(iter(found.values()))
+
+
+def test_unreadable_images_are_skipped_and_reported(tmp_path, finished, found):
+    good, broken = next(iter(found)), tmp_path / "broken.jpg"
+    broken.write_bytes(b"not an image")
+    done = run(finished, tmp_path / "out", tmp_path, good)
+    assert done.returncode == SKIPPED
+    assert "Traceback" not in done.stderr and str(broken) in done.stderr
+    images, rows = read(tmp_path / "out")
+    assert [s["file_name"] for s in images["info"]["skipped"]] == [str(broken)]
+    assert [image["file_name"] for image in images["images"]] == [str(good)]
+    assert len(rows) == len(found[good])
+    assert len(list((tmp_path / "out/gallery").iterdir())) == 1
+    done = run(finished, tmp_path / "none", broken)
+    assert_invalid_input(done, "data.image")
+    assert not (tmp_path / "none/predictions.json").exists()
+
+
+def test_small_and_gray_images(tmp_path, finished):
+    Image.fromarray(np.full((1, 3, 3), 200, np.uint8)).save(tmp_path / "tiny.png")
+    Image.fromarray(np.zeros((40, 30), np.uint8)).save(tmp_path / "gray.png")
+    done = run(finished, tmp_path / "out", tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_output_folder_is_protected(tmp_path, toy, finished):
+    image = next((toy / "coco/val2017").iterdir())
+    own = Path(shutil.copytree(finished, tmp_path / "run"))
+    before = {path: path.read_bytes() for path in own.rglob("*") if path.is_file()}
+    assert_invalid_input(run(own, own, image), "run.exists")
+    assert_invalid_input(run(own, own, image, more=["--overwrite"]), "run.deletes_input")
+    assert {path: path.read_bytes() for path in own.rglob("*") if path.is_file()} == before
+    out = tmp_path / "out"
+    assert run(finished, out, image).returncode == 0
+    assert_invalid_input(run(finished, out, image), "run.exists")
+    other = max((toy / "coco/val2017").iterdir())
+    (out / "notes.txt").write_text("of the user")
+    assert run(finished, out, other, more=["--overwrite"]).returncode == 0
+    assert [path.stem for path in (out / "gallery").iterdir()] == [other.stem]
+    assert (out / "notes.txt").exists()
+
+
+def test_invalid_weights(tmp_path, toy, finished, moco_file):
+    image = next((toy / "coco/val2017").iterdir())
+    out = tmp_path / "out"
+    (tmp_path / "empty").mkdir()
+    assert_invalid_input(run(tmp_path / "empty", out, image), "predict.no_detector", "empty")
+    assert_invalid_input(run(tmp_path / "missing", out, image), "predict.no_detector", "missing")
+    assert_invalid_input(run(moco_file, out, image), "predict.no_config", moco_file)
+    own = Path(shutil.copytree(finished, tmp_path / "run"))
+    shutil.copy(moco_file, own / "model_final.pth")
+    assert_invalid_input(run(own, out, image), "detection.weights_mismatch", "model_final.pth")
+    content = torch.load(finished / "model_final.pth", weights_only=True)
+    torch.save({"model": content["model"]}, own / "model_final.pth")
+    assert_invalid_input(run(own, out, image), "predict.no_classes", "model_final.pth")
+    shutil.copy(finished / "model_final.pth", own)
+    (own / "config.yaml").write_text("MODEL: {NO_SUCH: 1}")
+    assert_invalid_input(run(own, out, image), "config.unreadable", "config.yaml")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        (["--images", "nowhere.jpg"], "data.no_images"),
+        (["--images", "nowhere/*.jpg"], "data.no_images"),
+        (["--images", "."], "data.no_images"),
+        (["--images", "a.jpg", "--score-threshold", "2"], "arguments.invalid"),
+        (["--images", "a.jpg", "--score-threshold", "nan"], "arguments.invalid"),
+        (["--images", "a.jpg", "--num-gpus", "2"], "arguments.invalid"),
+        ([], "arguments.invalid"),
+    ],
+)
+def test_invalid_arguments(tmp_path, monkeypatch, finished, given, code):
+    monkeypatch.chdir(tmp_path)
+    assert_invalid_input(completed(predict, "--weights", finished, *given), code)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_old_checkpoint_without_category_ids(tmp_path, toy, finished):
+    own = Path(shutil.copytree(finished, tmp_path / "run"))
+    content = torch.load(own / "model_final.pth", weights_only=True)
+    del content["category_ids"]
+    torch.save(content, own / "model_final.pth")
+    assert run(own, tmp_path / "out", next((toy / "coco/val2017").iterdir())).returncode == 0
+    images, _ = read(tmp_path / "out")
+    classes = [row["class"] for row in record(finished)["details"]["per_class"]["coco_2017_val"]]
+    assert images["categories"] == [{"id": n, "name": name} for n, name in enumerate(classes)]

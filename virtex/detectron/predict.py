@@ -1,0 +1,236 @@
+"""Run a trained detector on any images: figures, and detections in COCO's result format."""
+
+import argparse
+import logging
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.evaluation.evaluator import inference_context
+from torch import nn
+from tqdm import tqdm
+
+from virtex import run_folder
+from virtex.checkpoints.statements import ENTRY
+from virtex.config import get_setting, set_setting
+from virtex.data.image_files import find_image_files
+from virtex.detectron import heads  # noqa: F401 (registers the heads that configs name)
+from virtex.detectron.checkpointing import CATEGORY_IDS, compare_statements, load_detector
+from virtex.detectron.checks import validate_types
+from virtex.detectron.config_files import read_config_file
+from virtex.detectron.evaluation import to_coco_rows
+from virtex.detectron.gallery import draw_predictions, figure_names, write_jpeg
+from virtex.detectron.loading import read_image, test_batches
+from virtex.detectron.scoring import write_detections
+from virtex.detectron.settings import NORM_KEYS
+from virtex.detectron.trainer import build_detector
+from virtex.engine.checkpoints import last_checkpoint
+from virtex.engine.distributed import get_device
+from virtex.engine.progress import log_to
+from virtex.errors import UserError
+from virtex.files import Manifest, describe_folder
+from virtex.records import write_json
+from virtex.runner import CONFIG_NAME
+from virtex.text import join_first, printable
+
+logger = logging.getLogger("virtex.predict")
+
+PREDICTIONS_NAME, IMAGES_NAME = "predictions.json", "images.json"
+SKIPPED = 1  # exit status if an image could not be read, as of ``evaluate_all``
+
+
+@dataclass(frozen=True)
+class TrainedDetector:
+    """A detector of a run.
+
+    Attributes:
+        path: its checkpoint.
+        sha256: of the checkpoint.
+        cfg: the settings of the run, on this device.
+        model: the detector, in evaluation mode during ``predict``.
+        categories: id in the annotations -> name, in the order of the detector's classes.
+    """
+
+    path: Path
+    sha256: str
+    cfg: CfgNode
+    model: nn.Module
+    categories: dict[int, str]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command ``predict`` and return its exit status.
+
+    Raises:
+        UserError: invalid input, or no image can be read.
+    """
+    log_to(logging.getLogger("virtex"))
+    path = find_checkpoint(Path(args.weights))
+    images = find_image_files(args.images)
+    folder = Path(args.output_dir)
+    inputs = [path, path.with_name(CONFIG_NAME), *images]
+    with run_folder.claim_folder(folder, False, args.overwrite, inputs):
+        detector = load_trained(path, get_device(args))
+        detector.cfg.DATALOADER.NUM_WORKERS = args.num_workers
+        with Manifest(folder).record():
+            if args.overwrite:
+                run_folder.clear(folder)
+            return predict(detector, images, args.score_threshold, folder)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Return a checkpoint file with a run's config beside it; the latest one of a run's folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    file = last_checkpoint(path) if path.is_dir() else path
+    if file is None or not file.is_file():
+        raise UserError(
+            f"--weights must be the folder of a trained detector, or its checkpoint, but {path} "
+            + (f"{describe_folder(path)}; train one" if path.is_dir() else "does not exist"),
+            code="predict.no_detector",
+        )
+    if not file.with_name(CONFIG_NAME).is_file():
+        raise UserError(
+            f"expected {CONFIG_NAME}, the settings of the detector, beside {file}; copy it from "
+            "the folder of the run",
+            code="predict.no_config",
+        )
+    return file
+
+
+def load_trained(path: Path, device: str) -> TrainedDetector:
+    """Load a trained detector.
+
+    Args:
+        path: its checkpoint; ``config.yaml`` of its run lies beside it.
+        device: ``"cuda"`` or ``"cpu"``.
+
+    Raises:
+        UserError: the config is not valid, or the checkpoint is not that of such a detector.
+    """
+    cfg = read_config_file(path.with_name(CONFIG_NAME))
+    validate_types(cfg)
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = device, ""
+    for key in NORM_KEYS:
+        if get_setting(cfg, key) == "SyncBN":  # needs several GPUs; the same in evaluation
+            set_setting(cfg, key, "BN")
+    model = build_detector(cfg)
+    content, sha256 = load_detector(model, path)
+    entry = content.get(ENTRY)
+    classes = entry.get("classes") if isinstance(entry, dict) else None
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise UserError(
+            f"{path} does not contain the names of the classes; expected a checkpoint that "
+            "detectron2_transfer has written",
+            code="predict.no_classes",
+        )
+    compare_statements(cfg, content, path, None)
+    # runs of earlier versions have no ids
+    ids = content.get(CATEGORY_IDS) or range(len(classes))
+    logger.info("detector: %s, %d classes, on %s", path, len(classes), device)
+    return TrainedDetector(path, sha256, cfg, model, dict(zip(ids, classes, strict=True)))
+
+
+def predict(
+    detector: TrainedDetector, images: Sequence[Path], threshold: float, folder: Path
+) -> int:
+    """Write figures and detections of all images; return the exit status.
+
+    Images that cannot be read are skipped and reported.
+
+    Args:
+        threshold: lowest score of a detection.
+        folder: receives ``gallery/``, ``predictions.json`` and ``images.json``.
+
+    Raises:
+        UserError: no image can be read, or the detector does not predict objects.
+    """
+    ids, classes = list(detector.categories), list(detector.categories.values())
+    samples = [
+        {"file_name": str(path), "image_id": number} for number, path in enumerate(images, 1)
+    ]
+    names = figure_names(map(str, images))
+    gallery = folder / run_folder.GALLERY
+    gallery.mkdir(parents=True, exist_ok=True)
+    shown: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    skipped: list[dict[str, str]] = []
+    batches = test_batches(detector.cfg, samples, "", "--num-workers")
+    bar = tqdm(zip(samples, names, batches, strict=True), "predict", len(samples), unit="img")
+    with inference_context(detector.model), torch.no_grad():
+        for sample, name, (loaded,) in bar:
+            if isinstance(loaded, UserError):
+                logger.warning("skipped: %s", loaded)
+                skipped.append({"file_name": sample["file_name"], "reason": str(loaded)})
+                continue
+            found = run_model(detector.model, loaded)
+            found = found[found.scores >= threshold]
+            shown.append(
+                {
+                    "id": sample["image_id"],
+                    "file_name": sample["file_name"],
+                    "width": loaded["width"],
+                    "height": loaded["height"],
+                }
+            )
+            figure = draw_predictions(read_image(sample["file_name"], "RGB"), found, classes)
+            write_jpeg(gallery / name, figure)
+            rows += to_coco_rows(found, sample["image_id"], dict(enumerate(ids)))
+    if not shown:
+        raise UserError(f"none of the {len(skipped)} images can be read", code="data.image")
+    for row in rows:
+        row["category_name"] = detector.categories[row["category_id"]]
+    write_json(
+        folder / IMAGES_NAME,
+        {
+            "info": {
+                "detector": str(detector.path),
+                "sha256": detector.sha256,
+                "score_threshold": threshold,
+                "skipped": skipped,
+            },
+            "images": shown,
+            "categories": [{"id": key, "name": name} for key, name in detector.categories.items()],
+            "annotations": [],
+        },
+    )
+    write_detections(folder / PREDICTIONS_NAME, rows)
+    counts = Counter(row["category_name"] for row in rows)
+    per_class = ", ".join(f"{name} {count}" for name, count in counts.most_common())
+    print(f"{len(rows)} detections in {len(shown)} images{per_class and f': {per_class}'}")
+    print(f"figures:    {gallery}\ndetections: {folder / PREDICTIONS_NAME}", flush=True)
+    if not skipped:
+        return 0
+    listed = join_first([printable(image["file_name"]) for image in skipped])
+    print(f"{len(skipped)} of {len(images)} images cannot be read: {listed}", file=sys.stderr)
+    return SKIPPED
+
+
+def run_model(model: nn.Module, sample: dict[str, Any]) -> Any:
+    """Return the ``Instances`` of one image, on the CPU.
+
+    Raises:
+        UserError: the model predicts something else, or runs out of memory.
+    """
+    try:
+        (output,) = model([sample])
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"the GPU ran out of memory at {sample['file_name']}; free GPU memory, or use "
+            "--num-gpus 0",
+            code="device.out_of_memory",
+        ) from error
+    if "instances" not in output:
+        raise UserError(
+            "--weights must be a detector of objects, but it predicts "
+            f"{', '.join(output)}; choose another",
+            code="predict.no_objects",
+        )
+    return output["instances"].to("cpu")
