@@ -6,7 +6,6 @@ import importlib
 import shutil
 import sys
 import types
-from pathlib import Path
 
 import cityscapesscripts
 import numpy as np
@@ -18,9 +17,8 @@ from detectron2.data.datasets import cityscapes as detectron2_cityscapes
 from detectron2.evaluation import CityscapesInstanceEvaluator
 from detectron2.structures import Boxes, Instances
 
-from tests.detectron.test_transfer import QUICK, common, error_of, moco_file, record, run  # noqa: F401
+from tests.detectron.small_runs import assert_resumed_exactly, read_record, run_small
 from tests.errors import raises_code
-from tests.run_states import assert_equal, content_of
 from virtex.data.cityscapes import LABEL_IDS, POLYGONS, THINGS, find_frames
 from virtex.data.toy.cityscapes import HEIGHT, WIDTH
 from virtex.detectron.cityscapes import CityscapesEvaluator
@@ -174,7 +172,7 @@ def test_missing_packages_are_named(registered, monkeypatch):
                 "virtex.detectron.cityscapes.find_spec",
                 lambda name, missing=missing: None if name == missing else find(name),
             )
-            with raises_code(f"environment.{missing}", "virtex[cityscapes]"):
+            with raises_code(f"environment.{missing}", f"package {missing}"):
                 use()
 
 
@@ -201,45 +199,32 @@ def test_set_without_instance_ids(registered):
 
 # Runs ----
 
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, toy, moco_file):  # noqa: F811
-    out = tmp_path_factory.mktemp("cityscapes") / "run"
-    assert run(*common(moco_file, toy, out, "cityscapes"), *QUICK) == 0
-    return out
+CHECKPOINT = ("--checkpoint", "random:resnet18?seed=0")
 
 
-def test_record(finished):
-    found = record(finished)
+def test_run_is_resumed_exactly(toy, tmp_path):
+    out = tmp_path / "run"
+    found = assert_resumed_exactly(
+        toy, out, *CHECKPOINT, *("--task", "cityscapes", "--protocol", "toy")
+    )
     assert (found["task"], found["protocol"]["name"]) == ("cityscapes", "toy/cityscapes")
     assert (found["primary_metric"], set(found["metrics"])) == ("segm/AP", {"segm/AP", "segm/AP50"})
-    assert (
-        found["data"][VAL]["images"] == 8 and len(found["data"][TRAIN]["annotations_sha256"]) == 64
-    )
-    assert (finished / f"detections_{VAL}.json").is_file()
-    assert len(list((finished / "gallery").glob("*.jpg"))) == 8
+    assert found["data"][VAL]["images"] == 8
+    assert [row["class"] for row in found["details"]["per_class"][VAL]] == list(THINGS.values())
+    assert (out / f"detections_{VAL}.json").is_file()
+    assert len(list((out / "gallery").glob("*.jpg"))) == 8
 
 
-def test_resume_is_bit_exact(finished, tmp_path, toy, moco_file):  # noqa: F811
-    out = Path(shutil.copytree(finished, tmp_path / "copy"))
-    for name in ("result.json", "model_final.pth"):
-        (out / name).unlink()
-    (out / "last_checkpoint").write_text("model_0000002.pth")
-    assert run(*common(moco_file, toy, out, "cityscapes"), *QUICK, "--resume") == 0
-    assert_equal(content_of(out), content_of(finished))
-    assert record(out)["metrics"] == record(finished)["metrics"]
-
-
-def test_zoo_config(tmp_path, toy, moco_file):  # noqa: F811
-    arguments = common(moco_file, toy, tmp_path)
-    arguments[2:6] = ["--config", "Cityscapes/mask_rcnn_R_50_FPN.yaml"]
-    more = ["SOLVER.MAX_ITER", "1", "MODEL.RESNETS.NORM", "BN", "TEST.PRECISE_BN.ENABLED", "True"]
-    assert run(*arguments, *QUICK, *more) == 0
-    found = record(tmp_path)
+def test_zoo_config(toy, tmp_path):
+    more = ["MODEL.RESNETS.NORM", "BN", "TEST.PRECISE_BN.ENABLED", "True"]
+    small = ["MODEL.ROI_MASK_HEAD.CONV_DIM", "16", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "16"]
+    config = ("--config", "Cityscapes/mask_rcnn_R_50_FPN.yaml")
+    assert run_small(toy, tmp_path, *CHECKPOINT, *config, *more, *small) == 0
+    found = read_record(tmp_path)
     assert (found["task"], found["primary_metric"]) == ("cityscapes", "segm/AP")
 
 
-def test_invalid_data_stop_before_training(capsys, tmp_path, toy, moco_file):  # noqa: F811
+def test_invalid_data_stop_before_training(capsys, tmp_path, toy):
     shutil.copytree(toy / "cityscapes", tmp_path / "data/cityscapes")
     dirs = (tmp_path / "data/cityscapes" / part / "val" for part in ("leftImg8bit", "gtFine"))
     frames, _ = find_frames(*dirs, [POLYGONS])
@@ -254,6 +239,8 @@ def test_invalid_data_stop_before_training(capsys, tmp_path, toy, moco_file):  #
         path.unlink()
         if content is not None:
             path.write_bytes(content)
-        error = error_of(capsys, out, *common(moco_file, tmp_path / "data", out, "cityscapes"))
-        assert f"[{code}]" in error and path.name in error
+        options = ("--task", "cityscapes", "--protocol", "toy")
+        assert run_small(tmp_path / "data", out, *CHECKPOINT, *options) == 2
+        error = capsys.readouterr().err
+        assert f"[{code}]" in error and path.name in error and not out.exists()
         path.write_bytes(before)

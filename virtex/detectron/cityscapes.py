@@ -57,7 +57,7 @@ def require_package(name: str) -> None:
     if find_spec(name) is None:
         raise UserError(
             f"Cityscapes needs the package {name}, which is not installed; install it: "
-            "pip install 'virtex[cityscapes]'",
+            "pip install cityscapesscripts shapely",
             code=f"environment.{name}",
         )
 

@@ -12,8 +12,8 @@ def read_data(data_root: Path) -> None:
     from virtex.data.cityscapes import read_split
 
     for split, is_scored in (("train", False), ("val", True)):
-        folders = (data_root / f"cityscapes/{part}/{split}" for part in ("leftImg8bit", "gtFine"))
-        read_split(*folders, is_scored)
+        root = data_root / "cityscapes"
+        read_split(root / "leftImg8bit" / split, root / "gtFine" / split, is_scored)
 
 
 CITYSCAPES = register_detection(
