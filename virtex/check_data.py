@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from virtex.data.annotations import lvis_file, read_json
 from virtex.data.cityscapes import DOWNLOADED, find_frames
+from virtex.data.detection_sets import DETECTION_SETS
 from virtex.data.layouts import TOY_HINT, Layout, Need, find_problem
 from virtex.data.voc import VOC_CLASSES, read_stems
 from virtex.errors import UserError
@@ -23,6 +24,7 @@ from virtex.text import join_first, printable
 
 # torchvision's IMG_EXTENSIONS; importing them takes seconds.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+Key = tuple[str, str]  # path and kind of a need
 CHUNK = 32  # images that a decoding process gets at once
 
 
@@ -32,6 +34,7 @@ class PathReport:
 
     Attributes:
         path: relative to the data root.
+        kind: of the ``Need``.
         missing: why it is unusable; "" if it is there.
         problems: what is malformed in it.
         counts: what was counted, for instance ``{"images": 8}``.
@@ -42,6 +45,7 @@ class PathReport:
     """
 
     path: str
+    kind: str = ""
     missing: str = ""
     problems: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
@@ -145,7 +149,12 @@ class Report:
 
     @property
     def paths(self) -> dict[str, PathReport]:
-        return {path.path: path for task in self.tasks for path in task.paths}
+        named: dict[str, PathReport] = {}
+        for path in (path for task in self.tasks for path in task.paths):
+            # a path of two kinds: Cityscapes' annotations of objects, and its label maps
+            is_other = named.setdefault(path.path, path).kind != path.kind
+            named[f"{path.path} ({path.kind})" if is_other else path.path] = path
+        return named
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -189,13 +198,13 @@ def check_data(
     root = Path(data_root)
     chosen = [get_task(name) for name in dict.fromkeys(tasks or TASKS)]
     list_folder(root)  # an unreadable data root would only look empty below
-    paths: dict[str, PathReport] = {}
+    paths: dict[Key, PathReport] = {}
     with tqdm(chosen, unit="task", leave=False, disable=None) as bar:
         for task in bar:
             bar.set_description(task.name)
             for need in task.layout.needs:
-                if need.path not in paths:
-                    paths[need.path] = check_path(root, need, task.layout)
+                if key_of(need) not in paths:
+                    paths[key_of(need)] = check_path(root, need, task.layout)
             compare_classes(task.layout, paths)
     if deep:
         decode_all(root, paths.values(), num_workers)
@@ -206,12 +215,12 @@ def check_data(
 def report(
     root: Path,
     task: Task,
-    paths: Mapping[str, PathReport],
+    paths: Mapping[Key, PathReport],
     deep: bool,
     errors: dict[object, str],
 ) -> TaskReport:
     """Report on a task; ``errors`` keeps the results of readers that several tasks share."""
-    own = [paths[need.path] for need in task.layout.needs]
+    own = [paths[key_of(need)] for need in task.layout.needs]
     read = task.read_data
     if not deep or read is None or any(path.state != "ok" for path in own):
         return TaskReport(task.name, str(root), task.layout.source, own, "")
@@ -227,9 +236,13 @@ def report(
 # One path ----
 
 
+def key_of(need: Need) -> Key:
+    return need.path, need.kind
+
+
 def check_path(root: Path, need: Need, layout: Layout) -> PathReport:
     """Check one path of a layout."""
-    found = PathReport(need.path, published=need.counts)
+    found = PathReport(need.path, need.kind, published=need.counts)
     found.missing = find_problem(root / need.path, need) or ""
     if not found.missing and need.kind in CHECKS:
         try:
@@ -274,9 +287,9 @@ def prefix_of(root: Path) -> str:
     return str(root / "x")[:-1]
 
 
-def compare_classes(layout: Layout, paths: Mapping[str, PathReport]) -> None:
+def compare_classes(layout: Layout, paths: Mapping[Key, PathReport]) -> None:
     """Add a problem to class folders whose classes differ from those of the first split."""
-    splits = [paths[need.path] for need in layout.needs if need.kind == "class_folders"]
+    splits = [paths[key_of(need)] for need in layout.needs if need.kind == "class_folders"]
     splits = [split for split in splits if split.images]
     sets = [{i[len(s.path) + 1 :].split("/")[0] for i in s.images} for s in splits]
     for split, classes in zip(splits[1:], sets[1:], strict=True):
@@ -309,6 +322,22 @@ def check_voc_labels(root: Path, need: Need, layout: Layout, found: PathReport) 
     names = [f"{label}_{split}" for label in VOC_CLASSES]
     found.missing_files = [f"{folder}/{name}" for name in names if name not in files]
     found.counts["classes"] = len(names) - len(found.missing_files)
+
+
+def check_label_maps(root: Path, need: Need, layout: Layout, found: PathReport) -> None:
+    """Expect an image for each label map of the layout's sets, and vice versa."""
+    from virtex.data.segmentation import find_pairs
+
+    above = len(prefix_of(root))
+    sets = [entry for entry in DETECTION_SETS.values() if entry.layout is layout]
+    pairs = [pair for entry in sets for pair in find_pairs(entry, root)]
+    pairs = [pair for pair in pairs if pair[1].startswith(f"{root / need.path}{os.sep}")]
+    files = [file for kind in zip(*pairs, strict=True) for file in kind]
+    missing = find_missing(files)
+    found.missing_files = [file[above:] for file in missing]
+    found.counts["images"] = len(files) // 2 - len(missing)
+    if not files:
+        found.problems.append("it has no label map")
 
 
 def check_cityscapes(root: Path, need: Need, layout: Layout, found: PathReport) -> None:
@@ -386,6 +415,7 @@ CHECKS: dict[str, Callable[[Path, Need, Layout, PathReport], None]] = {
     "voc_labels": check_voc_labels,
     "cityscapes": check_cityscapes,
     "image_list": check_image_list,
+    "label_maps": check_label_maps,
     **dict.fromkeys(ANNOTATIONS, check_json),
 }
 

@@ -43,7 +43,7 @@ def used_keys(cfg, **changed):
     with torch.device("meta"):
         model = build_model(recording)
     check_solver(recording, model, {})
-    validate_effects(recording, ())
+    validate_effects(recording, ["SOLVER.BASE_LR"])
     return read
 
 
@@ -54,6 +54,7 @@ def test_every_setting_has_an_effect_or_is_refused():
         | used_keys(voc, **{"SOLVER.LR_SCHEDULER_NAME": "WarmupCosineLR"})
         | used_keys(load_config(protocol_from_config(RETINANET)))
         | used_keys(load_config(protocol_from_config(CASCADE)))
+        | used_keys(load_config(packaged_protocol("ade20k", "fpn")))
     )
     for builder, family in (("network", "convnext"), ("vit", "vit")):
         arch = encode_arch(get_families()[family].default_arch)

@@ -15,12 +15,15 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from tests.errors import raises_code
 from tests.run_states import assert_equal
 from virtex.detectron.ema import MovingAverage
 from virtex.detectron.loading import ResumableBatches
 from virtex.detectron.training_step import (
+    LossNormalizer,
     TrainingStep,
     pool_regions_in_float32,
+    require_compiler,
 )
 
 
@@ -168,6 +171,26 @@ def test_bfloat16_does_not_move_boxes():
         assert not torch.equal(model[0]([features], boxes).float(), exact)  # Detectron2's
         pool_regions_in_float32(model)
         assert torch.equal(model[0]([features], boxes), exact)
+
+
+def test_compilation_without_a_compiler_is_refused():
+    from torch._inductor import config
+    from torch._inductor.utils import fresh_cache
+
+    no_compiler = config.patch({"cpp.cxx": ("no-such-compiler",)})
+    refused = raises_code("environment.compiler", "MODEL.BACKBONE.COMPILE")
+    with fresh_cache(), no_compiler, refused:
+        require_compiler("cpu")
+
+
+def test_normalizer_of_retinanet_is_restored():
+    model = nn.Module()
+    for value in (100.0, 2.5):
+        saved = LossNormalizer(model).state_dict()
+        assert saved == {"loss_normalizer": value}
+        model.loss_normalizer = 2.5
+    LossNormalizer(model).load_state_dict({"loss_normalizer": 7.0})
+    assert model.loss_normalizer == 7.0
 
 
 def test_moving_average():

@@ -171,6 +171,7 @@ def test_zoo_config(tmp_path, toy, moco_file):
     assert run(*arguments, *QUICK, *more) == 0
     assert record(tmp_path)["protocol"]["name"] == "retinanet_R_50_FPN_1x"
     assert record(tmp_path)["task"] == "coco"  # that of its test set
+    assert any("SOLVER.WARMUP_ITERS" in note for note in record(tmp_path)["notes"])
 
 
 def test_eval_only_repeats_the_scores(toy, moco_file, finished_copy):
@@ -329,12 +330,15 @@ def test_compiled_backbone(tmp_path, toy, moco_file, finished):
     losses = []
     for name, value in (("eager", False), ("compiled", True)):
         out = tmp_path / name
-        compiled = ["MODEL.BACKBONE.COMPILE", value]
-        assert run(*common(moco_file, toy, out), *arguments, *compiled) == 0
+        command = [*common(moco_file, toy, out), *arguments, "MODEL.BACKBONE.COMPILE", value]
+        assert run(*command) == 0
         losses.append(json.loads((out / "metrics.json").open().readline())["total_loss"])
         assert content_of(out)["model"].keys() == content_of(finished)["model"].keys()
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert losses[0] != losses[1]  # other kernels
+    detections = (out / "detections_coco_2017_val.json").read_bytes()
+    assert run(*command, "--eval-only") == 0
+    assert (out / "detections_coco_2017_val.json").read_bytes() == detections
 
 
 # --- invalid input: exit status 2, nothing written -------------------------------------------

@@ -86,7 +86,10 @@ class TinyFamily(Family):
     name = "tiny"
     default_arch = TinyArch()
     anchor_key = "stages.0.0.weight"
-    detectron2_converters: ClassVar = {"FPN": "virtex.detectron.pyramid:convert_fpn"}
+    detectron2_converters: ClassVar = {
+        "FPN": "virtex.detectron.pyramid:convert_fpn",
+        "MAP": "virtex.detectron.last_map:convert_map",
+    }
 
     def detect(self, tensors):
         return None

@@ -14,8 +14,9 @@ from tests.hostile.data_mutations import THOUSANDS_OF_DIGITS, as_json, broken, f
 from tests.hostile.data_runs import guarded, outcome, require_plain, run
 from tests.hostile.toy_root import copied, smallest
 from virtex.data.captions import read_captions, read_labels
-from virtex.data.detection_sets import DETECTION_SETS
+from virtex.data.detection_sets import DETECTION_SETS, DetectionSet
 from virtex.data.inaturalist import read_inaturalist
+from virtex.detectron.custom_data import loaded_set
 from virtex.detectron.datasets import read_data, require_paths
 from virtex.detectron.ground_truth import scorable_json
 from virtex.detectron.loading import SafeMapper, raise_if_error
@@ -40,6 +41,8 @@ MASKS = (
     *([[1, 2]], [[1, 2, 3, 4]], [[float("nan")] * 6], [[True] * 6], [[10**400] * 6]),
 )
 BOXES = ([0, 0, 0, 0], [1e300, 0, 1, 1], [10**400, 0, 1, 1], [-5, -5, 500, 500], [0, 0, -1, 1])
+
+QUIRKS = ("12", "7.0", "1e5", 3.0, "a\\b.jpg", [1, 2, 3, 4, 5, 6], ["1", "2", "3", "4"], None)
 
 
 def original(path):
@@ -109,6 +112,26 @@ def test_any_instances_file_is_read_or_rejected(root, mapper, content):
         outcome(partial(as_detectron2_uses_it, root, mapper, "coco_2017_val"), root)
 
 
+@given(file_of(original(INSTANCES), (*MASKS, *BOXES, *QUIRKS)))
+@example(changed(INSTANCES, "images", file_name="a\\\0b.jpg", height=None))
+@example(changed(INSTANCES, "images", file_name="/etc/passwd", height=None))
+@example(changed(INSTANCES, "images", height=str(10**400)))
+@example(changed(INSTANCES, "images", id="9" * 15))
+@example(changed(INSTANCES, "annotations", bbox=None, segmentation=[[1, 2]]))
+@example(changed(INSTANCES, "annotations", bbox=None, segmentation=[[]]))
+@example(changed(INSTANCES, "annotations", bbox=None, segmentation=[0.5, 10**400, 1, 1, 1, 1]))
+@example(changed(INSTANCES, "annotations", area=None, bbox=["1e308", "1", "2", "3"]))
+@example(changed(INSTANCES, "annotations", area=None, bbox=[True, 0, 5, 5]))
+@example(changed(INSTANCES, "annotations", area=None, segmentation=MASKS[2]))
+@example(changed(INSTANCES, "annotations", bbox=None, segmentation=MASKS[5]))
+@example(changed(INSTANCES, "annotations", id=None, iscrowd=THOUSANDS_OF_DIGITS))
+@pytest.mark.timeout(3000)
+def test_any_file_of_ones_own_is_read_or_rejected(root, mapper, content):
+    spoil(root, INSTANCES, content)
+    # images may lie anywhere
+    outcome(partial(use_ones_own, root, mapper), root, "cannot decode the image", "are missing")
+
+
 @given(file_of(original(LVIS), (*OUTSIDE, *MASKS, *BOXES, *ADDRESSES)))
 @example(changed(LVIS, "images", coco_url="http://h/../secret.jpg"))
 @example(changed(LVIS, "annotations", segmentation=[[1, 2]]))
@@ -164,6 +187,24 @@ def as_detectron2_uses_it(root, mapper, name):
     rows = detections(name, samples)
     scores = [
         score_detections(scorable_json(content, style), rows, ["bbox", "segm"], style, scorer)
+        for scorer in ("hotcoco", "reference")
+    ]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-9, nan_ok=True)
+
+
+def use_ones_own(root, mapper):
+    """The same with a set of one's own, scored against what was read."""
+    cfg = settings()
+    cfg.DATASETS.TEST = ("custom_val",)
+    entry = DetectionSet("custom_val", "coco", str(root / INSTANCES), str(root / "coco/val2017"))
+    _, sets = read_data(cfg, root, eval_only=True, custom=[entry])
+    samples = sets["custom_val"]
+    require_paths(sample["file_name"] for sample in samples)
+    for sample in samples:
+        raise_if_error([mapper(sample)])
+    truth, rows = loaded_set("custom_val").ground_truth, detections("custom_val", samples)
+    scores = [
+        score_detections(truth, rows, ["bbox", "segm"], "coco", scorer)
         for scorer in ("hotcoco", "reference")
     ]
     assert scores[0] == pytest.approx(scores[1], abs=1e-9, nan_ok=True)

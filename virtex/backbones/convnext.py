@@ -85,7 +85,10 @@ class ConvNeXtFamily(TimmFamily):
     generic_formats = False
     format_fields = ("norm_eps", "activation")
     size_fields = ("depths", "widths", "grn", "final_norm")
-    detectron2_converters: ClassVar = {"FPN": "virtex.detectron.pyramid:convert_fpn"}
+    detectron2_converters: ClassVar = {
+        "FPN": "virtex.detectron.pyramid:convert_fpn",
+        "MAP": "virtex.detectron.last_map:convert_map",
+    }
 
     def detect(self, tensors: Mapping[str, Any]) -> ConvNeXtArch | None:
         return detect_convnext(tensors)

@@ -99,6 +99,7 @@ class ResNetFamily(Family):
         "FPN": "virtex.detectron.resnet:convert_fpn",
         "C4": "virtex.detectron.resnet:convert_c4",
         "DC5": "virtex.detectron.resnet:convert_dc5",
+        "MAP": "virtex.detectron.last_map:convert_map",
     }
 
     def detect(self, tensors: Mapping[str, Any]) -> ResNetArch | None:

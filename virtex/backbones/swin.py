@@ -172,7 +172,10 @@ class SwinFamily(TimmFamily):
     generic_formats = False
     format_fields = ("windows", "pretrained_windows", "image_size", "norm_eps")
     size_fields = ("version", "embed_dim", "depths", "heads", "window_tables")
-    detectron2_converters: ClassVar = {"FPN": "virtex.detectron.pyramid:convert_fpn"}
+    detectron2_converters: ClassVar = {
+        "FPN": "virtex.detectron.pyramid:convert_fpn",
+        "MAP": "virtex.detectron.last_map:convert_map",
+    }
     fixed_settings = {"activation": "gelu"}  # noqa: RUF012
 
     def detect(self, tensors: Mapping[str, Any]) -> SwinArch | None:

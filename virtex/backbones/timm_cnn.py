@@ -70,7 +70,10 @@ class TimmCnnFamily(TimmFamily):
     format_fields = ("model",)
     size_fields = ("model",)
     fixed_settings: ClassVar = {"norm_eps": _OWN, "activation": _OWN, "anti_aliasing": _OWN}
-    detectron2_converters: ClassVar = {"FPN": "virtex.detectron.pyramid:convert_fpn"}
+    detectron2_converters: ClassVar = {
+        "FPN": "virtex.detectron.pyramid:convert_fpn",
+        "MAP": "virtex.detectron.last_map:convert_map",
+    }
 
     def detect(self, tensors: Mapping[str, Any]) -> TimmArch | None:
         """See ``Family``. Only ``detect_named`` detects them."""

@@ -150,7 +150,10 @@ class ViTFamily(TimmFamily):
     generic_formats = False
     format_fields = ("heads", "norm_eps", "activation", "interpolation")
     size_fields = ("embed_dim", "depth", "patch_size", "mlp_dim", "registers", "implementation")
-    detectron2_converters: ClassVar = {"FPN": "virtex.detectron.vit:convert_fpn"}
+    detectron2_converters: ClassVar = {
+        "FPN": "virtex.detectron.vit:convert_fpn",
+        "MAP": "virtex.detectron.last_map:convert_map",
+    }
 
     def detect(self, tensors: Mapping[str, Any]) -> ViTArch | None:
         return detect_vit(tensors)

@@ -68,7 +68,7 @@ def complete_coco(content: Any, folder: Path) -> list[str]:
     if not all(map(is_id, ids)) or len(set(ids)) < len(ids):
         for number, annotation in enumerate(annotations, 1):  # nothing refers to them
             annotation["id"] = number
-        notes["objects were numbered anew"] += len(annotations)
+        notes["objects were renumbered"] += len(annotations)
     return [f"{count} {text}" for text, count in notes.items()]
 
 

@@ -69,6 +69,20 @@ def load_rgb(path: str | Path) -> np.ndarray:
         return np.array(rgb if transpose is None else rgb.transpose(transpose))
 
 
+def load_indices(path: str | Path) -> np.ndarray:
+    """Decode an image of one channel, (height, width) uint8: gray values, or palette indices.
+
+    Raises:
+        UserError: as ``load_rgb``; or the image has other pixels.
+    """
+    with _open(path) as image:
+        if image.mode not in ("L", "P"):
+            raise ValueError(
+                f"expected one channel of 8 bits, but its pixels are of type {image.mode}"
+            )
+        return np.array(image)
+
+
 def read_size(path: str | Path) -> tuple[int, int]:
     """Return width and height in pixels of what ``load_rgb`` returns, from the file's header.
 

@@ -16,7 +16,7 @@ class DetectionSet:
             ``virtex.detectron.evaluation.EVALUATORS``.
         annotations: file or folder of annotations, relative to the data root.
         images: folder that file names are relative to, relative to the data root.
-        task, layout, primary_metric: of the task that registered it; none of one's own set.
+        task, layout, primary_metric: of the task that registered it; no task of one's own set.
     """
 
     name: str

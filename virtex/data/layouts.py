@@ -19,7 +19,9 @@ from virtex.files import describe_folder, is_folder
 TOY_HINT = "generate toy data: python -m virtex.eval_tools.make_toy_data OUT"
 
 # Kinds of paths; ``virtex.check_data`` checks the contents of each kind.
-FOLDER_KINDS = frozenset({"folder", "images", "class_folders", "voc_xml", "cityscapes"})
+FOLDER_KINDS = frozenset(
+    {"folder", "images", "class_folders", "label_maps", "voc_xml", "cityscapes"}
+)
 FILE_KINDS = frozenset(
     {"file", "coco_json", "lvis_json", "captions_json", "inaturalist_json", "image_list"}
     | {"voc_labels"}
@@ -37,6 +39,7 @@ class Need:
             - "folder", "file": must exist; a folder must not be empty
             - "images": a folder of images, at any depth
             - "class_folders": one folder of images per class
+            - "label_maps": a folder of PNG files, one per image, of semantic segmentation
             - "voc_xml": a folder of one XML file per image
             - "cityscapes": folders of cities with the annotations of a split of Cityscapes
             - "coco_json", "lvis_json", "captions_json", "inaturalist_json": annotations
@@ -151,6 +154,16 @@ VOC2007_LABELS = (
     Need("VOC2007/ImageSets/Main/aeroplane_test.txt", "voc_labels", {"classes": 20}),
 )
 
+VOC_SEGMENTATION_LISTS = tuple(
+    Need(
+        f"VOC2012/ImageSets/Segmentation/{split}.txt",
+        "image_list",
+        {"images": images},
+        "VOC2012/JPEGImages/{}.jpg",
+    )
+    for split, images in (("train", 1464), ("val", 1449))
+)
+
 COCO_DETECTION = Layout(COCO_IMAGES + COCO_INSTANCES, COCO_SOURCE)
 LVIS_DETECTION = Layout(
     (*COCO_IMAGES, _lvis("train"), _lvis("val")),
@@ -158,6 +171,47 @@ LVIS_DETECTION = Layout(
     "their images are COCO's, of which LVIS val uses some from train2017",
 )
 VOC_DETECTION = Layout(VOC2007 + VOC2012, VOC_SOURCE)
+VOC_SEGMENTATION = Layout(
+    (
+        Need("VOC2012/JPEGImages", "images", {"images": 17125}),
+        *VOC_SEGMENTATION_LISTS,
+        Need("VOC2012/SegmentationClass", "label_maps", {"images": 2913}),
+    ),
+    VOC_SOURCE,
+)
+VOC_SEGMENTATION_AUG = Layout(
+    (
+        VOC_SEGMENTATION.needs[0],
+        Need(
+            "VOC2012/ImageSets/Segmentation/trainaug.txt",
+            "image_list",
+            {"images": 10582},
+            "VOC2012/JPEGImages/{}.jpg",
+        ),
+        Need("VOC2012/SegmentationClassAug", "label_maps", {"images": 10582}),
+    ),
+    "SBD (semantic boundaries dataset) as label maps with VOC's values, in "
+    "VOC2012/SegmentationClassAug, and their list trainaug.txt: "
+    "http://home.bharathh.info/pubs/codes/SBD/download.html",
+)
+CITYSCAPES_SEGMENTATION = Layout(
+    tuple(
+        Need(f"cityscapes/{folder}/{split}", kind, {"images": images})
+        for split, images in (("train", 2975), ("val", 500))
+        for folder, kind in (("leftImg8bit", "images"), ("gtFine", "label_maps"))
+    ),
+    "Cityscapes, gtFine_trainvaltest and leftImg8bit_trainvaltest: "
+    "https://www.cityscapes-dataset.com/downloads; write the label maps of train ids with "
+    "csCreateTrainIdLabelImgs of the package cityscapesScripts",
+)
+ADE20K = Layout(
+    tuple(
+        Need(f"ADEChallengeData2016/{folder}/{split}", kind, {"images": images})
+        for split, images in (("training", 20210), ("validation", 2000))
+        for folder, kind in (("images", "images"), ("annotations", "label_maps"))
+    ),
+    "ADE20K SceneParsing 2016 (ADEChallengeData2016): http://sceneparsing.csail.mit.edu",
+)
 VOC07_CLASSIFICATION = Layout(VOC2007_IMAGES + VOC2007_LABELS, VOC_SOURCE)
 IMAGENET = Layout(
     (

@@ -62,7 +62,9 @@ FPN_PROTOCOLS = (
 
 
 def detector_layout(cfg: CfgNode) -> str:
-    """Return the detector layout of a configuration: FPN, C4 or DC5."""
+    """Return the detector layout of a configuration: FPN, C4, DC5 or MAP (the last feature map)."""
+    if cfg.MODEL.BACKBONE.NAME == "LastMapBackbone":
+        return "MAP"
     if "fpn" in cfg.MODEL.BACKBONE.NAME.lower():
         return "FPN"
     return "DC5" if "res5" in cfg.MODEL.RESNETS.OUT_FEATURES else "C4"

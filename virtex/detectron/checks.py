@@ -43,6 +43,9 @@ RANGES: dict[str, Range] = {
     "MODEL.VIT.GLOBAL_BLOCKS": POSITIVE,
     "MODEL.VIT.PATCH_SIZE": NON_NEGATIVE,
     "SOLVER.LAYER_DECAY": UNIT_ABOVE_0,
+    "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": UNIT_ABOVE_0,
+    "SOLVER.POLY_LR_POWER": POSITIVE,
+    "SOLVER.POLY_LR_END": UNIT_BELOW_1,
     "MODEL_EMA.DECAY": UNIT_BELOW_1,
 }
 # Settings that may be None -> a value of their type otherwise.
@@ -57,7 +60,7 @@ CHOICES = {
     "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
     "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
     "MODEL.ANCHOR_GENERATOR.NAME": ("DefaultAnchorGenerator",),
-    "MODEL.META_ARCHITECTURE": ("GeneralizedRCNN", "RetinaNet"),
+    "MODEL.META_ARCHITECTURE": ("GeneralizedRCNN", "RetinaNet", "SemanticSegmentor"),
     "MODEL.NETWORK.OUT_NORM": ("auto", "LN", "none"),
     "MODEL.PROPOSAL_GENERATOR.NAME": ("RPN",),
     "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": BOX_LOSSES,

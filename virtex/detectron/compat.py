@@ -39,9 +39,9 @@ def add_settings(cfg: Any) -> None:
     """Add the settings that Detectron2's YAML configs do not have.
 
     They are those of backbones that are not ResNets (``virtex.detectron.pyramid`` and ``vit``), of
-    the optimizer (``virtex.detectron.optimizer``) and of the training step
-    (``virtex.detectron.training_step`` and ``ema``). With their defaults, a ResNet is trained as by
-    Detectron2 itself.
+    semantic segmentation (``virtex.detectron.semantic``), of optimizer and schedule
+    (``virtex.detectron.optimizer``) and of the training step (``virtex.detectron.training_step``
+    and ``ema``). With their defaults, a ResNet is trained as by Detectron2 itself.
     """
     from detectron2.config import CfgNode
 
@@ -67,6 +67,12 @@ def add_settings(cfg: Any) -> None:
     cfg.SOLVER.ACCUMULATE = 1
     # or "bfloat16", "float16"; "auto" is bfloat16, except on GPUs without it
     cfg.SOLVER.AMP.DTYPE = "auto"
+    # of semantic segmentation, named as in Detectron2's projects PointRend and DeepLab: crops are
+    # drawn anew, up to 10 times, while a class has a larger part; color augmentation of SSD
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
+    cfg.INPUT.COLOR_AUG_SSD = False
+    cfg.SOLVER.POLY_LR_POWER = 0.9  # of LR_SCHEDULER_NAME WarmupPolyLR
+    cfg.SOLVER.POLY_LR_END = 0.0  # factor of BASE_LR after the last iteration
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "ADAMW"
     cfg.SOLVER.LAYER_DECAY = 1.0  # factor of the learning rate from each layer to the one before
     # of parameters that are no weight or bias of a layer: tokens, position embeddings,

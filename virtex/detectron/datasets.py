@@ -20,11 +20,13 @@ from tqdm import tqdm
 from virtex.data.decoding import read_size
 from virtex.data.detection_sets import DETECTION_SETS, DetectionSet
 from virtex.data.layouts import require_layout
+from virtex.data.segmentation import SEGMENTATION
 from virtex.data.voc import VOC_CLASSES
 from virtex.detectron.cityscapes import read_cityscapes_set
 from virtex.detectron.custom_data import RegisteredSet, loaded_set, register_custom_set
 from virtex.detectron.loading import SKIP_HINT, raise_if_error, test_batches
 from virtex.detectron.readers import LoadedSet, Samples, read_instances, read_voc_split
+from virtex.detectron.semantic import ARCHITECTURE, is_semantic, read_semantic_set
 from virtex.errors import UserError
 from virtex.text import join_first, one_line, printable
 
@@ -133,6 +135,7 @@ READERS: dict[str, Callable[[DetectionSet, Path, bool], LoadedSet]] = {
     "cityscapes_instance": read_cityscapes_set,
     "lvis": read_instance_set,
     "voc": read_voc_set,
+    **dict.fromkeys(SEGMENTATION, read_semantic_set),
 }
 
 
@@ -166,12 +169,20 @@ def read_data(
         require_paths(
             data_root / path for entry in known for path in (entry.annotations, entry.images)
         )
-    layouts = {} if eval_only else {entry.task: entry.layout for entry in known}
-    for task, layout in layouts.items():
-        assert layout is not None  # of every registered set
-        require_layout(data_root, layout, task)
+    layouts = {} if eval_only else {id(entry.layout): entry for entry in known}
+    for entry in layouts.values():
+        assert entry.layout is not None  # of every registered set
+        require_layout(data_root, entry.layout, entry.task)
     for name in names:
-        if name not in own and name not in DETECTION_SETS:
+        kind = DETECTION_SETS[name].kind if name in DETECTION_SETS else ""
+        if is_semantic(cfg) != (kind in SEGMENTATION):
+            raise UserError(
+                f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} cannot be used with the "
+                f"dataset {name}: {ARCHITECTURE} needs one with label maps, such as "
+                "ade20k_sem_seg_val, and the others one with objects",
+                code="data.architecture",
+            )
+        if name not in own and not kind:
             register_custom_set(name, name in test_sets)
         loaded_set(name)
     class_names(cfg)
@@ -195,7 +206,8 @@ def class_names(cfg: CfgNode) -> list[str] | None:
         UserError: the sets have different classes.
     """
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
-    classes = {name: MetadataCatalog.get(name).get("thing_classes") for name in names}
+    metadata = {name: MetadataCatalog.get(name) for name in names}
+    classes = {n: m.get("thing_classes") or m.get("stuff_classes") for n, m in metadata.items()}
     classes = {name: list(found) for name, found in classes.items() if found}
     first = next(iter(classes), "")
     for name, found in classes.items():

@@ -10,11 +10,13 @@ from importlib.util import find_spec
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper
 
 from virtex.config import flatten, get_setting
 from virtex.config.overrides import invalid_value
+from virtex.data.segmentation import IGNORED
 from virtex.detectron.compat import default_config
+from virtex.detectron.loading import build_mapper
+from virtex.detectron.semantic import ARCHITECTURE, is_semantic
 from virtex.errors import UserError
 from virtex.text import short_repr
 
@@ -33,11 +35,17 @@ UNSUPPORTED = {
     "MODEL.ROI_BOX_HEAD.FED_LOSS_*": "the federated loss needs image counts of the classes",
     "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": "the federated loss needs image counts of the classes",
     "MODEL.ROI_KEYPOINT_HEAD.*": "keypoints are not evaluated",
-    "MODEL.SEM_SEG_HEAD.*": "semantic segmentation is not evaluated",
     "TEST.AUG.*": "test-time augmentation is not supported",
     "TEST.EXPECTED_RESULTS": "results are recorded, not compared with expected ones",
     "TEST.KEYPOINT_OKS_SIGMAS": "keypoints are not evaluated",
     "VERSION": "files of version 1 are converted while they are read",
+}
+# Settings -> the value that semantic segmentation needs: its images have label maps, no objects.
+NEEDED_BY_SEMANTIC = {
+    "DATALOADER.SAMPLER_TRAIN": "TrainingSampler",
+    "MODEL.KEYPOINT_ON": False,
+    "MODEL.MASK_ON": False,
+    "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": IGNORED,
 }
 # Settings that are read in data loading, training and evaluation only.
 READ_LATER = (
@@ -97,6 +105,12 @@ def validate_supported(cfg: CfgNode) -> None:
                 f"{key} must be {short_repr(defaults[key])}, not {short_repr(value)}: {reason}; "
                 "remove the setting"
             )
+    for key, value in NEEDED_BY_SEMANTIC.items() if is_semantic(cfg) else ():
+        if get_setting(cfg, key) != value:
+            raise invalid_value(
+                f"{key} must be {short_repr(value)} with MODEL.META_ARCHITECTURE {ARCHITECTURE}; "
+                "remove the setting"
+            )
     crop = cfg.INPUT.CROP
     if not crop.ENABLED:
         return
@@ -125,7 +139,7 @@ def validate_effects(cfg: RecordingConfig, overridden: Collection[str]) -> None:
     """
     try:
         for is_train in (True, False):
-            DatasetMapper.from_config(cfg, is_train)
+            build_mapper(cfg, is_train)
     except (AssertionError, TypeError, ValueError) as error:
         raise UserError(
             f"Detectron2 cannot build the augmentations of INPUT: {error}", code="config.input"

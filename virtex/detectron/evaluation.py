@@ -29,6 +29,7 @@ from virtex.detectron.cityscapes import CityscapesEvaluator
 from virtex.detectron.custom_data import loaded_set
 from virtex.detectron.loading import raise_if_error, test_batches
 from virtex.detectron.scoring import compute_scores, write_detections
+from virtex.detectron.semantic import EVALUATOR_TYPE, SemanticEvaluator
 from virtex.detectron.training_step import run_eagerly
 from virtex.errors import UserError
 from virtex.files import replace_file
@@ -222,6 +223,10 @@ def voc_evaluator(cfg: CfgNode, name: str, output_dir: Path | None) -> VOCEvalua
     return VOCEvaluator(name)
 
 
+def semantic_evaluator(cfg: CfgNode, name: str, output_dir: Path | None) -> SemanticEvaluator:
+    return SemanticEvaluator(name)
+
+
 # ``evaluator_type`` of a set -> (its evaluator, what it reads from the metadata)
 EVALUATORS: dict[str | None, tuple[Callable[..., DatasetEvaluator], str]] = {
     None: (instance_evaluator, ""),
@@ -230,6 +235,7 @@ EVALUATORS: dict[str | None, tuple[Callable[..., DatasetEvaluator], str]] = {
     "lvis": (instance_evaluator, "json_file"),
     "voc": (voc_evaluator, "dirname"),
     "pascal_voc": (voc_evaluator, "dirname"),
+    EVALUATOR_TYPE: (semantic_evaluator, "stuff_classes"),
 }
 
 

@@ -9,14 +9,16 @@ import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation.evaluator import inference_context
 from detectron2.structures import BoxMode
 from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import Visualizer
 from torch import nn
 
-from virtex.detectron.loading import read_image
+from virtex.data.segmentation import IGNORED, read_labels
+from virtex.detectron.loading import build_mapper, read_image
+from virtex.detectron.semantic import is_semantic
 from virtex.files import replace_file
 
 MIN_SCORE = 0.5
@@ -30,8 +32,8 @@ def write_gallery(
 ) -> None:  # fmt: skip
     """Write ``count`` figures, evenly spaced over the test images that have objects.
 
-    Left: predictions with a score of at least ``MIN_SCORE`` (the best five if there are none).
-    Right: the ground truth.
+    Left: predictions with a score of at least ``MIN_SCORE`` (the best five if there are none), or
+    the predicted class of every pixel. Right: the ground truth.
 
     Args:
         dataset: the registered test set.
@@ -39,16 +41,21 @@ def write_gallery(
         folder: created if missing; receives one JPEG per image.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    filled = [sample for sample in samples if sample["annotations"]] or samples
+    filled = [sample for sample in samples if sample.get("annotations")] or samples
     chosen = np.linspace(0, len(filled) - 1, min(count, len(filled))).round().astype(int)
-    mapper = DatasetMapper(cfg, False)
-    classes = MetadataCatalog.get(dataset).thing_classes
+    mapper, metadata = build_mapper(cfg, False), MetadataCatalog.get(dataset)
     with inference_context(model), torch.no_grad():
         shown = [filled[index] for index in chosen]
         names = figure_names([sample["file_name"] for sample in shown])
         for name, sample in zip(names, shown, strict=True):
-            instances = model([mapper(sample)])[0]["instances"].to("cpu")
-            write_jpeg(folder / name, draw_comparison(sample, instances, classes))
+            output = model([mapper(sample)])[0]
+            if is_semantic(cfg):
+                predicted = output["sem_seg"].argmax(dim=0).cpu().numpy()
+                figure = draw_label_maps(sample, predicted, metadata.stuff_classes)
+            else:
+                instances = output["instances"].to("cpu")
+                figure = draw_comparison(sample, instances, metadata.thing_classes)
+            write_jpeg(folder / name, figure)
 
 
 def figure_names(images: Iterable[str]) -> list[str]:
@@ -90,12 +97,58 @@ def draw_comparison(sample: dict[str, Any], instances: Any, classes: list[str]) 
         class_ids=[o["category_id"] for o in objects],
         labels=[classes[o["category_id"]] + " (crowd)" * o.get("iscrowd", 0) for o in objects],
     )
-    panels = [
+    return side_by_side(
         add_title(predicted, f"predicted ({len(best)})"),
         add_title(truth, f"ground truth ({len(objects)})"),
-    ]
-    gap = np.full((panels[0].shape[0], 8, 3), 255, np.uint8)
-    return np.concatenate([panels[0], gap, panels[1]], axis=1)
+    )
+
+
+def draw_label_maps(
+    sample: dict[str, Any], predicted: np.ndarray, classes: list[str]
+) -> np.ndarray:
+    """Draw the predicted and the true class of every pixel side by side, above a legend.
+
+    Ignored pixels are gray, in both panels.
+
+    Args:
+        predicted: (height, width) class indices.
+
+    Returns:
+        (height, width, 3) uint8 RGB.
+    """
+    image = read_image(sample["file_name"], "RGB")
+    truth = read_labels(sample["sem_seg_file_name"], sample["labels"])
+    scale = max(1.0, SHORT_SIDE / min(image.shape[:2]))
+    size = round(scale * image.shape[1]), round(scale * image.shape[0])
+    image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+    ignored = cv2.resize(truth, size, interpolation=cv2.INTER_NEAREST) == IGNORED
+    panels = []
+    for title, labels in (("predicted", predicted), ("ground truth", truth)):
+        colors = (255 * PALETTE[labels % len(PALETTE)]).astype(np.uint8)
+        colors = cv2.resize(colors, size, interpolation=cv2.INTER_NEAREST)
+        colors[ignored] = 128
+        panels.append(add_title(cv2.addWeighted(image, 0.4, colors, 0.6, 0), title))
+    figure = side_by_side(*panels)
+    present = np.union1d(predicted, truth)
+    legend = draw_legend(present[present < IGNORED], classes, figure.shape[1])
+    return np.concatenate([figure, legend])
+
+
+def draw_legend(indices: np.ndarray, classes: list[str], width: int) -> np.ndarray:
+    """Draw the colors and names of classes in lines: (height, width, 3) uint8 RGB."""
+    places, x, y = [], 6, 0
+    for index in indices:
+        text = cv2.getTextSize(classes[index], cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)[0][0]
+        if x + text + 40 > width and x > 6:
+            x, y = 6, y + 22
+        places.append((index, x, y))
+        x += text + 40
+    legend = np.full((y + 26, width, 3), 255, np.uint8)
+    for index, x, y in places:
+        color = tuple(float(value) for value in 255 * PALETTE[index % len(PALETTE)])
+        cv2.rectangle(legend, (x, y + 6), (x + 14, y + 20), color, cv2.FILLED)
+        add_text(legend, classes[index], (x + 20, y + 18), 0.5)
+    return legend
 
 
 def draw_predictions(image: np.ndarray, instances: Any, classes: Sequence[str]) -> np.ndarray:
@@ -130,5 +183,14 @@ def draw_instances(
 
 def add_title(panel: np.ndarray, title: str) -> np.ndarray:
     bar = np.full((28, panel.shape[1], 3), 255, np.uint8)
-    cv2.putText(bar, title, (6, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (0, 0, 0), 1, cv2.LINE_AA)
+    add_text(bar, title, (6, 20), 0.6)
     return np.concatenate([bar, panel], axis=0)
+
+
+def add_text(image: np.ndarray, text: str, place: tuple[int, int], size: float) -> None:
+    cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, (0, 0, 0), 1, cv2.LINE_AA)
+
+
+def side_by_side(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    gap = np.full((left.shape[0], 8, 3), 255, np.uint8)
+    return np.concatenate([left, gap, right], axis=1)

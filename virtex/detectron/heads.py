@@ -1,11 +1,16 @@
-"""C4 region heads that Detectron2 does not have: any ResNet depth, and one more norm layer."""
+"""Heads that Detectron2 does not have.
+
+C4 region heads of any ResNet depth, and with one more norm layer; Semantic FPN on pixels that are
+all ignored.
+"""
 
 from detectron2.config import CfgNode
 from detectron2.layers import get_norm
-from detectron2.modeling import ROI_HEADS_REGISTRY
+from detectron2.modeling import ROI_HEADS_REGISTRY, SEM_SEG_HEADS_REGISTRY
 from detectron2.modeling.backbone.resnet import BasicBlock, ResNet
+from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.modeling.roi_heads import Res5ROIHeads
-from torch import nn
+from torch import Tensor, nn
 
 BASIC_RES5_BLOCKS = {18: 2, 34: 3}  # depth -> blocks; deeper ResNets have bottleneck blocks
 
@@ -52,3 +57,13 @@ class Res5ROIHeadsExtraNorm(Res5ROIHeads):
         res5, channels = build_res5(cfg)
         res5.add_module("norm", get_norm(cfg.MODEL.RESNETS.NORM, channels))
         return res5, channels
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class SparseSemSegFPNHead(SemSegFPNHead):
+    """Detectron2's Semantic FPN, whose loss is NaN if all pixels of a batch are ignored."""
+
+    def losses(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        if (targets == self.ignore_value).all():
+            return {"loss_sem_seg": 0 * predictions.sum()}
+        return super().losses(predictions, targets)

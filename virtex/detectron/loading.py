@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from virtex.data.decoding import load_rgb, report_conversions, take_conversions
 from virtex.data.workers import GuardedLoader, init_worker
+from virtex.detectron.semantic import SemanticMapper, is_semantic
 from virtex.engine.randomness import seed_everything
 from virtex.errors import UserError
 
@@ -47,6 +48,11 @@ def read_image(file_name: str, format: str | None = None) -> np.ndarray:
 
 
 detection_utils.read_image = read_image  # for DatasetMapper, which has no parameter for it
+
+
+def build_mapper(cfg: CfgNode, is_train: bool) -> Callable[[Sample], Sample]:
+    """Build what reads and augments an image, with Detectron2's errors for invalid settings."""
+    return (SemanticMapper if is_semantic(cfg) else DatasetMapper)(cfg, is_train)
 
 
 def check_mask_format(cfg: CfgNode, samples: list[Sample]) -> None:
@@ -110,7 +116,7 @@ class SeededSamples(Dataset):
 
     def __init__(self, samples: list[Sample], cfg: CfgNode, skip_bad_images: bool):
         self.samples = DatasetFromList(samples, copy=False)  # one copy for all workers
-        self.mapper = SafeMapper(DatasetMapper(cfg, True), SKIP_HINT)
+        self.mapper = SafeMapper(build_mapper(cfg, True), SKIP_HINT)
         self.seed = cfg.SEED
         self.skip_bad_images = skip_bad_images
 
@@ -253,7 +259,7 @@ def test_batches(
     """
     loader = build_detection_test_loader(
         samples,
-        mapper=SafeMapper(DatasetMapper(cfg, False), hint),
+        mapper=SafeMapper(build_mapper(cfg, False), hint),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
     loader.worker_init_fn = init_worker  # not a parameter of Detectron2's function

@@ -1,15 +1,20 @@
-"""Detectron2's optimizer, and AdamW and layer-wise learning rate decay as vision transformers need.
+"""Detectron2's optimizer and schedules, and those that it lacks.
+
+AdamW and layer-wise learning rate decay as vision transformers need, and polynomial decay.
 
 Both distributions build SGD only, and v0.5 has no learning rates per layer.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.solver import build_lr_scheduler as build_detectron2_scheduler
 from detectron2.solver import build_optimizer as build_sgd
 from detectron2.solver.build import maybe_add_gradient_clipping
+from detectron2.solver.lr_scheduler import _get_warmup_factor_at_iter
 from torch import nn
 
 # As in Detectron2's get_default_optimizer_params, where timm's and torchvision's are subclasses
@@ -73,6 +78,30 @@ def build_optimizer(
         momentum=solver.MOMENTUM,
         nesterov=solver.NESTEROV,
     )
+
+
+def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
+    """Build the schedule of ``SOLVER.LR_SCHEDULER_NAME``: one of Detectron2's, or WarmupPolyLR.
+
+    That is the schedule of semantic segmentation, as in Detectron2's project DeepLab and
+    mmsegmentation: ``(1 - iteration / MAX_ITER) ** POLY_LR_POWER``, times the warm-up.
+    """
+    solver = cfg.SOLVER
+    if solver.LR_SCHEDULER_NAME != "WarmupPolyLR":
+        return build_detectron2_scheduler(cfg, optimizer)
+    max_iter, power, end = solver.MAX_ITER, solver.POLY_LR_POWER, solver.POLY_LR_END
+    warmup = partial(
+        _get_warmup_factor_at_iter,
+        solver.WARMUP_METHOD,
+        warmup_iters=solver.WARMUP_ITERS,
+        warmup_factor=solver.WARMUP_FACTOR,
+    )
+
+    def factor(iteration: int) -> float:
+        decay = (1 - iteration / max_iter) ** power
+        return warmup(iteration) * (decay * (1 - end) + end)
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
 def top_layer(parameters: Mapping[str, nn.Parameter], layer_ids: Mapping[str, int]) -> int:

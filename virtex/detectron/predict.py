@@ -27,6 +27,7 @@ from virtex.detectron.evaluation import to_coco_rows
 from virtex.detectron.gallery import draw_predictions, figure_names, write_jpeg
 from virtex.detectron.loading import read_image, test_batches
 from virtex.detectron.scoring import write_detections
+from virtex.detectron.semantic import is_semantic
 from virtex.detectron.settings import NORM_KEYS
 from virtex.detectron.trainer import build_detector
 from virtex.engine.checkpoints import last_checkpoint
@@ -117,6 +118,12 @@ def load_trained(path: Path, device: str) -> TrainedDetector:
     """
     cfg = read_config_file(path.with_name(CONFIG_NAME))
     validate_types(cfg)
+    if is_semantic(cfg):
+        raise UserError(
+            f"{path} must be a detector of objects, but it is one of semantic segmentation; train "
+            "one with --task coco, lvis or voc",
+            code="predict.no_detector",
+        )
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = device, ""
     for key in NORM_KEYS:
         if get_setting(cfg, key) == "SyncBN":  # needs several GPUs; the same in evaluation

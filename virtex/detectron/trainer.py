@@ -11,7 +11,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase, TrainerBase, hooks
 from detectron2.modeling import build_model
-from detectron2.solver import build_lr_scheduler
 from detectron2.utils import comm
 from detectron2.utils.events import (
     CommonMetricPrinter,
@@ -25,7 +24,7 @@ from torch import nn
 from virtex.detectron.checkpointing import SaveCheckpoints
 from virtex.detectron.ema import MovingAverage
 from virtex.detectron.loading import training_batches
-from virtex.detectron.optimizer import build_optimizer
+from virtex.detectron.optimizer import build_lr_scheduler, build_optimizer
 from virtex.detectron.training_step import (
     LossNormalizer,
     TrainingStep,
@@ -62,7 +61,7 @@ def build_detector(cfg: CfgNode) -> nn.Module:
         UserError: Detectron2 rejects the config.
     """
     if cfg.MODEL.NETWORK.ARCH:  # they register themselves
-        from virtex.detectron import pyramid, vit  # noqa: F401
+        from virtex.detectron import last_map, pyramid, vit  # noqa: F401
     try:
         return build_model(cfg)
     except (AssertionError, KeyError, ValueError) as error:

@@ -97,7 +97,7 @@ class LossNormalizer:
             self.load_state_dict({"loss_normalizer": 100.0})
 
     def state_dict(self) -> dict[str, float]:
-        return {"loss_normalizer": float(self.model.loss_normalizer)}
+        return {"loss_normalizer": float(vars(self.model)["loss_normalizer"])}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         vars(self.model).update(state)

@@ -57,6 +57,8 @@ from virtex.runner import Evaluation
 
 logger = logging.getLogger("virtex.transfer")
 
+# Architecture -> the section of its number of classes, if it is not ROI_HEADS
+HEADS = {"RetinaNet": "RETINANET", "SemanticSegmentor": "SEM_SEG_HEAD"}
 MAX_CLASSES = 100  # of a test set whose metrics per class are in the record, too
 
 # Identity keys that do not affect the evaluation of a trained detector.
@@ -102,11 +104,17 @@ class DetectorEvaluator:
         custom = custom_sets(args, settings.reference)
         self.train, self.test = read_data(self.cfg, self.data_root, args.eval_only, custom)
         settings.notes += data_notes([entry.name for entry in custom])
+        solver = self.cfg.SOLVER
+        if solver.WARMUP_ITERS >= solver.MAX_ITER and not args.eval_only:
+            settings.notes.append(
+                f"the learning rate is raised over {solver.WARMUP_ITERS} iterations "
+                f"(SOLVER.WARMUP_ITERS), but training ends after {solver.MAX_ITER}"
+            )
         check_mask_format(self.cfg, self.train)
         checked = itertools.chain([] if args.skip_bad_images else self.train, *self.test.values())
         require_paths((sample["file_name"] for sample in checked), os.path.isfile)
         if classes := class_names(self.cfg):
-            head = "RETINANET" if self.cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
+            head = HEADS.get(self.cfg.MODEL.META_ARCHITECTURE, "ROI_HEADS")
             settings.set_from_data(f"MODEL.{head}.NUM_CLASSES", len(classes))
         seed_everything("detector", self.cfg.SEED)
         recording = RecordingConfig(self.cfg, set())

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.data.detection_utils import convert_PIL_to_numpy
+from detectron2.modeling import SemanticSegmentor
+from detectron2.structures import ImageList
 from PIL import Image
 from torch import Tensor, nn
 
@@ -96,11 +98,13 @@ def compare_features(
         UserError: a feature map is missing or differs by more than ``TOLERANCE``.
     """
     image = fixed_image()
+    # SemanticSegmentor does not state it
+    image_format = getattr(detector, "input_format", converted.settings["INPUT.FORMAT"])
     device = detector.pixel_mean.device
     was_training = detector.training
     detector.eval()
     with torch.no_grad(), full_precision():
-        ours = converted.detector_features(detector, detector_input(detector, image))
+        ours = converted.detector_features(detector, detector_input(detector, image, image_format))
         theirs = converted.reference_features(reference_input(image, spec).to(device))
     detector.train(was_training)
     errors = {}
@@ -144,10 +148,14 @@ def fixed_image() -> Image.Image:
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def detector_input(detector: Detector, image: Image.Image) -> Tensor:
+def detector_input(detector: Detector, image: Image.Image, image_format: str) -> Tensor:
     """Return (1, 3, height, width) by Detectron2's own reading and normalization."""
-    pixels = convert_PIL_to_numpy(image, detector.input_format)
+    pixels = convert_PIL_to_numpy(image, image_format)
     tensor = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    if isinstance(detector, SemanticSegmentor):  # normalizes in forward()
+        mean, std = detector.pixel_mean, detector.pixel_std
+        images = [(tensor.to(mean.device) - mean) / std]
+        return ImageList.from_tensors(images, detector.backbone.size_divisibility).tensor
     return detector.preprocess_image([{"image": tensor}]).tensor
 
 

@@ -25,6 +25,12 @@ examples:
   ... --num-gpus 8 --num-machines 2 --machine-rank 0 --dist-url tcp://HOST:PORT
   torchrun --nproc-per-node 8 eval_tools/detectron2_transfer.py ...
 
+  # one GPU with the batch size, learning rate and schedule of 8
+  ... --num-gpus 1 SOLVER.IMS_PER_BATCH 16 SOLVER.ACCUMULATE 8
+
+  # mixed precision (bfloat16 or float16), and a moving average of the weights
+  ... SOLVER.AMP.ENABLED True MODEL_EMA.ENABLED True
+
   # minutes on a CPU, with the built-in toy data
   python eval_tools/make_toy_data.py datasets/toy
   python eval_tools/detectron2_transfer.py --checkpoint 'random:resnet18' --task coco \\

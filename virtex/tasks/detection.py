@@ -84,6 +84,7 @@ def register_detection(
     read_data: Callable[[Path], Any],
     c4_protocols: Collection[str] = (),
     primary_metric: str = "bbox/AP",
+    version: str = "2",  # 1 decayed the biases of norm layers with Detectron2 v0.5
     is_default: bool = True,
 ) -> Task:
     """Register a task of ``detectron2_transfer``, and its datasets.
@@ -97,6 +98,7 @@ def register_detection(
         sets: the splits that the configs name.
         c4_protocols: short names of those with C4 detectors; the others have a feature pyramid.
         primary_metric, is_default: see ``Protocol`` and ``Task``.
+        version: see ``Protocol``.
     """
     register_sets(name, layout, sets, primary_metric)
     return register_task(
@@ -108,7 +110,7 @@ def register_detection(
                 short: Protocol(
                     name,
                     config,
-                    "2",  # 1 decayed the biases of norm layers with Detectron2 v0.5
+                    version,
                     Path(CONFIG_FOLDER, f"{config}.yaml"),
                     {} if short.startswith("toy") else dict(images),
                     primary_metric,

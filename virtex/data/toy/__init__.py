@@ -3,7 +3,7 @@
 - ``world``: the objects, and how scenes are sampled
 - ``drawing``: scene -> pixels, masks, boxes
 - ``captions``: five true sentences per image
-- ``coco``, ``voc``, ``classification``, ``cityscapes``: the on-disk layouts
+- ``coco``, ``voc``, ``segmentation``, ``classification``, ``cityscapes``: the on-disk layouts
 - ``write``: all layouts in one folder
 - ``preview``: a contact sheet of written images
 """

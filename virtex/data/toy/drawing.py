@@ -38,12 +38,17 @@ class Instance:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A rendered scene: ``image`` (height, width, 3) RGB uint8, and the visible objects."""
+    """A rendered scene: ``image`` (height, width, 3) RGB uint8, and the visible objects.
+
+    ``owner`` (height, width) uint8 is the topmost object of the middle of each pixel: its number
+    in ``scene.crowd + scene.objects``, from 1; 0 is the background.
+    """
 
     scene: Scene
     image: np.ndarray
     instances: tuple[Instance, ...]
     crowd: tuple[Instance, ...]
+    owner: np.ndarray
 
 
 def draw(scene: Scene, rng: np.random.Generator, background: np.ndarray | None = None) -> Drawing:
@@ -69,6 +74,7 @@ def draw(scene: Scene, rng: np.random.Generator, background: np.ndarray | None =
         np.clip(np.rint(image), 0, 255).astype(np.uint8),
         tuple(instance for instance in found[split:] if instance),
         tuple(instance for instance in found[:split] if instance),
+        owner[OVERSAMPLING // 2 :: OVERSAMPLING, OVERSAMPLING // 2 :: OVERSAMPLING].copy(),
     )
 
 

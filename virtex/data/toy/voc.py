@@ -10,6 +10,7 @@ from xml.sax.saxutils import escape
 
 from virtex.data.toy.drawing import Drawing, Instance, draw
 from virtex.data.toy.plan import Plan, jpeg_bytes, write_file
+from virtex.data.toy.segmentation import voc_label_map
 from virtex.data.toy.world import SHAPES, TEXTURES, ToyObject, image_rng, sample_scene
 from virtex.data.voc import VOC_CLASSES
 
@@ -28,14 +29,21 @@ def voc_class(obj: ToyObject) -> str:
 
 
 def write_voc(plan: Plan) -> None:
-    """Write VOC2007 trainval and test, and VOC2012 trainval; half of trainval is train."""
+    """Write VOC2007 trainval and test, and VOC2012 trainval; half of trainval is train.
+
+    The images of VOC2012 have label maps.
+    """
     half = plan.train_images // 2
     numbers = range(1, half + 1), range(half + 1, half + plan.val_images + 1)
     trainval = _write_images(plan, "VOC2007", [f"{number:06d}" for number in numbers[0]])
     test = _write_images(plan, "VOC2007", [f"{number:06d}" for number in numbers[1]])
     _write_sets(plan, "VOC2007", {**_halves(trainval), "test": test})
     stems = [f"2012_{number:06d}" for number in range(1, plan.train_images - half + 1)]
-    _write_sets(plan, "VOC2012", _halves(_write_images(plan, "VOC2012", stems)))
+    subsets = _halves(_write_images(plan, "VOC2012", stems))
+    _write_sets(plan, "VOC2012", subsets)
+    folder = plan.out / "VOC2012" / "ImageSets" / "Segmentation"
+    for subset, images in subsets.items():
+        write_file(folder / f"{subset}.txt", "".join(f"{stem}\n" for stem in images))
 
 
 def _halves(trainval: dict[str, Labeled]) -> dict[str, dict[str, Labeled]]:
@@ -59,6 +67,9 @@ def _write_image(plan: Plan, year: str, numbered: tuple[int, str]) -> Labeled:
     root = plan.out / year
     write_file(root / "JPEGImages" / f"{stem}.jpg", jpeg_bytes(drawing.image))
     write_file(root / "Annotations" / f"{stem}.xml", _xml(year, stem, drawing))
+    if year == "VOC2012":
+        labels = voc_label_map(drawing, lambda obj: 1 + VOC_CLASSES.index(voc_class(obj)))
+        write_file(root / "SegmentationClass" / f"{stem}.png", labels)
     return [(voc_class(instance.obj), _difficult(instance)) for instance in drawing.instances]
 
 
