@@ -20,7 +20,7 @@ from virtex import run_folder
 from virtex.checkpoints.backbone import Backbone
 from virtex.checkpoints.inputs import saved_input
 from virtex.data.detection_sets import DETECTION_SETS
-from virtex.detectron import heads  # noqa: F401 (registers the heads that configs name)
+from virtex.detectron import federated, heads  # noqa: F401 (register the heads of configs)
 from virtex.detectron.adapters import convert_backbone
 from virtex.detectron.checkpointing import CATEGORY_IDS, compare_statements, load_detector
 from virtex.detectron.compat import create_local_process_group
@@ -38,6 +38,7 @@ from virtex.detectron.effects import RecordingConfig, validate_effects
 from virtex.detectron.evaluation import build_evaluator, evaluate
 from virtex.detectron.gallery import write_gallery
 from virtex.detectron.install import describe_installed
+from virtex.detectron.keypoints import count_keypoints
 from virtex.detectron.loading import check_mask_format
 from virtex.detectron.scoring import default_scorer
 from virtex.detectron.settings import build_settings
@@ -71,6 +72,8 @@ TRAINING_KEYS = (
     "overrides.SOLVER.",
     "overrides.DATALOADER.",
 )
+# ``MODEL.KEYPOINT_ON`` -> the metric that ranks detectors of objects
+INSTANCE_METRICS = {False: "bbox/AP", True: "keypoints/AP"}
 
 
 class DetectorEvaluator:
@@ -111,6 +114,9 @@ class DetectorEvaluator:
                 f"(SOLVER.WARMUP_ITERS), but training ends after {solver.MAX_ITER}"
             )
         check_mask_format(self.cfg, self.train)
+        if self.cfg.MODEL.KEYPOINT_ON:
+            keypoints = count_keypoints(self.cfg.DATASETS.TEST[0])
+            settings.set_from_data("MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", keypoints)
         checked = itertools.chain([] if args.skip_bad_images else self.train, *self.test.values())
         require_paths((sample["file_name"] for sample in checked), os.path.isfile)
         if classes := class_names(self.cfg):
@@ -119,6 +125,7 @@ class DetectorEvaluator:
         seed_everything("detector", self.cfg.SEED)
         recording = RecordingConfig(self.cfg, set())
         self.detector = build_detector(recording)
+        federated.set_category_weights(self.detector, self.train)
         self.frozen = None
         if recording.MODEL.BACKBONE.FROZEN:
             (prefix,) = converted.prefixes  # convert_backbone has refused C4
@@ -249,8 +256,11 @@ class DetectorTransfer(Evaluation):
         settings = build_settings(protocol, overrides, 1, "cpu" if args.num_gpus == 0 else "cuda")
         train, test = settings.cfg.DATASETS.TRAIN, settings.cfg.DATASETS.TEST
         if test:  # a result on other data is not one of the protocol's task
-            task = DETECTION_SETS[test[0]].task if test[0] in DETECTION_SETS else "custom"
+            entry = DETECTION_SETS.get(test[0])
             metric = primary_metric(test[0], protocol.primary_metric)
+            if metric in INSTANCE_METRICS.values():
+                metric = INSTANCE_METRICS[settings.cfg.MODEL.KEYPOINT_ON]
+            task = entry.task if entry else "custom"
             protocol = replace(protocol, task=task, primary_metric=metric)
         if len(test) > 1:
             protocol = replace(protocol, primary_metric=f"{test[0]}/{protocol.primary_metric}")
