@@ -33,5 +33,6 @@ CITYSCAPES = register_detection(
     ],
     read_data=read_data,
     primary_metric="segm/AP",
+    version="1",
     is_default=False,
 )
