@@ -220,5 +220,7 @@ def test_run_is_resumed_exactly(tmp_path, toy, task, protocol, arch):
         checkpoint = tmp_path / f"{arch}.pth"
         torch.save(make_backbone({"vit": DINO, "swin": NETWORKS[1]}[arch]).state_dict, checkpoint)
     arguments = ("--checkpoint", checkpoint, "--task", task, "--protocol", protocol)
+    if arch == "vit":
+        arguments += ("--format", "dino_vit")
     record = assert_resumed_exactly(toy, tmp_path / "out", *arguments)
     assert record["protocol"]["name"] == TASKS[task].protocols[protocol].name
