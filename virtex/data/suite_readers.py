@@ -41,26 +41,23 @@ def open_data(kind: Callable[..., Any], folder: Path, *args: Any, **options: Any
     name = getattr(kind, "__name__", "")
     try:
         return kind(*args, **options)
+    except UserError:  # of a signal handler
+        raise
     except FileNotFoundError as error:
         if error.errno is None:  # torchvision's own: a class folder without images
             raise UserError(f"{folder}: {error}; {RESTORE}", "data.class_folders") from error
         raise UserError(f"{error.filename} was not found; {RESTORE}", "data.missing") from error
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(
-            f"cannot read {error.filename or folder}: {reason}; {RESTORE}", "data.unreadable"
-        ) from error
     except RuntimeError as error:  # torchvision's "Dataset not found or corrupted"
         raise UserError(
             f"{folder} must contain the files that torchvision's {name} reads, unchanged, but it "
             f"{describe_folder(folder)}, and files are missing or corrupt; {RESTORE}",
             "data.missing",
         ) from error
-    except UserError:  # of a signal handler
-        raise
-    except Exception as error:  # of any type, from a corrupt .mat file or pickle
+    except Exception as error:  # of any type, from a corrupt pickle or .mat file
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise UserError(
-            f"the annotations in {folder} are not valid for torchvision's {name}: "
+            f"the files in {folder} are not valid for torchvision's {name}: "
             f"{type(error).__name__}: {error}; {RESTORE}",
             "data.annotations",
         ) from error
@@ -97,9 +94,18 @@ def packed_set(
 
     Args:
         archives: names of files in ``folder`` that contain equally many images each.
+
+    Raises:
+        UserError: there is not one label per image.
     """
     labels = np.asarray(labels, dtype=np.int64)
     count = len(labels)
+    if len(pixels) != count:
+        raise UserError(
+            f"{archives[0]} in {folder} must contain an image for each of {count} labels, but "
+            f"contains {len(pixels)}; {RESTORE}",
+            "data.annotations",
+        )
     each = max(1, -(-count // len(archives)))
     files = [f"{archives[row // each]}[{row % each}]" for row in range(count)]
     rows = np.arange(count)
@@ -255,6 +261,12 @@ class HDF5Pixels:
 
     def __init__(self, path: Path):
         self.path = path
+
+    def __len__(self) -> int:
+        import h5py
+
+        with h5py.File(self.path, "r") as file:
+            return len(file["x"])
 
     def __getitem__(self, row: int) -> np.ndarray:
         import h5py
