@@ -40,12 +40,12 @@ def write_pickle(path: Path, value) -> None:
 
 def write_food101(root: Path, draw: Drawer) -> None:
     folder = root / "food-101"
+    write_lines(folder / "meta" / "classes.txt", ["apple_pie", "waffles"])
     for start, split in ((0, "train"), (50, "test")):
         listed = {
             name: [f"{name}/{number}" for number in range(start, start + PER_CLASS)]
             for name in ("waffles", "apple_pie")  # not in alphabetical order
         }
-        (folder / "meta").mkdir(parents=True, exist_ok=True)
         (folder / "meta" / f"{split}.json").write_text(json.dumps(listed))
         for file in (*listed["waffles"], *listed["apple_pie"]):
             draw.image(folder / "images" / f"{file}.jpg")

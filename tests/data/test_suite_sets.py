@@ -1,5 +1,6 @@
 """The data sets of the classification suite, against torchvision's classes."""
 
+import json
 import os
 import re
 import subprocess
@@ -133,16 +134,28 @@ def test_splits(name, suite_root, unverified):
     assert max(Counter(file for images in sets for file in images.files).values()) == 1
 
 
-def test_validation_images_are_those_of_ssl_transfer(suite_root, unverified):
-    """As in ``get_train_valid_loader`` of its linear.py."""
-    splits = SUITE["cifar10"].read(suite_root)
+def ssl_transfers_fifth(files):
+    """As ``get_train_valid_loader`` of ssl-transfer's linear.py chooses the validation images."""
     state = np.random.get_state()
-    indices = list(range(15))
+    indices = list(range(len(files)))
     np.random.seed(0)
     np.random.shuffle(indices)
     np.random.set_state(state)
-    assert splits.val.rows.tolist() == sorted(indices[: int(np.floor(0.2 * 15))])
-    assert splits.train.rows.tolist() == sorted(indices[int(np.floor(0.2 * 15)) :])
+    return {files[index] for index in indices[: int(np.floor(0.2 * len(files)))]}
+
+
+def test_validation_images_are_those_of_ssl_transfer(suite_root, unverified):
+    """In the orders of its data set classes."""
+    batches = [f"data_batch_{batch}[{row}]" for batch in range(1, 6) for row in range(3)]
+    assert set(SUITE["cifar10"].read(suite_root).val.files) == ssl_transfers_fifth(batches)
+    meta = suite_root / "food-101" / "meta"
+    listed = json.loads((meta / "train.json").read_text())
+    classes = (meta / "classes.txt").read_text().splitlines()
+    food = [f"images/{image}.jpg" for name in classes for image in listed[name]]
+    assert set(SUITE["food101"].read(suite_root).val.files) == ssl_transfers_fifth(food)
+    scenes = (suite_root / "SUN397" / "Training_01.txt").read_text().splitlines()
+    expected = ssl_transfers_fifth([scene[1:] for scene in scenes])
+    assert set(SUITE["sun397"].read(suite_root).val.files) == expected
 
 
 def test_every_class_keeps_a_training_image():

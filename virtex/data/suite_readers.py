@@ -25,6 +25,7 @@ RESTORE = "restore it from the published archive"
 CALTECH_TRAIN_IMAGES = 30  # per class, where ssl-transfer's split files are missing
 PCAM_CLASSES = ("no tumor", "tumor")
 DIGITS = tuple("0123456789")
+TRAIN_TEST, TRAIN_VAL_TEST = ("train", "test"), ("train", "val", "test")
 
 # torchvision's data sets -----------------------------------------------------------------------
 
@@ -57,8 +58,7 @@ def open_data(kind: Callable[..., Any], folder: Path, *args: Any, **options: Any
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise UserError(
-            f"the files in {folder} are not valid for torchvision's {name}: "
-            f"{type(error).__name__}: {error}; {RESTORE}",
+            f"cannot read {name} in {folder} ({type(error).__name__}: {error}); {RESTORE}",
             "data.annotations",
         ) from error
 
@@ -70,10 +70,9 @@ def image_set(name: str, folder: Path, data: Any, classes: Sequence[str] = ()) -
         folder: contains all of them.
         classes: names, for data without ``classes``.
     """
-    if hasattr(data, "_images"):
-        paths, labels = data._images, data._labels
-    elif hasattr(data, "_image_files"):
-        paths, labels = data._image_files, data._labels
+    if hasattr(data, "_labels"):
+        paths = data._images if hasattr(data, "_images") else data._image_files
+        labels = data._labels
     else:
         samples = data._samples if hasattr(data, "_samples") else data.samples
         paths, labels = [path for path, _ in samples], [label for _, label in samples]
@@ -122,7 +121,7 @@ def read_files(
 
     Args:
         kind: class of torchvision's data set.
-        folder: of the data set, below the data root.
+        folder: below the data root.
         splits: torchvision's names of train and test, or of train, validation and test.
     """
     root = data_root / folder
@@ -130,10 +129,22 @@ def read_files(
     return make_splits([image_set(name, root, data) for data in opened], name)
 
 
+def read_food101(data_root: Path) -> Splits:
+    """Read Food-101 class by class, as ssl-transfer: its validation images depend on the order."""
+    root = data_root / "food-101"
+    sets = []
+    for split in TRAIN_TEST:
+        images = image_set(
+            "food101", root, open_data(datasets.Food101, root, data_root, split=split)
+        )
+        sets.append(images.subset(np.argsort(images.labels, kind="stable")))
+    return make_splits(sets, "food101")
+
+
 def read_gtsrb(data_root: Path) -> Splits:
     """Read GTSRB, whose classes are named as the folders of its training images."""
     root = data_root / "gtsrb"
-    train, test = (open_data(datasets.GTSRB, root, data_root, split=s) for s in ("train", "test"))
+    train, test = (open_data(datasets.GTSRB, root, data_root, split=s) for s in TRAIN_TEST)
     classes = sorted(list_folder(root / "GTSRB" / "Training").folders)
     return make_splits([image_set("gtsrb", root, data, classes) for data in (train, test)], "gtsrb")
 
@@ -207,17 +218,11 @@ def read_eurosat(data_root: Path) -> Splits:
 
 def read_voc2007(data_root: Path) -> Splits:
     """Read VOC2007's train, val and test, with labels of several classes per image."""
-    return make_splits(
-        [read_voc07(data_root, split) for split in ("train", "val", "test")], "voc_2007"
-    )
+    return make_splits([read_voc07(data_root, split) for split in TRAIN_VAL_TEST], "voc_2007")
 
 
 def read_cifar(kind: Any, name: str, data_root: Path) -> Splits:
-    """Read CIFAR-10 or CIFAR-100, with its fine labels.
-
-    Args:
-        kind: class of torchvision's data set.
-    """
+    """Read CIFAR-10 or CIFAR-100 (fine labels), torchvision's class ``kind``."""
     root = data_root / kind.base_folder
     sets = []
     for files, is_train in ((kind.train_list, True), (kind.test_list, False)):
@@ -231,7 +236,7 @@ def read_svhn(data_root: Path) -> Splits:
     """Read SVHN's cropped digits, without its extra training images."""
     root = data_root / "svhn"
     sets = []
-    for split in ("train", "test"):
+    for split in TRAIN_TEST:
         data = open_data(datasets.SVHN, root, root, split=split)
         pixels = data.data.transpose(0, 2, 3, 1)
         sets.append(packed_set("svhn", root, [data.filename], pixels, data.labels, DIGITS))
@@ -249,7 +254,7 @@ def read_stl10(data_root: Path) -> Splits:
     root = data_root / LabeledSTL10.base_folder
     classes = read_lines(root / LabeledSTL10.class_names_file)
     sets = []
-    for split in ("train", "test"):
+    for split in TRAIN_TEST:
         data = open_data(LabeledSTL10, root, data_root, split=split)
         pixels = data.data.transpose(0, 2, 3, 1)
         sets.append(packed_set("stl10", root, [f"{split}_X.bin"], pixels, data.labels, classes))
@@ -290,7 +295,7 @@ def read_pcam(data_root: Path) -> Splits:
 
     root = data_root / "pcam"
     sets = []
-    for split in ("train", "val", "test"):
+    for split in TRAIN_VAL_TEST:
         open_data(datasets.PCAM, root, data_root, split=split)  # raises if files are missing
         images, targets = (datasets.PCAM._FILES[split][key][0] for key in ("images", "targets"))
         with open_data(h5py.File, root, root / targets, "r") as file:
@@ -317,9 +322,8 @@ def read_lines(path: Path) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-TRAIN_TEST, TRAIN_VAL_TEST = ("train", "test"), ("train", "val", "test")
 READERS: Mapping[str, Callable[[Path], Splits]] = {
-    "food101": partial(read_files, datasets.Food101, "food101", "food-101", TRAIN_TEST),
+    "food101": read_food101,
     "cifar10": partial(read_cifar, datasets.CIFAR10, "cifar10"),
     "cifar100": partial(read_cifar, datasets.CIFAR100, "cifar100"),
     "sun397": read_sun397,
