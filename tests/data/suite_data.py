@@ -162,7 +162,7 @@ def write_caltech101(root: Path, draw: Drawer) -> None:
             draw.image(folder / name / f"image_{number:04}.jpg")
 
 
-def write_flowers(root: Path, draw: Drawer) -> None:
+def write_flowers102(root: Path, draw: Drawer) -> None:
     folder = root / "flowers-102"
     count = 102 + 20
     for number in range(1, count + 1):
