@@ -404,6 +404,7 @@ def check_named_images(root: Path, need: Need, names: Sequence[str], found: Path
 
 ANNOTATIONS = {
     "coco_json": "objects",
+    "keypoints_json": "persons",
     "lvis_json": "objects",
     "captions_json": "captions",
     "inaturalist_json": "labels",

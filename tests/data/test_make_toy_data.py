@@ -33,7 +33,7 @@ def fresh(tmp_path_factory) -> Path:
     """Return toy data that no test changes."""
     root = tmp_path_factory.mktemp("fresh") / "toy"
     files = write_toy_data(root, **SMALL)
-    assert files["coco"] == 4 + 1 + 4
+    assert files["coco"] == 4 + 1 + 4 + 5  # the last of persons
     return root
 
 
@@ -71,7 +71,7 @@ def test_seed_and_sizes(fresh, tmp_path):
     images = [name for name in first if name.endswith("jpg") and name in other]
     assert images and all(first[name] != other[name] for name in images)
     assert all(first[name] == more[name] for name in first if name.endswith("jpg"))
-    assert len(list((tmp_path / "more/coco/train2017").iterdir())) == 6
+    assert len(list((tmp_path / "more/coco/train2017").iterdir())) == 6 + 2  # of persons
     assert has_toy_data(tmp_path / "more", 0, 4, 1, coco_train_images=6)
     assert not has_toy_data(tmp_path / "more", 0, 4, 1)
     marker = json.loads((tmp_path / "other/toy.json").read_text())
@@ -81,7 +81,7 @@ def test_seed_and_sizes(fresh, tmp_path):
 def test_second_write_changes_nothing(written, monkeypatch):
     monkeypatch.setattr("virtex.data.toy.write.WRITERS", ())
     before = {path: path.stat().st_mtime_ns for path in written.rglob("*")}
-    assert write_toy_data(written, **SMALL)["coco"] == 4 + 1 + 4
+    assert write_toy_data(written, **SMALL)["coco"] == 4 + 1 + 4 + 5
     assert before == {path: path.stat().st_mtime_ns for path in written.rglob("*")}
 
 

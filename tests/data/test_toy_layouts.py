@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ElementTree
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,7 +14,13 @@ from pycocotools.coco import COCO
 
 from tests.data.conftest import TRAIN, VAL
 from tests.data.test_data_layouts import LAYOUTS
-from virtex.data.annotations import check_coco_json, check_inaturalist_json, check_lvis_json
+from virtex.data.annotations import (
+    COCO_KEYPOINTS,
+    check_coco_json,
+    check_inaturalist_json,
+    check_keypoints,
+    check_lvis_json,
+)
 from virtex.data.layouts import missing_paths
 from virtex.data.toy.classification import long_tail
 from virtex.data.toy.voc import VOC_KINDS
@@ -33,6 +40,13 @@ VOC_CLASSES = [
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
     "train", "tvmonitor",
 ]  # fmt: skip
+
+# https://cocodataset.org/#format-data
+KEYPOINT_NAMES = (
+    *("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder"),
+    *("left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip"),
+    *("left_knee", "right_knee", "left_ankle", "right_ankle"),
+)
 
 
 def read(root: Path, name: str) -> dict:
@@ -57,7 +71,9 @@ def test_coco_lists_its_images(toy_root, split):
     content = read(toy_root, f"coco/annotations/instances_{split}2017.json")
     check_coco_json(content, "instances")
     folder = toy_root / f"coco/{split}2017"
-    assert {path.name for path in folder.iterdir()} == {i["file_name"] for i in content["images"]}
+    persons = read(toy_root, f"coco/annotations/person_keypoints_{split}2017.json")
+    listed = {image["file_name"] for one in (content, persons) for image in one["images"]}
+    assert {path.name for path in folder.iterdir()} == listed
     for image in content["images"]:
         with Image.open(folder / image["file_name"]) as opened:
             assert opened.size == (image["width"], image["height"])
@@ -96,6 +112,37 @@ def test_coco_splits_share_no_id(toy_root, key):
         for s in ("train", "val")
     )
     assert not train & val
+
+
+@SPLITS
+def test_persons_have_keypoints_as_in_coco(toy_root, split):
+    coco = COCO(toy_root / f"coco/annotations/person_keypoints_{split}2017.json")
+    check_coco_json(coco.dataset, "persons")
+    check_keypoints(coco.dataset, "persons", COCO_KEYPOINTS)
+    (category,) = coco.dataset["categories"]
+    assert tuple(category["keypoints"]) == KEYPOINT_NAMES
+    assert {n for pair in category["skeleton"] for n in pair} == set(range(1, COCO_KEYPOINTS + 1))
+    seen = Counter()
+    for annotation in coco.dataset["annotations"]:
+        image, mask = coco.imgs[annotation["image_id"]], coco.annToMask(annotation)
+        assert mask.sum() == annotation["area"] > 0
+        points = np.reshape(annotation["keypoints"], (-1, 3))
+        labeled = points[points[:, 2] > 0]
+        assert len(labeled) == annotation["num_keypoints"]
+        assert not points[points[:, 2] == 0].any()
+        assert (labeled[:, :2] < [image["width"], image["height"]]).all() and (labeled >= 0).all()
+        seen.update(points[:, 2].tolist())
+        seen["crowds"] += annotation["iscrowd"]
+        seen["persons without"] += not annotation["iscrowd"] and len(labeled) == 0
+        x, y = labeled[labeled[:, 2] == 2][:, :2].T
+        near = cv2.dilate(mask, np.ones((5, 5), np.uint8))  # joints are inside of the silhouette
+        seen["visible"] += near[y, x].sum()
+        assert not annotation["iscrowd"] or not len(labeled)
+    assert seen["visible"] > 0.98 * seen[2]
+    if split == "train":
+        assert min(seen[0], seen[1], seen["crowds"], seen["persons without"]) > 0
+    if split == "val":
+        assert {image["id"] for image in coco.dataset["images"]} > set(coco.imgToAnns)
 
 
 @SPLITS

@@ -107,3 +107,30 @@ def draw_case(seed):
             row["category_id"] = 77
     rng.shuffle(rows)
     return {"images": images, "annotations": annotations, "categories": categories}, rows
+
+
+def add_keypoints(content, rows, seed, number=17):
+    """Add keypoints to a case: of objects in their boxes, of detections near those of an object."""
+    rng = random.Random(seed)
+    odd = {name: rng.choice([0, 0, 0.3]) for name in ("unlabeled", "wrong count", "perfect")}
+    objects = defaultdict(list)  # image id -> keypoints of its objects
+    for annotation in content["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        labels = rng.choices([0, 1, 2], k=number)
+        if rng.random() < odd["unlabeled"]:
+            labels = [0] * number
+        points = [(round(x + rng.random() * w), round(y + rng.random() * h)) for _ in labels]
+        pairs = zip(points, labels, strict=True)
+        keypoints = [n for point, v in pairs for n in ((*point, v) if v else (0, 0, 0))]
+        objects[annotation["image_id"]].append(keypoints)
+        labeled = sum(v > 0 for v in labels)
+        if rng.random() < odd["wrong count"]:
+            labeled = rng.choice([0, 3, number])
+        annotation |= {"keypoints": keypoints, "num_keypoints": labeled}
+    for row in rows:
+        anywhere = [rng.uniform(0, WIDTH) for _ in range(3 * number)]
+        near = rng.choice([*objects[row["image_id"]], anywhere])
+        spread = 0 if rng.random() < odd["perfect"] else rng.choice([1, 4])
+        row["keypoints"] = [
+            rng.random() if i % 3 == 2 else n + rng.gauss(0, spread) for i, n in enumerate(near)
+        ]

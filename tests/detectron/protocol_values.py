@@ -35,7 +35,7 @@ from virtex.tasks import TASKS
 FILE = Path(__file__).with_suffix(".json")
 PROTOCOLS = {
     f"{task}/{short}": protocol
-    for task in ("coco", "lvis", "voc")
+    for task in ("coco", "lvis", "voc", "coco_keypoints")
     for short, protocol in TASKS[task].protocols.items()
 }
 # Settings that v0.5 lacks. Their defaults, which no protocol changes, are what it does.

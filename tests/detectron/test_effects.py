@@ -48,9 +48,11 @@ def used_keys(cfg, **changed):
 
 
 def test_every_setting_has_an_effect_or_is_refused():
-    coco, voc = (load_config(packaged_protocol(task, None)) for task in ("coco", "voc"))
+    tasks = ("coco", "voc", "coco_keypoints")
+    coco, voc, keypoints = (load_config(packaged_protocol(task, None)) for task in tasks)
     used = (
         used_keys(coco, **{"SOLVER.CLIP_GRADIENTS.ENABLED": True, "INPUT.CROP.ENABLED": True})
+        | used_keys(keypoints)
         | used_keys(voc, **{"SOLVER.LR_SCHEDULER_NAME": "WarmupCosineLR"})
         | used_keys(load_config(protocol_from_config(RETINANET)))
         | used_keys(load_config(protocol_from_config(CASCADE)))

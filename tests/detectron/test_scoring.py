@@ -14,10 +14,11 @@ import pycocotools.mask
 import pytest
 from detectron2.evaluation import COCOEvaluator
 
-from tests.detectron.odd_detections import draw_case
+from tests.detectron.odd_detections import add_keypoints, draw_case
 from virtex.detectron.ground_truth import scorable_json
 from virtex.detectron.scoring import (
     COCO_METRICS,
+    KEYPOINT_METRICS,
     LVIS_METRICS,
     compute_scores,
     numpy_float_alias,
@@ -36,7 +37,7 @@ def reference_scores(content, rows, kind, style, folder):
     """Return metrics and precision of pycocotools or lvis for a file; None if they fail on it."""
     path = folder / "annotations.json"
     path.write_text(json.dumps(content))
-    rows = copy.deepcopy(rows if kind == "bbox" else without_boxes(rows))
+    rows = copy.deepcopy(without_boxes(rows) if kind == "segm" else rows)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             return (coco_scores if style == "coco" else lvis_scores)(str(path), rows, kind)
@@ -44,16 +45,19 @@ def reference_scores(content, rows, kind, style, folder):
         return None
 
 
-def coco_scores(path, rows, kind):
+def coco_scores(path, rows, kind, sigmas=None):
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     truth = COCO(path)
     evaluation = COCOeval(truth, truth.loadRes(rows), kind)
+    if sigmas:
+        evaluation.params.kpt_oks_sigmas = np.array(sigmas)
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    return dict(zip(COCO_METRICS, evaluation.stats, strict=False)), evaluation.eval["precision"]
+    names = KEYPOINT_METRICS if kind == "keypoints" else COCO_METRICS
+    return dict(zip(names, evaluation.stats, strict=False)), evaluation.eval["precision"]
 
 
 def lvis_scores(path, rows, kind):
@@ -89,11 +93,7 @@ def test_odd_cases_agree_with_the_reference(tmp_path, style):
             metrics, precision = expected
             for scorer in ("hotcoco", "reference"):
                 found, per_class = compute_scores(truth, rows, [kind], style, scorer)
-                for name, value in metrics.items():
-                    value = float("nan") if value < 0 else 100 * value
-                    named = seed, scorer, kind, name
-                    same = pytest.approx(value, abs=1e-9, nan_ok=True)
-                    assert found[f"{kind}/{name}"] == same, named
+                assert_same(found, metrics, kind, (seed, scorer, kind))
                 if precision.shape[2] > 1:  # Detectron2 has no table of a single class
                     classes = detectron2_class_ap(precision)
                     same = pytest.approx(classes, abs=1e-9, nan_ok=True)
@@ -101,6 +101,52 @@ def test_odd_cases_agree_with_the_reference(tmp_path, style):
                     several_classes += len(set(classes)) > 1
             compared += 1
     assert compared > 15 and several_classes > 15
+
+
+def assert_same(found, expected, kind, named):
+    for name, value in expected.items():
+        value = float("nan") if value < 0 else 100 * value
+        same = pytest.approx(value, abs=1e-9, nan_ok=True)
+        assert found[f"{kind}/{name}"] == same, (named, name)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # of negative areas
+def test_odd_keypoints_agree_with_the_reference(tmp_path):
+    compared, scored, kinds = 0, 0, ("bbox", "segm", "keypoints")
+    for seed in range(16):
+        content, rows = draw_case(seed)
+        add_keypoints(content, rows, seed)
+        truth = scorable_json(content, "coco", has_keypoints=True)
+        fast, slow = (
+            score_detections(truth, rows, kinds, "coco", scorer)
+            for scorer in ("hotcoco", "reference")
+        )
+        for kind in kinds:
+            reference = reference_scores(content, rows, kind, "coco", tmp_path)
+            if reference is None:
+                continue
+            expected = reference[0]
+            assert_same(fast, expected, kind, ("hotcoco", seed, kind))
+            assert_same(slow, expected, kind, ("reference", seed, kind))
+            compared += kind == "keypoints"
+            scored += kind == "keypoints" and 0 < expected["AP"] < 1
+    assert compared > 8 and scored > 4
+
+
+def test_sigmas_of_other_keypoints(tmp_path):
+    content, rows = draw_case(1)
+    add_keypoints(content, rows, 1, number=3)
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    truth, found = scorable_json(content, "coco", has_keypoints=True), set()
+    for sigmas in ([0.05, 0.1, 0.2], [0.5, 0.5, 0.5]):
+        with contextlib.redirect_stdout(io.StringIO()):
+            path = str(tmp_path / "annotations.json")
+            expected, _ = coco_scores(path, copy.deepcopy(rows), "keypoints", sigmas)
+        for scorer in ("hotcoco", "reference"):
+            scores = score_detections(truth, rows, ["keypoints"], "coco", scorer, sigmas)
+            assert_same(scores, expected, "keypoints", (scorer, sigmas))
+            found.add(round(scores["keypoints/AP"], 9))
+    assert len(found) == 2
 
 
 def imperfect_detections(path, per_object, seed=0):
@@ -175,6 +221,21 @@ def test_no_detection_scores_zero(toy, style):
     ids = sorted(category["id"] for category in content["categories"])
     for number, row in zip(ids, per_class, strict=True):
         assert all(value == 0 if number in kept else math.isnan(value) for value in row.values())
+
+
+def test_perfect_keypoints_score_100(toy):
+    path = toy / "coco/annotations/person_keypoints_val2017.json"
+    content = json.loads(path.read_text())
+    rows = [
+        {k: a[k] for k in ("image_id", "category_id", "bbox", "keypoints")} | {"score": 0.9}
+        for a in content["annotations"]
+        if a["num_keypoints"]
+    ]
+    truth = scorable_json(content, "coco", has_keypoints=True)
+    assert score_detections(truth, rows, ["keypoints"], "coco")["keypoints/AP"] == 100
+    assert score_detections(truth, [], ["keypoints"], "coco") == {
+        f"keypoints/{name}": 0 for name in KEYPOINT_METRICS
+    }
 
 
 def test_perfect_detections_score_100(toy):

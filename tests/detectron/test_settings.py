@@ -6,12 +6,15 @@ import re
 import pytest
 
 from tests.errors import raises_code
+from virtex.config import flatten
 from virtex.detectron.settings import build_settings, load_config
 from virtex.errors import UserError
 from virtex.tasks import TASKS, packaged_protocol
 from virtex.tasks.detection import protocol_from_config
 
-ALL = [p for task in ("coco", "lvis", "voc") for p in TASKS[task].protocols.values()]
+ALL = [
+    p for task in ("coco", "lvis", "voc", "coco_keypoints") for p in TASKS[task].protocols.values()
+]
 
 
 def settings(task="coco", name=None, overrides=(), world_size=8, device="cuda"):
@@ -33,6 +36,8 @@ def test_protocols_share_input_and_norm_settings(protocol):
     [
         ("coco", "2x", 180000, [120000, 160000], 80),
         ("coco", "1x", 90000, [60000, 80000], 80),
+        ("coco_keypoints", "2x", 180000, [120000, 160000], 1),
+        ("coco_keypoints", "1x", 90000, [60000, 80000], 1),
         ("lvis", "2x", 180000, [120000, 160000], 1203),
         ("voc", "24k", 24000, [18000, 22000], 20),
     ],
@@ -44,6 +49,20 @@ def test_schedules_match_published_ones(task, name, iterations, steps, classes):
     assert (16, 0.02, iterations) == (solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER)
     assert list(solver.STEPS) == steps
     assert classes == run.cfg.MODEL.ROI_HEADS.NUM_CLASSES
+
+
+def test_keypoint_protocol_is_detectron2s_but_for_norms():
+    """The zoo's config, on the base of all protocols: trained norms, torchvision's network."""
+    ours = flatten(load_config(packaged_protocol("coco_keypoints", "1x")))
+    zoo = protocol_from_config("COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml")
+    coco = flatten(load_config(packaged_protocol("coco", "1x")))
+    mask = flatten(
+        load_config(protocol_from_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"))
+    )
+    theirs = flatten(load_config(zoo))
+    differing = {key for key in ours if ours[key] != theirs[key]}
+    assert differing == {key for key in coco if coco[key] != mask[key]}
+    assert "MODEL.ROI_KEYPOINT_HEAD.NAME" not in differing and "SOLVER.STEPS" not in differing
 
 
 def test_scratch_protocol_is_detectron2s_9x_recipe():

@@ -6,6 +6,7 @@ Errors name the file, the first invalid item, its id and the field.
 
 import json
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,6 +68,7 @@ def read_json(
 # Fields ----
 
 MAX_COORDINATE = 1_000_000  # pixels
+COCO_KEYPOINTS = 17  # of a person
 Check = tuple[str, Callable[[Any], bool], str]  # field, predicate of its value, description
 
 
@@ -100,6 +102,16 @@ def _is_box(value: Any) -> bool:
         and value[2] >= 0
         and value[3] >= 0
     )
+
+
+def _are_keypoints(number: int, value: Any) -> bool:
+    if type(value) is not list or len(value) != 3 * number:
+        return False
+    try:  # as for polygons (virtex.data.masks), faster than a loop
+        is_near = min(value) >= -MAX_COORDINATE and max(value) <= MAX_COORDINATE
+        return is_near and sum(value) == sum(value) and set(value[2::3]) <= {0, 1, 2}
+    except TypeError:  # not all are numbers
+        return False
 
 
 def _is_integer_list(value: Any) -> bool:
@@ -177,6 +189,25 @@ def check_coco_json(content: Any, path: str | Path) -> None:
     of every annotation exist.
     """
     _check(content, path, "COCO instances")
+
+
+def check_keypoints(content: Any, path: str | Path, number: int) -> None:
+    """Raise UserError (``data.annotations``) unless all objects have ``number`` keypoints.
+
+    ``content`` has been checked by ``check_coco_json``. As in COCO's person_keypoints files, its
+    annotations must have keypoints (x, y and visibility of each: 0 not labeled, 1 labeled but not
+    visible, 2 visible) and num_keypoints, how many are labeled.
+    """
+    expected = f"[x, y, visibility, …], {3 * number} numbers, each visibility 0, 1 or 2"
+    checks: tuple[Check, ...] = (
+        ("keypoints", partial(_are_keypoints, number), expected),
+        (
+            "num_keypoints",
+            lambda value: type(value) is int and 0 <= value <= number,
+            f"an integer from 0 to {number}, the number of labeled keypoints",
+        ),
+    )
+    _check_items(content["annotations"], path, "annotations", checks)
 
 
 def check_custom_json(content: Any, path: str | Path) -> None:

@@ -12,8 +12,8 @@ class DetectionSet:
 
     Attributes:
         name: in ``DATASETS.TRAIN`` and ``DATASETS.TEST``; Detectron2's, where it has the set.
-        kind: how it is read and scored: a key of ``virtex.detectron.datasets.READERS`` and of
-            ``virtex.detectron.evaluation.EVALUATORS``.
+        kind: how it is read: a key of ``virtex.detectron.datasets.READERS``. The reader states
+            in the metadata how it is scored: a key of ``virtex.detectron.evaluation.EVALUATORS``.
         annotations: file or folder of annotations, relative to the data root.
         images: folder that file names are relative to, relative to the data root.
         task, layout, primary_metric: of the task that registered it; no task of one's own set.

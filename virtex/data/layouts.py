@@ -23,8 +23,8 @@ FOLDER_KINDS = frozenset(
     {"folder", "images", "class_folders", "label_maps", "voc_xml", "cityscapes"}
 )
 FILE_KINDS = frozenset(
-    {"file", "coco_json", "lvis_json", "captions_json", "inaturalist_json", "image_list"}
-    | {"voc_labels"}
+    {"file", "coco_json", "keypoints_json", "lvis_json", "captions_json", "inaturalist_json"}
+    | {"image_list", "voc_labels"}
 )
 
 
@@ -42,7 +42,8 @@ class Need:
             - "label_maps": a folder of PNG files, one per image, of semantic segmentation
             - "voc_xml": a folder of one XML file per image
             - "cityscapes": folders of cities with the annotations of a split of Cityscapes
-            - "coco_json", "lvis_json", "captions_json", "inaturalist_json": annotations
+            - "coco_json", "keypoints_json" (COCO's person_keypoints), "lvis_json",
+              "captions_json", "inaturalist_json": annotations
             - "image_list": a text file with the name of one image per line
             - "voc_labels": the first of VOC's 20 files of labels, one per class
         counts: the sizes of the published data, for instance ``{"images": 5000}``.
@@ -98,6 +99,15 @@ def _coco_instances(split: str) -> Need:
     )
 
 
+def _coco_keypoints(split: str) -> Need:
+    return Need(
+        f"coco/annotations/person_keypoints_{split}2017.json",
+        "keypoints_json",
+        {"images": COCO_SIZES[split], "categories": 1},
+        f"coco/{split}2017/{{}}",
+    )
+
+
 def _coco_captions(split: str) -> Need:
     return Need(
         f"coco/annotations/captions_{split}2017.json",
@@ -137,6 +147,7 @@ def _cityscapes(split: str, images: int) -> tuple[Need, Need]:
 
 COCO_IMAGES = (_coco_images("train"), _coco_images("val"))
 COCO_INSTANCES = (_coco_instances("train"), _coco_instances("val"))
+COCO_KEYPOINTS = (_coco_keypoints("train"), _coco_keypoints("val"))
 COCO_CAPTIONS = (_coco_captions("train"), _coco_captions("val"))
 VOC2007_IMAGES = (
     Need("VOC2007/JPEGImages", "images", {"images": 9963}),
@@ -165,6 +176,7 @@ VOC_SEGMENTATION_LISTS = tuple(
 )
 
 COCO_DETECTION = Layout(COCO_IMAGES + COCO_INSTANCES, COCO_SOURCE)
+COCO_KEYPOINT_DETECTION = Layout(COCO_IMAGES + COCO_KEYPOINTS, COCO_SOURCE)
 LVIS_DETECTION = Layout(
     (*COCO_IMAGES, _lvis("train"), _lvis("val")),
     "LVIS v1 annotations: https://www.lvisdataset.org/dataset; "

@@ -22,10 +22,17 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode, PolygonMasks
 from detectron2.utils import comm
 
-from virtex.data.annotations import MAX_COORDINATE, check_coco_json
+from virtex.data.annotations import MAX_COORDINATE, check_coco_json, check_keypoints
 from virtex.data.voc import is_stem
 from virtex.detectron.ground_truth import scorable_json
-from virtex.detectron.readers import LoadedSet, Samples, read_instances, read_voc_split
+from virtex.detectron.keypoints import count_keypoints
+from virtex.detectron.readers import (
+    LoadedSet,
+    Samples,
+    read_instances,
+    read_voc_split,
+    shift_keypoints,
+)
 from virtex.errors import UserError
 from virtex.text import short_repr
 
@@ -130,8 +137,10 @@ def read_custom_set(name: str, function: Callable[[], Any], scored: bool) -> Loa
             code="data.set",
         ) from error
     check_samples(name, samples)
-    content = coco_content(name, samples)
+    content, keypoints = coco_content(name, samples), count_keypoints(name)
     check_coco_json(content, f"dataset {name}")
+    if keypoints:
+        check_keypoints(content, f"dataset {name}", keypoints)
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
     if files is not None:
         digest.update(files.annotations_sha256.encode())
@@ -146,7 +155,10 @@ def read_custom_set(name: str, function: Callable[[], Any], scored: bool) -> Loa
         raise UserError(
             f"image_id must be an integer in dataset {name}, which is scored", code="data.samples"
         )
-    truth = scorable_json(content, "coco") if scored and comm.is_main_process() else b""
+    has_keypoints = keypoints > 0
+    truth = (
+        scorable_json(content, "coco", has_keypoints) if scored and comm.is_main_process() else b""
+    )
     return LoadedSet(samples, digest.hexdigest(), ground_truth=truth)
 
 
@@ -165,7 +177,9 @@ def read_named_files(name: str, module: str | None, scored: bool) -> LoadedSet |
     kind = metadata.get("evaluator_type") or ("pascal_voc" if is_voc else None)
     if kind in ("coco", "lvis") and metadata.get("json_file"):
         folder = Path(metadata.get("image_root") or "")
-        return read_instances(Path(metadata.json_file), folder, kind, scored)
+        keypoints = count_keypoints(name) if kind == "coco" else 0
+        path = Path(metadata.json_file)
+        return read_instances(path, folder, kind, scored, keypoints=keypoints)
     if kind not in VOC_EVALUATORS or not metadata.get("dirname"):
         return None
     classes = metadata.get("thing_classes") or ()
@@ -197,13 +211,14 @@ def check_samples(name: str, samples: Any) -> None:
             f"image, not {short_repr(samples)}",
             code="data.samples",
         )
+    keypoints = count_keypoints(name)
     for index, sample in enumerate(samples):
-        if problem := find_problem(sample, len(classes)):
+        if problem := find_problem(sample, len(classes), keypoints):
             raise UserError(f"dataset {name}: sample {index}: {problem}", code="data.samples")
 
 
-def find_problem(sample: Any, num_classes: int) -> str:
-    """Return the first problem of a sample, "" if there is none."""
+def find_problem(sample: Any, num_classes: int, num_keypoints: int = 0) -> str:
+    """Return the first problem of a sample, "" if there is none; keypoints if they have names."""
     if not isinstance(sample, dict):
         return f"must be a dict, not {short_repr(sample)}"
     for key, (kind, expected) in SAMPLE_FIELDS.items():
@@ -231,6 +246,12 @@ def find_problem(sample: Any, num_classes: int) -> str:
             return (
                 f"{where}: segmentation must be a list of polygons [x, y, x, y, …] of at least 3 "
                 f"points, or a dict with size and encoded counts, not {short_repr(mask)}"
+            )
+        keypoints: Any = found.get("keypoints")
+        if num_keypoints and not (is_numbers(keypoints) and len(keypoints) == 3 * num_keypoints):
+            return (
+                f"{where}: keypoints must be [x, y, visibility, …], {3 * num_keypoints} numbers "
+                f"for the {num_keypoints} keypoint_names of the set, not {short_repr(keypoints)}"
             )
     return ""
 
@@ -266,6 +287,7 @@ def coco_content(name: str, samples: Samples) -> dict[str, list[dict[str, Any]]]
     metadata = MetadataCatalog.get(name)
     contiguous = metadata.get("thing_dataset_id_to_contiguous_id") or {}
     ids = {index: key for key, index in contiguous.items()}
+    has_keypoints = count_keypoints(name) > 0
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for index, sample in enumerate(samples):
@@ -300,9 +322,21 @@ def coco_content(name: str, samples: Samples) -> dict[str, list[dict[str, Any]]]
                 polygons = [[float(value) for value in polygon] for polygon in mask]
                 area = PolygonMasks([polygons]).area()[0].item()
                 annotation |= {"segmentation": polygons, "area": area}
+            if has_keypoints:
+                annotation |= coco_keypoints(found["keypoints"])
             annotations.append(annotation)
     categories = [
         {"id": ids.get(index, index), "name": str(label)}
         for index, label in enumerate(metadata.thing_classes)
     ]
     return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def coco_keypoints(keypoints: Any) -> dict[str, Any]:
+    """Return the fields of an annotation with these keypoints, in Detectron2's coordinates."""
+    numbers = [float(value) for value in keypoints]
+    visible = numbers[2::3]
+    return {
+        "keypoints": shift_keypoints(numbers, -0.5),
+        "num_keypoints": sum(value > 0 for value in visible),
+    }

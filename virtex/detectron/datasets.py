@@ -23,6 +23,7 @@ from virtex.data.layouts import require_layout
 from virtex.data.segmentation import SEGMENTATION
 from virtex.data.voc import VOC_CLASSES
 from virtex.detectron.custom_data import RegisteredSet, loaded_set, register_custom_set
+from virtex.detectron.keypoints import COCO_PERSON, count_keypoints, validate_keypoints
 from virtex.detectron.loading import SKIP_HINT, raise_if_error, test_batches
 from virtex.detectron.readers import LoadedSet, Samples, read_instances, read_voc_split
 from virtex.detectron.semantic import ARCHITECTURE, is_semantic, read_semantic_set
@@ -99,23 +100,26 @@ def register_detection_sets(
             MetadataCatalog.remove(entry.name)
         read = partial(READERS[entry.kind], entry, data_root, entry.name in scored)
         DatasetCatalog.register(entry.name, RegisteredSet(entry.name, read))
+        # also of sets that are not read: Detectron2's mapper needs it of the training sets
+        MetadataCatalog.get(entry.name).set(**METADATA.get(entry.kind, {}))
 
 
 def read_instance_set(entry: DetectionSet, data_root: Path, scored: bool) -> LoadedSet:
-    """Read a set of COCO's or LVIS's format.
+    """Read a set of COCO's or LVIS's format, with keypoints if its metadata names them.
 
     Raises:
         UserError: it is not valid, or it is one's own test set and has no objects.
     """
     annotations, folder = data_root / entry.annotations, data_root / entry.images
-    loaded = read_instances(annotations, folder, entry.kind, scored, entry.is_custom)
+    style, keypoints = STYLES.get(entry.kind, entry.kind), count_keypoints(entry.name)
+    loaded = read_instances(annotations, folder, style, scored, entry.is_custom, keypoints)
     if entry.is_custom and scored and not any(s["annotations"] for s in loaded.samples):
         raise UserError(
             f"{annotations} must contain objects to score detections against, but has none",
             code="data.empty",
         )
     files = {"json_file": str(annotations), "image_root": str(folder)}
-    metadata = {**loaded.metadata, **files, "evaluator_type": entry.kind}
+    metadata = {**loaded.metadata, **files, "evaluator_type": style}
     return replace(loaded, metadata=metadata)
 
 
@@ -131,10 +135,15 @@ def read_voc_set(entry: DetectionSet, data_root: Path, scored: bool) -> LoadedSe
 # Kind of a set -> (set, data root, whether it is scored) -> the set
 READERS: dict[str, Callable[[DetectionSet, Path, bool], LoadedSet]] = {
     "coco": read_instance_set,
+    "coco_keypoints": read_instance_set,
     "lvis": read_instance_set,
     "voc": read_voc_set,
     **dict.fromkeys(SEGMENTATION, read_semantic_set),
 }
+# Kind of a set -> its format
+STYLES = {"coco_keypoints": "coco"}
+# Kind of a set -> metadata that its files do not hold
+METADATA: dict[str, dict[str, Any]] = {"coco_keypoints": COCO_PERSON}
 
 
 def read_voc(data_root: Path) -> None:
@@ -182,6 +191,8 @@ def read_data(
             )
         if name not in own and not kind:
             register_custom_set(name, name in test_sets)
+    validate_keypoints(cfg)
+    for name in names:
         loaded_set(name)
     class_names(cfg)
     train = [] if eval_only else training_samples(cfg)
@@ -248,18 +259,26 @@ def data_notes(names: Sequence[str]) -> list[str]:
 def training_samples(cfg: CfgNode) -> Samples:
     """Return the images to train on, without those without objects if the config says so.
 
+    Detectors of keypoints are not trained on images with less than
+    ``MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE`` labeled ones.
+
     Raises:
         UserError: a set cannot be read; no image is left.
     """
+    head = cfg.MODEL.ROI_KEYPOINT_HEAD
+    min_keypoints = head.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
     try:
         samples = get_detection_dataset_dicts(
-            cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+            cfg.DATASETS.TRAIN,
+            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+            min_keypoints=min_keypoints,
         )
     except AssertionError:  # newer versions of Detectron2
         samples = []
     if not samples:
         names = ", ".join(cfg.DATASETS.TRAIN)
-        raise UserError(f"no image of {names} has an object", code="data.empty")
+        keypoints = f" and {min_keypoints} labeled keypoints" * (min_keypoints > 0)
+        raise UserError(f"no image of {names} has an object{keypoints}", code="data.empty")
     return samples
 
 

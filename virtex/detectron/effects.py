@@ -28,16 +28,13 @@ UNSUPPORTED = {
     "FLOAT32_PRECISION": "training always uses torch's default",
     "GLOBAL.HACK": "nothing reads it",
     "MODEL.ANCHOR_GENERATOR.ANGLES": "rotated boxes are not supported",
-    "MODEL.KEYPOINT_ON": "keypoints are not evaluated",
     "MODEL.LOAD_PROPOSALS": "detectors compute their own proposals",
     "MODEL.PANOPTIC_FPN.*": "panoptic segmentation is not evaluated",
     "MODEL.RESNETS.DEFORM_*": "pretrained backbones have no deformable convolutions",
     "MODEL.ROI_BOX_HEAD.FED_LOSS_*": "the federated loss needs image counts of the classes",
     "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": "the federated loss needs image counts of the classes",
-    "MODEL.ROI_KEYPOINT_HEAD.*": "keypoints are not evaluated",
     "TEST.AUG.*": "test-time augmentation is not supported",
     "TEST.EXPECTED_RESULTS": "results are recorded, not compared with expected ones",
-    "TEST.KEYPOINT_OKS_SIGMAS": "keypoints are not evaluated",
     "VERSION": "files of version 1 are converted while they are read",
 }
 # Settings -> the value that semantic segmentation needs: its images have label maps, no objects.
@@ -57,6 +54,8 @@ READ_LATER = (
 )
 # More of them, as patterns, with the setting and the value that they need.
 READ_LATER_IF = {
+    "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE": ("MODEL.KEYPOINT_ON", True),
+    "TEST.KEYPOINT_OKS_SIGMAS": ("MODEL.KEYPOINT_ON", True),
     "DATALOADER.REPEAT_*": ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"),
     "MODEL_EMA.DECAY": ("MODEL_EMA.ENABLED", True),
     "SOLVER.AMP.DTYPE": ("SOLVER.AMP.ENABLED", True),

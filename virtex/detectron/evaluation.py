@@ -6,7 +6,7 @@ import io
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,7 +72,7 @@ def to_coco_rows(
 
 
 class InstanceEvaluator(DatasetEvaluator):
-    """Collects boxes and masks of all processes and scores them as COCO or LVIS.
+    """Collects boxes, masks and keypoints of all processes and scores them as COCO or LVIS.
 
     Attributes:
         per_class: set by ``evaluate`` in the main process.
@@ -80,11 +80,19 @@ class InstanceEvaluator(DatasetEvaluator):
 
     per_class: ClassTable
 
-    def __init__(self, dataset_name: str, masks: bool, output_dir: Path | None = None):
+    def __init__(
+        self,
+        dataset_name: str,
+        masks: bool,
+        output_dir: Path | None = None,
+        keypoints: bool = False,
+        sigmas: Sequence[float] = (),
+    ):
         """
         Args:
             dataset_name: a test set, which has been read.
-            masks: also score masks.
+            masks, keypoints: also score these.
+            sigmas: of keypoints, see ``compute_scores``.
             output_dir: write the detections there in COCO's result format.
         """
         metadata = MetadataCatalog.get(dataset_name)
@@ -92,7 +100,8 @@ class InstanceEvaluator(DatasetEvaluator):
         self.style = metadata.get("evaluator_type") or "coco"
         contiguous = metadata.get("thing_dataset_id_to_contiguous_id") or {}
         self.category_ids = {index: key for key, index in contiguous.items()}
-        self.kinds = ["bbox", "segm"] if masks else ["bbox"]
+        self.kinds = ["bbox", *["segm"] * masks, *["keypoints"] * keypoints]
+        self.sigmas = sigmas
         self.reset()
 
     def reset(self) -> None:
@@ -114,7 +123,7 @@ class InstanceEvaluator(DatasetEvaluator):
         with temporary_file_errors():
             truth = loaded_set(self.name).ground_truth
             assert isinstance(truth, bytes)
-            scores = compute_scores(truth, rows, self.kinds, self.style)
+            scores = compute_scores(truth, rows, self.kinds, self.style, sigmas=self.sigmas)
         samples = loaded_set(self.name).samples
         objects = [o for sample in samples for o in sample["annotations"] if not o.get("iscrowd")]
         classes = range(len(scores.per_class))
@@ -204,7 +213,8 @@ def write_class_tables(folder: Path, tables: Mapping[str, ClassTable]) -> None:
 
 
 def instance_evaluator(cfg: CfgNode, name: str, output_dir: Path | None) -> InstanceEvaluator:
-    return InstanceEvaluator(name, cfg.MODEL.MASK_ON, output_dir)
+    model, sigmas = cfg.MODEL, cfg.TEST.KEYPOINT_OKS_SIGMAS
+    return InstanceEvaluator(name, model.MASK_ON, output_dir, model.KEYPOINT_ON, sigmas)
 
 
 def voc_evaluator(cfg: CfgNode, name: str, output_dir: Path | None) -> VOCEvaluator:

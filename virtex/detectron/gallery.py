@@ -53,8 +53,7 @@ def write_gallery(
                 predicted = output["sem_seg"].argmax(dim=0).cpu().numpy()
                 figure = draw_label_maps(sample, predicted, metadata.stuff_classes)
             else:
-                instances = output["instances"].to("cpu")
-                figure = draw_comparison(sample, instances, metadata.thing_classes)
+                figure = draw_comparison(sample, output["instances"].to("cpu"), metadata)
             write_jpeg(folder / name, figure)
 
 
@@ -81,19 +80,29 @@ def write_jpeg(path: Path, image: np.ndarray) -> None:
     replace_file(path, lambda file: file.write(encoded.tobytes()))
 
 
-def draw_comparison(sample: dict[str, Any], instances: Any, classes: list[str]) -> np.ndarray:
-    """Draw predictions and ground truth side by side: (height, width, 3) uint8 RGB."""
+def draw_comparison(sample: dict[str, Any], instances: Any, metadata: Any) -> np.ndarray:
+    """Draw predictions and ground truth side by side: (height, width, 3) uint8 RGB.
+
+    Args:
+        metadata: of the set: its classes, and names and connections of keypoints.
+    """
+    classes = metadata.thing_classes
     image = read_image(sample["file_name"], "RGB")
     best = instances[instances.scores >= MIN_SCORE]
     if len(best) == 0:
         best = instances[:5]
-    predicted = draw_predictions(image, best, classes)
+    predicted = draw_predictions(image, best, classes, metadata)
     objects = sample["annotations"]
     masked = bool(objects) and all("segmentation" in o for o in objects)
+    has_keypoints = bool(objects) and all("keypoints" in o for o in objects)
     truth = draw_instances(
         image,
+        metadata,
         boxes=[BoxMode.convert(o["bbox"], o["bbox_mode"], BoxMode.XYXY_ABS) for o in objects],
         masks=[o["segmentation"] for o in objects] if masked else None,
+        keypoints=np.reshape([o["keypoints"] for o in objects], (len(objects), -1, 3))
+        if has_keypoints
+        else None,
         class_ids=[o["category_id"] for o in objects],
         labels=[classes[o["category_id"]] + " (crowd)" * o.get("iscrowd", 0) for o in objects],
     )
@@ -168,12 +177,16 @@ def draw_legend(indices: np.ndarray, classes: Sequence[str], width: int) -> np.n
     return legend
 
 
-def draw_predictions(image: np.ndarray, instances: Any, classes: Sequence[str]) -> np.ndarray:
+def draw_predictions(
+    image: np.ndarray, instances: Any, classes: Sequence[str], metadata: Any = None
+) -> np.ndarray:
     """Draw detections, on the CPU, on a (height, width, 3) image with class and score."""
     return draw_instances(
         image,
+        metadata,
         boxes=instances.pred_boxes.tensor.numpy(),
         masks=list(instances.pred_masks.numpy()) if instances.has("pred_masks") else None,
+        keypoints=instances.pred_keypoints.numpy() if instances.has("pred_keypoints") else None,
         class_ids=instances.pred_classes.tolist(),
         labels=[
             f"{classes[index]} {score:.0%}"
@@ -183,14 +196,24 @@ def draw_predictions(image: np.ndarray, instances: Any, classes: Sequence[str]) 
 
 
 def draw_instances(
-    image: np.ndarray, boxes: Any, masks: Any, class_ids: list[int], labels: list[str]
+    image: np.ndarray,
+    metadata: Any,
+    boxes: Any,
+    masks: Any,
+    keypoints: Any,
+    class_ids: list[int],
+    labels: list[str],
 ) -> np.ndarray:
-    """Draw boxes (x0, y0, x1, y1), masks and labels on a (height, width, 3) image."""
-    visualizer = Visualizer(image, scale=max(1.0, SHORT_SIDE / min(image.shape[:2])))
+    """Draw boxes (x0, y0, x1, y1), masks, keypoints and labels on a (height, width, 3) image.
+
+    Keypoints are (n, keypoints, 3): x, y, and the score or visibility, without which none is drawn.
+    """
+    visualizer = Visualizer(image, metadata, max(1.0, SHORT_SIDE / min(image.shape[:2])))
     if labels:
         visualizer.overlay_instances(
             boxes=np.asarray(boxes),
             masks=masks,
+            keypoints=keypoints,
             labels=labels,
             assigned_colors=[PALETTE[index % len(PALETTE)] for index in class_ids],
             alpha=0.4,

@@ -16,20 +16,23 @@ FIELDS = {
     "categories": ("id", "name", "frequency"),
     "annotations": ("image_id", "category_id", "bbox", "area"),
 }
+KEYPOINT_FIELDS = ("keypoints", "num_keypoints")  # of annotations
 MIN_POLYGON_POINTS = 3
 IGNORED_AREA = 1e11  # square pixels; outside of every range of areas, whose limit is 1e10
 
 
-def scorable_json(content: dict[str, Any], style: str) -> bytes:
+def scorable_json(content: dict[str, Any], style: str, has_keypoints: bool = False) -> bytes:
     """Return ground truth as JSON for any scorer.
 
     Args:
         content: COCO or LVIS v1 instances that passed the checks of ``virtex.data.annotations``.
         style: ``"coco"`` or ``"lvis"``.
+        has_keypoints: whether the checks included keypoints.
     """
+    fields = {**FIELDS, "annotations": FIELDS["annotations"] + KEYPOINT_FIELDS * has_keypoints}
     reduced: dict[str, list[dict[str, Any]]] = {
         key: [{name: item[name] for name in names if name in item} for item in content[key]]
-        for key, names in FIELDS.items()
+        for key, names in fields.items()
     }
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
     pairs = zip(reduced["annotations"], content["annotations"], strict=True)

@@ -19,6 +19,7 @@ from virtex.data.annotations import (
     MAX_COORDINATE,
     check_coco_json,
     check_custom_json,
+    check_keypoints,
     check_lvis_json,
     lvis_file,
     read_json,
@@ -82,7 +83,12 @@ def hash_files(paths: Sequence[str]) -> str:
 
 
 def read_instances(
-    path: Path, folder: Path, style: str, scored: bool, custom: bool = False
+    path: Path,
+    folder: Path,
+    style: str,
+    scored: bool,
+    custom: bool = False,
+    keypoints: int = 0,
 ) -> LoadedSet:
     """Read a COCO or LVIS v1 instances file.
 
@@ -91,6 +97,7 @@ def read_instances(
         style: ``"coco"`` or ``"lvis"``.
         scored: whether ground truth is needed.
         custom: complete and check a file of COCO's format as one's own.
+        keypoints: their number in each object of a COCO file; 0: they are not read.
 
     Raises:
         UserError: the JSON is broken, not of its format, or has no images.
@@ -103,6 +110,8 @@ def read_instances(
         check_custom_json(content, path)
     else:
         (check_lvis_json if style == "lvis" else check_coco_json)(content, path)
+    if keypoints:
+        check_keypoints(content, path, keypoints)
     if not content["images"]:
         raise UserError(f"{path} lists no images; download it again", code="data.empty")
     categories = sorted(content["categories"], key=lambda c: c["id"])
@@ -121,7 +130,7 @@ def read_instances(
         for image in sorted(content["images"], key=lambda image: image["id"])
     }
     for annotation in content["annotations"]:
-        converted = convert_annotation(annotation, contiguous)
+        converted = convert_annotation(annotation, contiguous, keypoints > 0)
         if converted is not None:
             samples[annotation["image_id"]]["annotations"].append(converted)
     return LoadedSet(
@@ -131,13 +140,13 @@ def read_instances(
             "thing_classes": [category["name"] for category in categories],
             "thing_dataset_id_to_contiguous_id": contiguous,
         },
-        scorable_json(content, style) if scored and comm.is_main_process() else b"",
+        scorable_json(content, style, keypoints > 0) if scored and comm.is_main_process() else b"",
         notes,
     )
 
 
 def convert_annotation(
-    annotation: dict[str, Any], contiguous: dict[int, int]
+    annotation: dict[str, Any], contiguous: dict[int, int], has_keypoints: bool = False
 ) -> dict[str, Any] | None:
     """Convert an object to Detectron2's format; None if its mask has no valid polygon."""
     converted = {
@@ -156,7 +165,18 @@ def convert_annotation(
         if not polygons:
             return None
         converted["segmentation"] = polygons
+    if has_keypoints:
+        converted["keypoints"] = shift_keypoints(annotation["keypoints"], 0.5)
     return converted
+
+
+def shift_keypoints(keypoints: Sequence[float], offset: float) -> list[float]:
+    """Add ``offset`` to the coordinates of [x, y, visibility, …].
+
+    COCO's keypoints are indices of pixels, Detectron2's are coordinates in [0, width] and
+    [0, height]: a pixel's center is 0.5 more than its index.
+    """
+    return [n if i % 3 == 2 else n + offset for i, n in enumerate(keypoints)]
 
 
 # PASCAL VOC ----

@@ -1,4 +1,4 @@
-"""COCO and LVIS average precision from detections.
+"""COCO and LVIS average precision of boxes and masks, and COCO's of keypoints.
 
 Scored by hotcoco (Rust) if it is installed, else by pycocotools and lvis. The results agree within
 1e-9, on odd ground truth and detections too (tests/detectron/test_scoring.py).
@@ -10,7 +10,7 @@ import io
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -20,12 +20,15 @@ import pycocotools.mask
 from virtex.files import replace_file
 
 COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+KEYPOINT_METRICS = ("AP", "AP50", "AP75", "APm", "APl")  # small objects have no keypoints
 LVIS_METRICS = (*COCO_METRICS, "APr", "APc", "APf")
+METRICS = {"keypoints": KEYPOINT_METRICS}  # of kinds that have their own
 LVIS_MAX_DETECTIONS = 300  # per image
 ROWS_PER_WRITE = 10_000
 
 Rows = list[dict[str, Any]]
 Metrics = dict[str, float]
+Found = tuple[Metrics, np.ndarray]  # what a scorer returns, see below
 
 
 class Scores(NamedTuple):
@@ -55,9 +58,10 @@ def score_detections(
     kinds: list[str],
     style: str,
     scorer: str | None = None,
+    sigmas: Sequence[float] = (),
 ) -> Metrics:
     """Return the metrics over all classes of ``compute_scores``, which has the same arguments."""
-    return compute_scores(annotations, detections, kinds, style, scorer).metrics
+    return compute_scores(annotations, detections, kinds, style, scorer, sigmas).metrics
 
 
 def compute_scores(
@@ -66,31 +70,35 @@ def compute_scores(
     kinds: list[str],
     style: str,
     scorer: str | None = None,
+    sigmas: Sequence[float] = (),
 ) -> Scores:
     """Compute the average precision of detections.
 
     Args:
         annotations: ground truth from ``ground_truth.scorable_json``.
         detections: rows of COCO's result format: image_id, category_id, score, bbox (x, y,
-            width, height in pixels) and, for masks, segmentation (run-length encoded).
-        kinds: subset of ``"bbox"``, ``"segm"``.
+            width, height in pixels) and, for masks, segmentation (run-length encoded), or
+            keypoints (x, y, score, …). As in Detectron2, the area of a person is that of its box.
+        kinds: subset of ``"bbox"``, ``"segm"``, ``"keypoints"`` (by object keypoint similarity,
+            OKS; 20 detections per image; with the style ``"coco"`` only).
         style: ``"coco"`` or ``"lvis"`` (federated; 300 detections per image).
         scorer: ``"hotcoco"`` or ``"reference"``; default: ``default_scorer()``.
+        sigmas: of OKS, one for each keypoint; default: COCO's for its 17.
 
     Returns:
         Every metric is 0 if there are no detections.
     """
     score = SCORERS[scorer or default_scorer(), style]
-    names = LVIS_METRICS if style == "lvis" else COCO_METRICS
     metrics: Metrics = {}
     per_class: dict[int, Metrics] = defaultdict(dict)  # position of the class -> its metrics
     with tempfile.TemporaryDirectory(prefix="virtex-annotations-") as folder:
         path = Path(folder, "annotations.json")
         path.write_bytes(annotations)
         for kind in kinds:
-            rows = detections if kind == "bbox" else without_boxes(detections)
+            names = METRICS.get(kind, LVIS_METRICS if style == "lvis" else COCO_METRICS)
+            rows = without_boxes(detections) if kind == "segm" else detections
             if rows:
-                values, precision = score(path, rows, kind)
+                values, precision = score(path, rows, kind, sigmas)
             else:
                 values, precision = dict.fromkeys(names, 0.0), zero_precision(annotations)
             for name in names:
@@ -157,34 +165,40 @@ def lvis_rows(rows: Rows, kind: str) -> Rows:
 # sizes of objects, (IoU thresholds, recalls, classes); -1 stands for no ground truth.
 
 
-def coco_reference(annotations: Path, rows: Rows, kind: str) -> tuple[Metrics, np.ndarray]:
+def coco_reference(annotations: Path, rows: Rows, kind: str, sigmas: Sequence[float]) -> Found:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(annotations))
         # pycocotools adds fields to the rows that it loads
-        return coco_scores(COCOeval(truth, truth.loadRes(copy.deepcopy(rows)), kind))
+        evaluation = COCOeval(truth, truth.loadRes(copy.deepcopy(rows)), kind)
+        if sigmas:
+            evaluation.params.kpt_oks_sigmas = np.array(sigmas)
+        return coco_scores(evaluation, kind)
 
 
-def coco_hotcoco(annotations: Path, rows: Rows, kind: str) -> tuple[Metrics, np.ndarray]:
+def coco_hotcoco(annotations: Path, rows: Rows, kind: str, sigmas: Sequence[float]) -> Found:
     from hotcoco import COCO, COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(annotations))
-        return coco_scores(COCOeval(truth, truth.load_res(rows), kind))
+        evaluation = COCOeval(truth, truth.load_res(rows), kind)
+        if sigmas:
+            evaluation.params.kpt_oks_sigmas = list(sigmas)
+        return coco_scores(evaluation, kind)
 
 
-def coco_scores(evaluation: Any) -> tuple[Metrics, np.ndarray]:
+def coco_scores(evaluation: Any, kind: str) -> Found:
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    metrics = dict(zip(COCO_METRICS, evaluation.stats, strict=False))
+    metrics = dict(zip(METRICS.get(kind, COCO_METRICS), evaluation.stats, strict=False))
     # (IoU, recall, class, area, number of detections)
     return metrics, evaluation.eval["precision"][:, :, :, 0, -1]
 
 
-def lvis_reference(annotations: Path, rows: Rows, kind: str) -> tuple[Metrics, np.ndarray]:
+def lvis_reference(annotations: Path, rows: Rows, kind: str, sigmas: Sequence[float]) -> Found:
     with numpy_float_alias():
         from lvis import LVIS, LVISEval, LVISResults
 
@@ -196,7 +210,7 @@ def lvis_reference(annotations: Path, rows: Rows, kind: str) -> tuple[Metrics, n
     return metrics, evaluation.eval["precision"][:, :, :, 0]
 
 
-def lvis_hotcoco(annotations: Path, rows: Rows, kind: str) -> tuple[Metrics, np.ndarray]:
+def lvis_hotcoco(annotations: Path, rows: Rows, kind: str, sigmas: Sequence[float]) -> Found:
     from hotcoco import COCO, COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):

@@ -38,6 +38,7 @@ from virtex.detectron.effects import RecordingConfig, validate_effects
 from virtex.detectron.evaluation import build_evaluator, evaluate
 from virtex.detectron.gallery import write_gallery
 from virtex.detectron.install import describe_installed
+from virtex.detectron.keypoints import count_keypoints
 from virtex.detectron.loading import check_mask_format
 from virtex.detectron.scoring import default_scorer
 from virtex.detectron.settings import build_settings
@@ -71,6 +72,8 @@ TRAINING_KEYS = (
     "overrides.SOLVER.",
     "overrides.DATALOADER.",
 )
+# ``MODEL.KEYPOINT_ON`` -> the metric that ranks detectors of objects
+INSTANCE_METRICS = {False: "bbox/AP", True: "keypoints/AP"}
 
 
 class DetectorEvaluator:
@@ -111,6 +114,9 @@ class DetectorEvaluator:
                 f"(SOLVER.WARMUP_ITERS), but training ends after {solver.MAX_ITER}"
             )
         check_mask_format(self.cfg, self.train)
+        if self.cfg.MODEL.KEYPOINT_ON:
+            keypoints = count_keypoints(self.cfg.DATASETS.TEST[0])
+            settings.set_from_data("MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", keypoints)
         checked = itertools.chain([] if args.skip_bad_images else self.train, *self.test.values())
         require_paths((sample["file_name"] for sample in checked), os.path.isfile)
         if classes := class_names(self.cfg):
@@ -243,6 +249,8 @@ class DetectorTransfer(Evaluation):
         if test:  # a result on other data is not one of the protocol's task
             entry = DETECTION_SETS.get(test[0])
             metric = entry.primary_metric if entry else protocol.primary_metric
+            if metric in INSTANCE_METRICS.values():
+                metric = INSTANCE_METRICS[settings.cfg.MODEL.KEYPOINT_ON]
             task = entry.task if entry else "custom"
             protocol = replace(protocol, task=task, primary_metric=metric)
         if len(test) > 1:

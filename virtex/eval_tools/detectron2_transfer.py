@@ -9,6 +9,7 @@ examples:
   # the 1x schedule; LVIS v1; PASCAL VOC
   python eval_tools/detectron2_transfer.py --checkpoint FILE --task coco --protocol 1x
   python eval_tools/detectron2_transfer.py --checkpoint FILE --task lvis
+  python eval_tools/detectron2_transfer.py --checkpoint FILE --task coco_keypoints --protocol 1x
   python eval_tools/detectron2_transfer.py --checkpoint FILE --task voc
 
   # a model of the zoo (model_zoo.py list), of torchvision, a random one, a URL

@@ -3,7 +3,8 @@
 - ``world``: the objects, and how scenes are sampled
 - ``drawing``: scene -> pixels, masks, boxes
 - ``captions``: five true sentences per image
-- ``coco``, ``voc``, ``segmentation``, ``classification``, ``cityscapes``: the on-disk layouts
+- ``coco``, ``keypoints``, ``voc``, ``segmentation``, ``classification``, ``cityscapes``: the
+  layouts on disk
 - ``write``: all layouts in one folder
 - ``preview``: a contact sheet of written images
 """

@@ -67,7 +67,7 @@ def _write_coco_annotations(plan: Plan, splits: dict[str, list[CocoImage]]) -> N
         head = {
             "info": info_block("COCO 2017", 2017),
             "licenses": LICENSES,
-            "images": [_coco_image(image, split) for image in found],
+            "images": [coco_image(image, split) for image in found],
         }
         instances = [fields for image in found for fields in _coco_annotations(image)]
         sentences = [
@@ -104,7 +104,7 @@ def _write_image(plan: Plan, split: str, index: int) -> CocoImage:
     return CocoImage(number, name, drawing.scene, drawing.instances, drawing.crowd, texts)
 
 
-def _coco_image(image: CocoImage, split: str) -> dict:
+def coco_image(image: CocoImage, split: str) -> dict:
     return {
         "license": 1,
         "file_name": image.file_name,
@@ -119,16 +119,16 @@ def _coco_image(image: CocoImage, split: str) -> dict:
 
 def _coco_annotations(image: CocoImage) -> list[dict]:
     found = [
-        {**_annotation(instance), "category_id": COCO_IDS[instance.obj.shape]}
+        {**object_annotation(instance), "category_id": COCO_IDS[instance.obj.shape]}
         for instance in image.instances
     ]
     if image.crowd:
         shape = image.crowd[0].obj.shape
-        found.append({**_crowd_annotation(image), "category_id": COCO_IDS[shape]})
+        found.append({**crowd_annotation(image), "category_id": COCO_IDS[shape]})
     return [{**fields, "image_id": image.id} for fields in found]
 
 
-def _annotation(instance: Instance) -> dict:
+def object_annotation(instance: Instance) -> dict:
     return {
         "segmentation": instance.polygons,
         "area": instance.area,
@@ -137,7 +137,7 @@ def _annotation(instance: Instance) -> dict:
     }
 
 
-def _crowd_annotation(image: CocoImage) -> dict:
+def crowd_annotation(image: CocoImage) -> dict:
     """Return one annotation of a crowd; its mask is an uncompressed RLE in column-major order."""
     size = [image.scene.height, image.scene.width]
     polygons = [polygon for instance in image.crowd for polygon in instance.polygons]
@@ -202,14 +202,14 @@ def _lvis_content(plan: Plan, split: str, found: list[CocoImage], categories: li
         absent = [number for number in LVIS_IDS.values() if number not in present]
         rng = image_rng(plan.seed, f"lvis/{split}", image.id)
         crowd = image.crowd[LVIS_CROWD_LABELED:]
-        entry = _coco_image(image, split)
+        entry = coco_image(image, split)
         del entry["file_name"]  # LVIS v1 has only the URL
         negatives = rng.choice(absent, LVIS_NEGATIVES, replace=False)
         entry["neg_category_ids"] = sorted(negatives.tolist())
         entry["not_exhaustive_category_ids"] = [_lvis_category(crowd[0].obj)] if crowd else []
         images.append(entry)
         for instance in labeled:
-            fields = _annotation(instance)
+            fields = object_annotation(instance)
             del fields["iscrowd"]
             fields["category_id"] = _lvis_category(instance.obj)
             annotations.append({**fields, "image_id": image.id, "id": len(annotations) + 1})

@@ -130,10 +130,14 @@ class ToyObject:
 
     def outlines(self) -> list[np.ndarray]:
         """Return closed outlines in pixels, each (points, 2); the second one is a hole."""
+        return [self.place(outline) for outline in SHAPES[self.shape]]
+
+    def place(self, points: np.ndarray) -> np.ndarray:
+        """Convert points from units of the radius to pixels, (points, 2)."""
         cos, sin = np.cos(self.angle), np.sin(self.angle)
         turn = np.array([[cos, sin], [-sin, cos]])
         scale = self.radius * np.array([self.stretch, 1 / abs(self.stretch)])
-        return [outline * scale @ turn + [self.x, self.y] for outline in SHAPES[self.shape]]
+        return points * scale @ turn + [self.x, self.y]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from tqdm import tqdm
 from virtex.data.toy.cityscapes import write_cityscapes
 from virtex.data.toy.classification import write_imagenet, write_inaturalist
 from virtex.data.toy.coco import write_coco_and_lvis
+from virtex.data.toy.keypoints import half, write_person_keypoints
 from virtex.data.toy.plan import Plan, write_json
 from virtex.data.toy.segmentation import write_ade20k
 from virtex.data.toy.voc import write_voc
@@ -23,8 +24,8 @@ FOLDERS = (
     "ADEChallengeData2016",
 )
 WRITERS = (
-    *(write_coco_and_lvis, write_voc, write_imagenet, write_inaturalist, write_cityscapes),
-    write_ade20k,
+    *(write_coco_and_lvis, write_person_keypoints, write_voc, write_imagenet, write_inaturalist),
+    *(write_cityscapes, write_ade20k),
 )
 
 
@@ -42,7 +43,7 @@ def write_toy_data(
     COCO (shared with LVIS), ImageNet, iNaturalist and Cityscapes each get ``train_images`` and
     ``val_images``. ``coco_train_images`` sets another number for COCO, on which models are
     pretrained. VOC2007 and VOC2012 share ``train_images``, and VOC2007 test gets ``val_images``.
-    ADE20K gets half of both.
+    ADE20K and COCO's person keypoints get half of both, in images of their own.
     The same seed and sizes give the same bytes; if ``out`` already holds them, nothing is done.
     ``overwrite`` replaces toy data, complete or not, and nothing else.
 
@@ -68,8 +69,8 @@ def write_toy_data(
         if not overwrite and has_toy_data(out, seed, *sizes):
             return _count_files(out)
         _claim(out, settings, overwrite)
-        halves = -(-train_images // 2) - (-val_images // 2)  # of ADE20K
-        total = 4 * train_images + 5 * val_images + coco_train_images + halves
+        halves = half(train_images) + half(val_images)  # of ADE20K, of person keypoints
+        total = 4 * train_images + 5 * val_images + coco_train_images + 2 * halves
         with tqdm(total=total, unit="image", disable=None if progress else True) as bar:
             plan = Plan(out, seed, *sizes, bar.update)
             manifest = Manifest(out)
