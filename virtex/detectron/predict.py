@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
+from detectron2.data.catalog import Metadata
 from detectron2.evaluation.evaluator import inference_context
 from torch import nn
 from tqdm import tqdm
@@ -27,6 +28,7 @@ from virtex.detectron.checks import validate_types
 from virtex.detectron.config_files import read_config_file
 from virtex.detectron.evaluation import to_coco_rows
 from virtex.detectron.gallery import draw_label_map, draw_predictions, figure_names, write_jpeg
+from virtex.detectron.keypoints import COCO_PERSON
 from virtex.detectron.loading import read_image, test_batches
 from virtex.detectron.scoring import write_detections
 from virtex.detectron.semantic import is_semantic
@@ -120,12 +122,6 @@ def load_trained(path: Path, device: str) -> TrainedDetector:
     """
     cfg = read_config_file(path.with_name(CONFIG_NAME))
     validate_types(cfg)
-    if is_semantic(cfg):
-        raise UserError(
-            f"{path} must be a detector of objects, but it is one of semantic segmentation; train "
-            "one with --task coco, lvis or voc",
-            code="predict.no_detector",
-        )
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = device, ""
     for key in NORM_KEYS:
         if get_setting(cfg, key) == "SyncBN":  # needs several GPUs; the same in evaluation
@@ -170,6 +166,7 @@ def predict(
     ids, classes = dict(enumerate(detector.categories)), list(detector.categories.values())
     for name in (run_folder.GALLERY, *[run_folder.LABEL_MAPS] * is_map):
         (folder / name).mkdir(parents=True, exist_ok=True)
+    metadata = Metadata(**COCO_PERSON) if detector.cfg.MODEL.KEYPOINT_ON else None
     shown: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
@@ -196,7 +193,7 @@ def predict(
                 found = output["instances"].to("cpu")
                 found = found[found.scores >= threshold]
                 # before the rows, whose conversion changes keypoints
-                figure = draw_predictions(image, found, classes)
+                figure = draw_predictions(image, found, classes, metadata)
                 rows += to_coco_rows(found, sample["image_id"], ids)
             write_jpeg(folder / run_folder.GALLERY / name, figure)
     if not shown:
