@@ -42,6 +42,7 @@ COMMANDS = {
     "linear": Command(
         "virtex.eval_tools.imagenet_linear", "train a linear probe, or use k-nearest neighbors"
     ),
+    "suite": Command("virtex.eval_tools.frozen_suite", "evaluate frozen features on many datasets"),
     "finetune": Command(
         "virtex.eval_tools.inaturalist_finetune", "fine-tune a classifier end to end"
     ),

@@ -29,8 +29,8 @@ class Deviation:
         key: the setting, as in ``SOLVER.MAX_ITER``.
         protocol: its value under the protocol.
         run: its value in this run.
-        reason: ``"override"``, ``"scaled"`` (with the batch size), ``"data"``, ``"device"`` or
-            ``"software"`` (a missing package).
+        reason: ``"override"``, ``"scaled"`` (with the batch size), ``"data"``, ``"checkpoint"``
+            (the protocol is for others), ``"device"`` or ``"software"`` (a missing package).
     """
 
     key: str

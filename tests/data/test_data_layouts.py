@@ -12,6 +12,7 @@ from virtex.data.layouts import Layout, Need, missing_paths, require_layout
 from virtex.tasks import TASKS
 
 LAYOUTS = {name: task.layout for name, task in TASKS.items()}
+TOY_LAYOUTS = {name: layout for name, layout in LAYOUTS.items() if layout.has_toy_data}
 BUILT_IN = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 
 
@@ -38,7 +39,8 @@ def test_every_missing_path_is_named(tmp_path, layout):
     paths = [str(tmp_path / need.path) for need in layout.needs]
     assert missing_paths(tmp_path, layout) == paths
     command = f"check_data --data-root {tmp_path} --task task"
-    with raises_code("data.missing", *paths, layout.source, command, "make_toy_data"):
+    toy = ["make_toy_data"] * layout.has_toy_data
+    with raises_code("data.missing", *paths, layout.source, command, *toy):
         require_layout(tmp_path, layout, "task")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from tests.data.test_data_layouts import LAYOUTS
+from tests.data.test_data_layouts import TOY_LAYOUTS
 from tests.errors import assert_invalid_input, raises_code
 from tests.tool_runs import completed
 from virtex.data.layouts import missing_paths
@@ -139,7 +139,7 @@ def test_other_sizes_are_replaced_with_overwrite_only(written):
         write_toy_data(written, train_images=2, val_images=1)
     write_toy_data(written, train_images=2, val_images=1, overwrite=True)
     assert has_toy_data(written, 0, 2, 1)
-    assert all(missing_paths(written, layout) == [] for layout in LAYOUTS.values())
+    assert all(missing_paths(written, layout) == [] for layout in TOY_LAYOUTS.values())
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from tests.data.conftest import TRAIN, VAL
-from tests.data.test_data_layouts import LAYOUTS
+from tests.data.test_data_layouts import TOY_LAYOUTS
 from virtex.data.annotations import (
     COCO_KEYPOINTS,
     check_coco_json,
@@ -53,7 +53,7 @@ def read(root: Path, name: str) -> dict:
     return json.loads((root / name).read_text())
 
 
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("layout", TOY_LAYOUTS.values(), ids=TOY_LAYOUTS)
 def test_toy_data_are_complete(toy_root, layout):
     assert missing_paths(toy_root, layout) == []
 

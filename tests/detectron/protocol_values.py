@@ -23,7 +23,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from virtex.config import flatten
-from virtex.detectron import heads  # noqa: F401 (registers the heads that configs name)
+from virtex.detectron import federated, heads  # noqa: F401 (register the heads of configs)
 from virtex.detectron.compat import default_config
 from virtex.detectron.install import find_installed
 from virtex.detectron.loading import SeededSamples, build_sampler
@@ -37,15 +37,12 @@ PROTOCOLS = {
     f"{task}/{short}": protocol
     for task in ("coco", "lvis", "voc", "coco_keypoints")
     for short, protocol in TASKS[task].protocols.items()
+    if "vitdet" not in short or short == "vitdet"  # of other sizes: test_vitdet.py
 }
 # Settings that v0.5 lacks. Their defaults, which no protocol changes, are what it does.
 ONLY_IN_MAIN = {
     "DATALOADER.REPEAT_SQRT",  # True: the repeat factor's square root
     "FLOAT32_PRECISION",  # "": torch's own
-    "MODEL.ROI_BOX_HEAD.FED_LOSS_FREQ_WEIGHT_POWER",
-    "MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES",
-    "MODEL.ROI_BOX_HEAD.USE_FED_LOSS",  # False
-    "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE",  # False: softmax
     "SOLVER.BASE_LR_END",  # of the cosine schedule: 0
     "SOLVER.NUM_DECAYS",  # of a schedule that v0.5 lacks
     "SOLVER.RESCALE_INTERVAL",  # False: the schedule is not rescaled after the warm-up

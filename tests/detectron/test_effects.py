@@ -9,7 +9,8 @@ from detectron2.modeling import build_model
 from tests.errors import raises_code
 from virtex.backbones.registry import get_families
 from virtex.config import flatten, get_setting
-from virtex.detectron import (  # noqa: F401 (register their backbones)
+from virtex.detectron import (  # noqa: F401 (register backbones and heads)
+    federated,
     heads,
     pyramid,
     vit,
@@ -55,17 +56,20 @@ def test_every_setting_has_an_effect_or_is_refused():
         | used_keys(keypoints)
         | used_keys(voc, **{"SOLVER.LR_SCHEDULER_NAME": "WarmupCosineLR"})
         | used_keys(load_config(protocol_from_config(RETINANET)))
-        | used_keys(load_config(protocol_from_config(CASCADE)))
+        | used_keys(load_config(protocol_from_config(CASCADE)), **{"INPUT.AUGMENTATION": "lsj"})
         | used_keys(load_config(packaged_protocol("ade20k", "fpn")))
     )
-    for builder, family in (("network", "convnext"), ("vit", "vit")):
+    for builder, family, protocol in (
+        ("network", "convnext", ("coco", None)),
+        ("vit", "vit", ("lvis", "vitdet")),
+    ):
         arch = encode_arch(get_families()[family].default_arch)
         network = {
             "MODEL.BACKBONE.NAME": f"build_{builder}_fpn_backbone",
             "MODEL.NETWORK.ARCH": arch,
             "SOLVER.OPTIMIZER": "ADAMW",
         }
-        used |= used_keys(load_config(packaged_protocol("coco", None)), **network)
+        used |= used_keys(load_config(packaged_protocol(*protocol)), **network)
     if "NUM_DECAYS" in coco.SOLVER:  # official Detectron2
         cosine = {"SOLVER.LR_SCHEDULER_NAME": "WarmupStepWithFixedGammaLR"}
         used |= used_keys(load_config(packaged_protocol("coco", None)), **cosine)
@@ -123,13 +127,22 @@ def test_unsupported_value(key, value):
         validate_run(cfg, (), "cpu")
 
 
-def test_crop_of_masks_needs_shapely(monkeypatch):
+@pytest.mark.parametrize(
+    ("key", "value"), [("INPUT.CROP.ENABLED", True), ("INPUT.AUGMENTATION", "lsj")]
+)
+def test_crop_of_masks_needs_shapely(monkeypatch, key, value):
     cfg = load_config(packaged_protocol("coco", None))
-    cfg.INPUT.CROP.ENABLED = True
+    cfg.merge_from_list([key, value])
     monkeypatch.setattr("virtex.detectron.effects.find_spec", lambda name: None)
-    with raises_code("environment.shapely", "INPUT.CROP.ENABLED"):
+    with raises_code("environment.shapely", key):
         validate_supported(cfg)
     cfg.MODEL.MASK_ON = False
+    validate_supported(cfg)
+
+
+def test_crop_size_is_height_and_width():
+    cfg = load_config(packaged_protocol("coco", None))
+    cfg.INPUT.CROP.ENABLED, cfg.MODEL.MASK_ON = True, False
     validate_supported(cfg)
     cfg.INPUT.CROP.SIZE = [0.5, 1.5]
     with raises_code("config.invalid_value", "INPUT.CROP.SIZE"):

@@ -21,7 +21,7 @@ from virtex.checkpoints.backbone import build_network
 from virtex.checkpoints.loading import load_backbone
 from virtex.cli import run_tool
 from virtex.config import flatten
-from virtex.detectron import heads, vit  # noqa: F401  registers region heads
+from virtex.detectron import heads, vit, vit_blocks  # noqa: F401  register heads and pyramids
 from virtex.detectron.adapters import convert_backbone, decode_arch, encode_arch
 from virtex.detectron.checkpointing import load_detector
 from virtex.detectron.config_files import read_config_file
@@ -100,7 +100,7 @@ def test_one_window_is_global_attention(name):
     x, rope = x if isinstance(x, tuple) else (x, None)
     block, prefix = network.blocks[0], network.num_prefix_tokens
     expected = block(x) if rope is None else block(x, rope=rope)
-    found = vit.window_block(block, x, rope, grid, 7, prefix)
+    found = vit_blocks.run_block(block, x, rope, grid, 7, prefix)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -117,7 +117,7 @@ def test_patches_attend_to_their_window_and_the_tokens(name):
     mask[prefix:, prefix:] = window[:, None] == window
     options = {} if rope is None else {"rope": rope}
     expected = network.blocks[0](x, attn_mask=mask, **options)
-    found = vit.window_block(network.blocks[0], x, rope, grid, size, prefix)
+    found = vit_blocks.run_block(network.blocks[0], x, rope, grid, size, prefix)
     torch.testing.assert_close(found[:, prefix:], expected[:, prefix:], rtol=1e-5, atol=1e-5)
 
 
@@ -421,7 +421,7 @@ def test_run_of_a_vit(tmp_path, toy):
     assert (trained.source.format, trained.arch) == ("virtex_detector", arch)
     with torch.no_grad():
         ((expected, _),) = last_blocks(build_network(trained), torch.ones(1, 3, 64, 64), 1)
-        found = detector.eval().backbone.last_map(torch.ones(1, 3, 64, 64), all_global=True)
+        found = detector.eval().backbone.last_map(torch.ones(1, 3, 64, 64), as_pretrained=True)
     torch.testing.assert_close(found, expected)
 
     resumed = shutil.copytree(out, tmp_path / "resumed")

@@ -458,7 +458,9 @@ def flax_fields(tensors: Tensors) -> dict[str, Any]:
 
 
 DIALECTS["vit"] = Dialect(translate_official, derive_official, official_fields)
-DIALECTS["vitdet"] = Dialect(renaming(_NOT_BACKBONE), derive_vitdet)
+# This package's detectors keep what ViTDet leaves out of its feature map.
+_VITDET: Rules = ((r"cls_token|reg_token|norm\.(weight|bias)", None), *_NOT_BACKBONE)
+DIALECTS["vitdet"] = Dialect(renaming(_VITDET), derive_vitdet)
 DIALECTS["clip"] = Dialect(renaming(_CLIP), derive_clip)
 DIALECTS["torchvision_vit"] = Dialect(renaming(_TORCHVISION))
 DIALECTS["hf_vit"] = Dialect(renaming([*_HF_EMBEDDINGS, *_HF_LAYER]), derive_hf)

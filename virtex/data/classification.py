@@ -12,7 +12,6 @@ from fvcore.common.config import CfgNode
 from torch import Tensor
 from torchvision.transforms import v2
 
-from virtex.data.decoding import decode_image
 from virtex.data.image_sets import ImageSet
 from virtex.data.loading import Batch, Sample, SeededSet
 from virtex.data.resampling import RandomResizedCrop, Range, Resampling
@@ -100,7 +99,7 @@ class ClassificationSet(SeededSet):
         Raises:
             UserError: the image cannot be read.
         """
-        image = self.transform(decode_image(self.images.path(index)))
+        image = self.transform(self.images.load(index))
         label = self.images.labels[index]
         return {
             "image": image,

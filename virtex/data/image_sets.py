@@ -7,12 +7,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from virtex.errors import UserError
 from virtex.files import describe_missing, find_missing
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PURPOSE = int.from_bytes(b"fraction", "little")  # a random stream of its own
 
@@ -45,6 +48,16 @@ class ImageSet:
 
     def path(self, index: int) -> Path:
         return self.root / self.files[index]
+
+    def load(self, index: int) -> "Tensor":
+        """Return an image as RGB, (3, height, width) uint8.
+
+        Raises:
+            UserError: it cannot be decoded.
+        """
+        from virtex.data.decoding import decode_image  # imports torch
+
+        return decode_image(self.path(index))
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "ImageSet":
         """Return the images at ``indices``, in that order, with all classes."""
@@ -83,6 +96,48 @@ class ImageSet:
     @functools.cached_property  # os.stat of a million files on a network disk
     def _hashes(self) -> dict[str, str]:
         return file_hashes(self.root, self.files)
+
+
+class Pixels(Protocol):
+    """Maps the number of an image to its RGB pixels, (height, width, 3) uint8."""
+
+    def __getitem__(self, row: int) -> np.ndarray: ...
+
+
+@dataclass(frozen=True, eq=False)
+class PackedImageSet(ImageSet):
+    """Images stored many to a file, such as CIFAR's.
+
+    Attributes:
+        files: identify the images in messages and hashes, for instance "test_batch[17]".
+        archives: the files on disk, relative to ``root``. Names, sizes and times of fingerprints
+            are theirs.
+        pixels: of all images in the archives.
+        rows: (images,) int64, the images' numbers in ``pixels``.
+    """
+
+    archives: Sequence[str]
+    pixels: Pixels
+    rows: np.ndarray
+
+    def load(self, index: int) -> "Tensor":
+        import torch
+
+        pixels = np.array(self.pixels[self.rows[index]])  # contiguous, and not the archive's memory
+        return torch.from_numpy(pixels).permute(2, 0, 1)  # in memory as decode_image's
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> "PackedImageSet":
+        chosen = np.asarray(indices, dtype=np.int64)
+        files = [self.files[index] for index in chosen]
+        return replace(self, files=files, labels=self.labels[chosen], rows=self.rows[chosen])
+
+    @functools.cached_property
+    def _hashes(self) -> dict[str, str]:
+        names = json.dumps(list(self.files))
+        return {
+            kind: hashlib.sha256(f"{digest}\0{names}".encode()).hexdigest()
+            for kind, digest in file_hashes(self.root, self.archives).items()
+        }
 
 
 def file_hashes(root: Path, files: Sequence[str]) -> dict[str, str]:

@@ -71,10 +71,12 @@ class Layout:
 
     Attributes:
         source: name and URL of the published data.
+        has_toy_data: whether ``make_toy_data`` writes it.
     """
 
     needs: tuple[Need, ...]
     source: str
+    has_toy_data: bool = True
 
 
 # Built-in datasets. Sizes are from the datasets' web pages.
@@ -283,7 +285,7 @@ def require_layout(data_root: str | Path, layout: Layout, task: str) -> None:
         + f"\nData: {layout.source}"
         + "\nDetails: python -m virtex.eval_tools.check_data "
         + f"--data-root {shlex.quote(str(data_root))} --task {task}"
-        + f"\nTo try it without this data, {TOY_HINT}",
+        + f"\nTo try it without this data, {TOY_HINT}" * layout.has_toy_data,
         code="data.missing",
     )
 

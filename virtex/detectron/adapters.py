@@ -35,7 +35,8 @@ class ConvertedBackbone:
             feature maps by name.
         reference_features: the same from the original network, for images normalized as
             ``Backbone.input`` states; each call builds the network.
-        excluded_prefixes: of names with ``prefixes`` that belong to the detector's head.
+        excluded_prefixes: of names with ``prefixes`` that are not the checkpoint's: a head, or
+            parameters that the detector adds.
         layer_ids: the detector's tensor names -> ``Family.layer_id``.
         has_drop_path: whether the network's blocks have stochastic depth.
         notes: sentences for the record about what the detector adds to the network or changes.
@@ -75,7 +76,8 @@ def convert_backbone(backbone: Backbone, cfg: CfgNode) -> ConvertedBackbone:
 
     Raises:
         UserError: the family has no converter for the layout, or it does not support this
-            architecture; or a C4 detector should be frozen.
+            architecture; the protocol is for vision transformers; or a C4 detector should be
+            frozen.
     """
     layout, converters = detector_layout(cfg), get_family(backbone.arch).detectron2_converters
     if cfg.MODEL.BACKBONE.FROZEN and layout == "C4":
@@ -83,6 +85,12 @@ def convert_backbone(backbone: Backbone, cfg: CfgNode) -> ConvertedBackbone:
             "MODEL.BACKBONE.FROZEN must be False in a C4 detector, whose head is a stage of the "
             f"backbone; use {FPN_PROTOCOLS}",
             code="detection.frozen_c4",
+        )
+    if cfg.MODEL.VIT.DEPTH and backbone.arch.family != "vit":
+        raise UserError(
+            f"{backbone.arch.name} cannot be used in a ViTDet protocol, which is for vision "
+            "transformers; use --protocol adamw-3x of --task coco, or 2x",
+            code="detection.unsupported_backbone",
         )
     if layout not in converters:
         supported = ", ".join(converters) or "no detector layout"

@@ -13,6 +13,7 @@ from virtex.config.validation import (
     Range,
     validate_values,
 )
+from virtex.detectron.augmentation import AUGMENTATIONS
 from virtex.detectron.compat import default_config
 from virtex.detectron.effects import validate_supported
 from virtex.errors import UserError
@@ -33,6 +34,9 @@ RANGES: dict[str, Range] = {
     "SOLVER.BASE_LR": POSITIVE,
     "DATALOADER.NUM_WORKERS": NON_NEGATIVE,
     "INPUT.CROP.SIZE": POSITIVE,
+    "INPUT.LSJ.MAX_SCALE": POSITIVE,
+    "INPUT.LSJ.MIN_SCALE": POSITIVE,
+    "INPUT.LSJ.SIZE": POSITIVE,
     "INPUT.MIN_SIZE_TRAIN": NON_NEGATIVE,  # 0: not resized
     "INPUT.MIN_SIZE_TEST": NON_NEGATIVE,
     "INPUT.MAX_SIZE_TRAIN": POSITIVE,
@@ -42,6 +46,10 @@ RANGES: dict[str, Range] = {
     "MODEL.VIT.WINDOW_SIZE": NON_NEGATIVE,
     "MODEL.VIT.GLOBAL_BLOCKS": POSITIVE,
     "MODEL.VIT.PATCH_SIZE": NON_NEGATIVE,
+    "MODEL.VIT.SQUARE_PAD": NON_NEGATIVE,
+    "MODEL.VIT.DEPTH": NON_NEGATIVE,
+    "MODEL.ROI_BOX_HEAD.FED_LOSS_FREQ_WEIGHT_POWER": NON_NEGATIVE,
+    "MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES": POSITIVE,
     "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE": NON_NEGATIVE,
     "SOLVER.LAYER_DECAY": UNIT_ABOVE_0,
     "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": UNIT_ABOVE_0,
@@ -57,6 +65,7 @@ POOLERS = ("ROIAlign", "ROIAlignV2", "ROIPool")  # without rotated boxes
 CHOICES = {
     # seeded and resumable
     "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler", "RepeatFactorTrainingSampler"),
+    "INPUT.AUGMENTATION": ("default", *AUGMENTATIONS),
     "INPUT.CROP.TYPE": ("relative_range", "relative", "absolute", "absolute_range"),
     "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
     "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),

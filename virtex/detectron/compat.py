@@ -39,12 +39,18 @@ def add_settings(cfg: Any) -> None:
     """Add the settings that Detectron2's YAML configs do not have.
 
     They are those of backbones that are not ResNets (``virtex.detectron.pyramid`` and ``vit``), of
-    semantic segmentation (``virtex.detectron.semantic``), of optimizer and schedule
+    augmentation (``virtex.detectron.augmentation``), of semantic segmentation
+    (``virtex.detectron.semantic``), of optimizer and schedule
     (``virtex.detectron.optimizer``) and of the training step (``virtex.detectron.training_step``
     and ``ema``). With their defaults, a ResNet is trained as by Detectron2 itself.
     """
     from detectron2.config import CfgNode
 
+    cfg.INPUT.AUGMENTATION = "default"  # Detectron2's, of INPUT; or "lsj"
+    cfg.INPUT.LSJ = CfgNode()  # large-scale jitter
+    cfg.INPUT.LSJ.SIZE = 1024  # side in pixels of the square that scale 1 fills, and of the crop
+    cfg.INPUT.LSJ.MIN_SCALE = 0.1
+    cfg.INPUT.LSJ.MAX_SCALE = 2.0
     cfg.MODEL.BACKBONE.FROZEN = False  # in eval mode, without gradients (virtex.engine.frozen)
     cfg.MODEL.NETWORK = CfgNode()
     cfg.MODEL.NETWORK.ARCH = ""  # set by the checkpoint: adapters.encode_arch
@@ -58,6 +64,14 @@ def add_settings(cfg: Any) -> None:
     # other patch embeddings are resampled to this size in pixels; 0: none is
     cfg.MODEL.VIT.PATCH_SIZE = 16
     cfg.MODEL.VIT.NORM = "LN"  # of the pyramid
+    # attend to class and register tokens; normalize the feature map. ViTDet does neither
+    cfg.MODEL.VIT.TOKENS = True
+    cfg.MODEL.VIT.FINAL_NORM = True
+    cfg.MODEL.VIT.REL_POS = False  # decomposed relative positions, initialized with zeros
+    cfg.MODEL.VIT.SQUARE_PAD = 0  # pad images to multiples of this many pixels: ViTDet's squares
+    # blocks of the networks that a protocol's settings are for; another number is a deviation.
+    # 0: any
+    cfg.MODEL.VIT.DEPTH = 0
     cfg.MODEL.BACKBONE.COMPILE = False  # train the backbone with torch.compile
     # moving average of the weights, which is evaluated instead of them; names as in d2go
     cfg.MODEL_EMA = CfgNode()
@@ -78,6 +92,13 @@ def add_settings(cfg: Any) -> None:
     # of parameters that are no weight or bias of a layer: tokens, position embeddings,
     # relative position biases, layer scales; None: 0 with ADAMW or LAYER_DECAY, else WEIGHT_DECAY
     cfg.SOLVER.WEIGHT_DECAY_EMBED = None
+    # shell patterns of parameters without weight decay, whatever the settings above
+    cfg.SOLVER.NO_WEIGHT_DECAY = []
+    box_head = cfg.MODEL.ROI_BOX_HEAD  # of virtex.detectron.federated; 0.6 has the same defaults
+    box_head.USE_SIGMOID_CE = False
+    box_head.USE_FED_LOSS = False
+    box_head.FED_LOSS_FREQ_WEIGHT_POWER = 0.5
+    box_head.FED_LOSS_NUM_CLASSES = 50
 
 
 def patch_libraries() -> None:

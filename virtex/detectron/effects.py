@@ -31,8 +31,6 @@ UNSUPPORTED = {
     "MODEL.LOAD_PROPOSALS": "detectors compute their own proposals",
     "MODEL.PANOPTIC_FPN.*": "panoptic segmentation is not evaluated",
     "MODEL.RESNETS.DEFORM_*": "pretrained backbones have no deformable convolutions",
-    "MODEL.ROI_BOX_HEAD.FED_LOSS_*": "the federated loss needs image counts of the classes",
-    "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": "the federated loss needs image counts of the classes",
     "TEST.AUG.*": "test-time augmentation is not supported",
     "TEST.EXPECTED_RESULTS": "results are recorded, not compared with expected ones",
     "VERSION": "files of version 1 are converted while they are read",
@@ -104,6 +102,16 @@ def validate_supported(cfg: CfgNode) -> None:
                 f"{key} must be {short_repr(defaults[key])}, not {short_repr(value)}: {reason}; "
                 "remove the setting"
             )
+    head, name = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_HEADS.NAME
+    needed = (
+        ("USE_FED_LOSS", "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE True", head.USE_SIGMOID_CE),
+        ("USE_SIGMOID_CE", "MODEL.ROI_HEADS.NAME SigmoidROIHeads", name == "SigmoidROIHeads"),
+    )
+    for key, setting, is_set in needed:
+        if head[key] and not is_set:
+            raise invalid_value(f"MODEL.ROI_BOX_HEAD.{key} needs {setting}; set both or neither")
+    if name == "SigmoidROIHeads" and not head.USE_SIGMOID_CE:
+        raise invalid_value(f"MODEL.ROI_HEADS.NAME {name} needs MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE")
     for key, value in NEEDED_BY_SEMANTIC.items() if is_semantic(cfg) else ():
         if get_setting(cfg, key) != value:
             raise invalid_value(
@@ -111,18 +119,18 @@ def validate_supported(cfg: CfgNode) -> None:
                 "remove the setting"
             )
     crop = cfg.INPUT.CROP
-    if not crop.ENABLED:
-        return
     highest = 1 if "relative" in crop.TYPE else float("inf")
-    if len(crop.SIZE) != 2 or max(crop.SIZE) > highest:
+    if crop.ENABLED and (len(crop.SIZE) != 2 or max(crop.SIZE) > highest):
         raise invalid_value(
             f"INPUT.CROP.SIZE must be height and width for INPUT.CROP.TYPE {crop.TYPE}"
             f"{', each at most 1' * (highest == 1)}, not {short_repr(list(crop.SIZE))}"
         )
-    if cfg.MODEL.MASK_ON and find_spec("shapely") is None:
+    crops = crop.ENABLED or cfg.INPUT.AUGMENTATION == "lsj"
+    if crops and cfg.MODEL.MASK_ON and find_spec("shapely") is None:
+        key = "INPUT.CROP.ENABLED" if crop.ENABLED else "INPUT.AUGMENTATION lsj"
         raise UserError(
-            "INPUT.CROP.ENABLED needs the package shapely to crop masks: pip install shapely; or "
-            "train on boxes only with MODEL.MASK_ON False",
+            f"{key} needs the package shapely to crop masks: pip install shapely; or train on "
+            "boxes only with MODEL.MASK_ON False",
             code="environment.shapely",
         )
 

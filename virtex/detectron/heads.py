@@ -1,16 +1,29 @@
-"""Heads that Detectron2 does not have.
+"""Heads that Detectron2 v0.5 or 0.6 does not have.
 
-C4 region heads of any ResNet depth, and with one more norm layer; Semantic FPN on pixels that are
-all ignored.
+C4 region heads of any ResNet depth, and with one more norm layer; box and mask heads with layer
+norm; Semantic FPN on pixels that are all ignored.
 """
 
+from typing import Any
+
 from detectron2.config import CfgNode
-from detectron2.layers import get_norm
-from detectron2.modeling import ROI_HEADS_REGISTRY, SEM_SEG_HEADS_REGISTRY
+from detectron2.layers import ShapeSpec, get_norm
+from detectron2.modeling import (
+    ROI_BOX_HEAD_REGISTRY,
+    ROI_HEADS_REGISTRY,
+    ROI_MASK_HEAD_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
+)
 from detectron2.modeling.backbone.resnet import BasicBlock, ResNet
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
-from detectron2.modeling.roi_heads import Res5ROIHeads
+from detectron2.modeling.roi_heads import (
+    FastRCNNConvFCHead,
+    MaskRCNNConvUpsampleHead,
+    Res5ROIHeads,
+)
 from torch import Tensor, nn
+
+from virtex.detectron.norms import as_norm
 
 BASIC_RES5_BLOCKS = {18: 2, 34: 3}  # depth -> blocks; deeper ResNets have bottleneck blocks
 
@@ -57,6 +70,26 @@ class Res5ROIHeadsExtraNorm(Res5ROIHeads):
         res5, channels = build_res5(cfg)
         res5.add_module("norm", get_norm(cfg.MODEL.RESNETS.NORM, channels))
         return res5, channels
+
+
+@ROI_BOX_HEAD_REGISTRY.register()
+class AnyNormConvFCHead(FastRCNNConvFCHead):
+    """Detectron2's box head, whose norm may be ``"LN"`` with v0.5, too."""
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        found = super().from_config(cfg, input_shape)
+        return {**found, "conv_norm": as_norm(found["conv_norm"])}
+
+
+@ROI_MASK_HEAD_REGISTRY.register()
+class AnyNormMaskHead(MaskRCNNConvUpsampleHead):
+    """Detectron2's mask head, whose norm may be ``"LN"`` with v0.5, too."""
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        found = super().from_config(cfg, input_shape)
+        return {**found, "conv_norm": as_norm(found["conv_norm"])}
 
 
 @SEM_SEG_HEADS_REGISTRY.register()

@@ -14,7 +14,6 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetFromList,
-    DatasetMapper,
     build_detection_test_loader,
     detection_utils,
 )
@@ -26,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from virtex.data.decoding import load_rgb, report_conversions, take_conversions
 from virtex.data.workers import GuardedLoader, init_worker
+from virtex.detectron.augmentation import build_instance_mapper
 from virtex.detectron.semantic import SemanticMapper, is_semantic
 from virtex.engine.randomness import seed_everything
 from virtex.errors import UserError
@@ -52,7 +52,7 @@ detection_utils.read_image = read_image  # for DatasetMapper, which has no param
 
 def build_mapper(cfg: CfgNode, is_train: bool) -> Callable[[Sample], Sample]:
     """Build what reads and augments an image, with Detectron2's errors for invalid settings."""
-    return (SemanticMapper if is_semantic(cfg) else DatasetMapper)(cfg, is_train)
+    return (SemanticMapper if is_semantic(cfg) else build_instance_mapper)(cfg, is_train)
 
 
 def check_mask_format(cfg: CfgNode, samples: list[Sample]) -> None:

@@ -6,6 +6,7 @@ Both distributions build SGD only, and v0.5 has no learning rates per layer.
 """
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
@@ -35,13 +36,15 @@ def build_optimizer(
     A parameter's learning rate is ``BASE_LR * LAYER_DECAY ** (layers above it)``. The heads, the
     pyramid and a network's final norm are the top layer, as in BEiT and ViTDet. With AdamW or
     ``LAYER_DECAY``, norm layers, biases, tokens and position embeddings have no weight decay unless
-    ``WEIGHT_DECAY_NORM``, ``…_BIAS`` or ``…_EMBED`` sets it.
+    ``WEIGHT_DECAY_NORM``, ``…_BIAS`` or ``…_EMBED`` sets it. Parameters whose names match
+    ``NO_WEIGHT_DECAY`` never have it.
 
     Args:
         layer_ids: names of the backbone's parameters -> their depth, ``Family.layer_id``.
     """
     solver = cfg.SOLVER
-    if (solver.OPTIMIZER, solver.LAYER_DECAY, solver.WEIGHT_DECAY_EMBED) == ("SGD", 1.0, None):
+    of_detectron2 = (solver.OPTIMIZER, solver.LAYER_DECAY, solver.WEIGHT_DECAY_EMBED)
+    if of_detectron2 == ("SGD", 1.0, None) and not solver.NO_WEIGHT_DECAY:
         return build_sgd(cfg, model)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     top = top_layer(trained, layer_ids)
@@ -66,6 +69,8 @@ def build_optimizer(
                 decay = solver.WEIGHT_DECAY_BIAS
         elif not kind.endswith("weight") and solver.WEIGHT_DECAY_EMBED is not None:
             decay = solver.WEIGHT_DECAY_EMBED
+        if any(fnmatchcase(name, pattern) for pattern in solver.NO_WEIGHT_DECAY):
+            decay = 0.0
         group = groups.setdefault((rate, decay), {"params": [], "lr": rate, "weight_decay": decay})
         group["params"].append(parameter)
     if solver.OPTIMIZER == "ADAMW":

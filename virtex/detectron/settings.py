@@ -4,7 +4,7 @@ import difflib
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ class RunSettings:
         scaled: keys scaled with the batch size.
         notes: sentences for the log and the record about adjusted settings.
         from_checkpoint: keys set by the checkpoint; they are not deviations from a protocol
-            written for ResNet-50.
+            written for ResNet-50, except the depth that a protocol is for.
+        reasons: of ``Deviation``, for keys that are not overridden or scaled; default ``"data"``.
     """
 
     cfg: CfgNode
@@ -62,6 +63,7 @@ class RunSettings:
     scaled: tuple[str, ...]
     notes: list[str]
     from_checkpoint: tuple[str, ...] = ()
+    reasons: dict[str, str] = field(default_factory=dict)
 
     def set_from_checkpoint(self, settings: dict[str, Any]) -> None:
         """Set the keys that the checkpoint determines.
@@ -77,7 +79,8 @@ class RunSettings:
                     code="config.invalid_override",
                 )
             set_setting(self.cfg, key, value)
-        self.from_checkpoint = tuple(settings)
+        self.from_checkpoint = tuple(key for key in settings if key != "MODEL.VIT.DEPTH")
+        self.reasons["MODEL.VIT.DEPTH"] = "checkpoint"
 
     def set_from_data(self, key: str, value: Any) -> None:
         """Set a key that the data determines (the number of classes).
@@ -109,7 +112,7 @@ class RunSettings:
     def why(self, key: str) -> str:
         if key in self.overridden:
             return "override"
-        return "scaled" if key in self.scaled else "data"
+        return "scaled" if key in self.scaled else self.reasons.get(key, "data")
 
 
 def build_settings(

@@ -20,7 +20,7 @@ from virtex import run_folder
 from virtex.checkpoints.backbone import Backbone
 from virtex.checkpoints.inputs import saved_input
 from virtex.data.detection_sets import DETECTION_SETS
-from virtex.detectron import heads  # noqa: F401 (registers the heads that configs name)
+from virtex.detectron import federated, heads  # noqa: F401 (register the heads of configs)
 from virtex.detectron.adapters import convert_backbone
 from virtex.detectron.checkpointing import CATEGORY_IDS, compare_statements, load_detector
 from virtex.detectron.compat import create_local_process_group
@@ -125,6 +125,7 @@ class DetectorEvaluator:
         seed_everything("detector", self.cfg.SEED)
         recording = RecordingConfig(self.cfg, set())
         self.detector = build_detector(recording)
+        federated.set_category_weights(self.detector, self.train)
         self.frozen = None
         if recording.MODEL.BACKBONE.FROZEN:
             (prefix,) = converted.prefixes  # convert_backbone has refused C4

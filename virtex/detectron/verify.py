@@ -156,7 +156,7 @@ def detector_input(detector: Detector, image: Image.Image, image_format: str) ->
         mean, std = detector.pixel_mean, detector.pixel_std
         images = [(tensor.to(mean.device) - mean) / std]
         return ImageList.from_tensors(images, detector.backbone.size_divisibility).tensor
-    return detector.preprocess_image([{"image": tensor}]).tensor
+    return detector.preprocess_image([{"image": tensor}])[0].unsqueeze(0)  # without padding
 
 
 def reference_input(image: Image.Image, spec: InputSpec) -> Tensor:

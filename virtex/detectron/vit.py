@@ -11,12 +11,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
-from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
-from timm.layers.norm import LayerNorm2d
 from timm.layers.patch_embed import resample_patch_embed
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,6 +24,7 @@ from virtex.backbones.registry import get_family
 from virtex.backbones.vit import ViTArch, build_vit
 from virtex.checkpoints.backbone import Backbone as Checkpoint
 from virtex.checkpoints.backbone import build_network
+from virtex.config.overrides import invalid_value
 from virtex.detectron.adapters import (
     ConvertedBackbone,
     Features,
@@ -34,7 +33,9 @@ from virtex.detectron.adapters import (
     encode_arch,
     input_settings,
 )
+from virtex.detectron.norms import build_norm
 from virtex.detectron.pyramid import set_drop_path, with_prefix
+from virtex.detectron.vit_blocks import add_relative_positions, run_block
 from virtex.errors import UserError
 
 PREFIX = "backbone.net."
@@ -70,7 +71,7 @@ def convert_fpn(backbone: Checkpoint, cfg: CfgNode) -> ConvertedBackbone:
             "own; choose the ViT that it was initialized with",
             code="detection.unsupported_backbone",
         )
-    notes = []
+    notes = list(depth_notes(cfg, arch))
     size = cfg.MODEL.VIT.PATCH_SIZE or arch.patch_size
     if arch.patch_size != size:
         notes.append(
@@ -97,6 +98,18 @@ def convert_fpn(backbone: Checkpoint, cfg: CfgNode) -> ConvertedBackbone:
             f"attention in windows of {window}x{window} patches, except in the blocks "
             f"{', '.join(map(str, sorted(whole)))}; compared with global attention in all blocks"
         )
+    if dropped := [name.rstrip("._") for name in left_out(cfg, arch)]:
+        notes.append(
+            f"not part of the detector's features, but of their comparison: {', '.join(dropped)}"
+        )
+    if cfg.MODEL.VIT.REL_POS:
+        notes.append(
+            "initialized relative positions with zeros"
+            if has_relative_positions(cfg, arch)
+            else f"no relative positions: {arch.name} has rotary ones"
+        )
+    in_attention = [f"blocks.{block}.attn.rel_pos_" for block in range(arch.depth)]
+    own = [name + axis for name in in_attention for axis in "hw"]
 
     def reference_features(images: Tensor) -> Features:
         network = build_network(backbone).eval().to(images.device)
@@ -107,17 +120,47 @@ def convert_fpn(backbone: Checkpoint, cfg: CfgNode) -> ConvertedBackbone:
             **input_settings(backbone.input),
             "MODEL.BACKBONE.NAME": builder_name("vit", cfg),
             "MODEL.NETWORK.ARCH": encode_arch(arch),
+            **({"MODEL.VIT.DEPTH": arch.depth} if cfg.MODEL.VIT.DEPTH else {}),
         },
         weights=with_prefix(PREFIX, backbone.state_dict),
         prefixes=(PREFIX,),
         detector_features=lambda detector, x: {
-            "final": detector.backbone.last_map(x, all_global=True)
+            "final": detector.backbone.last_map(x, as_pretrained=True)
         },
         reference_features=reference_features,
-        layer_ids={PREFIX + name: family.layer_id(arch, name) for name in backbone.state_dict},
+        excluded_prefixes=tuple(PREFIX + name for name in in_attention),
+        layer_ids={
+            PREFIX + name: family.layer_id(arch, name) for name in (*backbone.state_dict, *own)
+        },
         has_drop_path=True,
         notes=tuple(notes),
     )
+
+
+def depth_notes(cfg: CfgNode, arch: ViTArch) -> tuple[str, ...]:
+    """Return a note if the protocol's settings are those of a network of another depth."""
+    depth = cfg.MODEL.VIT.DEPTH
+    if depth in (0, arch.depth):
+        return ()
+    return (
+        f"layer decay, drop path and schedule of this protocol are those of a network with {depth} "
+        f"blocks, but {arch.name} has {arch.depth}; vitdet is for 12 blocks, vitdet-l for 24, and "
+        "vitdet-h for 32",
+    )
+
+
+def left_out(cfg: CfgNode, arch: ViTArch) -> tuple[str, ...]:
+    """Return the prefixes of parameters that the settings leave out of the feature map."""
+    found: tuple[str, ...] = ()
+    if not cfg.MODEL.VIT.TOKENS and arch.implementation != "Eva":  # timm's Eva needs its tokens
+        found += ("cls_token",) * arch.class_token + ("reg_token",) * bool(arch.registers)
+    if not cfg.MODEL.VIT.FINAL_NORM and arch.final_norm == "norm":
+        found += ("norm.",)
+    return found
+
+
+def has_relative_positions(cfg: CfgNode, arch: ViTArch) -> bool:
+    return cfg.MODEL.VIT.REL_POS and arch.implementation == "VisionTransformer"
 
 
 def map_stride(patch_size: int) -> int:
@@ -144,24 +187,38 @@ class SimpleFeaturePyramid(Backbone):
 
     In blocks with window attention, patches are padded with zeros to whole windows, as in ViTDet.
     The class and register tokens are part of every window, so that patches attend to them as in
-    pretraining, and become the mean of their results in all windows. Rotary positions are those of
-    the patches in the image. The feature map is normalized by the network's final norm, if it has
-    one.
+    pretraining, unless ``MODEL.VIT.TOKENS`` drops them. Rotary positions are those of the patches
+    in the image. The feature map is normalized by the network's final norm, if it has one and
+    ``MODEL.VIT.FINAL_NORM`` keeps it.
     """
 
     def __init__(self, cfg: CfgNode, arch: ViTArch, is_retinanet: bool):
         super().__init__()
-        # convert_fpn has resampled the patch embedding
+        # convert_fpn has resampled the patch embedding, and set the depth
         assert cfg.MODEL.VIT.PATCH_SIZE in (0, arch.patch_size), arch.patch_size
+        assert cfg.MODEL.VIT.DEPTH in (0, arch.depth), arch.depth
         self.net: Any = build_vit(arch)
         self.patch_size = arch.patch_size
+        self.left_out = left_out(cfg, arch)
         for name, parameter in self.net.named_parameters():
-            parameter.requires_grad_(not name.startswith(UNUSED))
+            parameter.requires_grad_(not name.startswith(UNUSED + self.left_out))
         if cfg.MODEL.NETWORK.DROP_PATH > 0:
             set_drop_path(self.net, cfg.MODEL.NETWORK.DROP_PATH)
         self.checkpointing = cfg.MODEL.NETWORK.CHECKPOINTING
         self.window = cfg.MODEL.VIT.WINDOW_SIZE
         self.global_blocks = attends_globally(cfg, arch)
+        pad = cfg.MODEL.VIT.SQUARE_PAD
+        self.has_relative_positions = has_relative_positions(cfg, arch)
+        if self.has_relative_positions:
+            if not pad:
+                raise invalid_value(
+                    "MODEL.VIT.REL_POS needs the size of the images in MODEL.VIT.SQUARE_PAD, not 0"
+                )
+            side = math.ceil(pad / arch.patch_size)
+            sides = [
+                side if block in self.global_blocks else self.window for block in range(arch.depth)
+            ]
+            add_relative_positions(self.net, sides)
         stride, channels = map_stride(arch.patch_size), cfg.MODEL.FPN.OUT_CHANNELS
         levels = [int(name.removeprefix("res")) for name in cfg.MODEL.FPN.IN_FEATURES]
         for level in levels:
@@ -176,36 +233,47 @@ class SimpleFeaturePyramid(Backbone):
         self._out_feature_strides = {f"p{level}": 2**level for level in (*levels, *top)}
         self._out_feature_channels = dict.fromkeys(self._out_features, channels)
         self._size_divisibility = 2 ** max(*levels, int(math.log2(stride)))
+        if pad % self._size_divisibility:
+            raise invalid_value(
+                f"MODEL.VIT.SQUARE_PAD must be a multiple of {self._size_divisibility}, not {pad}"
+            )
+        # images of at most this size become squares of it, also with v0.5
+        self._size_divisibility = pad or self._size_divisibility
 
     @property
     def size_divisibility(self) -> int:
         return self._size_divisibility
 
-    def last_map(self, images: Tensor, all_global: bool = False) -> Tensor:
+    def last_map(self, images: Tensor, as_pretrained: bool = False) -> Tensor:
         """Return the feature map of the last block (batch, width, rows, columns).
 
         Args:
             images: normalized (batch, 3, height, width), padded here to a multiple of the patch
                 size.
-            all_global: use global attention in all blocks.
+            as_pretrained: with global attention in all blocks, all tokens and the final norm, and
+                without relative positions.
         """
         net = self.net
         patches = net.patch_embed(pad_to_multiple(images, self.patch_size))
         grid = patches.shape[1:3]  # (batch, rows, columns, width)
         embedded = net._pos_embed(patches)
         tokens, rope = embedded if isinstance(embedded, tuple) else (embedded, None)  # of Eva
-        tokens = net.norm_pre(tokens)
+        tokens, prefix = net.norm_pre(tokens), net.num_prefix_tokens
+        left_out = () if as_pretrained else self.left_out
+        if "cls_token" in left_out or "reg_token" in left_out:
+            tokens, prefix = tokens[:, prefix:], 0
         for index, block in enumerate(net.blocks):
             run: Callable[[Tensor], Tensor] = block if rope is None else partial(block, rope=rope)
-            if not all_global and index not in self.global_blocks:
-                where = {"grid": grid, "size": self.window, "prefix": net.num_prefix_tokens}
-                run = partial(window_block, block, rope=rope, **where)
+            size = 0 if index in self.global_blocks else self.window
+            if not as_pretrained and (size or self.has_relative_positions):
+                run = partial(run_block, block, rope=rope, grid=grid, size=size, prefix=prefix)
             if self.checkpointing and self.training:
                 tokens = checkpoint(run, tokens, use_reentrant=False)
             else:
                 tokens = run(tokens)
-        patches = net.norm(tokens)[:, net.num_prefix_tokens :]
-        return patches.transpose(1, 2).unflatten(2, grid)
+        if "norm." not in left_out:
+            tokens = net.norm(tokens)
+        return tokens[:, prefix:].transpose(1, 2).unflatten(2, grid)
 
     def forward(self, images: Tensor) -> Features:
         """Return the levels of the pyramid for images (batch, 3, height, width).
@@ -222,64 +290,6 @@ class SimpleFeaturePyramid(Backbone):
         return maps | dict(zip(self._out_features[len(maps) :], top, strict=True))
 
 
-def window_block(
-    block: Any, x: Tensor, rope: Tensor | None, grid: tuple[int, int], size: int, prefix: int
-) -> Tensor:
-    """Compute a block of timm's ``VisionTransformer`` or ``Eva`` with attention in windows.
-
-    Args:
-        x: ``prefix`` tokens, then the patches of the grid (batch, tokens, width).
-        rope: of the patches (rows * columns, 2 * width of a head).
-        grid: rows and columns.
-        size: side of a window in patches.
-    """
-    attended = attend_in_windows(block.attn, block.norm1(x), rope, grid, size, prefix)
-    x = x + block.drop_path1(scale_layer(block, 1, attended))
-    return x + block.drop_path2(scale_layer(block, 2, block.mlp(block.norm2(x))))
-
-
-def scale_layer(block: Any, index: int, x: Tensor) -> Tensor:
-    """Apply the block's first or second LayerScale, if it has one."""
-    if hasattr(block, "ls1"):  # of VisionTransformer
-        return getattr(block, f"ls{index}")(x)
-    gamma = getattr(block, f"gamma_{index}")
-    return x if gamma is None else gamma * x
-
-
-def attend_in_windows(
-    attention: Any, x: Tensor, rope: Tensor | None, grid: tuple[int, int], size: int, prefix: int
-) -> Tensor:
-    """Return the attention of the tokens in each window, see ``window_block``."""
-    batch, (rows, columns) = len(x), grid
-    windows = partition(x[:, prefix:].unflatten(1, grid), size)
-    count = windows.shape[1]
-    shared = x[:, None, :prefix].expand(-1, count, -1, -1)
-    windows = torch.cat([shared, windows], dim=2).flatten(0, 1)  # (batch * count, tokens, width)
-    if rope is None:
-        attended = attention(windows)
-    else:
-        places = partition(rope.unflatten(0, grid)[None], size)  # (1, count, size * size, …)
-        attended = attention(windows, rope=places.expand(batch, -1, -1, -1).flatten(0, 1)[:, None])
-    attended = attended.unflatten(0, (batch, count))
-    whole = attended[:, :, prefix:].unflatten(2, (size, size))
-    whole = whole.unflatten(1, (-1, math.ceil(columns / size)))
-    whole = whole.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # (batch, rows, columns, width)
-    patches = whole[:, :rows, :columns].flatten(1, 2)
-    return torch.cat([attended[:, :, :prefix].mean(dim=1), patches], dim=1)
-
-
-def partition(x: Tensor, size: int) -> Tensor:
-    """Split (batch, rows, columns, width) into windows, padded with zeros to whole ones.
-
-    Returns:
-        (batch, windows, size * size, width).
-    """
-    rows, columns = x.shape[1:3]
-    x = F.pad(x, (0, 0, 0, -columns % size, 0, -rows % size))
-    x = x.unflatten(2, (-1, size)).unflatten(1, (-1, size))
-    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
-
-
 def pyramid_level(width: int, channels: int, scale: float, norm: str) -> nn.Sequential:
     """Return the layers of a level, named as in Detectron2 0.6's ``SimpleFeaturePyramid``.
 
@@ -287,12 +297,12 @@ def pyramid_level(width: int, channels: int, scale: float, norm: str) -> nn.Sequ
         width: channels of the last feature map.
         channels: of the level.
         scale: stride of the level / stride of the last feature map, a power of two.
-        norm: ``"LN"``, or one of Detectron2's ``get_norm``.
+        norm: as of ``build_norm``.
     """
     layers: list[nn.Module] = []
     for doubling in range(max(0, round(-math.log2(scale)))):
         if doubling:
-            layers += [norm_layer(norm, width), nn.GELU()]
+            layers += [build_norm(norm, width) or nn.Identity(), nn.GELU()]
         layers.append(nn.ConvTranspose2d(width, width // 2, kernel_size=2, stride=2))
         width //= 2
     if scale > 1:
@@ -305,16 +315,10 @@ def pyramid_level(width: int, channels: int, scale: float, norm: str) -> nn.Sequ
                 kernel_size=kernel,
                 padding=kernel // 2,
                 bias=norm == "",
-                norm=norm_layer(norm, channels) if norm else None,
+                norm=build_norm(norm, channels),
             )
         )
     return nn.Sequential(*layers)
-
-
-def norm_layer(norm: str, channels: int) -> nn.Module:
-    if not norm:
-        return nn.Identity()
-    return LayerNorm2d(channels) if norm == "LN" else get_norm(norm, channels)
 
 
 def vit_fpn(cfg: CfgNode, is_retinanet: bool) -> SimpleFeaturePyramid:

@@ -28,26 +28,39 @@ class FeatureProbe(ABC):
     timing_key: ClassVar[str] = "probe_seconds"
 
     def __init__(
-        self, train: ImageSet, val: ImageSet, settings: CfgNode, extractor: FeatureExtractor
+        self,
+        train: ImageSet,
+        val: ImageSet,
+        settings: CfgNode,
+        extractor: FeatureExtractor,
+        selection: ImageSet | None = None,
     ):
         """
         Args:
             val: the images to evaluate on.
             settings: of a protocol of the task.
+            selection: further images to train on, or to choose settings with.
         """
-        self.images = {train.name: train, val.name: val}
-        self.train, self.val, self.settings = train, val, settings
+        known = (train, val) if selection is None else (train, selection, val)
+        self.images = {images.name: images for images in known}
+        self.train, self.val, self.settings, self.selection = train, val, settings, selection
         self.extractor, self.report = extractor, Report()
 
     def train_views(self) -> list[View]:
         """Return the views of the training images to extract features of."""
         return [center_view(self.settings.DATA)]
 
+    def train_sets(self) -> list[tuple[ImageSet, View]]:
+        """Return the images to extract features of besides those of ``val``, in this order."""
+        views = self.train_views()
+        known = [self.train] if self.selection is None else [self.train, self.selection]
+        return [(images, view) for images in known for view in views]
+
     def check(self, backbone: Backbone) -> None:
         """See ``virtex.evaluator.Evaluator``."""
         size = self.settings.DATA.IMAGE_CROP_SIZE
         check_input_size(backbone.arch, size, size)
-        images = len(self.train) * len(self.train_views()) + len(self.val)
+        images = sum(len(images) for images, _ in self.train_sets()) + len(self.val)
         self.extractor.check(backbone, images)
 
     def __call__(self, backbone: Backbone) -> dict[str, float]:
@@ -59,7 +72,7 @@ class FeatureProbe(ABC):
         extractor = self.extractor
         extractor.open(backbone)
         self.report.details["representation"] = extractor.network.describe()
-        train = [extractor.extract(self.train, view) for view in self.train_views()]
+        train = [extractor.extract(images, view) for images, view in self.train_sets()]
         val = extractor.extract(self.val, center_view(self.settings.DATA))
         start = time.perf_counter()
         metrics = self.score(train, val)
@@ -73,6 +86,6 @@ class FeatureProbe(ABC):
         """Compute the metrics in percent.
 
         Args:
-            train: an array (images, features) per view of the training images.
+            train: an array (images, features) for each of ``train_sets``.
             val: (images, features).
         """

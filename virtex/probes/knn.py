@@ -22,7 +22,8 @@ QUERY_CHUNK, TRAIN_CHUNK = 512, 16384  # rows compared at a time
 class NearestNeighbors(FeatureProbe):
     """Classify each validation image by its nearest training images.
 
-    Takes the settings of an ``imagenet_knn`` protocol. The validation images are split over the
+    Takes the settings of an ``imagenet_knn`` protocol. The images of ``selection`` are neighbors,
+    too. The validation images are split over the
     processes.
     """
 
@@ -30,26 +31,27 @@ class NearestNeighbors(FeatureProbe):
 
     def score(self, train: Sequence[np.ndarray], val: np.ndarray) -> dict[str, float]:
         """Return the accuracy of the first k as ``top1``, ..., and of each as ``k<k>/top1``, ..."""
-        (train_features,) = train
+        features = train[0] if len(train) == 1 else np.concatenate(train)
+        labels = np.concatenate([images.labels for images, _ in self.train_sets()])
         knn, device = self.settings.KNN, self.extractor.device
-        ks = [min(k, len(train_features)) for k in knn.NEIGHBORS]
+        ks = [min(k, len(features)) for k in knn.NEIGHBORS]
         self.report.notes += [
-            f"k{k}: all of the only {len(train_features)} training images vote"
+            f"k{k}: all of the only {len(features)} training images vote"
             for k in knn.NEIGHBORS
-            if k > len(train_features)
+            if k > len(features)
         ]
         num_classes = len(self.train.class_names)
         accuracies = [Accuracy(num_classes, device) for _ in ks]
-        train_labels = torch.from_numpy(self.train.labels).to(device)
+        train_labels = torch.from_numpy(labels).to(device)
         share = validation_share(len(val), rank(), world_size())
         queries = torch.from_numpy(val[share]).to(device)
-        similarities, neighbors = find_neighbors(queries, train_features, max(ks))
-        labels = torch.from_numpy(self.val.labels[share]).to(device)
+        similarities, neighbors = find_neighbors(queries, features, max(ks))
+        val_labels = torch.from_numpy(self.val.labels[share]).to(device)
         for rows in torch.arange(len(share), device=device).split(QUERY_CHUNK):
             for k, accuracy in zip(ks, accuracies, strict=True):
                 neighbor_labels = train_labels[neighbors[rows, :k]]
                 logits = vote(similarities[rows, :k], neighbor_labels, num_classes, knn.TEMPERATURE)
-                accuracy.update(logits, labels[rows])
+                accuracy.update(logits, val_labels[rows])
         by_k = [accuracy.compute() for accuracy in accuracies]
         return by_k[0] | {
             f"k{k}/{name}": value

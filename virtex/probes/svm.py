@@ -13,7 +13,6 @@ from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 from torch.nn import functional as F
 
-from virtex.data.image_sets import ImageSet
 from virtex.data.voc import read_voc07
 from virtex.engine.distributed import broadcast_object, rank
 from virtex.errors import UserError
@@ -23,7 +22,7 @@ from virtex.probes.features import FeatureExtractor
 from virtex.probes.low_shot import sample_low_shot
 from virtex.probes.svm_liblinear import fit_svms_liblinear
 from virtex.probes.svm_solver import decision_function, fit_svms
-from virtex.records import Deviation
+from virtex.probes.usable_classes import find_usable_classes
 
 logger = logging.getLogger(__name__)
 
@@ -66,40 +65,11 @@ class Voc07Svm(FeatureProbe):
         self.seed, self.low_shot, self.solver = seed, tuple(low_shot), SOLVERS[solver]
         self.average_precision = AVERAGE_PRECISIONS[average_precision]
         self.report.setup["svm_solver"] = solver
-        self.classes = self.find_usable_classes(train, test)
+        negatives = (-1,) if low_shot else (-1, 0)
+        self.classes = find_usable_classes(train, test, negatives, self.report)
         self.names = [train.class_names[c] for c in self.classes]
         if not low_shot:
             assign_folds(train.labels[:, self.classes[0]] == 1, settings.SVM.FOLDS)
-
-    def find_usable_classes(self, train: ImageSet, test: ImageSet) -> list[int]:
-        """Return the classes that can be trained and evaluated; report the others.
-
-        Raises:
-            UserError: no class is usable.
-        """
-        negatives = (-1,) if self.low_shot else (-1, 0)
-        usable = [
-            (train_labels == 1).any()
-            and np.isin(train_labels, negatives).any()
-            and (test_labels == 1).any()
-            for train_labels, test_labels in zip(train.labels.T, test.labels.T, strict=True)
-        ]
-        skipped = [name for name, ok in zip(train.class_names, usable, strict=True) if not ok]
-        if not any(usable):
-            raise UserError(
-                f"expected at least one class with positive and negative images in trainval and "
-                f"positive images in test, found none in {train.root}; restore ImageSets/Main",
-                code="probe.no_usable_class",
-            )
-        if skipped:
-            self.report.notes.append(
-                "classes skipped because they have no positive or no negative images: "
-                + ", ".join(skipped)
-            )
-            self.report.deviations.append(
-                Deviation("classes", len(usable), len(usable) - len(skipped), "data")
-            )
-        return [c for c, ok in enumerate(usable) if ok]
 
     def score(self, train: Sequence[np.ndarray], val: np.ndarray) -> dict[str, float]:
         """Return ``mAP`` and ``AP/<class>``; with ``low_shot``, ``<k>-shot/mAP`` and ``/std``."""

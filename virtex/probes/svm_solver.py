@@ -131,16 +131,24 @@ class RotatedFeatures:
 
 
 def rotate(features: Tensor) -> RotatedFeatures:
-    """Rotate features (n, d) to the eigenvectors of their Gram matrix."""
+    """Append a constant 1 to features (n, d) and rotate them to their principal axes."""
     rows = torch.cat([features, torch.ones_like(features[:, :1])], dim=1)
+    rows, basis = to_principal_axes(rows)
+    return RotatedFeatures(rows, basis, rows.square().sum(dim=0)[:, None])
+
+
+def to_principal_axes(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotate rows (n, d) to the eigenvectors of their Gram matrix.
+
+    Returns:
+        the rotated rows (n, r) and the orthonormal basis (d, r), r = min(n, d).
+    """
     span = None
     if rows.shape[0] < rows.shape[1]:  # the weights lie in the span of the rows
         span, triangle = torch.linalg.qr(rows.T)
         rows = triangle.T
     _, axes = torch.linalg.eigh(rows.T @ rows)
-    rows = rows @ axes
-    basis = axes if span is None else span @ axes
-    return RotatedFeatures(rows, basis, rows.square().sum(dim=0)[:, None])
+    return rows @ axes, axes if span is None else span @ axes
 
 
 @dataclass

@@ -1,4 +1,7 @@
-"""COCO instance segmentation: Mask R-CNN, as in VirTex (arXiv 2006.06666, appendix A) and MoCo."""
+"""COCO instance segmentation: Mask R-CNN, as in VirTex (arXiv 2006.06666, appendix A) and MoCo.
+
+The protocols ``vitdet…`` are those of ViTDet (arXiv 2203.16527) for each size of a ViT.
+"""
 
 from pathlib import Path
 
@@ -30,7 +33,11 @@ COCO = register_detection(
         "adamw-3x": "coco_mask_rcnn_FPN_adamw_3x",
         "frozen": "coco_mask_rcnn_R_50_FPN_1x_frozen",
         "scratch": "coco_mask_rcnn_R_50_FPN_scratch",
+        "vitdet": "coco_mask_rcnn_vitdet_b_100ep",
+        "vitdet-l": "coco_mask_rcnn_vitdet_l_100ep",
+        "vitdet-h": "coco_mask_rcnn_vitdet_h_75ep",
         "toy": "toy/coco",
+        "toy-vitdet": "toy/coco_vitdet",
         "toy-adamw": "toy/coco_adamw",
         "toy-frozen": "toy/coco_frozen",
     },

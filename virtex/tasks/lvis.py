@@ -1,4 +1,7 @@
-"""LVIS v1 instance segmentation: Mask R-CNN, as in VirTex (arXiv 2006.06666, appendix A)."""
+"""LVIS v1 instance segmentation: Mask R-CNN, as in VirTex (arXiv 2006.06666, appendix A).
+
+The protocols ``vitdet…`` are those of ViTDet (arXiv 2203.16527) for each size of a ViT.
+"""
 
 from pathlib import Path
 
@@ -24,7 +27,11 @@ LVIS = register_detection(
     configs={
         "2x": "lvis_mask_rcnn_R_50_FPN_2x",
         "imagenet-init": "lvis_mask_rcnn_R_50_FPN_2x_imagenet_init",
+        "vitdet": "lvis_mask_rcnn_vitdet_b_100ep",
+        "vitdet-l": "lvis_mask_rcnn_vitdet_l_100ep",
+        "vitdet-h": "lvis_mask_rcnn_vitdet_h_100ep",
         "toy": "toy/lvis",
+        "toy-vitdet": "toy/lvis_vitdet",
     },
     sets=[
         DetectionSet(f"lvis_v1_{split}", "lvis", f"lvis/lvis_v1_{split}.json", "coco")
