@@ -2,6 +2,8 @@
 
 import itertools
 import random
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,22 +11,31 @@ import torch.distributed as dist
 from detectron2.data.common import AspectRatioGroupedDataset
 from detectron2.data.samplers import TrainingSampler
 from detectron2.engine import SimpleTrainer
+from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from tests.detectron.tiny_networks import TinyArch, TinyFamily, make_backbone
 from tests.errors import raises_code
 from tests.run_states import assert_equal
+from virtex.backbones.registry import FAMILIES, get_families
+from virtex.detectron.adapters import convert_backbone
+from virtex.detectron.datasets import register_detection_sets, training_samples
 from virtex.detectron.ema import MovingAverage
 from virtex.detectron.loading import ResumableBatches
+from virtex.detectron.settings import build_settings
+from virtex.detectron.trainer import Trainer, build_detector
 from virtex.detectron.training_step import (
     LossNormalizer,
     TrainingStep,
-    pool_regions_in_float32,
+    keep_float32,
     require_compiler,
 )
+from virtex.engine.randomness import seed_everything
+from virtex.tasks import packaged_protocol
 
 
 class TinyDetector(nn.Module):
@@ -169,8 +180,15 @@ def test_bfloat16_does_not_move_boxes():
     exact = model[0]([features.float()], boxes)
     with torch.autocast("cpu", torch.bfloat16):
         assert not torch.equal(model[0]([features], boxes).float(), exact)  # Detectron2's
-        pool_regions_in_float32(model)
+        keep_float32(model)
         assert torch.equal(model[0]([features], boxes), exact)
+
+
+def test_naive_sync_bn_computes_in_float32():
+    model, features = nn.Sequential(NaiveSyncBatchNorm(2)), torch.randn(2, 2, 3, 3).bfloat16()
+    expected = model(features.float())
+    keep_float32(model)
+    assert_equal(model(features), expected)
 
 
 def test_compilation_without_a_compiler_is_refused():
@@ -213,3 +231,33 @@ def test_moving_average():
     reference.pop(counter)
     torch.testing.assert_close(found, reference)
     assert not torch.equal(found["0.weight"], model[0].weight)
+
+
+@pytest.mark.whole
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_backbone_trains_as_the_eager_one(toy, tmp_path, monkeypatch):
+    get_families()
+    monkeypatch.setitem(FAMILIES, "tiny", TinyFamily())
+    register_detection_sets(toy)
+    small = {
+        **{"MODEL.FPN.OUT_CHANNELS": 8, "MODEL.ROI_BOX_HEAD.FC_DIM": 8},
+        **{"MODEL.ROI_MASK_HEAD.CONV_DIM": 8, "INPUT.MIN_SIZE_TRAIN": "(64,)"},
+        **{"SOLVER.MAX_ITER": 1, "SOLVER.STEPS": "()", "SOLVER.IMS_PER_BATCH": 2},
+        **{"DATALOADER.NUM_WORKERS": 0, "TEST.PRECISE_BN.NUM_ITER": 1},
+    }
+    trained, graphs = [], []
+    for compiled in (False, True):
+        overrides = [*map(str, itertools.chain(*small.items())), "MODEL.BACKBONE.COMPILE"]
+        protocol = packaged_protocol("coco", "toy")
+        settings = build_settings(protocol, [*overrides, str(compiled)], 1, "cpu")
+        cfg = settings.cfg
+        settings.set_from_checkpoint(convert_backbone(make_backbone(TinyArch()), cfg).settings)
+        cfg.SEED, cfg.OUTPUT_DIR = 0, str(tmp_path / str(compiled))
+        Path(cfg.OUTPUT_DIR).mkdir()
+        seed_everything("detector", 0)
+        model = build_detector(cfg)
+        Trainer(cfg, model, training_samples(cfg)).train()
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+        trained.append(model.state_dict())
+    assert graphs == [0, 1]  # PreciseBN and evaluation run eagerly
+    torch.testing.assert_close(trained[0], trained[1], atol=1e-4, rtol=1e-4)

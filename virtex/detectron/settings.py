@@ -210,12 +210,16 @@ def describe_scaling(cfg: CfgNode, base: CfgNode, world_size: int) -> str:
     """
     solver, expected = cfg.SOLVER, cfg.SOLVER.REFERENCE_WORLD_SIZE
     images = solver.IMS_PER_BATCH * solver.MAX_ITER / (base.IMS_PER_BATCH * base.MAX_ITER)
+
+    def compare(now: float, before: float) -> str:
+        return f"{now:.10g}" + ("" if now == before else f" instead of {before:.10g}")
+
     lines = [
-        f"processes: {world_size} instead of {expected}",
-        f"batch size {solver.IMS_PER_BATCH} instead of {base.IMS_PER_BATCH}",
-        f"learning rate {solver.BASE_LR:g} instead of {base.BASE_LR:g}",
-        f"{solver.MAX_ITER} iterations instead of {base.MAX_ITER}, steps {tuple(solver.STEPS)}, "
-        f"warm-up {solver.WARMUP_ITERS} instead of {base.WARMUP_ITERS}: {images:.3g} times the "
+        f"processes {compare(world_size, expected)}",
+        f"batch size {compare(solver.IMS_PER_BATCH, base.IMS_PER_BATCH)}",
+        f"learning rate {compare(solver.BASE_LR, base.BASE_LR)}",
+        f"iterations {compare(solver.MAX_ITER, base.MAX_ITER)}, steps {tuple(solver.STEPS)}, "
+        f"warm-up {compare(solver.WARMUP_ITERS, base.WARMUP_ITERS)}: {images:.3g} times the "
         f"protocol's images, in about {images * expected / world_size:.3g} times the time",
         f"memory of each process: {share(cfg, world_size)} at a time instead of "
         f"{base.IMS_PER_BATCH / expected:g}",

@@ -29,7 +29,7 @@ from virtex.detectron.training_step import (
     LossNormalizer,
     TrainingStep,
     autocast_dtype,
-    pool_regions_in_float32,
+    keep_float32,
     run_eagerly,
 )
 from virtex.engine.checkpoints import Checkpoints
@@ -114,7 +114,7 @@ class Trainer(TrainerBase):
         self.cfg, self.samples, self.skip_bad_images = cfg, samples, skip_bad_images
         self.dtype = autocast_dtype(cfg)
         if self.dtype == torch.bfloat16:
-            pool_regions_in_float32(model)
+            keep_float32(model)
         average = MovingAverage(model, cfg.MODEL_EMA.DECAY) if cfg.MODEL_EMA.ENABLED else None
         if cfg.MODEL.BACKBONE.COMPILE:
             model.get_submodule("backbone").compile()  # in place, which keeps names of tensors

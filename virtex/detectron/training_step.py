@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
+from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.modeling.poolers import ROIPooler
 from torch import nn
 
@@ -103,19 +104,20 @@ class LossNormalizer:
         vars(self.model).update(state)
 
 
-def pool_regions_in_float32(model: nn.Module) -> None:
-    """Convert feature maps to float32 before RoIAlign.
+def keep_float32(model: nn.Module) -> None:
+    """Convert the input of layers to float32 that would compute in bfloat16 what needs more digits.
 
-    Detectron2 rounds the boxes to the dtype of the features: in bfloat16, coordinates above 512
-    pixels to multiples of 4.
+    Detectron2's RoIAlign rounds boxes to the dtype of the feature maps, in bfloat16 above 512
+    pixels to multiples of 4. Its naiveSyncBN computes statistics in float32 for float16 only.
     """
 
     def convert(module: nn.Module, arguments: tuple) -> tuple:
-        features, *others = arguments
-        return [feature.float() for feature in features], *others
+        first, *others = arguments
+        is_list = isinstance(first, list)
+        return [one.float() for one in first] if is_list else first.float(), *others
 
     for module in model.modules():
-        if isinstance(module, ROIPooler):
+        if isinstance(module, ROIPooler | NaiveSyncBatchNorm):
             module.register_forward_pre_hook(convert)
 
 
