@@ -16,6 +16,10 @@ examples:
   ... --checkpoint mae_pretrain_vit_base.pth --format mae --task coco --protocol vitdet
   ... --num-gpus 8 SOLVER.ACCUMULATE 4
 
+  # semantic segmentation: a linear layer on frozen features, or Semantic FPN
+  python eval_tools/detectron2_transfer.py --checkpoint FILE --task ade20k
+  python eval_tools/detectron2_transfer.py --checkpoint FILE --task voc_seg --protocol fpn
+
   # a model of the zoo (model_zoo.py list), of torchvision, a random one, a URL
   ... --checkpoint virtex://moco/v2_800ep
   ... --checkpoint torchvision://resnet50
