@@ -81,7 +81,9 @@ def test_new_task_needs_no_other_edit(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("task", "path", "counts"),
     [
-        ("coco", "coco/train2017", {"images": TRAIN}),
+        ("coco", "coco/train2017", {"images": TRAIN + TRAIN // 2}),  # half as many of persons
+        ("coco_keypoints", "coco/annotations/person_keypoints_val2017.json",
+         {"images": VAL // 2, "categories": 1}),
         ("coco", "coco/annotations/instances_val2017.json", {"images": VAL, "categories": 10}),
         ("pretraining", "coco/annotations/captions_val2017.json",
          {"images": VAL, "captions": 5 * VAL}),
@@ -103,10 +105,15 @@ def test_counts(toy_root, task, path, counts):
 def test_published_counts_are_those_of_the_protocols():
     paths = {
         "coco_2017": "coco/annotations/instances_{}2017.json",
+        "keypoints_coco_2017": "coco/annotations/person_keypoints_{}2017.json",
         "coco_captions": "coco/annotations/captions_{}.json",
         "lvis_v1": "lvis/lvis_v1_{}.json",
         "voc_2007": "VOC2007/ImageSets/Main/{}.txt",
         "voc_2012": "VOC2012/ImageSets/Main/{}.txt",
+        "voc_2012_sem_seg": "VOC2012/ImageSets/Segmentation/{}.txt",
+        "cityscapes_fine_sem_seg": "cityscapes/leftImg8bit/{}",
+        "ade20k_sem_seg_train": "ADEChallengeData2016/images/training",
+        "ade20k_sem_seg_val": "ADEChallengeData2016/images/validation",
         "imagenet": "imagenet/{}",
         "inaturalist_2018": "inaturalist/annotations/{}2018.json",
     }
@@ -117,10 +124,14 @@ def test_published_counts_are_those_of_the_protocols():
         for protocol in task.protocols.values()
         for name, size in protocol.images.items()
     }
-    assert len(sizes) == 12
+    checked = 0
     for name, size in sizes.items():
         data_set, _, split = name.rpartition("_")
-        assert needs[paths[data_set].format(split)].counts["images"] == size
+        path = paths.get(name) or paths.get(data_set, "").format(split)
+        if path in needs and "images" in needs[path].counts:
+            assert needs[path].counts["images"] == size
+            checked += 1
+    assert checked >= 20
 
 
 @pytest.mark.parametrize(
@@ -159,7 +170,7 @@ def test_lvis_images_may_be_in_train2017(copy):
     root = copy("coco", "lvis")
     path = root / "lvis/lvis_v1_val.json"
     content = json.loads(path.read_text())
-    name = next((root / "coco/train2017").iterdir()).name
+    name = min((root / "coco/train2017").iterdir()).name
     content["images"][0]["coco_url"] = f"http://images.cocodataset.org/train2017/{name}"
     path.write_text(json.dumps(content))
     assert check_task(root, "lvis").is_complete

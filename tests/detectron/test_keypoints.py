@@ -23,6 +23,7 @@ from tests.detectron.test_transfer import moco_file
 from tests.detectron.tiny_networks import NETWORKS, make_backbone
 from tests.errors import raises_code
 from tests.selection import whole_only
+from virtex.data.detection_sets import DetectionSet
 from virtex.detectron.custom_data import coco_content
 from virtex.detectron.datasets import read_data, register_detection_sets, training_samples
 from virtex.detectron.evaluation import InstanceEvaluator
@@ -177,6 +178,23 @@ def test_dicts_with_keypoints(builtin, tmp_path):
     samples[0]["annotations"][0]["keypoints"].pop()
     with raises_code("data.samples", "keypoints", 51):
         read()
+
+
+def test_own_json_has_keypoints(toy):
+    sets = [
+        DetectionSet(
+            name, "coco_keypoints", str(annotations(toy, split)), str(toy / f"coco/{split}2017")
+        )
+        for name, split in (("custom_train", "train"), ("custom_val", "val"))
+    ]
+    cfg = settings("DATASETS.TRAIN", NAMES[:1], "DATASETS.TEST", NAMES[1:])
+    train, test = read_data(cfg, toy, False, sets)
+    assert train and all(len(a["keypoints"]) == 51 for s in train for a in s["annotations"])
+    evaluator = InstanceEvaluator("custom_val", masks=False, keypoints=True)
+    rng = np.random.default_rng(0)
+    for sample in test["custom_val"]:
+        evaluator.process([sample], [{"instances": predictions(sample, rng)}])
+    assert 5 < evaluator.evaluate()["keypoints/AP"] < 95
 
 
 # --- runs ------------------------------------------------------------------------------------

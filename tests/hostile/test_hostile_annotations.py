@@ -26,6 +26,7 @@ from virtex.eval_tools import check_data
 from virtex.tasks import TASKS, packaged_protocol
 
 INSTANCES = "coco/annotations/instances_val2017.json"
+KEYPOINTS = "coco/annotations/person_keypoints_val2017.json"
 CAPTIONS = "coco/annotations/captions_val2017.json"
 LVIS = "lvis/lvis_v1_val.json"
 SPECIES = "inaturalist/annotations/val2018.json"
@@ -132,6 +133,22 @@ def test_any_file_of_ones_own_is_read_or_rejected(root, mapper, content):
     outcome(partial(use_ones_own, root, mapper), root, "cannot decode the image", "are missing")
 
 
+@given(file_of(original(KEYPOINTS), ([1, 2, 2] * 17, [0] * 51, *BOXES)))
+@example(changed(KEYPOINTS, "annotations", keypoints=[10**400, 0, 2] * 17))
+@example(changed(KEYPOINTS, "annotations", keypoints=[float("nan"), 0, 2] * 17))
+@example(changed(KEYPOINTS, "annotations", keypoints=[1e6, -1e6, 1] * 17, num_keypoints=0))
+@example(changed(KEYPOINTS, "annotations", keypoints=[True] * 51, num_keypoints=True))
+@example(changed(KEYPOINTS, "annotations", keypoints=[0] * 51, area=-5, bbox=[0, 0, 0, 0]))
+@example(changed(KEYPOINTS, "annotations", keypoints=[[1, 2, 2]] * 17))
+@example(changed(KEYPOINTS, "annotations", keypoints={"nose": [1, 2]}))
+@pytest.mark.timeout(3000)
+def test_any_keypoints_file_is_read_or_rejected(root, content):
+    spoil(root, KEYPOINTS, content)
+    checked(root, KEYPOINTS, "coco_keypoints")
+    with guarded(root.parent / "outside"):
+        outcome(partial(use_keypoints, root), root)
+
+
 @given(file_of(original(LVIS), (*OUTSIDE, *MASKS, *BOXES, *ADDRESSES)))
 @example(changed(LVIS, "images", coco_url="http://h/../secret.jpg"))
 @example(changed(LVIS, "annotations", segmentation=[[1, 2]]))
@@ -205,6 +222,23 @@ def use_ones_own(root, mapper):
     truth, rows = loaded_set("custom_val").ground_truth, detections("custom_val", samples)
     scores = [
         score_detections(truth, rows, ["bbox", "segm"], "coco", scorer)
+        for scorer in ("hotcoco", "reference")
+    ]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-9, nan_ok=True)
+
+
+def use_keypoints(root):
+    """The same with keypoints, those of each object found at its corner."""
+    cfg = build_settings(packaged_protocol("coco_keypoints", "toy"), [], 1, "cpu").cfg
+    (name,) = cfg.DATASETS.TEST
+    _, sets = read_data(cfg, root, eval_only=True)
+    mapper = SafeMapper(DatasetMapper(cfg, True))
+    for sample in sets[name]:
+        require_paths([sample["file_name"]])
+        raise_if_error([mapper(sample)])
+    rows = [row | {"keypoints": [1, 1, 0.5] * 17} for row in detections(name, sets[name])]
+    scores = [
+        score_detections(loaded_set(name).ground_truth, rows, ["bbox", "keypoints"], "coco", scorer)
         for scorer in ("hotcoco", "reference")
     ]
     assert scores[0] == pytest.approx(scores[1], abs=1e-9, nan_ok=True)

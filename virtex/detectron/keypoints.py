@@ -75,9 +75,9 @@ def validate_set(name: str, first: str) -> None:
     metadata, other = MetadataCatalog.get(name), MetadataCatalog.get(first)
     if not count_keypoints(name):
         raise UserError(
-            f"MODEL.KEYPOINT_ON needs datasets with keypoints, but {name} has none: name other "
-            "DATASETS, such as keypoints_coco_2017_train and keypoints_coco_2017_val, or set "
-            "keypoint_names and keypoint_flip_map in its metadata",
+            f"MODEL.KEYPOINT_ON needs datasets with keypoints, but {name} has none; use --task "
+            "coco_keypoints, or set keypoint_names and keypoint_flip_map in the metadata of a "
+            "dataset of your own",
             code="data.keypoints",
         )
     pairs = metadata.get("keypoint_flip_map")
