@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation.evaluator import inference_context
 from torch import nn
 from tqdm import tqdm
@@ -166,6 +167,8 @@ def predict(
     names = figure_names(map(str, images))
     gallery = folder / run_folder.GALLERY
     gallery.mkdir(parents=True, exist_ok=True)
+    # of its built-in test set, for the lines between keypoints
+    metadata = MetadataCatalog.get(next(iter(detector.cfg.DATASETS.TEST), "none"))
     shown: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
@@ -187,7 +190,8 @@ def predict(
                     "height": loaded["height"],
                 }
             )
-            figure = draw_predictions(read_image(sample["file_name"], "RGB"), found, classes)
+            image = read_image(sample["file_name"], "RGB")
+            figure = draw_predictions(image, found, classes, metadata)
             write_jpeg(gallery / name, figure)
             rows += to_coco_rows(found, sample["image_id"], dict(enumerate(ids)))
     if not shown:
