@@ -38,7 +38,7 @@ REQUIRED = (
         "huggingface_hub",
     ),
 )
-OPTIONAL = ("pycocoevalcap", "submitit")
+OPTIONAL = ("cityscapesscripts", "pycocoevalcap", "shapely", "submitit")
 # Distribution -> module, where their names differ
 MODULES = {
     "opencv-python": "cv2",

@@ -13,6 +13,7 @@ from cityscapesscripts.preparation.json2labelImg import createLabelImage
 from PIL import Image
 
 from tests.errors import raises_code
+from virtex.check_data import check_data
 from virtex.data import cityscapes
 from virtex.data.cityscapes import DOWNLOADED, INSTANCE_IDS, POLYGONS, find_frames, require_frames
 from virtex.data.toy.cityscapes import HEIGHT, WIDTH
@@ -107,6 +108,22 @@ def test_missing_files_are_named(val):
         find(root, "val")
     dirs = root / "leftImg8bit/val", root / "gtFine/val"
     assert find_frames(*dirs, DOWNLOADED)[1] == [str(path) for path in gone]
+
+
+def test_check_data_names_missing_files(val, toy_root, tmp_path):
+    frames, root = val
+    for part in ("leftImg8bit", "gtFine"):
+        shutil.copytree(root / part, tmp_path / "data/cityscapes" / part)
+        shutil.copytree(
+            toy_root / "cityscapes" / part / "train", tmp_path / "data/cityscapes" / part / "train"
+        )
+    assert not check_data(tmp_path / "data", ["cityscapes"]).incomplete
+    gone = [frames[0].image, frames[1].annotation(POLYGONS)]
+    names = [f"cityscapes/{path.relative_to(root)}" for path in gone]
+    for name in names:
+        (tmp_path / "data" / name).unlink()
+    report = check_data(tmp_path / "data", ["cityscapes"]).paths["cityscapes/gtFine/val"]
+    assert report.missing_files == names and report.counts["images"] == len(frames)
 
 
 def test_hidden_and_other_files_are_not_images(val):

@@ -283,7 +283,7 @@ def test_json_set_is_protected(capsys, tmp_path, moco_file, coco):
 
 def test_other_evaluators_are_refused(capsys, tmp_path, moco_file, samples):
     register_dicts(samples)
-    MetadataCatalog.get("custom_val").evaluator_type = "cityscapes_instance"
+    MetadataCatalog.get("custom_val").evaluator_type = "coco_panoptic_seg"
     out = tmp_path / "out"
     error = error_of(capsys, out, *arguments(moco_file, out, tmp_path))
     assert "[detection.evaluator_type]" in error

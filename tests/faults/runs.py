@@ -178,6 +178,7 @@ RUNS = {
 OTHERS = {
     "VOC detection": Run(TRANSFER, detection("voc"), workers="DATALOADER.NUM_WORKERS"),
     "LVIS": Run(TRANSFER, detection("lvis"), workers="DATALOADER.NUM_WORKERS"),
+    "Cityscapes": Run(TRANSFER, detection("cityscapes"), workers="DATALOADER.NUM_WORKERS"),
     "cached probe": Run(LINEAR, probe("cached")),
     "kNN": Run(LINEAR, probe("knn")),
     "svm by liblinear": Run(SVM, probe("svm by liblinear")),

@@ -7,15 +7,19 @@ download), and ``NAME_gtFine_instanceIds.png``, whose pixels are ``1000 * label 
 instance``, or only the label id of a group or of a label without instances.
 """
 
+import hashlib
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
-from virtex.data.annotations import MAX_COORDINATE
+from virtex.data.annotations import MAX_COORDINATE, read_json
 from virtex.data.masks import MAX_SIDE
 from virtex.errors import UserError
 from virtex.files import list_folder, require_file
@@ -55,6 +59,7 @@ def label_id(name: str) -> int | None:
 # Files -------------------------------------------------------------------------------------------
 
 IMAGE_SUFFIX = "_leftImg8bit.png"
+# Suffixes of annotations
 POLYGONS, INSTANCE_IDS = "polygons.json", "instanceIds.png"
 LABEL_IDS_FILE, TRAIN_IDS_FILE = "labelIds.png", "labelTrainIds.png"
 DOWNLOADED = (POLYGONS, INSTANCE_IDS, LABEL_IDS_FILE)  # labelTrainIds are drawn by the user
@@ -128,6 +133,39 @@ def require_frames(image_dir: Path, gt_dir: Path, suffixes: Collection[str]) -> 
             "data.empty",
         )
     return frames
+
+
+def read_split(
+    image_dir: Path, gt_dir: Path, is_scored: bool, num_threads: int = 1
+) -> list[tuple[Frame, dict[str, Any], str]]:
+    """Read and check the annotations of a split.
+
+    Args:
+        is_scored: also check the ``instanceIds``, which detections are scored against.
+
+    Returns:
+        each image with the content of its JSON file and the SHA-256 of what was read.
+
+    Raises:
+        UserError: a file is missing or invalid.
+    """
+    frames = require_frames(image_dir, gt_dir, DOWNLOADED[: 1 + is_scored])
+    read = partial(_read_frame, is_scored)
+    with ThreadPoolExecutor(num_threads) as pool:
+        return list(tqdm(pool.map(read, frames), f"reading {gt_dir}", len(frames), disable=None))
+
+
+def _read_frame(is_scored: bool, frame: Frame) -> tuple[Frame, dict[str, Any], str]:
+    digest = hashlib.sha256()
+    path = frame.annotation(POLYGONS)
+    content = read_json(path, "polygons of Cityscapes", digest=digest)
+    check_polygons(content, path)
+    if is_scored:
+        path = frame.annotation(INSTANCE_IDS)
+        ids = read_ids(path, content["imgWidth"], content["imgHeight"])
+        check_instance_ids(ids, path)
+        digest.update(ids.tobytes())
+    return frame, content, digest.hexdigest()
 
 
 # Annotations -------------------------------------------------------------------------------------

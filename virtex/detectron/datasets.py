@@ -22,6 +22,7 @@ from virtex.data.detection_sets import DETECTION_SETS, DetectionSet
 from virtex.data.layouts import require_layout
 from virtex.data.segmentation import SEGMENTATION
 from virtex.data.voc import VOC_CLASSES
+from virtex.detectron.cityscapes import read_cityscapes_set
 from virtex.detectron.custom_data import RegisteredSet, loaded_set, register_custom_set
 from virtex.detectron.keypoints import COCO_PERSON, count_keypoints, validate_keypoints
 from virtex.detectron.loading import SKIP_HINT, raise_if_error, test_batches
@@ -135,6 +136,7 @@ def read_voc_set(entry: DetectionSet, data_root: Path, scored: bool) -> LoadedSe
 # Kind of a set -> (set, data root, whether it is scored) -> the set
 READERS: dict[str, Callable[[DetectionSet, Path, bool], LoadedSet]] = {
     "coco": read_instance_set,
+    "cityscapes_instance": read_cityscapes_set,
     "coco_keypoints": read_instance_set,
     "lvis": read_instance_set,
     "voc": read_voc_set,

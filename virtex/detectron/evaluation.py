@@ -25,6 +25,7 @@ from detectron2.utils import comm
 from torch import nn
 from tqdm import tqdm
 
+from virtex.detectron.cityscapes import CityscapesEvaluator
 from virtex.detectron.custom_data import loaded_set
 from virtex.detectron.loading import raise_if_error, test_batches
 from virtex.detectron.scoring import compute_scores, write_detections
@@ -217,6 +218,17 @@ def instance_evaluator(cfg: CfgNode, name: str, output_dir: Path | None) -> Inst
     return InstanceEvaluator(name, model.MASK_ON, output_dir, model.KEYPOINT_ON, sigmas)
 
 
+def cityscapes_evaluator(cfg: CfgNode, name: str, output_dir: Path | None) -> CityscapesEvaluator:
+    if not cfg.MODEL.MASK_ON or cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
+        raise UserError(
+            "Cityscapes is scored by masks, but this detector predicts only boxes; use one with "
+            "MODEL.MASK_ON True",
+            code="config.invalid_value",
+        )
+    path = output_dir and output_dir / DETECTIONS_NAME.format(name)
+    return CityscapesEvaluator(name, path)
+
+
 def voc_evaluator(cfg: CfgNode, name: str, output_dir: Path | None) -> VOCEvaluator:
     return VOCEvaluator(name)
 
@@ -229,6 +241,7 @@ def semantic_evaluator(cfg: CfgNode, name: str, output_dir: Path | None) -> Sema
 EVALUATORS: dict[str | None, tuple[Callable[..., DatasetEvaluator], str]] = {
     None: (instance_evaluator, ""),
     "coco": (instance_evaluator, ""),
+    "cityscapes_instance": (cityscapes_evaluator, "gt_dir"),
     "lvis": (instance_evaluator, "json_file"),
     "voc": (voc_evaluator, "dirname"),
     "pascal_voc": (voc_evaluator, "dirname"),

@@ -234,14 +234,21 @@ SCORERS = {
 @contextlib.contextmanager
 def numpy_float_alias() -> Iterator[None]:
     """Provide ``np.float``, which lvis 0.5.3 calls and numpy 1.24 removed."""
-    missing = "float" not in vars(np)
+    with numpy_alias("float", float):
+        yield
+
+
+@contextlib.contextmanager
+def numpy_alias(name: str, value: Any) -> Iterator[None]:
+    """Provide a name that numpy has removed and a scorer uses."""
+    missing = name not in vars(np)
     if missing:
-        vars(np)["float"] = float
+        vars(np)[name] = value
     try:
         yield
     finally:
         if missing:
-            del vars(np)["float"]
+            del vars(np)[name]
 
 
 def write_detections(path: Path, rows: Rows) -> None:

@@ -231,6 +231,14 @@ def precision(cfg: CfgNode) -> str:
     return str(autocast_dtype(cfg) or torch.float32).removeprefix("torch.")
 
 
+def primary_metric(test_set: str, default: str) -> str:
+    """Return the metric that ranks on a test set: that of the built-in sets scored in its way."""
+    known = DETECTION_SETS.get(test_set)
+    kind = known.kind if known else MetadataCatalog.get(test_set).get("evaluator_type")
+    metrics = (entry.primary_metric for entry in DETECTION_SETS.values() if entry.kind == kind)
+    return next(metrics, default)
+
+
 class DetectorTransfer(Evaluation):
     """The job of ``detectron2_transfer``.
 
@@ -249,7 +257,7 @@ class DetectorTransfer(Evaluation):
         train, test = settings.cfg.DATASETS.TRAIN, settings.cfg.DATASETS.TEST
         if test:  # a result on other data is not one of the protocol's task
             entry = DETECTION_SETS.get(test[0])
-            metric = entry.primary_metric if entry else protocol.primary_metric
+            metric = primary_metric(test[0], protocol.primary_metric)
             if metric in INSTANCE_METRICS.values():
                 metric = INSTANCE_METRICS[settings.cfg.MODEL.KEYPOINT_ON]
             task = entry.task if entry else "custom"

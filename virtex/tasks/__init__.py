@@ -12,7 +12,7 @@ from virtex.tasks.registry import (
 )
 
 # The order of tables, of the leaderboard's columns and of evaluate_all's runs.
-from virtex.tasks import coco, lvis, voc, coco_keypoints  # isort: skip  # noqa: F401
+from virtex.tasks import coco, lvis, voc, coco_keypoints, cityscapes  # isort: skip  # noqa: F401
 from virtex.tasks import ade20k, voc_seg, cityscapes_seg  # isort: skip  # noqa: F401
 from virtex.tasks import voc07_svm, imagenet, inaturalist, coco_captioning  # isort: skip  # noqa: F401
 from virtex.tasks import suite  # isort: skip  # noqa: F401

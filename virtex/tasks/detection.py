@@ -97,7 +97,7 @@ def register_detection(
             the default.
         sets: the splits that the configs name.
         c4_protocols: short names of those with C4 detectors; the others have a feature pyramid.
-        primary_metric, is_default: see ``Task``.
+        primary_metric, is_default: see ``Protocol`` and ``Task``.
         version: see ``Protocol``.
     """
     register_sets(name, layout, sets, primary_metric)
