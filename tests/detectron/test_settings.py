@@ -29,7 +29,7 @@ def test_protocols_share_input_and_norm_settings(protocol):
     assert cfg.MODEL.RESNETS.STRIDE_IN_1X1 is False
     assert cfg.MODEL.BACKBONE.FREEZE_AT == 0
     # ViTDet has no batch norm
-    assert cfg.TEST.PRECISE_BN.ENABLED == ("vitdet" not in protocol.name)
+    assert ("vitdet" not in protocol.name) == cfg.TEST.PRECISE_BN.ENABLED
 
 
 @pytest.mark.parametrize(
