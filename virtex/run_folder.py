@@ -29,6 +29,7 @@ RUN_FILE = "run.json"
 RUN_VERSION = 2
 LOCK_FILE = ".lock"
 GALLERY = "gallery"
+LABEL_MAPS = "label_maps"
 # errno on file systems without locks
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 RUN_FILES = re.compile(
@@ -36,7 +37,7 @@ RUN_FILES = re.compile(
     r"|tokenizer\.model|(pretrain_)?config\.yaml|(per_class|grid)\.csv|log\.txt(\.rank\d+)?"
     r"|captions\.(json|html|partial(\.rank\d+)?\.jsonl)|model_(\d{7,}|final)\.pth"
 )
-RUN_FOLDERS = re.compile(rf"evaluation_\d{{7,}}|{GALLERY}")
+RUN_FOLDERS = re.compile(rf"evaluation_\d{{7,}}|{GALLERY}|{LABEL_MAPS}")
 EVENTS = re.compile(r"events\.out\.tfevents\..*")  # names that no two runs share
 
 

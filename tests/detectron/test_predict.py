@@ -10,11 +10,18 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.detectron.backbones import make_backbone
 from tests.detectron.test_transfer import finished, moco_file, record
 from tests.errors import assert_invalid_input
 from tests.tool_runs import completed
+from virtex.checkpoints.inputs import saved_input
+from virtex.config import save_config
+from virtex.detectron.loading import build_mapper
 from virtex.detectron.predict import SKIPPED
+from virtex.detectron.settings import load_config
+from virtex.detectron.trainer import build_detector
 from virtex.eval_tools import predict
+from virtex.tasks import packaged_protocol
 
 __all__ = ["finished", "moco_file"]  # fixtures
 DETECTIONS = "detections_coco_2017_val.json"
@@ -207,3 +214,59 @@ def test_old_checkpoint_without_category_ids(tmp_path, toy, finished):
     images, _ = read(tmp_path / "out")
     classes = [row["class"] for row in record(finished)["details"]["per_class"]["coco_2017_val"]]
     assert images["categories"] == [{"id": n, "name": name} for n, name in enumerate(classes)]
+
+
+def write_untrained(folder, task, classes):
+    """Write a run with a detector of random weights; return the detector and its settings."""
+    cfg = load_config(packaged_protocol(task, "toy"))
+    cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 18, 64
+    cfg.MODEL.DEVICE, cfg.INPUT.MIN_SIZE_TEST, cfg.TEST.DETECTIONS_PER_IMAGE = "cpu", 96, 3
+    torch.manual_seed(0)
+    model = build_detector(cfg).eval()
+    folder.mkdir()
+    save_config(cfg, folder / "config.yaml")
+    content = {"model": model.state_dict(), **saved_input(make_backbone("resnet18"), classes)}
+    torch.save(content, folder / "model_final.pth")
+    return model, cfg
+
+
+def test_keypoints(tmp_path, toy):
+    own, out = tmp_path / "run", tmp_path / "out"
+    model, cfg = write_untrained(own, "coco_keypoints", ["person"])
+    path = next((toy / "coco/val2017").iterdir())
+    done = run(own, out, path)
+    assert done.returncode == 0, done.stderr
+    _, rows = read(out)
+    with torch.no_grad():
+        (output,) = model([build_mapper(cfg, False)({"file_name": str(path)})])
+    expected = output["instances"].pred_keypoints.numpy() - [0.5, 0.5, 0]  # indices of pixels
+    assert len(expected) > 0
+    found = np.reshape([row["keypoints"] for row in rows], expected.shape)
+    assert found == pytest.approx(expected, abs=1e-4)
+    figure, image = (cv2.imread(str(p)) for p in (next((out / "gallery").iterdir()), path))
+    size = figure.shape[1], figure.shape[0]
+    assert np.abs(figure.astype(float) - cv2.resize(image, size)).max() > 100  # drawn
+
+
+def test_label_maps(tmp_path, toy):
+    """Those of the network, for images as the evaluation loads them."""
+    own, out = tmp_path / "run", tmp_path / "out"
+    classes = [f"class {index}" for index in range(21)]
+    model, cfg = write_untrained(own, "voc_seg", classes)
+    paths = sorted((toy / "coco/val2017").iterdir())[:2]
+    done = run(own, out, *paths)
+    assert done.returncode == 0, done.stderr
+    images = json.loads((out / "images.json").read_text())
+    assert [category["name"] for category in images["categories"]] == classes
+    mapper = build_mapper(cfg, False)
+    for image, path in zip(images["images"], paths, strict=True):
+        with torch.no_grad():
+            (output,) = model([mapper({"file_name": str(path)})])
+        labels = cv2.imread(str(out / image["label_map"]), cv2.IMREAD_UNCHANGED)
+        assert labels.shape == (image["height"], image["width"])
+        assert np.array_equal(labels, output["sem_seg"].argmax(dim=0).numpy())
+        assert len(np.unique(labels)) > 1
+    assert len(list((out / "gallery").iterdir())) == 2
+    assert not (out / "predictions.json").exists()
+    assert run(own, out, paths[0], more=["--overwrite"]).returncode == 0
+    assert len(list((out / "label_maps").iterdir())) == 1

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
 from detectron2.layers import ShapeSpec
@@ -18,15 +19,18 @@ from PIL import Image
 from tests.detectron.backbones import make_backbone as make_resnet
 from tests.detectron.tiny_networks import NETWORKS, VITS, TinyArch, TinyFamily, make_backbone
 from tests.errors import raises_code
+from tests.faults.processes import Process, torchrun_environments
 from tests.run_states import assert_equal, content_of
 from tests.selection import whole_only
 from virtex.backbones import registry
 from virtex.cli import run_tool
+from virtex.config import flatten
 from virtex.data.segmentation import IGNORED, read_labels
 from virtex.detectron import heads  # noqa: F401  registers the heads
 from virtex.detectron.adapters import convert_backbone
 from virtex.detectron.checks import validate_run
-from virtex.detectron.compat import default_config
+from virtex.detectron.compat import add_settings, default_config
+from virtex.detectron.config_files import PlainConfig
 from virtex.detectron.custom_data import loaded_set
 from virtex.detectron.datasets import read_data, register_detection_sets
 from virtex.detectron.last_map import LinearSemSegHead
@@ -380,6 +384,16 @@ def test_fpn_protocol_is_mmsegmentations(task, iterations, batch):
     assert TASKS[task].primary_metric == "sem_seg/mIoU" and not TASKS[task].is_default
 
 
+@pytest.mark.parametrize("task", NAMES)
+def test_protocols_depend_on_no_differing_default(task):
+    for protocol in TASKS[task].protocols.values():
+        cfg = get_cfg()  # the installed distribution's own defaults
+        add_settings(cfg)
+        cfg = PlainConfig(cfg)
+        cfg.merge_from_file(str(protocol.config))
+        assert flatten(cfg) == flatten(load_config(protocol))
+
+
 # --- invalid input ---------------------------------------------------------------------------
 
 
@@ -501,3 +515,27 @@ def test_relabeled_data_are_other_data(toy, tmp_path):
         labels[0, 0] = 17
         Image.fromarray(labels).save(path)
     assert hashes[0] != hashes[1]
+
+
+@pytest.mark.whole
+def test_two_processes_score_the_same(finished, toy, tmp_path, started):
+    """Each reads half of the label maps and scores half of the images."""
+    out = tmp_path / "out"
+    weights = ["--eval-only", "--weights", finished / "model_final.pth"]
+    processes = [
+        started(
+            Process(
+                detectron2_transfer.__name__,
+                [*common(toy, out), *weights],
+                tmp_path / f"{rank}",
+                environment,
+            )
+        )
+        for rank, environment in enumerate(torchrun_environments(2))
+    ]
+    for process in processes:
+        process.succeeds()
+    assert record(out)["environment"]["processes"] == 2
+    for key in ("metrics", "data"):
+        found, expected = record(out)[key], record(finished)[key]
+        assert {name: found[name] for name in found} == {name: expected[name] for name in found}

@@ -109,6 +109,10 @@ def complete_annotation(annotation: Item, image: Item, notes: Counter[str]) -> N
         notes["objects without iscrowd are not crowds"] += 1
     elif annotation["iscrowd"] == 1:
         notes["objects are crowds (iscrowd 1), which are neither trained on nor scored"] += 1
+    keypoints = annotation.get("keypoints")
+    if isinstance(keypoints, list) and annotation.get("num_keypoints") is None:
+        annotation["num_keypoints"] = sum(value in (1, 2) for value in keypoints[2::3])
+        notes["objects without num_keypoints: their labeled keypoints were counted"] += 1
     height: Any = image.get("height")
     width: Any = image.get("width")
     has_size = type(height) is int and type(width) is int

@@ -29,6 +29,25 @@ def large_scale_jitter(cfg: CfgNode) -> list[T.Augmentation]:
     ]
 
 
+def multi_scale_crop(cfg: CfgNode) -> list[T.Augmentation]:
+    """Return the augmentations of DETR (arXiv 2005.12872), as in Swin's and ConvNeXt's detectors.
+
+    The image is flipped; with probability 1/2 resized to a short side of 400, 500 or 600 pixels and
+    cropped to sides of 384 to 600; and resized to one of ``INPUT.MIN_SIZE_TRAIN``.
+    """
+    longest = cfg.INPUT.MAX_SIZE_TRAIN
+    crop = [
+        T.ResizeShortestEdge([400, 500, 600], longest, "choice"),
+        T.RandomCrop("absolute_range", (384, 600)),
+    ]
+    sampling = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+    return [
+        *random_flip(cfg),
+        T.RandomApply(T.AugmentationList(crop), 0.5),
+        T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TRAIN, longest, sampling),
+    ]
+
+
 def random_flip(cfg: CfgNode) -> list[T.Augmentation]:
     """Return the flip of ``INPUT.RANDOM_FLIP``, if any."""
     kind = cfg.INPUT.RANDOM_FLIP
@@ -39,7 +58,10 @@ def random_flip(cfg: CfgNode) -> list[T.Augmentation]:
 
 # Name in INPUT.AUGMENTATION -> its augmentations. Boxes are recomputed from the masks, if there
 # are any, because a crop may cut objects.
-AUGMENTATIONS: dict[str, Callable[[CfgNode], list[T.Augmentation]]] = {"lsj": large_scale_jitter}
+AUGMENTATIONS: dict[str, Callable[[CfgNode], list[T.Augmentation]]] = {
+    "lsj": large_scale_jitter,
+    "detr": multi_scale_crop,
+}
 
 
 def build_instance_mapper(cfg: CfgNode, is_train: bool) -> DatasetMapper:

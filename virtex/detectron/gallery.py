@@ -127,23 +127,40 @@ def draw_label_maps(
     """
     image = read_image(sample["file_name"], "RGB")
     truth = read_labels(sample["sem_seg_file_name"], sample["labels"])
-    scale = max(1.0, SHORT_SIDE / min(image.shape[:2]))
-    size = round(scale * image.shape[1]), round(scale * image.shape[0])
-    image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
-    ignored = cv2.resize(truth, size, interpolation=cv2.INTER_NEAREST) == IGNORED
-    panels = []
-    for title, labels in (("predicted", predicted), ("ground truth", truth)):
-        colors = (255 * PALETTE[labels % len(PALETTE)]).astype(np.uint8)
-        colors = cv2.resize(colors, size, interpolation=cv2.INTER_NEAREST)
-        colors[ignored] = 128
-        panels.append(add_title(cv2.addWeighted(image, 0.4, colors, 0.6, 0), title))
+    panels = [
+        add_title(color_labels(image, labels, truth == IGNORED), title)
+        for title, labels in (("predicted", predicted), ("ground truth", truth))
+    ]
     figure = side_by_side(*panels)
     present = np.union1d(predicted, truth)
     legend = draw_legend(present[present < IGNORED], classes, figure.shape[1])
     return np.concatenate([figure, legend])
 
 
-def draw_legend(indices: np.ndarray, classes: list[str], width: int) -> np.ndarray:
+def draw_label_map(image: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """Draw the predicted class of every pixel above a legend; see ``draw_label_maps``."""
+    figure = color_labels(image, labels, np.zeros(labels.shape, bool))
+    return np.concatenate([figure, draw_legend(np.unique(labels), classes, figure.shape[1])])
+
+
+def color_labels(image: np.ndarray, labels: np.ndarray, ignored: np.ndarray) -> np.ndarray:
+    """Return an image, enlarged if small, with the colors of its classes: (height, width, 3) uint8.
+
+    Args:
+        image: (height, width, 3) uint8 RGB.
+        labels: (height, width) class indices.
+        ignored: (height, width) bool; these pixels are gray.
+    """
+    scale = max(1.0, SHORT_SIDE / min(image.shape[:2]))
+    size = round(scale * image.shape[1]), round(scale * image.shape[0])
+    colors = (255 * PALETTE[labels % len(PALETTE)]).astype(np.uint8)
+    colors[ignored] = 128
+    image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+    colors = cv2.resize(colors, size, interpolation=cv2.INTER_NEAREST)
+    return cv2.addWeighted(image, 0.4, colors, 0.6, 0)
+
+
+def draw_legend(indices: np.ndarray, classes: Sequence[str], width: int) -> np.ndarray:
     """Draw the colors and names of classes in lines: (height, width, 3) uint8 RGB."""
     places, x, y = [], 6, 0
     for index in indices:

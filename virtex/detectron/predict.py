@@ -1,16 +1,19 @@
-"""Run a trained detector on any images: figures, and detections in COCO's result format."""
+"""Run a trained detector on any images: figures, detections in COCO's result format, label maps."""
 
 import argparse
 import logging
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 from detectron2.config import CfgNode
+from detectron2.data.catalog import Metadata
 from detectron2.evaluation.evaluator import inference_context
 from torch import nn
 from tqdm import tqdm
@@ -24,7 +27,8 @@ from virtex.detectron.checkpointing import CATEGORY_IDS, compare_statements, loa
 from virtex.detectron.checks import validate_types
 from virtex.detectron.config_files import read_config_file
 from virtex.detectron.evaluation import to_coco_rows
-from virtex.detectron.gallery import draw_predictions, figure_names, write_jpeg
+from virtex.detectron.gallery import draw_label_map, draw_predictions, figure_names, write_jpeg
+from virtex.detectron.keypoints import COCO_PERSON
 from virtex.detectron.loading import read_image, test_batches
 from virtex.detectron.scoring import write_detections
 from virtex.detectron.semantic import is_semantic
@@ -34,7 +38,7 @@ from virtex.engine.checkpoints import last_checkpoint
 from virtex.engine.distributed import get_device
 from virtex.engine.progress import log_to
 from virtex.errors import UserError
-from virtex.files import Manifest, describe_folder
+from virtex.files import Manifest, describe_folder, replace_file
 from virtex.records import write_json
 from virtex.runner import CONFIG_NAME
 from virtex.text import join_first, printable
@@ -118,12 +122,6 @@ def load_trained(path: Path, device: str) -> TrainedDetector:
     """
     cfg = read_config_file(path.with_name(CONFIG_NAME))
     validate_types(cfg)
-    if is_semantic(cfg):
-        raise UserError(
-            f"{path} must be a detector of objects, but it is one of semantic segmentation; train "
-            "one with --task coco, lvis or voc",
-            code="predict.no_detector",
-        )
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = device, ""
     for key in NORM_KEYS:
         if get_setting(cfg, key) == "SyncBN":  # needs several GPUs; the same in evaluation
@@ -148,24 +146,27 @@ def load_trained(path: Path, device: str) -> TrainedDetector:
 def predict(
     detector: TrainedDetector, images: Sequence[Path], threshold: float, folder: Path
 ) -> int:
-    """Write figures and detections of all images; return the exit status.
+    """Write figures and predictions of all images; return the exit status.
 
     Images that cannot be read are skipped and reported.
 
     Args:
         threshold: lowest score of a detection.
-        folder: receives ``gallery/``, ``predictions.json`` and ``images.json``.
+        folder: receives ``gallery/``, ``images.json``, and ``predictions.json`` (detections) or
+            ``label_maps/`` (semantic segmentation).
 
     Raises:
-        UserError: no image can be read, or the detector does not predict objects.
+        UserError: no image can be read, or memory runs out.
     """
-    ids, classes = list(detector.categories), list(detector.categories.values())
-    samples = [
+    samples: list[dict[str, Any]] = [
         {"file_name": str(path), "image_id": number} for number, path in enumerate(images, 1)
     ]
     names = figure_names(map(str, images))
-    gallery = folder / run_folder.GALLERY
-    gallery.mkdir(parents=True, exist_ok=True)
+    is_map = is_semantic(detector.cfg)
+    ids, classes = dict(enumerate(detector.categories)), list(detector.categories.values())
+    for name in (run_folder.GALLERY, *[run_folder.LABEL_MAPS] * is_map):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    metadata = Metadata(**COCO_PERSON) if detector.cfg.MODEL.KEYPOINT_ON else None
     shown: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
@@ -177,42 +178,39 @@ def predict(
                 logger.warning("skipped: %s", loaded)
                 skipped.append({"file_name": sample["file_name"], "reason": str(loaded)})
                 continue
-            found = run_model(detector.model, loaded)
-            found = found[found.scores >= threshold]
-            shown.append(
-                {
-                    "id": sample["image_id"],
-                    "file_name": sample["file_name"],
-                    "width": loaded["width"],
-                    "height": loaded["height"],
-                }
-            )
-            figure = draw_predictions(read_image(sample["file_name"], "RGB"), found, classes)
-            write_jpeg(gallery / name, figure)
-            rows += to_coco_rows(found, sample["image_id"], dict(enumerate(ids)))
+            output = run_model(detector.model, loaded)
+            image = read_image(sample["file_name"], "RGB")
+            height, width = image.shape[:2]
+            about = {"id": sample["image_id"], "file_name": sample["file_name"]}
+            shown.append(about | {"width": width, "height": height})
+            if is_map:
+                labels = output["sem_seg"].argmax(dim=0).cpu().numpy().astype(np.uint8)
+                path = Path(run_folder.LABEL_MAPS, name).with_suffix(".png")
+                write_png(folder / path, labels)
+                shown[-1]["label_map"] = str(path)
+                figure = draw_label_map(image, labels, classes)
+            else:
+                found = output["instances"].to("cpu")
+                found = found[found.scores >= threshold]
+                # before the rows, whose conversion changes keypoints
+                figure = draw_predictions(image, found, classes, metadata)
+                rows += to_coco_rows(found, sample["image_id"], ids)
+            write_jpeg(folder / run_folder.GALLERY / name, figure)
     if not shown:
         raise UserError(f"none of the {len(skipped)} images can be read", code="data.image")
-    for row in rows:
-        row["category_name"] = detector.categories[row["category_id"]]
-    write_json(
-        folder / IMAGES_NAME,
-        {
-            "info": {
-                "detector": str(detector.path),
-                "sha256": detector.sha256,
-                "score_threshold": threshold,
-                "skipped": skipped,
-            },
-            "images": shown,
-            "categories": [{"id": key, "name": name} for key, name in detector.categories.items()],
-            "annotations": [],
-        },
-    )
-    write_detections(folder / PREDICTIONS_NAME, rows)
-    counts = Counter(row["category_name"] for row in rows)
-    per_class = ", ".join(f"{name} {count}" for name, count in counts.most_common())
-    print(f"{len(rows)} detections in {len(shown)} images{per_class and f': {per_class}'}")
-    print(f"figures:    {gallery}\ndetections: {folder / PREDICTIONS_NAME}", flush=True)
+    info: dict[str, Any] = {"detector": str(detector.path), "sha256": detector.sha256}
+    info["skipped"] = skipped
+    content: dict[str, Any] = {
+        "info": info,
+        "images": shown,
+        "categories": [{"id": key, "name": name} for key, name in detector.categories.items()],
+    }
+    if not is_map:
+        info["score_threshold"] = threshold
+        content["annotations"] = []  # without which pycocotools does not read it
+        write_rows(folder / PREDICTIONS_NAME, rows, detector.categories)
+    write_json(folder / IMAGES_NAME, content)
+    print(f"{len(shown)} figures: {folder / run_folder.GALLERY}", flush=True)
     if not skipped:
         return 0
     listed = join_first([printable(image["file_name"]) for image in skipped])
@@ -220,11 +218,27 @@ def predict(
     return SKIPPED
 
 
-def run_model(model: nn.Module, sample: dict[str, Any]) -> Any:
-    """Return the ``Instances`` of one image, on the CPU.
+def write_rows(path: Path, rows: list[dict[str, Any]], categories: Mapping[int, str]) -> None:
+    """Write detections with the names of their categories, and print their number."""
+    for row in rows:
+        row["category_name"] = categories[row["category_id"]]
+    write_detections(path, rows)
+    counts = Counter(row["category_name"] for row in rows).most_common()
+    per_class = ", ".join(f"{name} {count}" for name, count in counts)
+    print(f"{len(rows)} detections{per_class and f' ({per_class})'}: {path}")
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """Write a (height, width) uint8 image atomically."""
+    _, encoded = cv2.imencode(".png", image)
+    replace_file(path, lambda file: file.write(encoded.tobytes()))
+
+
+def run_model(model: nn.Module, sample: dict[str, Any]) -> dict[str, Any]:
+    """Return the output for one image.
 
     Raises:
-        UserError: the model predicts something else, or runs out of memory.
+        UserError: the GPU runs out of memory.
     """
     try:
         (output,) = model([sample])
@@ -234,10 +248,4 @@ def run_model(model: nn.Module, sample: dict[str, Any]) -> Any:
             "--num-gpus 0",
             code="device.out_of_memory",
         ) from error
-    if "instances" not in output:
-        raise UserError(
-            "--weights must be a detector of objects, but it predicts "
-            f"{', '.join(output)}; choose another",
-            code="predict.no_objects",
-        )
-    return output["instances"].to("cpu")
+    return output

@@ -21,6 +21,7 @@ Writes to OUTPUT_DIR: gallery/ (one figure per image), predictions.json (COCO's 
 category_name: image_id, category_id, bbox as x, y, width, height in pixels, score, segmentation),
 and images.json (id, file_name, width and height of each image, the categories, and the images that
 were skipped). pycocotools reads the two as COCO("images.json").loadRes("predictions.json").
+Semantic segmentation: label_maps/ (PNG, the class index of every pixel), no predictions.json.
 
 Exit status: 0 success; 1 some images could not be read, and were skipped; 2 invalid input;
 130 interrupted by Ctrl-C.
