@@ -66,6 +66,11 @@ AUGMENTATIONS: dict[str, Callable[[CfgNode], list[T.Augmentation]]] = {
 
 def build_instance_mapper(cfg: CfgNode, is_train: bool) -> DatasetMapper:
     """Build Detectron2's mapper from a dataset dict to a sample of a detector."""
+    if not is_train and cfg.MODEL.KEYPOINT_ON:
+        # Detectron2 would look up the training sets, which are not registered for predictions
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.KEYPOINT_ON = False
     if not is_train or cfg.INPUT.AUGMENTATION == "default":
         return DatasetMapper(cfg, is_train)
     flip = create_keypoint_hflip_indices(cfg.DATASETS.TRAIN) if cfg.MODEL.KEYPOINT_ON else None
