@@ -26,7 +26,9 @@ from tests.selection import whole_only
 from virtex.data.detection_sets import DetectionSet
 from virtex.detectron.custom_data import coco_content
 from virtex.detectron.datasets import read_data, register_detection_sets, training_samples
+from virtex.detectron.effects import RecordingConfig, validate_effects
 from virtex.detectron.evaluation import InstanceEvaluator
+from virtex.detectron.loading import build_mapper
 from virtex.detectron.settings import load_config
 from virtex.tasks import packaged_protocol
 
@@ -195,6 +197,17 @@ def test_own_json_has_keypoints(toy):
     for sample in test["custom_val"]:
         evaluator.process([sample], [{"instances": predictions(sample, rng)}])
     assert 5 < evaluator.evaluate()["keypoints/AP"] < 95
+
+
+def test_evaluation_needs_no_training_set(toy):
+    own = DetectionSet(
+        "custom_val", "coco_keypoints", str(annotations(toy)), str(toy / "coco/val2017")
+    )
+    cfg = settings("DATASETS.TRAIN", NAMES[:1], "DATASETS.TEST", NAMES[1:])
+    cfg.freeze()
+    build_mapper(cfg, False)  # of predictions
+    read_data(cfg, toy, True, [own])
+    validate_effects(RecordingConfig(cfg, set()), ())
 
 
 # --- runs ------------------------------------------------------------------------------------

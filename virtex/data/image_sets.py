@@ -101,6 +101,8 @@ class ImageSet:
 class Pixels(Protocol):
     """Maps the number of an image to its RGB pixels, (height, width, 3) uint8."""
 
+    def __len__(self) -> int: ...
+
     def __getitem__(self, row: int) -> np.ndarray: ...
 
 

@@ -25,6 +25,7 @@ RESTORE = "restore it from the published archive"
 CALTECH_TRAIN_IMAGES = 30  # per class, where ssl-transfer's split files are missing
 PCAM_CLASSES = ("no tumor", "tumor")
 DIGITS = tuple("0123456789")
+TRAIN_TEST, TRAIN_VAL_TEST = ("train", "test"), ("train", "val", "test")
 
 # torchvision's data sets -----------------------------------------------------------------------
 
@@ -41,27 +42,23 @@ def open_data(kind: Callable[..., Any], folder: Path, *args: Any, **options: Any
     name = getattr(kind, "__name__", "")
     try:
         return kind(*args, **options)
+    except UserError:  # of a signal handler
+        raise
     except FileNotFoundError as error:
         if error.errno is None:  # torchvision's own: a class folder without images
             raise UserError(f"{folder}: {error}; {RESTORE}", "data.class_folders") from error
         raise UserError(f"{error.filename} was not found; {RESTORE}", "data.missing") from error
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(
-            f"cannot read {error.filename or folder}: {reason}; {RESTORE}", "data.unreadable"
-        ) from error
     except RuntimeError as error:  # torchvision's "Dataset not found or corrupted"
         raise UserError(
             f"{folder} must contain the files that torchvision's {name} reads, unchanged, but it "
             f"{describe_folder(folder)}, and files are missing or corrupt; {RESTORE}",
             "data.missing",
         ) from error
-    except UserError:  # of a signal handler
-        raise
-    except Exception as error:  # of any type, from a corrupt .mat file or pickle
+    except Exception as error:  # of any type, from a corrupt pickle or .mat file
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise UserError(
-            f"the annotations in {folder} are not valid for torchvision's {name}: "
-            f"{type(error).__name__}: {error}; {RESTORE}",
+            f"cannot read {name} in {folder} ({type(error).__name__}: {error}); {RESTORE}",
             "data.annotations",
         ) from error
 
@@ -73,10 +70,9 @@ def image_set(name: str, folder: Path, data: Any, classes: Sequence[str] = ()) -
         folder: contains all of them.
         classes: names, for data without ``classes``.
     """
-    if hasattr(data, "_images"):
-        paths, labels = data._images, data._labels
-    elif hasattr(data, "_image_files"):
-        paths, labels = data._image_files, data._labels
+    if hasattr(data, "_labels"):
+        paths = data._images if hasattr(data, "_images") else data._image_files
+        labels = data._labels
     else:
         samples = data._samples if hasattr(data, "_samples") else data.samples
         paths, labels = [path for path, _ in samples], [label for _, label in samples]
@@ -97,9 +93,18 @@ def packed_set(
 
     Args:
         archives: names of files in ``folder`` that contain equally many images each.
+
+    Raises:
+        UserError: there is not one label per image.
     """
     labels = np.asarray(labels, dtype=np.int64)
     count = len(labels)
+    if len(pixels) != count:
+        raise UserError(
+            f"{archives[0]} in {folder} must contain an image for each of {count} labels, but "
+            f"contains {len(pixels)}; {RESTORE}",
+            "data.annotations",
+        )
     each = max(1, -(-count // len(archives)))
     files = [f"{archives[row // each]}[{row % each}]" for row in range(count)]
     rows = np.arange(count)
@@ -116,7 +121,7 @@ def read_files(
 
     Args:
         kind: class of torchvision's data set.
-        folder: of the data set, below the data root.
+        folder: below the data root.
         splits: torchvision's names of train and test, or of train, validation and test.
     """
     root = data_root / folder
@@ -124,10 +129,22 @@ def read_files(
     return make_splits([image_set(name, root, data) for data in opened], name)
 
 
+def read_food101(data_root: Path) -> Splits:
+    """Read Food-101 class by class, as ssl-transfer: its validation images depend on the order."""
+    root = data_root / "food-101"
+    sets = []
+    for split in TRAIN_TEST:
+        images = image_set(
+            "food101", root, open_data(datasets.Food101, root, data_root, split=split)
+        )
+        sets.append(images.subset(np.argsort(images.labels, kind="stable")))
+    return make_splits(sets, "food101")
+
+
 def read_gtsrb(data_root: Path) -> Splits:
     """Read GTSRB, whose classes are named as the folders of its training images."""
     root = data_root / "gtsrb"
-    train, test = (open_data(datasets.GTSRB, root, data_root, split=s) for s in ("train", "test"))
+    train, test = (open_data(datasets.GTSRB, root, data_root, split=s) for s in TRAIN_TEST)
     classes = sorted(list_folder(root / "GTSRB" / "Training").folders)
     return make_splits([image_set("gtsrb", root, data, classes) for data in (train, test)], "gtsrb")
 
@@ -175,11 +192,11 @@ def read_caltech101(data_root: Path) -> Splits:
 
 def read_caltech_list(path: Path, full: ImageSet) -> ImageSet:
     """Read a list of lines "accordion/image_0001.jpg 5"; the number is the class's in ``full``."""
+    label_of = {name: str(label) for label, name in enumerate(full.class_names)}
     files, labels = [], []
     for number, line in enumerate(read_lines(path), 1):
         file, _, label = line.rpartition(" ")
-        label_name = file.partition("/")[0]
-        if not label.isdecimal() or full.class_names[int(label) :][:1] != [label_name]:
+        if label_of.get(file.partition("/")[0]) != label:
             raise UserError(
                 f"{path}, line {number}: expected an image and the number of its folder among "
                 f"those of 101_ObjectCategories, from 0, found {line!r}; {RESTORE}",
@@ -201,17 +218,11 @@ def read_eurosat(data_root: Path) -> Splits:
 
 def read_voc2007(data_root: Path) -> Splits:
     """Read VOC2007's train, val and test, with labels of several classes per image."""
-    return make_splits(
-        [read_voc07(data_root, split) for split in ("train", "val", "test")], "voc_2007"
-    )
+    return make_splits([read_voc07(data_root, split) for split in TRAIN_VAL_TEST], "voc_2007")
 
 
 def read_cifar(kind: Any, name: str, data_root: Path) -> Splits:
-    """Read CIFAR-10 or CIFAR-100, with its fine labels.
-
-    Args:
-        kind: class of torchvision's data set.
-    """
+    """Read CIFAR-10 or CIFAR-100 (fine labels), torchvision's class ``kind``."""
     root = data_root / kind.base_folder
     sets = []
     for files, is_train in ((kind.train_list, True), (kind.test_list, False)):
@@ -225,7 +236,7 @@ def read_svhn(data_root: Path) -> Splits:
     """Read SVHN's cropped digits, without its extra training images."""
     root = data_root / "svhn"
     sets = []
-    for split in ("train", "test"):
+    for split in TRAIN_TEST:
         data = open_data(datasets.SVHN, root, root, split=split)
         pixels = data.data.transpose(0, 2, 3, 1)
         sets.append(packed_set("svhn", root, [data.filename], pixels, data.labels, DIGITS))
@@ -243,7 +254,7 @@ def read_stl10(data_root: Path) -> Splits:
     root = data_root / LabeledSTL10.base_folder
     classes = read_lines(root / LabeledSTL10.class_names_file)
     sets = []
-    for split in ("train", "test"):
+    for split in TRAIN_TEST:
         data = open_data(LabeledSTL10, root, data_root, split=split)
         pixels = data.data.transpose(0, 2, 3, 1)
         sets.append(packed_set("stl10", root, [f"{split}_X.bin"], pixels, data.labels, classes))
@@ -251,10 +262,16 @@ def read_stl10(data_root: Path) -> Splits:
 
 
 class HDF5Pixels:
-    """Reads images from an HDF5 file one by one: PCam's 327,680 do not fit into memory."""
+    """Reads images from an HDF5 file one by one: PCam has 9 GB of them."""
 
     def __init__(self, path: Path):
         self.path = path
+
+    def __len__(self) -> int:
+        import h5py
+
+        with h5py.File(self.path, "r") as file:
+            return len(file["x"])
 
     def __getitem__(self, row: int) -> np.ndarray:
         import h5py
@@ -278,7 +295,7 @@ def read_pcam(data_root: Path) -> Splits:
 
     root = data_root / "pcam"
     sets = []
-    for split in ("train", "val", "test"):
+    for split in TRAIN_VAL_TEST:
         open_data(datasets.PCAM, root, data_root, split=split)  # raises if files are missing
         images, targets = (datasets.PCAM._FILES[split][key][0] for key in ("images", "targets"))
         with open_data(h5py.File, root, root / targets, "r") as file:
@@ -305,9 +322,8 @@ def read_lines(path: Path) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-TRAIN_TEST, TRAIN_VAL_TEST = ("train", "test"), ("train", "val", "test")
 READERS: Mapping[str, Callable[[Path], Splits]] = {
-    "food101": partial(read_files, datasets.Food101, "food101", "food-101", TRAIN_TEST),
+    "food101": read_food101,
     "cifar10": partial(read_cifar, datasets.CIFAR10, "cifar10"),
     "cifar100": partial(read_cifar, datasets.CIFAR100, "cifar100"),
     "sun397": read_sun397,

@@ -70,6 +70,12 @@ def check_splits(splits: Splits) -> Splits:
                 f"restore the split files in {images.root}",
                 "data.classes_differ",
             )
+        if not len(images):
+            raise UserError(
+                f"{images.name} must contain images, but none are left or listed in {images.root}; "
+                "restore its images and split files",
+                "data.empty",
+            )
         check_labels(images)
         if not isinstance(images, PackedImageSet):
             require_images(images, f"{images.name} in {images.root}")
