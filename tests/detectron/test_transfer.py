@@ -308,8 +308,9 @@ def test_retinanet_resumes_exactly(tmp_path, toy, moco_file):
     arguments = common(moco_file, toy, tmp_path)
     arguments[2:6] = ["--config", "COCO-Detection/retinanet_R_50_FPN_1x.yaml"]
     small = ["MODEL.FPN.OUT_CHANNELS", "16", "MODEL.RETINANET.NUM_CONVS", "1"]
+    norms = ["MODEL.RESNETS.NORM", "BN", "TEST.PRECISE_BN.ENABLED", "True"]
     every = ["SOLVER.CHECKPOINT_PERIOD", "1", "SOLVER.BASE_LR", "0.001"]
-    arguments += [*QUICK, *TWO_ITERATIONS, *small, *every]
+    arguments += [*QUICK, *TWO_ITERATIONS, *small, *norms, *every]
     assert run(*arguments) == 0
     content = content_of(tmp_path)
     for name in ("result.json", "model_final.pth"):
