@@ -160,7 +160,7 @@ def test_sampled_captions_depend_on_seed_and_image_only(data, checkpoint, tmp_pa
     assert first != sample("seed", 1, 4)
     min(folder.iterdir()).unlink()
     fewer = sample("fewer", 0, 4)
-    assert len(fewer) == VAL_IMAGES - 1 and fewer.items() < first.items()
+    assert len(fewer) == len(first) - 1 and fewer.items() < first.items()
 
 
 def test_decoding_options_are_settings(data, checkpoint, out):
@@ -261,7 +261,8 @@ def test_unreadable_images_are_reported_and_left_out(damaged, checkpoint, out):
 
 def test_custom_images_are_captioned_without_scores(data, checkpoint, finished, out, tmp_path):
     folder = tmp_path / "holiday"
-    shutil.copytree(data / "coco/val2017", folder)
+    persons = shutil.ignore_patterns("0000005*")  # have no captions
+    shutil.copytree(data / "coco/val2017", folder, ignore=persons)
     first, *others = sorted(folder.iterdir())
     first.rename(folder / "beach.jpg")
     Image.new("L", (50, 40), 200).save(folder / "gray.png")

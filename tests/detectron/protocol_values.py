@@ -35,7 +35,7 @@ from virtex.tasks import TASKS
 FILE = Path(__file__).with_suffix(".json")
 PROTOCOLS = {
     f"{task}/{short}": protocol
-    for task in ("coco", "lvis", "voc", "coco_keypoints")
+    for task in ("coco", "lvis", "voc", "coco_keypoints", "cityscapes")
     for short, protocol in TASKS[task].protocols.items()
     if "vitdet" not in short or short == "vitdet"  # of other sizes: test_vitdet.py
 }

@@ -12,7 +12,7 @@ from virtex.eval_tools import detectron2_transfer
 SMALL = [
     *("SOLVER.IMS_PER_BATCH", "2", "DATALOADER.NUM_WORKERS", "0", "SOLVER.BASE_LR", "0.0001"),
     *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64", "MODEL.FPN.OUT_CHANNELS", "32"),
-    *("TEST.DETECTIONS_PER_IMAGE", "5"),
+    *("TEST.DETECTIONS_PER_IMAGE", "1"),
 ]
 PROPOSALS = [
     *("MODEL.RPN.POST_NMS_TOPK_TRAIN", "50", "MODEL.RPN.POST_NMS_TOPK_TEST", "20"),

@@ -87,6 +87,25 @@ def test_boxes_are_recomputed_from_cut_masks(tmp_path):
     assert cut > 0
 
 
+def test_multi_scale_crop(tmp_path):
+    """Half of the images are cropped; all have a short side of ``MIN_SIZE_TRAIN``."""
+    pytest.importorskip("shapely")
+    cfg = default_config()
+    cfg.INPUT.FORMAT, cfg.INPUT.AUGMENTATION, cfg.MODEL.MASK_ON = "RGB", "detr", True
+    cfg.INPUT.MIN_SIZE_TRAIN = (66, 72)
+    mapper, cropped, sides = build_instance_mapper(cfg, True), 0, set()
+    for seed in range(60):
+        np.random.seed(seed)
+        height, width = mapper(sample(tmp_path))["image"].shape[1:]
+        # whole images are 3:4; crops of 533x400 to 800x600 pixels have sides of 384 to 600
+        whole = (height, width) in ((66, 88), (72, 96))
+        cropped += not whole
+        sides.add(min(height, width))
+        assert max(height, width) / min(height, width) < 1.6
+    assert 15 < cropped < 45
+    assert sides == {66, 72}
+
+
 def test_test_images_are_not_augmented(tmp_path):
     cfg = lsj_config()
     cfg.INPUT.MIN_SIZE_TEST = 45

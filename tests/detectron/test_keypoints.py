@@ -22,13 +22,15 @@ from tests.detectron.test_recipes import DINO
 from tests.detectron.test_transfer import moco_file
 from tests.detectron.tiny_networks import NETWORKS, make_backbone
 from tests.errors import raises_code
-from tests.selection import whole_only
 from virtex.data.detection_sets import DetectionSet
 from virtex.detectron.custom_data import coco_content
 from virtex.detectron.datasets import read_data, register_detection_sets, training_samples
+from virtex.detectron.effects import RecordingConfig, validate_effects
 from virtex.detectron.evaluation import InstanceEvaluator
+from virtex.detectron.loading import build_mapper
 from virtex.detectron.settings import load_config
 from virtex.tasks import packaged_protocol
+from virtex.tasks.detection import protocol_from_config
 
 __all__ = ["catalog", "moco_file"]  # fixtures
 VAL = "keypoints_coco_2017_val"
@@ -197,6 +199,17 @@ def test_own_json_has_keypoints(toy):
     assert 5 < evaluator.evaluate()["keypoints/AP"] < 95
 
 
+def test_evaluation_needs_no_training_set(toy):
+    own = DetectionSet(
+        "custom_val", "coco_keypoints", str(annotations(toy)), str(toy / "coco/val2017")
+    )
+    cfg = settings("DATASETS.TRAIN", NAMES[:1], "DATASETS.TEST", NAMES[1:])
+    cfg.freeze()
+    build_mapper(cfg, False)  # of predictions
+    read_data(cfg, toy, True, [own])
+    validate_effects(RecordingConfig(cfg, set()), ())
+
+
 # --- runs ------------------------------------------------------------------------------------
 
 
@@ -222,9 +235,8 @@ def test_run_is_resumed_exactly(tmp_path, toy, moco_file):
     assert list((out / "gallery").glob("*.jpg"))
 
 
-@pytest.mark.parametrize(
-    ("arch", "format"), [(DINO, "dino_vit"), *whole_only((NETWORKS[1], "auto"))]
-)
+@pytest.mark.whole
+@pytest.mark.parametrize(("arch", "format"), [(DINO, "dino_vit"), (NETWORKS[1], "auto")])
 def test_other_families(tmp_path, toy, arch, format):
     checkpoint = tmp_path / "network.pth"
     torch.save(make_backbone(arch).state_dict, checkpoint)
@@ -234,10 +246,18 @@ def test_other_families(tmp_path, toy, arch, format):
     assert "keypoints/AP" in found["metrics"]
 
 
+ZOO = "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml"
+
+
+def test_zoo_config_names_the_same_sets(toy):
+    train, test = read_data(load_config(protocol_from_config(ZOO)), toy, eval_only=False)
+    assert train and list(test) == [VAL]
+
+
+@pytest.mark.whole
 def test_zoo_config(tmp_path, toy, moco_file):
     out, more = tmp_path / "out", ["MODEL.RESNETS.NORM", "BN", "TEST.PRECISE_BN.ENABLED", "True"]
-    config = ["--config", "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml"]
-    assert run_small(toy, out, "--checkpoint", moco_file, *config, *HEAD, *more) == 0
+    assert run_small(toy, out, "--checkpoint", moco_file, "--config", ZOO, *HEAD, *more) == 0
     found = read_record(out)
     assert (found["task"], found["primary_metric"]) == ("coco_keypoints", "keypoints/AP")
 

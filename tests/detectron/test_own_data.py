@@ -19,6 +19,7 @@ from tests.detectron.test_transfer import (
     run,
 )
 from tests.errors import raises_code
+from virtex.data.custom_coco import complete_coco
 from virtex.data.detection_sets import DetectionSet
 from virtex.detectron.datasets import (
     CUSTOM_SETS,
@@ -226,6 +227,13 @@ def test_notes_name_what_was_assumed(own):
     text = " ".join(read(own).notes)
     for word in ("1 boxes reach beyond", "1 objects are crowds", "1 objects without iscrowd"):
         assert word in text
+
+
+def test_labeled_keypoints_are_counted(own):
+    annotation = {"keypoints": [1, 2, 2, 3, 4, 1, 0, 0, 0], "bbox": [1, 2, 3, 4]}
+    notes = complete_coco({"annotations": [annotation]}, own)
+    assert annotation["num_keypoints"] == 2
+    assert any("num_keypoints" in note for note in notes)
 
 
 @pytest.mark.parametrize("kind", ["absolute", "subfolder", "parent", "windows", "default folder"])

@@ -138,14 +138,9 @@ def test_adamw_schedules_are_swins(name, epochs, steps, drop_path):
     assert (list(sizes.MIN_SIZE_TRAIN), sizes.MAX_SIZE_TRAIN) == ([*range(480, 801, 32)], 1333)
 
 
-def test_layer_decay_is_that_of_convnexts_detectors():
-    """Exponents as in the LearningRateDecayOptimizerConstructor of its repository, for ConvNeXt-T.
-
-    There, 6 layers of the network are counted from the stem, 0, to the heads, 7.
-    """
-    arch = ConvNeXtArch((3, 3, 9, 3), (8, 16, 24, 32))
-    overrides = ["SOLVER.BASE_LR", "1.0", "SOLVER.LAYER_DECAY", "0.5"]
-    settings = build_settings(packaged_protocol("coco", "toy-adamw"), overrides, 1, "cpu")
+def groups_of(protocol, arch):
+    """Return the detector and its parameters -> (learning rate, weight decay)."""
+    settings = build_settings(packaged_protocol("coco", protocol), [], 8, "cpu")
     converted = convert_backbone(make_backbone(arch), settings.cfg)
     settings.set_from_checkpoint(converted.settings)
     detector = build_detector(settings.cfg)
@@ -156,8 +151,25 @@ def test_layer_decay_is_that_of_convnexts_detectors():
         for group in optimizer.param_groups
         for parameter in group["params"]
     }
-    found = {n: groups[id(p)] for n, p in detector.named_parameters() if p.requires_grad}
-    prefix = "backbone.bottom_up.network."
+    return detector, {n: groups[id(p)] for n, p in detector.named_parameters() if p.requires_grad}
+
+
+def test_parameters_without_weight_decay_are_those_of_swins_detectors():
+    """Its ``paramwise_cfg`` names parts of the names, the same as in timm's network."""
+    _, found = groups_of("adamw-3x", NETWORKS[1])
+    exempt = ("norm", "relative_position_bias_table", "absolute_pos_embed")
+    for name, group in found.items():
+        assert group == (1e-4, 0 if any(part in name for part in exempt) else 0.05), name
+    assert {decay for _, decay in found.values()} == {0, 0.05}
+    assert found["roi_heads.box_head.fc1.bias"] == (1e-4, 0.05)
+
+
+def test_layer_decay_is_that_of_convnexts_detectors():
+    """Exponents as in the LearningRateDecayOptimizerConstructor of its repository, for ConvNeXt-T.
+
+    There, 6 layers of the network are counted from the stem, 0, to the heads, 7.
+    """
+    detector, found = groups_of("adamw-3x-convnext", ConvNeXtArch((3, 3, 9, 3), (8, 16, 24, 32)))
     layers = {
         "stem.0.weight": 0,
         "stages.0.blocks.2.conv_dw.weight": 1,
@@ -169,11 +181,11 @@ def test_layer_decay_is_that_of_convnexts_detectors():
         "stages.2.blocks.8.conv_dw.weight": 5,
         "stages.3.blocks.2.conv_dw.weight": 6,
     }
-    assert {n: found[prefix + n] for n in layers} == {
-        n: (0.5 ** (7 - layer), 0.05) for n, layer in layers.items()
-    }
+    for name, layer in layers.items():
+        expected = pytest.approx((1e-4 * 0.95 ** (7 - layer), 0.05))
+        assert found[f"backbone.bottom_up.network.{name}"] == expected, name
     for name in ("backbone.bottom_up.out_norms.res5.weight", "roi_heads.box_head.fc1.bias"):
-        assert found[name] == (1, 0)
+        assert found[name] == (1e-4, 0)
     for name, (_, decay) in found.items():  # "no_decay" there
         dims = detector.get_parameter(name).dim()
         assert decay == (0 if dims == 1 or name.endswith(".bias") else 0.05), name
@@ -208,5 +220,7 @@ def test_run_is_resumed_exactly(tmp_path, toy, task, protocol, arch):
         checkpoint = tmp_path / f"{arch}.pth"
         torch.save(make_backbone({"vit": DINO, "swin": NETWORKS[1]}[arch]).state_dict, checkpoint)
     arguments = ("--checkpoint", checkpoint, "--task", task, "--protocol", protocol)
+    if arch == "vit":
+        arguments += ("--format", "dino_vit")
     record = assert_resumed_exactly(toy, tmp_path / "out", *arguments)
     assert record["protocol"]["name"] == TASKS[task].protocols[protocol].name

@@ -387,8 +387,9 @@ def test_fpn_protocol_is_mmsegmentations(task, iterations, batch):
 @pytest.mark.parametrize("task", NAMES)
 def test_protocols_depend_on_no_differing_default(task):
     for protocol in TASKS[task].protocols.values():
-        cfg = PlainConfig(get_cfg())  # the installed distribution's own defaults
+        cfg = get_cfg()  # the installed distribution's own defaults
         add_settings(cfg)
+        cfg = PlainConfig(cfg)
         cfg.merge_from_file(str(protocol.config))
         assert flatten(cfg) == flatten(load_config(protocol))
 

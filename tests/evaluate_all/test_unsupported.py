@@ -87,7 +87,7 @@ def test_sampled_captions_depend_on_the_seed(evaluation):
 
 
 def test_transformers_are_skipped_by_voc(tmp_path):
-    """Its protocols have C4 detectors."""
+    """Its default protocol has a C4 detector; others have a pyramid."""
     torch.save(dino_training(build().state_dict()), tmp_path / "dino.pth")
     voc = Evaluation(
         [str(tmp_path / "dino.pth")],
@@ -99,3 +99,7 @@ def test_transformers_are_skipped_by_voc(tmp_path):
     evaluate(voc, "--dry-run")
     assert voc.printed.count("unsupported") == 2  # in the table, and with the reason
     assert "vit_2x192_patch16" in voc.printed
+    assert "voc:fpn-24k" in voc.printed
+    voc.task = "voc:toy-fpn"
+    evaluate(voc, "--dry-run")
+    assert "unsupported" not in voc.printed

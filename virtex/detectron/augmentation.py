@@ -29,6 +29,25 @@ def large_scale_jitter(cfg: CfgNode) -> list[T.Augmentation]:
     ]
 
 
+def multi_scale_crop(cfg: CfgNode) -> list[T.Augmentation]:
+    """Return the augmentations of DETR (arXiv 2005.12872), as in Swin's and ConvNeXt's detectors.
+
+    The image is flipped; with probability 1/2 resized to a short side of 400, 500 or 600 pixels and
+    cropped to sides of 384 to 600; and resized to one of ``INPUT.MIN_SIZE_TRAIN``.
+    """
+    longest = cfg.INPUT.MAX_SIZE_TRAIN
+    crop = [
+        T.ResizeShortestEdge([400, 500, 600], longest, "choice"),
+        T.RandomCrop("absolute_range", (384, 600)),
+    ]
+    sampling = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+    return [
+        *random_flip(cfg),
+        T.RandomApply(T.AugmentationList(crop), 0.5),
+        T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TRAIN, longest, sampling),
+    ]
+
+
 def random_flip(cfg: CfgNode) -> list[T.Augmentation]:
     """Return the flip of ``INPUT.RANDOM_FLIP``, if any."""
     kind = cfg.INPUT.RANDOM_FLIP
@@ -39,11 +58,19 @@ def random_flip(cfg: CfgNode) -> list[T.Augmentation]:
 
 # Name in INPUT.AUGMENTATION -> its augmentations. Boxes are recomputed from the masks, if there
 # are any, because a crop may cut objects.
-AUGMENTATIONS: dict[str, Callable[[CfgNode], list[T.Augmentation]]] = {"lsj": large_scale_jitter}
+AUGMENTATIONS: dict[str, Callable[[CfgNode], list[T.Augmentation]]] = {
+    "lsj": large_scale_jitter,
+    "detr": multi_scale_crop,
+}
 
 
 def build_instance_mapper(cfg: CfgNode, is_train: bool) -> DatasetMapper:
     """Build Detectron2's mapper from a dataset dict to a sample of a detector."""
+    if not is_train and cfg.MODEL.KEYPOINT_ON:
+        # Detectron2 would look up the training sets, which are not registered for predictions
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.KEYPOINT_ON = False
     if not is_train or cfg.INPUT.AUGMENTATION == "default":
         return DatasetMapper(cfg, is_train)
     flip = create_keypoint_hflip_indices(cfg.DATASETS.TRAIN) if cfg.MODEL.KEYPOINT_ON else None

@@ -46,7 +46,7 @@ def add_settings(cfg: Any) -> None:
     """
     from detectron2.config import CfgNode
 
-    cfg.INPUT.AUGMENTATION = "default"  # Detectron2's, of INPUT; or "lsj"
+    cfg.INPUT.AUGMENTATION = "default"  # Detectron2's, of INPUT; or "lsj", "detr"
     cfg.INPUT.LSJ = CfgNode()  # large-scale jitter
     cfg.INPUT.LSJ.SIZE = 1024  # side in pixels of the square that scale 1 fills, and of the crop
     cfg.INPUT.LSJ.MIN_SCALE = 0.1

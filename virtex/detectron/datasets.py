@@ -193,7 +193,7 @@ def read_data(
             )
         if name not in own and not kind:
             register_custom_set(name, name in test_sets)
-    validate_keypoints(cfg)
+    validate_keypoints(cfg, names)
     for name in names:
         loaded_set(name)
     class_names(cfg)

@@ -44,6 +44,7 @@ NEEDED_BY_SEMANTIC = {
 }
 # Settings that are read in data loading, training and evaluation only.
 READ_LATER = (
+    "MODEL.BACKBONE.FROZEN",
     *("DATALOADER.ASPECT_RATIO_GROUPING", "DATALOADER.FILTER_EMPTY_ANNOTATIONS"),
     *("DATALOADER.NUM_WORKERS", "DATALOADER.SAMPLER_TRAIN", "DATASETS.TRAIN", "DATASETS.TEST"),
     *("MODEL.BACKBONE.COMPILE", "MODEL_EMA.ENABLED", "SOLVER.ACCUMULATE"),
@@ -125,9 +126,11 @@ def validate_supported(cfg: CfgNode) -> None:
             f"INPUT.CROP.SIZE must be height and width for INPUT.CROP.TYPE {crop.TYPE}"
             f"{', each at most 1' * (highest == 1)}, not {short_repr(list(crop.SIZE))}"
         )
-    crops = crop.ENABLED or cfg.INPUT.AUGMENTATION == "lsj"
+    crops = crop.ENABLED or cfg.INPUT.AUGMENTATION != "default"
     if crops and cfg.MODEL.MASK_ON and find_spec("shapely") is None:
-        key = "INPUT.CROP.ENABLED" if crop.ENABLED else "INPUT.AUGMENTATION lsj"
+        key = (
+            "INPUT.CROP.ENABLED" if crop.ENABLED else f"INPUT.AUGMENTATION {cfg.INPUT.AUGMENTATION}"
+        )
         raise UserError(
             f"{key} needs the package shapely to crop masks: pip install shapely; or train on "
             "boxes only with MODEL.MASK_ON False",

@@ -45,8 +45,12 @@ def count_keypoints(name: str) -> int:
     return len(names)
 
 
-def validate_keypoints(cfg: CfgNode) -> None:
+def validate_keypoints(cfg: CfgNode, sets: Sequence[str]) -> None:
     """Check detector and registered datasets for ``MODEL.KEYPOINT_ON``; no set is read.
+
+    Args:
+        sets: those of ``DATASETS`` that the run reads; others get the keypoints of the first one,
+            because Detectron2 looks up those of all training sets.
 
     Raises:
         UserError: the detector has no keypoint head, a dataset has no keypoints, those of two
@@ -64,10 +68,15 @@ def validate_keypoints(cfg: CfgNode) -> None:
             "MODEL.META_ARCHITECTURE GeneralizedRCNN and MODEL.ROI_HEADS.NAME StandardROIHeads, "
             f"not {cfg.MODEL.META_ARCHITECTURE} and {heads}"
         )
-    sets = list(dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)))
     for name in sets:
         validate_set(name, sets[0])
     validate_sigmas(cfg.TEST.KEYPOINT_OKS_SIGMAS, count_keypoints(sets[0]))
+    known = MetadataCatalog.get(sets[0])
+    for metadata in (MetadataCatalog.get(name) for name in cfg.DATASETS.TRAIN):
+        if not metadata.get("keypoint_names"):
+            metadata.set(
+                keypoint_names=known.keypoint_names, keypoint_flip_map=known.keypoint_flip_map
+            )
 
 
 def validate_set(name: str, first: str) -> None:

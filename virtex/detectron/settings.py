@@ -151,8 +151,9 @@ def build_settings(
         )
     if cfg.SOLVER.ACCUMULATE > 1:
         settings.notes.append(
-            f"the gradients of {cfg.SOLVER.ACCUMULATE} micro-batches of {share(cfg, world_size)} "
-            "are averaged; batch norm computes its statistics of one of them at a time"
+            f"gradients are averaged over {cfg.SOLVER.ACCUMULATE} micro-batches, of "
+            f"{cfg.SOLVER.IMS_PER_BATCH // parts} images per process; batch norm computes its "
+            "statistics of one of them at a time"
         )
     cfg.MODEL.DEVICE = device
     cfg.MODEL.WEIGHTS = ""  # the checkpoint is loaded and verified by its adapter
@@ -210,6 +211,7 @@ def describe_scaling(cfg: CfgNode, base: CfgNode, world_size: int) -> str:
     """
     solver, expected = cfg.SOLVER, cfg.SOLVER.REFERENCE_WORLD_SIZE
     images = solver.IMS_PER_BATCH * solver.MAX_ITER / (base.IMS_PER_BATCH * base.MAX_ITER)
+    per_process = base.IMS_PER_BATCH / expected
 
     def compare(now: float, before: float) -> str:
         return f"{now:.10g}" + ("" if now == before else f" instead of {before:.10g}")
@@ -219,10 +221,11 @@ def describe_scaling(cfg: CfgNode, base: CfgNode, world_size: int) -> str:
         f"batch size {compare(solver.IMS_PER_BATCH, base.IMS_PER_BATCH)}",
         f"learning rate {compare(solver.BASE_LR, base.BASE_LR)}",
         f"iterations {compare(solver.MAX_ITER, base.MAX_ITER)}, steps {tuple(solver.STEPS)}, "
-        f"warm-up {compare(solver.WARMUP_ITERS, base.WARMUP_ITERS)}: {images:.3g} times the "
-        f"protocol's images, in about {images * expected / world_size:.3g} times the time",
-        f"memory of each process: {share(cfg, world_size)} at a time instead of "
-        f"{base.IMS_PER_BATCH / expected:g}",
+        f"warm-up {compare(solver.WARMUP_ITERS, base.WARMUP_ITERS)}",
+        f"relative to the protocol on {expected} processes: {images:.3g} x images, about "
+        f"{images * expected / world_size:.3g} x time",
+        "images in the memory of each process "
+        + compare(solver.IMS_PER_BATCH / world_size / solver.ACCUMULATE, per_process),
     ]
     # the smallest number that needs no more memory than the protocol
     smallest = math.ceil(expected / world_size)
@@ -237,12 +240,6 @@ def describe_scaling(cfg: CfgNode, base: CfgNode, world_size: int) -> str:
             f"SOLVER.IMS_PER_BATCH {base.IMS_PER_BATCH} SOLVER.ACCUMULATE {fitting[0]}"
         )
     return "\n  ".join(lines)
-
-
-def share(cfg: CfgNode, world_size: int) -> str:
-    """Return the images that a process trains on at a time, in words."""
-    images = cfg.SOLVER.IMS_PER_BATCH / (world_size * cfg.SOLVER.ACCUMULATE)
-    return f"{images:g} image{'s' * (images != 1)}"
 
 
 def replace_sync_bn(settings: RunSettings, world_size: int, device: str) -> None:

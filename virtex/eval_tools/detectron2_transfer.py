@@ -6,11 +6,14 @@ examples:
   python eval_tools/detectron2_transfer.py --checkpoint moco_v2_800ep.pth.tar --task coco \\
       --data-root datasets --output-dir output/moco_v2/coco
 
-  # the 1x schedule; LVIS v1; PASCAL VOC
+  # the 1x schedule; LVIS v1; PASCAL VOC; for any backbone: VOC with a pyramid, AdamW, frozen
   python eval_tools/detectron2_transfer.py --checkpoint FILE --task coco --protocol 1x
   python eval_tools/detectron2_transfer.py --checkpoint FILE --task lvis
   python eval_tools/detectron2_transfer.py --checkpoint FILE --task coco_keypoints --protocol 1x
   python eval_tools/detectron2_transfer.py --checkpoint FILE --task voc
+  python eval_tools/detectron2_transfer.py --checkpoint FILE --task voc --protocol fpn-24k
+  python eval_tools/detectron2_transfer.py --checkpoint FILE --task coco --protocol adamw-3x
+  python eval_tools/detectron2_transfer.py --checkpoint FILE --task coco --protocol frozen
 
   # ViTDet on a ViT-B (vitdet-l: ViT-L, vitdet-h: ViT-H); 64 images a step also with 8 GPUs
   ... --checkpoint mae_pretrain_vit_base.pth --format mae --task coco --protocol vitdet

@@ -1,4 +1,4 @@
-"""A contact sheet of toy data: images with masks, boxes, category names and captions."""
+"""A contact sheet of toy data: COCO with masks, boxes and captions, Cityscapes with its classes."""
 
 import textwrap
 from pathlib import Path
@@ -8,6 +8,14 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from virtex.data.annotations import read_json
+from virtex.data.cityscapes import (
+    CLASSES,
+    IGNORED_TRAIN_ID,
+    TRAIN_IDS_FILE,
+    Frame,
+    find_frames,
+    read_ids,
+)
 from virtex.data.decoding import load_rgb
 from virtex.errors import UserError
 
@@ -19,7 +27,7 @@ PREVIEW_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 def write_preview(data_root: Path, file: Path, images: int = 6) -> None:
-    """Draw the first ``images`` of COCO val2017 under ``data_root`` into ``file``.
+    """Draw the first ``images`` of COCO val2017, and some of Cityscapes val, into ``file``.
 
     Raises UserError if the data cannot be read or the file cannot be written.
     """
@@ -59,6 +67,11 @@ def contact_sheet(data_root: Path, images: int) -> np.ndarray:
         cells.append(_cell(data_root, image, found, lines, names))
     while len(cells) % COLUMNS:
         cells.append(np.full_like(cells[0], 255))
+    folders = (data_root / "cityscapes" / part / "val" for part in ("leftImg8bit", "gtFine"))
+    frames, _ = find_frames(*folders, [TRAIN_IDS_FILE])
+    cells += [_street_cell(frame) for frame in frames[:COLUMNS]]
+    while len(cells) % COLUMNS:
+        cells.append(np.full_like(cells[0], 255))
     rows = [np.concatenate(cells[at : at + COLUMNS], 1) for at in range(0, len(cells), COLUMNS)]
     return np.concatenate(rows)
 
@@ -77,6 +90,22 @@ def _cell(
         for part in textwrap.wrap(line, 58, subsequent_indent="   "):
             _write_text(cell, part, (8, y), (0, 0, 0))
             y += 15
+    return cell
+
+
+def _street_cell(frame: Frame) -> np.ndarray:
+    """Draw an image of Cityscapes, its classes in colors (black: ignored), and their names."""
+    pixels = load_rgb(frame.image)
+    height, width = pixels.shape[:2]
+    ids = read_ids(frame.annotation(TRAIN_IDS_FILE), width, height)
+    colors = cv2.applyColorMap((ids * 13).astype(np.uint8), cv2.COLORMAP_HSV)  # 19 hues
+    colors[ids == IGNORED_TRAIN_ID] = 0
+    both = np.concatenate([pixels, colors]).repeat(ZOOM, axis=0).repeat(ZOOM, axis=1)
+    cell = np.full((CELL[1], CELL[0], 3), 255, np.uint8)
+    cell[8 : 8 + both.shape[0], 8 : 8 + both.shape[1]] = both
+    names = [name for index, name in enumerate(CLASSES.values()) if index in ids]
+    for number, line in enumerate(textwrap.wrap(", ".join(names), 58)):
+        _write_text(cell, line, (8, both.shape[0] + 26 + 15 * number), (0, 0, 0))
     return cell
 
 
