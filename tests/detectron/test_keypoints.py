@@ -22,7 +22,6 @@ from tests.detectron.test_recipes import DINO
 from tests.detectron.test_transfer import moco_file
 from tests.detectron.tiny_networks import NETWORKS, make_backbone
 from tests.errors import raises_code
-from tests.selection import whole_only
 from virtex.data.detection_sets import DetectionSet
 from virtex.detectron.custom_data import coco_content
 from virtex.detectron.datasets import read_data, register_detection_sets, training_samples
@@ -31,6 +30,7 @@ from virtex.detectron.evaluation import InstanceEvaluator
 from virtex.detectron.loading import build_mapper
 from virtex.detectron.settings import load_config
 from virtex.tasks import packaged_protocol
+from virtex.tasks.detection import protocol_from_config
 
 __all__ = ["catalog", "moco_file"]  # fixtures
 VAL = "keypoints_coco_2017_val"
@@ -235,9 +235,8 @@ def test_run_is_resumed_exactly(tmp_path, toy, moco_file):
     assert list((out / "gallery").glob("*.jpg"))
 
 
-@pytest.mark.parametrize(
-    ("arch", "format"), [(DINO, "dino_vit"), *whole_only((NETWORKS[1], "auto"))]
-)
+@pytest.mark.whole
+@pytest.mark.parametrize(("arch", "format"), [(DINO, "dino_vit"), (NETWORKS[1], "auto")])
 def test_other_families(tmp_path, toy, arch, format):
     checkpoint = tmp_path / "network.pth"
     torch.save(make_backbone(arch).state_dict, checkpoint)
@@ -247,10 +246,18 @@ def test_other_families(tmp_path, toy, arch, format):
     assert "keypoints/AP" in found["metrics"]
 
 
+ZOO = "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml"
+
+
+def test_zoo_config_names_the_same_sets(toy):
+    train, test = read_data(load_config(protocol_from_config(ZOO)), toy, eval_only=False)
+    assert train and list(test) == [VAL]
+
+
+@pytest.mark.whole
 def test_zoo_config(tmp_path, toy, moco_file):
     out, more = tmp_path / "out", ["MODEL.RESNETS.NORM", "BN", "TEST.PRECISE_BN.ENABLED", "True"]
-    config = ["--config", "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml"]
-    assert run_small(toy, out, "--checkpoint", moco_file, *config, *HEAD, *more) == 0
+    assert run_small(toy, out, "--checkpoint", moco_file, "--config", ZOO, *HEAD, *more) == 0
     found = read_record(out)
     assert (found["task"], found["primary_metric"]) == ("coco_keypoints", "keypoints/AP")
 

@@ -555,7 +555,7 @@ def test_other_networks_are_refused():
 
 @pytest.mark.parametrize("processes", [1, 8, 64])
 def test_batch_and_learning_rate_do_not_depend_on_the_gpus(processes):
-    solver = settings_of("coco/vitdet", processes=processes)[0].cfg.SOLVER
+    solver = build_settings(packaged_protocol("coco", "vitdet"), [], processes, "cuda").cfg.SOLVER
     assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER) == (64, 1e-4, 184375)
 
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from virtex import run_folder
 from virtex.checkpoints.statements import ENTRY
 from virtex.config import get_setting, set_setting
+from virtex.data.annotations import COCO_KEYPOINTS
 from virtex.data.image_files import find_image_files
 from virtex.detectron import heads  # noqa: F401 (registers the heads that configs name)
 from virtex.detectron.checkpointing import CATEGORY_IDS, compare_statements, load_detector
@@ -166,7 +167,8 @@ def predict(
     ids, classes = dict(enumerate(detector.categories)), list(detector.categories.values())
     for name in (run_folder.GALLERY, *[run_folder.LABEL_MAPS] * is_map):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    metadata = Metadata(**COCO_PERSON) if detector.cfg.MODEL.KEYPOINT_ON else None
+    is_person = detector.cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS == COCO_KEYPOINTS
+    metadata = Metadata(**COCO_PERSON) if detector.cfg.MODEL.KEYPOINT_ON and is_person else None
     shown: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
