@@ -430,7 +430,7 @@ def print_summary(record: dict[str, Any], folder: Path) -> None:
     protocol, metrics = record["protocol"], record["metrics"]
     print(f"\n{record['model']['name']}: {record['task']}, protocol {protocol['name']}")
     if all("/" in name for name in metrics):
-        groups = sorted({name.rpartition("/")[0] for name in metrics})
+        groups = list(dict.fromkeys(name.rpartition("/")[0] for name in metrics))
         names = list(dict.fromkeys(name.rpartition("/")[2] for name in metrics))
         rows = [[group, *(metrics.get(f"{group}/{name}") for name in names)] for group in groups]
         print(tabulate(rows, headers=["", *names], floatfmt=".2f", missingval="-"))
