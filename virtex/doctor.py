@@ -36,9 +36,11 @@ REQUIRED = (
         "pydantic",
         "timm",
         "huggingface_hub",
+        "scipy",
+        "shapely",
     ),
 )
-OPTIONAL = ("cityscapesscripts", "pycocoevalcap", "shapely", "submitit")
+OPTIONAL = ("cityscapesscripts", "pycocoevalcap", "submitit")
 # Distribution -> module, where their names differ
 MODULES = {
     "opencv-python": "cv2",
