@@ -67,8 +67,8 @@ def contact_sheet(data_root: Path, images: int) -> np.ndarray:
         cells.append(_cell(data_root, image, found, lines, names))
     while len(cells) % COLUMNS:
         cells.append(np.full_like(cells[0], 255))
-    folders = (data_root / "cityscapes" / part / "val" for part in ("leftImg8bit", "gtFine"))
-    frames, _ = find_frames(*folders, [TRAIN_IDS_FILE])
+    folder = data_root / "cityscapes"
+    frames, _ = find_frames(folder / "leftImg8bit/val", folder / "gtFine/val", [TRAIN_IDS_FILE])
     cells += [_street_cell(frame) for frame in frames[:COLUMNS]]
     while len(cells) % COLUMNS:
         cells.append(np.full_like(cells[0], 255))
