@@ -37,7 +37,7 @@ PROTOCOLS = {
     f"{task}/{short}": protocol
     for task in ("coco", "lvis", "voc", "coco_keypoints", "cityscapes")
     for short, protocol in TASKS[task].protocols.items()
-    if "vitdet" not in short or short == "vitdet"  # of other sizes: test_vitdet.py
+    if "vitdet" not in short or short == "vitdet"  # of other sizes: test_vitdet_protocols.py
 }
 # Settings that v0.5 lacks. Their defaults, which no protocol changes, are what it does.
 ONLY_IN_MAIN = {

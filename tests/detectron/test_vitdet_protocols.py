@@ -286,11 +286,11 @@ def described(cfg, arch):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_setting_is_that_of_the_project(name):
+def test_settings_match_the_project(name):
     settings, _ = settings_of(name)
     assert settings.deviations() == []
     found = described(settings.cfg, ARCHS[settings.cfg.MODEL.VIT.DEPTH])
-    # parameter groups are compared by test_parameter_groups_are_those_of_the_project
+    # parameter groups are compared by test_parameter_groups_match_the_project
     skipped = (*NO_COUNTERPART, "optimizer.betas", "optimizer.params.weight_decay_norm",
                "optimizer.params.overrides")  # fmt: skip
     for key, value in official(name).items():
@@ -348,7 +348,7 @@ def official_model(name):
 @pytest.mark.parametrize(
     "name", ["coco/vitdet", "lvis/vitdet-h", *whole_only(*sorted({*CONFIGS} - {"coco/vitdet"}))]
 )
-def test_parameter_groups_are_those_of_the_project(name):
+def test_parameter_groups_match_the_project(name):
     from detectron2.modeling.backbone.vit import get_vit_lr_decay_rate
     from detectron2.solver.build import get_default_optimizer_params
 
@@ -391,7 +391,7 @@ def is_plain(value):
 
 @official_only
 @pytest.mark.parametrize("name", ["coco/vitdet", "lvis/vitdet"])
-def test_every_attribute_of_the_detector_is_that_of_the_project(name):
+def test_detector_attributes_match_the_project(name):
     """Also of what the project leaves to Detectron2's defaults, such as NMS thresholds."""
     *_, detector = detector_of(name)
     modules, compared = dict(detector.named_modules()), 0
@@ -443,7 +443,7 @@ DEEP = replace(VITS["mae"], depth=8, final_norm="norm")
 
 @official_only
 @pytest.mark.parametrize("size", [(128, 128), (96, 224)])  # interpolated in global blocks
-def test_pyramid_is_detectron2s_vitdet(size):
+def test_pyramid_matches_detectron2(size):
     from detectron2.modeling.backbone import vit as reference
     from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
@@ -570,7 +570,7 @@ def test_batch_and_learning_rate_do_not_depend_on_the_gpus(processes):
         ("MASK", "AnyNormMaskHead", "MaskRCNNConvUpsampleHead"),
     ],
 )
-def test_heads_are_detectron2s(kind, ours, reference):
+def test_heads_match_detectron2(kind, ours, reference):
     from detectron2.modeling import roi_heads
 
     cfg = build_settings(packaged_protocol("coco", "toy-vitdet"), [], 1, "cpu").cfg
@@ -623,7 +623,7 @@ def regions(classes):
 
 @official_only
 @pytest.mark.parametrize("federated", ["True", "False"])
-def test_losses_are_detectron2s(federated):
+def test_losses_match_detectron2(federated):
     from detectron2.modeling.box_regression import Box2BoxTransform
     from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 
@@ -665,13 +665,13 @@ def test_categories_are_drawn_by_their_images():
     counts[40] = 1e6
     predictor.set_category_weights(counts)
     classes = torch.tensor([1, 2, 60, 60])
-    drawn = torch.stack([predictor.draw_categories(classes) for _ in range(30)])
+    drawn = torch.stack([predictor.sample_categories(classes) for _ in range(30)])
     assert (drawn[:, [1, 2]] == 1).all()
     assert (drawn[:, [0, *range(3, 40)]] == 0).all()
     assert (drawn[:, 40] == 1).all()
     assert (drawn.sum(dim=1) == 2 + 17).all()  # 20, of which background is one
     predictor.set_category_weights(torch.ones(60).cumsum(0) < 4)  # fewer than are drawn
-    assert predictor.draw_categories(classes).nonzero().flatten().tolist() == [0, 1, 2]
+    assert predictor.sample_categories(classes).nonzero().flatten().tolist() == [0, 1, 2]
     predictor.set_category_weights(torch.ones(60))
     logits = torch.zeros(4, 61, requires_grad=True)
     predictor.sigmoid_cross_entropy_loss(logits, classes).backward()
@@ -679,7 +679,7 @@ def test_categories_are_drawn_by_their_images():
     assert predictor.sigmoid_cross_entropy_loss(logits[:0], classes[:0]) == 0
 
 
-def test_image_counts_are_those_of_lvis(toy):
+def test_image_counts_match_lvis(toy):
     register_detection_sets(toy)
     samples = DatasetCatalog.get("lvis_v1_train")
     content = json.loads((toy / "lvis/lvis_v1_train.json").read_text())

@@ -31,7 +31,7 @@ def find(root: Path, split: str):
 
 @pytest.fixture
 def val(toy_root, tmp_path):
-    """A copy of toy val to be spoiled: the frames, and the root."""
+    """A copy of toy val to damage: the frames, and the root."""
     for part in ("leftImg8bit", "gtFine"):
         shutil.copytree(toy_root / "cityscapes" / part / "val", tmp_path / part / "val")
     return find(tmp_path, "val"), tmp_path
@@ -52,7 +52,7 @@ def test_labels():
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_toy_ids_are_drawn_as_by_cityscapesscripts(frames, split):
+def test_toy_ids_match_cityscapesscripts(frames, split):
     for frame in frames[split][:12]:
         annotation = Annotation()
         annotation.fromJsonFile(str(frame.annotation(POLYGONS)))
@@ -65,7 +65,7 @@ def test_toy_ids_are_drawn_as_by_cityscapesscripts(frames, split):
             assert np.array_equal(found, np.asarray(expected)), frame
 
 
-def test_toy_data_show_everything(frames):
+def test_toy_data_covers_all_cases(frames):
     contents = [json.loads(f.annotation(POLYGONS).read_text()) for f in frames["train"]]
     objects = [found for content in contents for found in content["objects"]]
     names = {found["label"] for found in objects}
