@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Compare the time and results of a sweep of logistic regressions with scikit-learn.
 
-Both fit multinomial logistic regression for many strengths of the regularization and choose the
-best on validation images. scikit-learn runs as in ssl-transfer's ``linear.py``: from the weakest
-to the strongest, each from the solution before (``warm_start``), in float64. Its default tolerance
-and number of iterations, which ssl-transfer uses, leave weak strengths far from the optimum; for
-equal results, it needs ``--tol 1e-8 --max-iter 10000``.
+Both fit multinomial logistic regression for many regularization strengths. scikit-learn runs as in
+ssl-transfer's ``linear.py``: from the weakest to the strongest, each starting from the previous
+solution (``warm_start``), in float64. With its default tolerance and number of iterations, which
+ssl-transfer uses, weak regularization ends far from the optimum; for equal results, it needs
+``--tol 1e-8 --max-iter 10000``.
 
-The features are generated like pooled ones of a pretrained network: rectified, with a common mean
-and a power law of variances, L2-normalized. Use a quiet machine.
+The features are generated to resemble pooled features of a pretrained network: rectified, with a
+common mean and a power law of variances, L2-normalized. Run it on an otherwise idle machine.
 
 examples:
   python benchmarks/logistic.py

@@ -1,6 +1,6 @@
 """VirTex transfer toolkit: judge pretrained visual backbones on downstream tasks.
 
-This module imports no library, so that ``--help`` of every tool answers at once.
+This module imports only the standard library, so that ``--help`` of every tool is fast.
 """
 
 from virtex import lazy_dynamo

@@ -34,7 +34,7 @@ class PathReport:
 
     Attributes:
         path: relative to the data root.
-        kind: of the ``Need``.
+        kind: ``Need.kind``.
         missing: why it is unusable; "" if it is there.
         problems: what is malformed in it.
         counts: what was counted, for instance ``{"images": 8}``.
@@ -151,7 +151,7 @@ class Report:
     def paths(self) -> dict[str, PathReport]:
         named: dict[str, PathReport] = {}
         for path in (path for task in self.tasks for path in task.paths):
-            # a path of two kinds: Cityscapes' annotations of objects, and its label maps
+            # gtFine of Cityscapes has two kinds: annotations of objects, and label maps
             is_other = named.setdefault(path.path, path).kind != path.kind
             named[f"{path.path} ({path.kind})" if is_other else path.path] = path
         return named
@@ -203,8 +203,8 @@ def check_data(
         for task in bar:
             bar.set_description(task.name)
             for need in task.layout.needs:
-                if key_of(need) not in paths:
-                    paths[key_of(need)] = check_path(root, need, task.layout)
+                if get_key(need) not in paths:
+                    paths[get_key(need)] = check_path(root, need, task.layout)
             compare_classes(task.layout, paths)
     if deep:
         decode_all(root, paths.values(), num_workers)
@@ -220,7 +220,7 @@ def report(
     errors: dict[object, str],
 ) -> TaskReport:
     """Report on a task; ``errors`` keeps the results of readers that several tasks share."""
-    own = [paths[key_of(need)] for need in task.layout.needs]
+    own = [paths[get_key(need)] for need in task.layout.needs]
     read = task.read_data
     if not deep or read is None or any(path.state != "ok" for path in own):
         return TaskReport(task.name, str(root), task.layout.source, own, "")
@@ -236,7 +236,7 @@ def report(
 # One path ----
 
 
-def key_of(need: Need) -> Key:
+def get_key(need: Need) -> Key:
     return need.path, need.kind
 
 
@@ -289,7 +289,7 @@ def prefix_of(root: Path) -> str:
 
 def compare_classes(layout: Layout, paths: Mapping[Key, PathReport]) -> None:
     """Add a problem to class folders whose classes differ from those of the first split."""
-    splits = [paths[key_of(need)] for need in layout.needs if need.kind == "class_folders"]
+    splits = [paths[get_key(need)] for need in layout.needs if need.kind == "class_folders"]
     splits = [split for split in splits if split.images]
     sets = [{i[len(s.path) + 1 :].split("/")[0] for i in s.images} for s in splits]
     for split, classes in zip(splits[1:], sets[1:], strict=True):
@@ -337,7 +337,7 @@ def check_label_maps(root: Path, need: Need, layout: Layout, found: PathReport) 
     found.missing_files = [file[above:] for file in missing]
     found.counts["images"] = len(files) // 2 - len(missing)
     if not files:
-        found.problems.append("it has no label map")
+        found.problems.append("it contains no label maps")
 
 
 def check_cityscapes(root: Path, need: Need, layout: Layout, found: PathReport) -> None:
@@ -345,7 +345,7 @@ def check_cityscapes(root: Path, need: Need, layout: Layout, found: PathReport) 
     images = root / need.images.removesuffix("/{}")
     frames, missing = find_frames(images, root / need.path, DOWNLOADED)
     if not frames:
-        found.problems.append("no annotations of a city in it")
+        found.problems.append("it contains no annotations of any city")
     above = len(prefix_of(root))
     found.counts["images"] = len(frames)
     found.missing_files = [path[above:] for path in missing]

@@ -1,7 +1,7 @@
 """Keep torchvision and timm from importing ``torch._dynamo``, the compiler, before it is used.
 
 The import takes about as long as that of torch itself, for two functions that most programs never
-call. While one of ``EAGER_MODULES`` is imported, a stand-in offers both; they import the
+call. While one of ``EAGER_MODULES`` is imported, a stub module provides both; they import the
 compiler at their first call.
 """
 
@@ -29,7 +29,7 @@ def disable(fn: Any = None, recursive: bool = True, **options: Any) -> Any:
 
 
 class LazyDynamoFinder(MetaPathFinder):
-    """Finds ``EAGER_MODULES`` as Python does, and provides the stand-in while they execute."""
+    """Finds ``EAGER_MODULES`` as Python does, and provides the stub while they are executed."""
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
         if name not in EAGER_MODULES or NAME in sys.modules:
@@ -40,10 +40,10 @@ class LazyDynamoFinder(MetaPathFinder):
         execute = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
-            stand_in, utils = ModuleType(NAME), ModuleType(f"{NAME}.utils")
+            stub, utils = ModuleType(NAME), ModuleType(f"{NAME}.utils")
             vars(utils)["is_compile_supported"] = is_compile_supported
-            vars(stand_in).update(utils=utils, disable=disable)
-            sys.modules.update({NAME: stand_in, utils.__name__: utils})
+            vars(stub).update(utils=utils, disable=disable)
+            sys.modules.update({NAME: stub, utils.__name__: utils})
             try:
                 execute(module)
             finally:
@@ -54,5 +54,5 @@ class LazyDynamoFinder(MetaPathFinder):
 
 
 def install() -> None:
-    """Install the finder. Importing this module imports no library."""
+    """Install the finder."""
     sys.meta_path.insert(0, LazyDynamoFinder())

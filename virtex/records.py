@@ -30,7 +30,8 @@ class Deviation:
         protocol: its value under the protocol.
         run: its value in this run.
         reason: ``"override"``, ``"scaled"`` (with the batch size), ``"data"``, ``"checkpoint"``
-            (the protocol is for others), ``"device"`` or ``"software"`` (a missing package).
+            (of another size than the protocol is for), ``"device"`` or ``"software"`` (a missing
+            package).
     """
 
     key: str

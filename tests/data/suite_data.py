@@ -1,4 +1,4 @@
-"""Small data sets in the published layouts of the classification suite."""
+"""Small datasets in the published layouts of the classification suite."""
 
 import csv
 import json
@@ -232,6 +232,6 @@ def write_country211(root: Path, draw: Drawer) -> None:
 
 
 def write_set(name: str, root: Path) -> Path:
-    """Write a data set of the suite below ``root``, and return that."""
+    """Write a dataset of the suite to ``root``, and return ``root``."""
     globals()[f"write_{name}"](root, Drawer())
     return root

@@ -1,4 +1,4 @@
-"""The data sets of the classification suite, against torchvision's classes."""
+"""The datasets of the classification suite, against torchvision's classes."""
 
 import json
 import os
@@ -39,7 +39,7 @@ class LabeledSTL10(datasets.STL10):
 
 @pytest.fixture
 def unverified(monkeypatch):
-    """Accept data that are not the published ones."""
+    """Accept archives other than the published ones."""
     for module in (cifar, flowers102, stl10, svhn):
         monkeypatch.setattr(module, "check_integrity", lambda path, md5=None: os.path.isfile(path))
 
@@ -53,7 +53,7 @@ def suite_root(tmp_path_factory):
 
 
 def torchvision_sets(name, root):
-    """The data sets of torchvision whose images are together those of each group of splits."""
+    """Return torchvision's datasets whose images together are those of each group of splits."""
     of_split = {
         "food101": (datasets.Food101, TRAIN_TEST),
         "cars": (datasets.StanfordCars, TRAIN_TEST),
@@ -95,7 +95,7 @@ def loaded(*sets):
 
 
 @pytest.mark.parametrize("name", [n for n in READABLE if n not in ("voc2007", "caltech101")])
-def test_images_and_labels_are_torchvisions(name, suite_root, unverified):
+def test_images_and_labels_match_torchvision(name, suite_root, unverified):
     splits = SUITE[name].read(suite_root)
     expected = torchvision_sets(name, suite_root)
     groups = {
@@ -134,7 +134,7 @@ def test_splits(name, suite_root, unverified):
     assert max(Counter(file for images in sets for file in images.files).values()) == 1
 
 
-def ssl_transfers_fifth(files):
+def held_out_by_ssl_transfer(files):
     """As ``get_train_valid_loader`` of ssl-transfer's linear.py chooses the validation images."""
     state = np.random.get_state()
     indices = list(range(len(files)))
@@ -144,17 +144,17 @@ def ssl_transfers_fifth(files):
     return {files[index] for index in indices[: int(np.floor(0.2 * len(files)))]}
 
 
-def test_validation_images_are_those_of_ssl_transfer(suite_root, unverified):
-    """In the orders of its data set classes."""
+def test_validation_images_match_ssl_transfer(suite_root, unverified):
+    """In the order of its dataset classes."""
     batches = [f"data_batch_{batch}[{row}]" for batch in range(1, 6) for row in range(3)]
-    assert set(SUITE["cifar10"].read(suite_root).val.files) == ssl_transfers_fifth(batches)
+    assert set(SUITE["cifar10"].read(suite_root).val.files) == held_out_by_ssl_transfer(batches)
     meta = suite_root / "food-101" / "meta"
     listed = json.loads((meta / "train.json").read_text())
     classes = (meta / "classes.txt").read_text().splitlines()
     food = [f"images/{image}.jpg" for name in classes for image in listed[name]]
-    assert set(SUITE["food101"].read(suite_root).val.files) == ssl_transfers_fifth(food)
+    assert set(SUITE["food101"].read(suite_root).val.files) == held_out_by_ssl_transfer(food)
     scenes = (suite_root / "SUN397" / "Training_01.txt").read_text().splitlines()
-    expected = ssl_transfers_fifth([scene[1:] for scene in scenes])
+    expected = held_out_by_ssl_transfer([scene[1:] for scene in scenes])
     assert set(SUITE["sun397"].read(suite_root).val.files) == expected
 
 
@@ -229,7 +229,7 @@ def test_no_heavy_imports():
         ("aircraft", "10,000 images", 100, 1),
     ],
 )
-def test_published_sizes_are_torchvisions(name, documented, classes, per):
+def test_published_sizes_match_torchvision(name, documented, classes, per):
     kinds = {"food101": "Food101", "cars": "StanfordCars", "country211": "Country211"}
     kind = {**kinds, "pcam": "PCAM", "aircraft": "FGVCAircraft"}[name]
     text = " ".join(getattr(datasets, kind).__doc__.split())

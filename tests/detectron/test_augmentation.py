@@ -17,7 +17,7 @@ PADS = "pad" not in inspect.signature(T.FixedSizeCrop).parameters  # v0.5 cannot
 
 
 @pytest.mark.parametrize("size", [(90, 120), (40, 120), (30, 20)])
-def test_crop_is_fixed_size_crop(size):
+def test_crop_matches_fixed_size_crop(size):
     if PADS and size != (90, 120):
         pytest.skip("Detectron2 v0.5 pads")
     image = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
@@ -34,7 +34,7 @@ def test_crop_is_fixed_size_crop(size):
 
 @pytest.mark.skipif(PADS, reason="Detectron2 v0.5 pads")
 @pytest.mark.parametrize("flip", ["horizontal", "none"])
-def test_lsj_is_that_of_detectron2s_vitdet(tmp_path, flip):
+def test_lsj_matches_detectron2(tmp_path, flip):
     pytest.importorskip("shapely")
     cfg = lsj_config(flip)
     cfg.MODEL.MASK_ON = True

@@ -60,7 +60,7 @@ def registered(toy):
 
 
 @pytest.mark.parametrize("name", [TRAIN, VAL])
-def test_samples_are_those_of_detectron2(registered, name):
+def test_samples_match_detectron2(registered, name):
     metadata = MetadataCatalog.get(name)
     expected = detectron2_cityscapes.load_cityscapes_instances(
         metadata.image_dir, metadata.gt_dir, from_json=True, to_polygons=True
@@ -123,7 +123,7 @@ def odd(path, rng):
 
 
 @pytest.mark.parametrize("predict", [perfect, nothing, noisy, odd])
-def test_scores_are_those_of_detectron2(registered, tmp_path, monkeypatch, predict):
+def test_scores_match_detectron2(registered, tmp_path, monkeypatch, predict):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     ours, theirs = CityscapesEvaluator(VAL), CityscapesInstanceEvaluator(VAL)

@@ -282,7 +282,7 @@ def test_invalid_setting(toy, overrides, code, named):
         read_data(cfg, toy, eval_only=False)
 
 
-def test_number_of_keypoints_is_that_of_the_data(capsys, tmp_path, toy, moco_file):
+def test_number_of_keypoints_follows_the_data(capsys, tmp_path, toy, moco_file):
     override = ["MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", "5"]
     assert run_small(toy, tmp_path / "out", *arguments(moco_file), *override) == 2
     error = capsys.readouterr().err

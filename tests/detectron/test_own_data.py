@@ -1,4 +1,4 @@
-"""One's own data in COCO's format: --train-json, --train-images, --val-json, --val-images."""
+"""Custom data in COCO's format: --train-json, --train-images, --val-json, --val-images."""
 
 import json
 import shutil

@@ -47,7 +47,7 @@ def predicted(tmp_path_factory, toy, finished):
     return out
 
 
-def test_detections_are_those_of_the_evaluation(predicted, toy, finished):
+def test_detections_match_the_evaluation(predicted, toy, finished):
     images, rows = read(predicted)
     content = json.loads((toy / "coco/annotations/instances_val2017.json").read_text())
     original = {image["file_name"]: image for image in content["images"]}
@@ -111,12 +111,12 @@ def test_threshold_and_pattern(tmp_path, finished, found):
     assert sorted(row["score"] for row in rows) == [s for s in scores if s >= threshold]
 
 
-def test_image_turned_by_exif(tmp_path, finished, found):
-    """The same pixels, stored turned, give the same detections."""
+def test_image_rotated_by_exif(tmp_path, finished, found):
+    """The same pixels, stored rotated, give the same detections."""
     upright = Image.open(next(iter(found))).convert("RGB")
     upright.save(tmp_path / "upright.png")
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 270 degrees
+    exif[0x0112] = 6  # to be rotated by 270 degrees
     upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
     out = tmp_path / "out"
     assert run(finished, out, tmp_path / "upright.png", tmp_path / "turned.png").returncode == 0

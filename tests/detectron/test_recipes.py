@@ -106,7 +106,7 @@ def detection_protocols():
 @pytest.mark.parametrize(
     ("task", "name"), detection_protocols(), ids=lambda part: getattr(part, "name", part)
 )
-def test_unsupported_protocols_are_those_with_c4(tmp_path, task, name):
+def test_c4_protocols_are_unsupported(tmp_path, task, name):
     torch.save(make_backbone(DINO).state_dict, tmp_path / "dino.pth")
     arguments = ["--task", task.name, "--protocol", name, "--format", "dino_vit"]
     args = parse(tmp_path, tmp_path, *arguments)
@@ -124,7 +124,7 @@ DINO = ViTArch(128, 2, 16, 7, 128, heads=2, interpolation="offset")
     ("name", "epochs", "steps", "drop_path"),
     [("adamw-1x", 12, (8, 11), 0.1), ("adamw-3x", 36, (27, 33), 0.2)],
 )
-def test_adamw_schedules_are_swins(name, epochs, steps, drop_path):
+def test_adamw_schedules_match_swin(name, epochs, steps, drop_path):
     """mask_rcnn_swin_tiny_patch4_window7_mstrain_480-800_adamw_{1,3}x_coco.py."""
     run = build_settings(packaged_protocol("coco", name), [], 8, "cuda")
     assert run.deviations() == []
@@ -154,7 +154,7 @@ def groups_of(protocol, arch):
     return detector, {n: groups[id(p)] for n, p in detector.named_parameters() if p.requires_grad}
 
 
-def test_parameters_without_weight_decay_are_those_of_swins_detectors():
+def test_no_weight_decay_matches_swin():
     """Its ``paramwise_cfg`` names parts of the names, the same as in timm's network."""
     _, found = groups_of("adamw-3x", NETWORKS[1])
     exempt = ("norm", "relative_position_bias_table", "absolute_pos_embed")
@@ -164,7 +164,7 @@ def test_parameters_without_weight_decay_are_those_of_swins_detectors():
     assert found["roi_heads.box_head.fc1.bias"] == (1e-4, 0.05)
 
 
-def test_layer_decay_is_that_of_convnexts_detectors():
+def test_layer_decay_matches_convnext():
     """Exponents as in the LearningRateDecayOptimizerConstructor of its repository, for ConvNeXt-T.
 
     There, 6 layers of the network are counted from the stem, 0, to the heads, 7.

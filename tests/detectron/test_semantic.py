@@ -90,7 +90,7 @@ def predict(kind, truth, classes, rng):
 
 
 @pytest.mark.parametrize("kind", ["perfect", "one class", "absent class", "random", "noisy"])
-def test_scores_equal_detectron2s(toy, kind):
+def test_scores_match_detectron2(toy, kind):
     """Label maps with ignored pixels, of which most classes are absent."""
     register_detection_sets(toy)
     name = "voc_2012_sem_seg_val"
@@ -182,7 +182,7 @@ def test_crops_avoid_a_dominant_class(tmp_path):
 @official
 @pytest.mark.parametrize("image_format", ["RGB", "BGR"])
 @pytest.mark.parametrize("contrast_first", [True, False])
-def test_colors_equal_point_rends(monkeypatch, image_format, contrast_first):
+def test_colors_match_pointrend(monkeypatch, image_format, contrast_first):
     from detectron2.projects.point_rend import ColorAugSSDTransform
 
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
@@ -227,7 +227,7 @@ def sgd():
 
 
 @pytest.mark.parametrize("power", [0.9, 1.0])
-def test_poly_schedule_is_torchs(power):
+def test_poly_schedule_matches_torch(power):
     ours, theirs = sgd(), sgd()
     reference = torch.optim.lr_scheduler.PolynomialLR(theirs, 50, power)
     found = rates(build_lr_scheduler(poly_config(power), ours), ours, 50)
@@ -235,7 +235,7 @@ def test_poly_schedule_is_torchs(power):
 
 
 @official
-def test_poly_schedule_is_deeplabs():
+def test_poly_schedule_matches_deeplab():
     from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
 
     ours, theirs = sgd(), sgd()
@@ -347,7 +347,7 @@ def test_network_of_one_image_size_is_refused():
 
 
 @pytest.mark.parametrize("task", NAMES)
-def test_linear_protocol_is_dinov2s(task):
+def test_linear_protocol_matches_dinov2(task):
     """dinov2_*_ade20k_linear_config.py; DINOv3's config-ade20k-linear-training.yaml agrees."""
     settings = build_settings(packaged_protocol(task, None), [], 8, "cuda")
     solver, model = settings.cfg.SOLVER, settings.cfg.MODEL
@@ -362,7 +362,7 @@ def test_linear_protocol_is_dinov2s(task):
 
 @pytest.mark.parametrize("task", NAMES)
 @pytest.mark.parametrize("name", ["linear", "fpn"])
-def test_augmentation_is_mmsegmentations(task, name):
+def test_augmentation_matches_mmsegmentation(task, name):
     given = load_config(packaged_protocol(task, name)).INPUT
     short = 1024 if task == "cityscapes_seg" else 512
     assert list(given.MIN_SIZE_TRAIN) == [short // 2, short * 2]
@@ -376,7 +376,7 @@ def test_augmentation_is_mmsegmentations(task, name):
     ("task", "iterations", "batch"),
     [("ade20k", 160000, 16), ("voc_seg", 20000, 16), ("cityscapes_seg", 80000, 8)],
 )
-def test_fpn_protocol_is_mmsegmentations(task, iterations, batch):
+def test_fpn_protocol_matches_mmsegmentation(task, iterations, batch):
     solver = build_settings(packaged_protocol(task, "fpn"), [], 8, "cuda").cfg.SOLVER
     assert (iterations, batch) == (solver.MAX_ITER, solver.IMS_PER_BATCH)
     assert (solver.BASE_LR, solver.WEIGHT_DECAY, solver.WEIGHT_DECAY_NORM) == (0.01, 5e-4, 5e-4)
@@ -385,7 +385,7 @@ def test_fpn_protocol_is_mmsegmentations(task, iterations, batch):
 
 
 @pytest.mark.parametrize("task", NAMES)
-def test_protocols_depend_on_no_differing_default(task):
+def test_protocols_do_not_depend_on_distribution_defaults(task):
     for protocol in TASKS[task].protocols.values():
         cfg = get_cfg()  # the installed distribution's own defaults
         add_settings(cfg)
@@ -504,7 +504,7 @@ def test_damaged_label_map_is_named(toy, tmp_path, capsys, damage):
     assert not (tmp_path / "out/result.json").exists()
 
 
-def test_relabeled_data_are_other_data(toy, tmp_path):
+def test_hash_covers_label_maps(toy, tmp_path):
     data = shutil.copytree(toy, tmp_path / "data")
     hashes = []
     for _ in range(2):

@@ -52,7 +52,7 @@ def test_schedules_match_published_ones(task, name, iterations, steps, classes):
     assert classes == run.cfg.MODEL.ROI_HEADS.NUM_CLASSES
 
 
-def test_keypoint_protocol_is_detectron2s_but_for_norms():
+def test_keypoint_protocol_matches_detectron2_except_norms():
     """The zoo's config, on the base of all protocols: trained norms, torchvision's network."""
     ours = flatten(load_config(packaged_protocol("coco_keypoints", "1x")))
     zoo = protocol_from_config("COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml")
@@ -126,14 +126,14 @@ def test_accumulation_on_one_gpu_keeps_batch_and_schedule(overrides):
 @pytest.mark.parametrize(
     ("world_size", "accumulate", "batch"), [(1, 2, 4), (1, 16, 16), (4, 4, 16), (16, 2, 32)]
 )
-def test_accumulation_raises_the_batch_up_to_that_of_the_protocol(world_size, accumulate, batch):
+def test_accumulation_raises_batch_up_to_protocol(world_size, accumulate, batch):
     overrides = ["SOLVER.ACCUMULATE", str(accumulate)]
     assert batch == settings(world_size=world_size, overrides=overrides).cfg.SOLVER.IMS_PER_BATCH
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4, 5])
 @pytest.mark.parametrize("overrides", [[], ["SOLVER.IMS_PER_BATCH", "20"]])
-def test_few_gpus_are_described_with_a_way_to_keep_the_batch(world_size, overrides):
+def test_few_gpus_log_how_to_keep_the_batch(world_size, overrides):
     run = settings(world_size=world_size, overrides=overrides)
     (note,) = [note for note in run.notes if "SOLVER." in note or "processes" in note]
     solver = run.cfg.SOLVER
@@ -148,7 +148,7 @@ def test_few_gpus_are_described_with_a_way_to_keep_the_batch(world_size, overrid
         assert images == 2  # as many as on each of 8 GPUs
 
 
-def test_enough_gpus_need_no_description():
+def test_enough_gpus_need_no_note():
     assert settings(world_size=8).notes == []
 
 

@@ -73,7 +73,7 @@ def train(step_type, size, *arguments, model=None, iterations=3):
     return model, torch.tensor(logged)
 
 
-def test_one_micro_batch_is_detectron2s_step():
+def test_one_micro_batch_matches_detectron2():
     (ours, our_losses), (model, losses) = train(TrainingStep, 8), train(SimpleTrainer, 8)
     assert_equal(ours.state_dict(), model.state_dict())
     assert torch.equal(our_losses, losses)
@@ -140,7 +140,7 @@ def test_gradients_are_reduced_once_per_step():
 
 
 @pytest.mark.parametrize("start", [0, 7])
-def test_micro_batches_are_those_of_as_many_processes(start):
+def test_micro_batches_match_more_processes(start):
     """Compared with Detectron2's own grouping of each process's share of the stream."""
     shapes = random.Random(0)
     images = [{"width": shapes.choice([3, 5]), "height": 4, "index": i} for i in range(30)]

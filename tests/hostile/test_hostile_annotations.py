@@ -127,10 +127,10 @@ def test_any_instances_file_is_read_or_rejected(root, mapper, content):
 @example(changed(INSTANCES, "annotations", bbox=None, segmentation=MASKS[5]))
 @example(changed(INSTANCES, "annotations", id=None, iscrowd=THOUSANDS_OF_DIGITS))
 @pytest.mark.timeout(3000)
-def test_any_file_of_ones_own_is_read_or_rejected(root, mapper, content):
+def test_custom_file_is_read_or_rejected(root, mapper, content):
     spoil(root, INSTANCES, content)
     # images may lie anywhere
-    outcome(partial(use_ones_own, root, mapper), root, "cannot decode the image", "are missing")
+    outcome(partial(use_custom_file, root, mapper), root, "cannot decode the image", "are missing")
 
 
 @given(file_of(original(KEYPOINTS), ([1, 2, 2] * 17, [0] * 51, *BOXES)))
@@ -209,8 +209,8 @@ def as_detectron2_uses_it(root, mapper, name):
     assert scores[0] == pytest.approx(scores[1], abs=1e-9, nan_ok=True)
 
 
-def use_ones_own(root, mapper):
-    """The same with a set of one's own, scored against what was read."""
+def use_custom_file(root, mapper):
+    """The same with a custom dataset, scored against what was read."""
     cfg = settings()
     cfg.DATASETS.TEST = ("custom_val",)
     entry = DetectionSet("custom_val", "coco", str(root / INSTANCES), str(root / "coco/val2017"))

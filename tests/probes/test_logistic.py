@@ -51,7 +51,7 @@ def fit_sklearn(features, labels, strength):
 
 
 @pytest.mark.parametrize("metric", ["top1", "mean_per_class"])
-def test_selection_and_refit_as_sklearn(tmp_path, metric):
+def test_selection_and_refit_match_sklearn(tmp_path, metric):
     overrides = ("LOGISTIC.LOG10_STRENGTHS", [-2.0, 4.0], "LOGISTIC.NUM_STRENGTHS", 9)
     probe, metrics, sets, features = run_probe(
         tmp_path, LogisticProbe, "logistic", metric, overrides=overrides
@@ -74,7 +74,7 @@ def test_selection_and_refit_as_sklearn(tmp_path, metric):
     assert metrics[metric] == pytest.approx(score(fit_sklearn(*both, best), 2))
 
 
-def test_several_labels_as_sklearn(tmp_path):
+def test_several_labels_match_sklearn(tmp_path):
     overrides = ("LOGISTIC.LOG10_STRENGTHS", [0.0, 0.0], "LOGISTIC.NUM_STRENGTHS", 1)
     _, metrics, sets, features = run_probe(
         tmp_path, LogisticProbe, "logistic", "mAP", True, overrides

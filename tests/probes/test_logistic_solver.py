@@ -100,6 +100,6 @@ def test_reports_strengths_that_do_not_converge():
         (torch.ones(3, 2), torch.tensor([0, 1, 1]), []),
     ],
 )
-def test_refuses_invalid_problems(features, labels, strengths):
+def test_rejects_invalid_problems(features, labels, strengths):
     with pytest.raises(ValueError, match="expected"):
         list(fit_logistic_path(features, labels, 2, strengths))

@@ -458,7 +458,7 @@ def flax_fields(tensors: Tensors) -> dict[str, Any]:
 
 
 DIALECTS["vit"] = Dialect(translate_official, derive_official, official_fields)
-# This package's detectors keep what ViTDet leaves out of its feature map.
+# This package's detectors keep the tokens and final norm, which ViTDet drops.
 _VITDET: Rules = ((r"cls_token|reg_token|norm\.(weight|bias)", None), *_NOT_BACKBONE)
 DIALECTS["vitdet"] = Dialect(renaming(_VITDET), derive_vitdet)
 DIALECTS["clip"] = Dialect(renaming(_CLIP), derive_clip)

@@ -151,7 +151,7 @@ FIELDS: dict[str, dict[str, tuple[Check, ...]]] = {
         "images": (ID, FILE, *SIZE),
         "annotations": (*LABEL, BOX, AREA, CROWD),
     },
-    # file names may be absolute, or lead out of the folder of images
+    # file names may be absolute, or outside of the folder of images
     "custom COCO instances": {
         "categories": (ID, NAME),
         "images": (ID, ("file_name", _is_name, "a path"), *SIZE),
@@ -194,9 +194,12 @@ def check_coco_json(content: Any, path: str | Path) -> None:
 def check_keypoints(content: Any, path: str | Path, number: int) -> None:
     """Raise UserError (``data.annotations``) unless all objects have ``number`` keypoints.
 
-    ``content`` has been checked by ``check_coco_json``. As in COCO's person_keypoints files, its
-    annotations must have keypoints (x, y and visibility of each: 0 not labeled, 1 labeled but not
-    visible, 2 visible) and num_keypoints, how many are labeled.
+    As in COCO's person_keypoints files, annotations must have keypoints (x and y in pixels and
+    visibility of each: 0 not labeled, 1 labeled but not visible, 2 visible) and num_keypoints, the
+    number of labeled ones.
+
+    Args:
+        content: of the file, checked by ``check_coco_json``.
     """
     expected = f"[x, y, visibility, …], {3 * number} numbers, each visibility 0, 1 or 2"
     checks: tuple[Check, ...] = (
@@ -211,10 +214,10 @@ def check_keypoints(content: Any, path: str | Path, number: int) -> None:
 
 
 def check_custom_json(content: Any, path: str | Path) -> None:
-    """Raise UserError (``data.annotations``) unless ``content`` is one's own COCO instances.
+    """Raise UserError (``data.annotations``) unless ``content`` is valid custom COCO instances.
 
-    As ``check_coco_json``, but file names are any paths, there is at least one category, and the
-    names of categories are unique.
+    Like ``check_coco_json``, except that file names may be any paths, there must be a category, and
+    the names of categories must be unique.
     """
     _check(content, path, "custom COCO instances")
     if not content["categories"]:

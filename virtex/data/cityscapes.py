@@ -1,10 +1,10 @@
 """Cityscapes on disk: labels, the files of each image, and checks of its annotations.
 
-``leftImg8bit/SPLIT/CITY/NAME_leftImg8bit.png`` is an image, and in ``gtFine/SPLIT/CITY/`` are its
-annotations: ``NAME_gtFine_polygons.json``, drawn one over the other, and what cityscapesscripts
-draws from them: ``NAME_gtFine_labelIds.png``, ``NAME_gtFine_labelTrainIds.png`` (not part of the
-download), and ``NAME_gtFine_instanceIds.png``, whose pixels are ``1000 * label id + number of the
-instance``, or only the label id of a group or of a label without instances.
+``leftImg8bit/SPLIT/CITY/NAME_leftImg8bit.png`` is an image, and ``gtFine/SPLIT/CITY/`` contains its
+annotations: ``NAME_gtFine_polygons.json``, from back to front, and what cityscapesscripts renders
+from them: ``NAME_gtFine_labelIds.png``, ``NAME_gtFine_labelTrainIds.png`` (not part of the
+download), and ``NAME_gtFine_instanceIds.png``, whose pixels are ``1000 * label id + instance
+number``, or the label id alone for groups and for labels without instances.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ CLASSES = {
     **{24: "person", 25: "rider", 26: "car", 27: "truck", 28: "bus", 31: "train"},
     **{32: "motorcycle", 33: "bicycle"},
 }
-# Label id -> name of the labels that are neither trained nor scored.
+# Label id -> name of the labels that are neither trained on nor scored.
 IGNORED = {
     **{0: "unlabeled", 1: "ego vehicle", 2: "rectification border", 3: "out of roi"},
     **{4: "static", 5: "dynamic", 6: "ground", 9: "parking", 10: "rail track"},
@@ -42,9 +42,9 @@ IGNORED = {
     **{30: "trailer", -1: "license plate"},
 }
 LABEL_IDS = {name: number for number, name in {**CLASSES, **IGNORED}.items()}
-HAS_INSTANCES = range(24, 34)  # label ids whose objects are told apart
+HAS_INSTANCES = range(24, 34)  # label ids whose objects have instance ids
 THINGS = {number: name for number, name in CLASSES.items() if number in HAS_INSTANCES}
-GROUP = "group"  # suffix of the name of a label: several objects that are not told apart
+GROUP = "group"  # suffix of a label's name: several objects without separate outlines
 IGNORED_TRAIN_ID = 255
 # Train id of each label id (256,): 0 to 18, or 255
 TRAIN_IDS = np.full(256, IGNORED_TRAIN_ID, np.uint8)
@@ -62,13 +62,13 @@ IMAGE_SUFFIX = "_leftImg8bit.png"
 # Suffixes of annotations
 POLYGONS, INSTANCE_IDS = "polygons.json", "instanceIds.png"
 LABEL_IDS_FILE, TRAIN_IDS_FILE = "labelIds.png", "labelTrainIds.png"
-DOWNLOADED = (POLYGONS, INSTANCE_IDS, LABEL_IDS_FILE)  # labelTrainIds are drawn by the user
+DOWNLOADED = (POLYGONS, INSTANCE_IDS, LABEL_IDS_FILE)  # labelTrainIds are created by the user
 REMEDY = "restore it from gtFine_trainvaltest.zip"
 
 
 @dataclass(frozen=True)
 class Frame:
-    """An image, and the beginning of the paths of its annotations."""
+    """An image, and the common prefix of the paths of its annotations."""
 
     image: Path
     prefix: str
@@ -78,18 +78,20 @@ class Frame:
         return self.image.parent.name
 
     def annotation(self, suffix: str) -> Path:
-        """Return the path of an annotation, for instance that of ``POLYGONS``."""
+        """Return the path of an annotation by its suffix, such as ``POLYGONS``."""
         return Path(self.prefix + suffix)
 
 
 def find_frames(
     image_dir: Path, gt_dir: Path, suffixes: Collection[str]
 ) -> tuple[list[Frame], list[str]]:
-    """List all images that have a file, sorted by city and name, and their missing files.
+    """List the images of a split, sorted by city and name, and the paths of missing files.
+
+    An image is listed if it or one of its annotations exists.
 
     Args:
-        image_dir: for instance ``leftImg8bit/train``.
-        gt_dir: for instance ``gtFine/train``.
+        image_dir: for example ``leftImg8bit/train``.
+        gt_dir: for example ``gtFine/train``.
         suffixes: of the annotations that each image needs.
     """
     frames, missing = [], []
@@ -114,7 +116,7 @@ def find_frames(
 
 
 def require_frames(image_dir: Path, gt_dir: Path, suffixes: Collection[str]) -> list[Frame]:
-    """Return what ``find_frames`` lists.
+    """Return the images of ``find_frames``.
 
     Raises:
         UserError: there are no images, or files are missing.
@@ -122,8 +124,8 @@ def require_frames(image_dir: Path, gt_dir: Path, suffixes: Collection[str]) -> 
     frames, missing = find_frames(image_dir, gt_dir, suffixes)
     if missing:
         raise UserError(
-            f"every image below {image_dir} must have its annotations in {gt_dir}, and the "
-            f"reverse, but {len(missing)} files are missing: {join_first(missing)}; restore them",
+            f"every image in {image_dir} must have its annotations in {gt_dir}, and vice versa, "
+            f"but {len(missing)} files are missing: {join_first(missing)}; restore them",
             "data.missing",
         )
     if not frames:
@@ -144,7 +146,7 @@ def read_split(
         is_scored: also check the ``instanceIds``, which detections are scored against.
 
     Returns:
-        each image with the content of its JSON file and the SHA-256 of what was read.
+        each image with the content of its JSON file and the SHA-256 of its annotations.
 
     Raises:
         UserError: a file is missing or invalid.
@@ -172,7 +174,7 @@ def _read_frame(is_scored: bool, frame: Frame) -> tuple[Frame, dict[str, Any], s
 
 
 def check_polygons(content: Any, path: str | Path) -> None:
-    """Check the content of a file of polygons, as ``read_json`` returned it for ``path``.
+    """Check the content of a polygons file, as returned by ``read_json`` for ``path``.
 
     Raises:
         UserError: a field is missing or invalid, or a label is unknown.
@@ -230,8 +232,8 @@ def read_ids(path: Path, width: int, height: int) -> np.ndarray:
         ) from error
     if mode not in ("L", "I", "I;16", "I;16B") or ids.shape != (height, width):
         raise UserError(
-            f"{path} must be an image of {width} x {height} ids, as its image, but has "
-            f"{image.size[0]} x {image.size[1]} pixels of type {mode}; {REMEDY}",
+            f"{path} must be a one-channel image of {width} x {height} pixels, but has "
+            f"{image.size[0]} x {image.size[1]} pixels of mode {mode}; {REMEDY}",
             "data.annotations",
         )
     return ids if mode == "L" else ids.astype(np.uint16)
@@ -252,7 +254,7 @@ def check_instance_ids(ids: np.ndarray, path: Path) -> None:
     ]
     if unknown:
         raise UserError(
-            f"{path} must contain ids of labels, or 1000 times the id of a label with instances "
-            f"plus a number, but contains {join_first(list(map(str, unknown)))}; {REMEDY}",
+            f"{path} must contain label ids, or 1000 times the label id plus a number for labels "
+            f"with instances, but contains {join_first(list(map(str, unknown)))}; {REMEDY}",
             "data.annotations",
         )

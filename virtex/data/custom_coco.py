@@ -1,7 +1,7 @@
-"""Instances in COCO's format as labeling tools export them, completed to what COCO's files contain.
+"""Complete instances in COCO's format, as exported by labeling tools, to what COCO's files contain.
 
-CVAT, Roboflow, labelme2coco and other tools omit fields, or write numbers as text. What has only
-one possible meaning is completed; anything else is left to the checks of ``annotations``, whose
+CVAT, Roboflow, labelme2coco and other tools omit fields, or write numbers as text. Fields whose
+meaning is unambiguous are filled in; anything else is left to the checks of ``annotations``, whose
 errors name the item and the field.
 """
 
@@ -35,10 +35,10 @@ def complete_coco(content: Any, folder: Path) -> list[str]:
         folder: file names are relative to it.
 
     Returns:
-        Sentences about what was assumed, for the log and the record.
+        Notes about what was changed or assumed, for the log and the record.
 
     Raises:
-        UserError: the size of an image is not stated, and its file cannot be read.
+        UserError: the size of an image is missing, and its file cannot be read.
     """
     if not isinstance(content, dict):
         return []
@@ -54,7 +54,7 @@ def complete_coco(content: Any, folder: Path) -> list[str]:
                 number = to_integer(item.get(name))
                 if type(number) is not type(item.get(name)):
                     item[name] = number
-                    notes["ids, sizes or iscrowd were text or fractions"] += 1
+                    notes["ids, sizes or values of iscrowd were text or fractions"] += 1
     images = {}
     for image in items.get("images", ()):
         complete_image(image, folder, notes)
@@ -68,7 +68,7 @@ def complete_coco(content: Any, folder: Path) -> list[str]:
     if not all(map(is_id, ids)) or len(set(ids)) < len(ids):
         for number, annotation in enumerate(annotations, 1):  # nothing refers to them
             annotation["id"] = number
-        notes["objects were renumbered"] += len(annotations)
+        notes["objects were given new ids"] += len(annotations)
     return [f"{count} {text}" for text, count in notes.items()]
 
 
@@ -92,10 +92,10 @@ def complete_image(image: Item, folder: Path, notes: Counter[str]) -> None:
         return
     if "\\" in name and not os.path.isfile(folder / name):
         image["file_name"] = name = name.replace("\\", "/")
-        notes["file names had the separators of Windows"] += 1
+        notes["file names had Windows path separators"] += 1
     if image.get("height") is None or image.get("width") is None:
         image["width"], image["height"] = read_size(folder / name)
-        notes["sizes of images were read from their files"] += 1
+        notes["image sizes were read from the image files"] += 1
 
 
 def complete_annotation(annotation: Item, image: Item, notes: Counter[str]) -> None:
@@ -106,7 +106,7 @@ def complete_annotation(annotation: Item, image: Item, notes: Counter[str]) -> N
     """
     if annotation.get("iscrowd") is None:
         annotation["iscrowd"] = 0
-        notes["objects without iscrowd are not crowds"] += 1
+        notes["objects without iscrowd were read as iscrowd 0"] += 1
     elif annotation["iscrowd"] == 1:
         notes["objects are crowds (iscrowd 1), which are neither trained on nor scored"] += 1
     keypoints = annotation.get("keypoints")
@@ -120,7 +120,7 @@ def complete_annotation(annotation: Item, image: Item, notes: Counter[str]) -> N
     if mask is not None:
         annotation["segmentation"] = mask
         if not has_size or not is_mask(mask) or find_mask_problem(mask, height, width):
-            return  # an error of the checks
+            return  # the checks of annotations report it
     box: Any = annotation.get("bbox")
     if isinstance(box, list):
         annotation["bbox"] = box = [to_number(value) for value in box]
@@ -135,16 +135,16 @@ def complete_annotation(annotation: Item, image: Item, notes: Counter[str]) -> N
     if annotation.get("area") is None:
         rle = None if mask is None else to_rle(mask, height, width)
         annotation["area"] = box[2] * box[3] if rle is None else float(pycocotools.mask.area(rle))
-        notes["areas of objects were computed"] += 1
+        notes["areas of objects were computed from their masks or boxes"] += 1
     else:
         annotation["area"] = to_number(annotation["area"])
 
 
 def simplify_mask(mask: Any) -> Any:
-    """Return a mask as a list of polygons that are not empty; None without any.
+    """Return a mask as a list of its non-empty polygons; None if there are none.
 
-    A single polygon may stand instead of the list, [x, y, x, y, …]. Other masks are returned
-    unchanged, valid or not.
+    A single polygon, [x, y, x, y, …], becomes a list of one. Other masks are returned unchanged,
+    valid or not.
     """
     if isinstance(mask, list):
         if mask and all(type(number) in (int, float) for number in mask):
@@ -160,7 +160,7 @@ def is_outside(box: list[float], height: int, width: int) -> bool:
 
 
 def mask_box(mask: Any, height: int, width: int) -> list[float] | None:
-    """Return x, y, width and height of a valid mask; None if it is empty."""
+    """Return the box of a valid mask, x, y, width and height in pixels; None if it is empty."""
     if isinstance(mask, list):
         xs = [x for polygon in mask for x in polygon[0::2]]
         ys = [y for polygon in mask for y in polygon[1::2]]

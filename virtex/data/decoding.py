@@ -70,7 +70,7 @@ def load_rgb(path: str | Path) -> np.ndarray:
 
 
 def load_indices(path: str | Path) -> np.ndarray:
-    """Decode an image of one channel, (height, width) uint8: gray values, or palette indices.
+    """Decode an 8-bit image of one channel: (height, width) uint8, gray values or palette indices.
 
     Raises:
         UserError: as ``load_rgb``; or the image has other pixels.
@@ -78,7 +78,7 @@ def load_indices(path: str | Path) -> np.ndarray:
     with _open(path) as image:
         if image.mode not in ("L", "P"):
             raise ValueError(
-                f"expected one channel of 8 bits, but its pixels are of type {image.mode}"
+                f"expected one channel of 8 bits, but its pixels are of mode {image.mode}"
             )
         return np.array(image)
 

@@ -11,12 +11,12 @@ class DetectionSet:
     """One split on disk.
 
     Attributes:
-        name: in ``DATASETS.TRAIN`` and ``DATASETS.TEST``; Detectron2's, where it has the set.
+        name: in ``DATASETS.TRAIN`` and ``DATASETS.TEST``; Detectron2's name if it has the dataset.
         kind: how it is read: a key of ``virtex.detectron.datasets.READERS``. The reader states
             in the metadata how it is scored: a key of ``virtex.detectron.evaluation.EVALUATORS``.
         annotations: file or folder of annotations, relative to the data root.
         images: folder that file names are relative to, relative to the data root.
-        task, layout, primary_metric: of the task that registered it; no task of one's own set.
+        task, layout, primary_metric: of the task that registered it; custom datasets have no task.
     """
 
     name: str
@@ -29,7 +29,7 @@ class DetectionSet:
 
     @property
     def is_custom(self) -> bool:
-        """Whether it is one's own set, whose paths are absolute."""
+        """Whether it is a custom dataset, whose paths are absolute."""
         return not self.task
 
 
@@ -42,7 +42,7 @@ def register_sets(
     """Add the sets of a task to ``DETECTION_SETS``.
 
     Raises:
-        ValueError: another task has registered a set of that name.
+        ValueError: a dataset of that name is already registered.
     """
     for entry in sets:
         if entry.name in DETECTION_SETS:

@@ -1,4 +1,4 @@
-"""Image files that a user names: files, folders that are searched, and patterns."""
+"""Find the image files of ``--images``: files, folders and patterns."""
 
 import glob
 import os
@@ -18,11 +18,11 @@ def find_image_files(names: Sequence[str]) -> list[Path]:
     """Find the images of ``--images``, without duplicates.
 
     Args:
-        names: images, which may have any suffix, folders that are searched recursively for files
-            with the suffix of an image, or patterns such as ``photos/*.jpg``.
+        names: image files with any suffix, folders, which are searched recursively for files with
+            an image suffix, or patterns such as ``photos/*.jpg``.
 
     Raises:
-        UserError: a path does not exist, or a folder or pattern yields no image.
+        UserError: a path does not exist, or a folder or pattern contains no image.
     """
     paths: dict[str, Path] = {}
     for name in names:
@@ -47,7 +47,7 @@ def find_image_files(names: Sequence[str]) -> list[Path]:
 
 
 def _find(path: Path) -> list[Path]:
-    """Return a file, or those with the suffix of an image below a folder, sorted."""
+    """Return a file, or the files with an image suffix below a folder, sorted."""
     if path.is_file():
         return [path]
     return [

@@ -99,7 +99,7 @@ class ImageSet:
 
 
 class Pixels(Protocol):
-    """Maps the number of an image to its RGB pixels, (height, width, 3) uint8."""
+    """Maps the index of an image to its RGB pixels, (height, width, 3) uint8."""
 
     def __len__(self) -> int: ...
 
@@ -108,14 +108,13 @@ class Pixels(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class PackedImageSet(ImageSet):
-    """Images stored many to a file, such as CIFAR's.
+    """Images of which a file contains many, such as CIFAR's.
 
     Attributes:
-        files: identify the images in messages and hashes, for instance "test_batch[17]".
-        archives: the files on disk, relative to ``root``. Names, sizes and times of fingerprints
-            are theirs.
+        files: identify the images in messages and hashes, for example "test_batch[17]".
+        archives: the files on disk, relative to ``root``, whose names, sizes and times are hashed.
         pixels: of all images in the archives.
-        rows: (images,) int64, the images' numbers in ``pixels``.
+        rows: (images,) int64, indices of the images in ``pixels``.
     """
 
     archives: Sequence[str]
@@ -126,7 +125,7 @@ class PackedImageSet(ImageSet):
         import torch
 
         pixels = np.array(self.pixels[self.rows[index]])  # contiguous, and not the archive's memory
-        return torch.from_numpy(pixels).permute(2, 0, 1)  # in memory as decode_image's
+        return torch.from_numpy(pixels).permute(2, 0, 1)  # channels last, as decode_image's
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "PackedImageSet":
         chosen = np.asarray(indices, dtype=np.int64)

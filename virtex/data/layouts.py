@@ -39,7 +39,7 @@ class Need:
             - "folder", "file": must exist; a folder must not be empty
             - "images": a folder of images, at any depth
             - "class_folders": one folder of images per class
-            - "label_maps": a folder of PNG files, one per image, of semantic segmentation
+            - "label_maps": a folder of label maps for semantic segmentation, one PNG per image
             - "voc_xml": a folder of one XML file per image
             - "cityscapes": folders of cities with the annotations of a split of Cityscapes
             - "coco_json", "keypoints_json" (COCO's person_keypoints), "lvis_json",
@@ -204,8 +204,8 @@ VOC_SEGMENTATION_AUG = Layout(
         ),
         Need("VOC2012/SegmentationClassAug", "label_maps", {"images": 10582}),
     ),
-    "SBD (semantic boundaries dataset) as label maps with VOC's values, in "
-    "VOC2012/SegmentationClassAug, and their list trainaug.txt: "
+    "SBD (Semantic Boundaries Dataset), converted to label maps with VOC's values in "
+    "VOC2012/SegmentationClassAug, and the list trainaug.txt: "
     "http://home.bharathh.info/pubs/codes/SBD/download.html",
 )
 CITYSCAPES_SEGMENTATION = Layout(
@@ -215,7 +215,7 @@ CITYSCAPES_SEGMENTATION = Layout(
         for folder, kind in (("leftImg8bit", "images"), ("gtFine", "label_maps"))
     ),
     "Cityscapes, gtFine_trainvaltest and leftImg8bit_trainvaltest: "
-    "https://www.cityscapes-dataset.com/downloads; write the label maps of train ids with "
+    "https://www.cityscapes-dataset.com/downloads; create the label maps with train ids with "
     "csCreateTrainIdLabelImgs of the package cityscapesScripts",
 )
 ADE20K = Layout(

@@ -26,7 +26,7 @@ Pairs = list[tuple[str, str]]  # paths of an image and its label map
 
 
 def ade20k_pairs(images: Path, labels: Path) -> Pairs:
-    """Return the pairs of ``images/training`` and ``annotations/training``, or of validation."""
+    """Return the pairs of a split's folders in ``images`` and ``annotations``."""
     stems = sorted({*names_below(images, ".jpg"), *names_below(labels, ".png")})
     return [(f"{images / stem}.jpg", f"{labels / stem}.png") for stem in stems]
 
@@ -53,7 +53,7 @@ def voc_pairs(images: Path, listed: Path) -> Pairs:
 
 
 def names_below(folder: Path, end: str) -> list[str]:
-    """Return the files with a name of this end, relative to ``folder`` and without the end."""
+    """Return the files below ``folder`` that end in ``end``: relative paths without that end."""
     above = len(str(folder / "x")) - 1
     return [
         os.path.join(place, name)[above : -len(end)]
@@ -68,10 +68,9 @@ class LabelMaps:
     """The label maps of one kind of dataset.
 
     Attributes:
-        find_pairs: the set's folder of images, its annotations -> the pairs, whether or not the
-            files exist.
+        find_pairs: (folder of images, annotations) -> pairs, whether or not the files exist.
         classes: number of classes.
-        first: value of the first class in a file; pixels with the value below it are ignored.
+        first: value of the first class in the files; if it is 1, pixels of value 0 are ignored.
     """
 
     find_pairs: Callable[[Path, Path], Pairs]
@@ -98,10 +97,10 @@ def find_pairs(entry: DetectionSet, data_root: Path) -> Pairs:
 
 
 def require_pairs(entry: DetectionSet, data_root: Path) -> Pairs:
-    """Return the pairs of a set, of which both files exist.
+    """Return the pairs of a set, whose files all exist.
 
     Raises:
-        UserError: there are none, or an image or a label map is missing.
+        UserError: there are no pairs, or an image or a label map is missing.
     """
     pairs = find_pairs(entry, data_root)
     if not pairs:
@@ -113,7 +112,7 @@ def require_pairs(entry: DetectionSet, data_root: Path) -> Pairs:
     if missing:
         hint = "restore them"
         if missing[0].endswith(TRAIN_IDS_FILE):
-            hint = "write them with csCreateTrainIdLabelImgs of the package cityscapesScripts"
+            hint = "create them with csCreateTrainIdLabelImgs of the package cityscapesScripts"
         raise UserError(
             f"every image of {entry.name} needs a label map and vice versa, but {len(missing)} "
             f"files are missing: {join_first(missing)}; {hint}",
@@ -123,7 +122,7 @@ def require_pairs(entry: DetectionSet, data_root: Path) -> Pairs:
 
 
 def read_labels(path: str, kind: str) -> np.ndarray:
-    """Read a label map: (height, width) uint8 of class indices from 0, and ``IGNORED``.
+    """Read a label map: (height, width) uint8 of class indices from 0, or ``IGNORED``.
 
     Args:
         kind: key of ``SEGMENTATION``.

@@ -1,7 +1,7 @@
-"""Readers of the data sets in ``virtex.data.suite_sets``, based on torchvision's data set classes.
+"""Readers of the datasets in ``virtex.data.suite_sets``, based on torchvision's dataset classes.
 
 torchvision finds the images and labels, in the order of the published files, and verifies the MD5
-of archives before it unpickles them. Nothing is ever downloaded.
+of archives before unpickling them. Nothing is downloaded.
 """
 
 import os
@@ -27,11 +27,11 @@ PCAM_CLASSES = ("no tumor", "tumor")
 DIGITS = tuple("0123456789")
 TRAIN_TEST, TRAIN_VAL_TEST = ("train", "test"), ("train", "val", "test")
 
-# torchvision's data sets -----------------------------------------------------------------------
+# torchvision's datasets --------------------------------------------------------------------------
 
 
 def open_data(kind: Callable[..., Any], folder: Path, *args: Any, **options: Any) -> Any:
-    """Return a data set of torchvision, ``kind(*args, **options)``.
+    """Return a dataset of torchvision, ``kind(*args, **options)``.
 
     Args:
         folder: where it is on disk, for messages.
@@ -64,11 +64,11 @@ def open_data(kind: Callable[..., Any], folder: Path, *args: Any, **options: Any
 
 
 def image_set(name: str, folder: Path, data: Any, classes: Sequence[str] = ()) -> ImageSet:
-    """Return the image files of a data set of torchvision.
+    """Return the image files of a dataset of torchvision.
 
     Args:
         folder: contains all of them.
-        classes: names, for data without ``classes``.
+        classes: class names, if ``data`` has no ``classes``.
     """
     if hasattr(data, "_labels"):
         paths = data._images if hasattr(data, "_images") else data._image_files
@@ -92,10 +92,10 @@ def packed_set(
     """Return all images of archives.
 
     Args:
-        archives: names of files in ``folder`` that contain equally many images each.
+        archives: names of files in ``folder``, each with the same number of images.
 
     Raises:
-        UserError: there is not one label per image.
+        UserError: the numbers of images and labels differ.
     """
     labels = np.asarray(labels, dtype=np.int64)
     count = len(labels)
@@ -117,11 +117,11 @@ def packed_set(
 def read_files(
     kind: Callable[..., Any], name: str, folder: str, splits: Sequence[str], data_root: Path
 ) -> Splits:
-    """Read a data set of image files.
+    """Read a dataset of image files.
 
     Args:
-        kind: class of torchvision's data set.
-        folder: below the data root.
+        kind: dataset class of torchvision.
+        folder: in the data root.
         splits: torchvision's names of train and test, or of train, validation and test.
     """
     root = data_root / folder
@@ -130,7 +130,7 @@ def read_files(
 
 
 def read_food101(data_root: Path) -> Splits:
-    """Read Food-101 class by class, as ssl-transfer: its validation images depend on the order."""
+    """Read Food-101 class by class, as ssl-transfer: the held-out images depend on the order."""
     root = data_root / "food-101"
     sets = []
     for split in TRAIN_TEST:
@@ -142,7 +142,7 @@ def read_food101(data_root: Path) -> Splits:
 
 
 def read_gtsrb(data_root: Path) -> Splits:
-    """Read GTSRB, whose classes are named as the folders of its training images."""
+    """Read GTSRB, whose classes have the names of the folders of its training images."""
     root = data_root / "gtsrb"
     train, test = (open_data(datasets.GTSRB, root, data_root, split=s) for s in TRAIN_TEST)
     classes = sorted(list_folder(root / "GTSRB" / "Training").folders)
@@ -152,8 +152,8 @@ def read_gtsrb(data_root: Path) -> Splits:
 def read_sun397(data_root: Path) -> Splits:
     """Read the first of the ten published partitions of SUN397; torchvision has none.
 
-    ``ClassName.txt``, ``Training_01.txt`` and ``Testing_01.txt`` of the partitions lie in
-    ``SUN397/``; they contain lines "/a/abbey" and "/a/abbey/sun_aaalbzqrimafwbiv.jpg".
+    ``ClassName.txt``, ``Training_01.txt`` and ``Testing_01.txt`` of the partitions are in
+    ``SUN397/``; they contain lines such as "/a/abbey" and "/a/abbey/sun_aaalbzqrimafwbiv.jpg".
     """
     root = data_root / "SUN397"
     folders = read_lines(root / "ClassName.txt")
@@ -171,9 +171,9 @@ def read_sun397(data_root: Path) -> Splits:
 def read_caltech101(data_root: Path) -> Splits:
     """Read Caltech-101 with its background class, as ssl-transfer does.
 
-    Its ``train.txt`` and ``test.txt`` (from caltech101-splits) are used if they lie in
-    ``caltech101/``; otherwise 30 random images of each class are for training, at most all but
-    one, and the others for testing.
+    ssl-transfer's ``train.txt`` and ``test.txt`` (from caltech101-splits) are used if they are in
+    ``caltech101/``; otherwise 30 random images of each class, at most all but one, are for training
+    and the others for testing.
     """
     root = data_root / "caltech101"
     folder = root / "101_ObjectCategories"
@@ -191,15 +191,15 @@ def read_caltech101(data_root: Path) -> Splits:
 
 
 def read_caltech_list(path: Path, full: ImageSet) -> ImageSet:
-    """Read a list of lines "accordion/image_0001.jpg 5"; the number is the class's in ``full``."""
+    """Read lines such as "accordion/image_0001.jpg 5", where 5 is the class's index in ``full``."""
     label_of = {name: str(label) for label, name in enumerate(full.class_names)}
     files, labels = [], []
     for number, line in enumerate(read_lines(path), 1):
         file, _, label = line.rpartition(" ")
         if label_of.get(file.partition("/")[0]) != label:
             raise UserError(
-                f"{path}, line {number}: expected an image and the number of its folder among "
-                f"those of 101_ObjectCategories, from 0, found {line!r}; {RESTORE}",
+                f"{path}, line {number}: expected an image and the index of its folder in "
+                f"101_ObjectCategories, from 0, found {line!r}; {RESTORE}",
                 "data.annotations",
             )
         files.append(f"101_ObjectCategories/{file}")
@@ -210,7 +210,7 @@ def read_caltech_list(path: Path, full: ImageSet) -> ImageSet:
 
 
 def read_eurosat(data_root: Path) -> Splits:
-    """Read EuroSAT, of which no split is published: a random fifth of all images is for testing."""
+    """Read EuroSAT, which has no published split: a random fifth of all images is for testing."""
     root = data_root / "eurosat"
     full = image_set("eurosat", root, open_data(datasets.EuroSAT, root, data_root))
     return make_splits(hold_out(full), "eurosat")
@@ -250,7 +250,7 @@ class LabeledSTL10(datasets.STL10):
 
 
 def read_stl10(data_root: Path) -> Splits:
-    """Read STL-10's labeled images, all 5,000 for training."""
+    """Read STL-10's labeled images, of which all 5,000 training images are used, not folds."""
     root = data_root / LabeledSTL10.base_folder
     classes = read_lines(root / LabeledSTL10.class_names_file)
     sets = []
@@ -307,7 +307,7 @@ def read_pcam(data_root: Path) -> Splits:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text file that are not empty, without surrounding white space.
+    """Return the non-empty lines of a text file, without surrounding whitespace.
 
     Raises:
         UserError: it cannot be read.

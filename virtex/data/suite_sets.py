@@ -1,8 +1,8 @@
-"""The data sets of the classification suite: their files below the data root, sizes and metrics.
+"""The datasets of the classification suite: their files in the data root, sizes and metrics.
 
 The first eleven are those of ssl-transfer's ``linear.py`` (Ericsson et al., arXiv 2011.13377), with
 its metrics and splits; the others are common in linear probes, such as CLIP's (arXiv 2103.00020).
-Folders are named as torchvision's data set classes expect them.
+Folders are named as torchvision's dataset classes expect them.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ TOP1, MEAN_PER_CLASS, MEAN_AP = "top1", "mean_per_class", "mAP"
 
 @dataclass(frozen=True)
 class Splits:
-    """The images of a data set, named ``<name>_train``, ``<name>_val`` and ``<name>_test``.
+    """The images of a dataset, named ``<name>_train``, ``<name>_val`` and ``<name>_test``.
 
     Attributes:
         train: without the images of ``val``.
@@ -35,14 +35,14 @@ class Splits:
 
 @dataclass(frozen=True)
 class SuiteSet:
-    """A data set.
+    """A dataset.
 
     Attributes:
         name: key of ``SUITE``.
         metric: "top1" accuracy, accuracy "mean_per_class", or VOC2007's 11-point "mAP", as in
             ssl-transfer's ``LINEAR_DATASETS``; "top1" for the sets that it does not have.
         num_classes: of the published data.
-        images: name of an image set -> number of images, of the published data.
+        images: name of an image set -> number of images in the published data.
     """
 
     name: str
@@ -53,7 +53,7 @@ class SuiteSet:
     layout: Layout
 
     def read(self, data_root: str | Path) -> Splits:
-        """Read and check the data set; nothing is downloaded.
+        """Read and check the dataset; nothing is downloaded.
 
         Raises:
             UserError: files or images are missing, or the data are invalid.

@@ -1,4 +1,4 @@
-"""Training, validation and test images of a data set, and the checks that they are consistent."""
+"""Training, validation and test images of a dataset, and checks that they are consistent."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -35,9 +35,9 @@ def make_splits(sets: Sequence[ImageSet], name: str) -> Splits:
 def hold_out(images: ImageSet) -> tuple[ImageSet, ImageSet]:
     """Return ``images`` without a random fifth of them, and that fifth.
 
-    It is the fifth that ssl-transfer's ``linear.py`` chooses, if it reads the images in the same
-    order: the first floor(0.2 · images) of the indices, as NumPy's RandomState(0) shuffles them.
-    A class of which it contains all images gets its first one back.
+    It is the fifth that ssl-transfer's ``linear.py`` holds out, if it reads the images in the same
+    order: the first floor(0.2 * images) indices, shuffled by NumPy's RandomState(0). Of a class
+    whose images would all be held out, the first one is kept.
     """
     order = np.arange(len(images))
     np.random.RandomState(SEED).shuffle(order)
@@ -57,8 +57,8 @@ def check_splits(splits: Splits) -> Splits:
 
     Raises:
         UserError: a split is empty or has other classes than train, a label is not a class, an
-            image is listed twice or missing, or a class has no training image (of images with one
-            label; the probe skips such classes of images with several).
+            image is listed twice or missing, or a class has no training image (for images with one
+            label; with several labels, the probe skips such classes).
     """
     train = splits.train
     for images in (train, splits.val, splits.test):
@@ -72,8 +72,8 @@ def check_splits(splits: Splits) -> Splits:
             )
         if not len(images):
             raise UserError(
-                f"{images.name} must contain images, but none are left or listed in {images.root}; "
-                "restore its images and split files",
+                f"{images.name} must contain images, but none were found in {images.root}; restore "
+                "its images and split files",
                 "data.empty",
             )
         check_labels(images)
@@ -97,7 +97,7 @@ def check_splits(splits: Splits) -> Splits:
 
 
 def check_labels(images: ImageSet) -> None:
-    """Raise UserError if a label is not a class; those of several classes are -1, 0 and 1."""
+    """Raise UserError if a label is not a class, or, with several labels, not -1, 0 or 1."""
     lowest, highest = (0, len(images.class_names) - 1) if images.labels.ndim == 1 else (-1, 1)
     invalid = np.flatnonzero(
         ((images.labels < lowest) | (images.labels > highest)).reshape(len(images), -1).any(axis=1)

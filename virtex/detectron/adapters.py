@@ -35,7 +35,7 @@ class ConvertedBackbone:
             feature maps by name.
         reference_features: the same from the original network, for images normalized as
             ``Backbone.input`` states; each call builds the network.
-        excluded_prefixes: of names with ``prefixes`` that are not the checkpoint's: a head, or
+        excluded_prefixes: of names with ``prefixes`` that are not in the checkpoint: a head, or
             parameters that the detector adds.
         layer_ids: the detector's tensor names -> ``Family.layer_id``.
         has_drop_path: whether the network's blocks have stochastic depth.
@@ -76,8 +76,8 @@ def convert_backbone(backbone: Backbone, cfg: CfgNode) -> ConvertedBackbone:
 
     Raises:
         UserError: the family has no converter for the layout, or it does not support this
-            architecture; the protocol is for vision transformers; or a C4 detector should be
-            frozen.
+            architecture; the protocol is for vision transformers; or the backbone of a C4 detector
+            is to be frozen.
     """
     layout, converters = detector_layout(cfg), get_family(backbone.arch).detectron2_converters
     if cfg.MODEL.BACKBONE.FROZEN and layout == "C4":
@@ -89,7 +89,7 @@ def convert_backbone(backbone: Backbone, cfg: CfgNode) -> ConvertedBackbone:
     if cfg.MODEL.VIT.DEPTH and backbone.arch.family != "vit":
         raise UserError(
             f"{backbone.arch.name} cannot be used in a ViTDet protocol, which is for vision "
-            "transformers; use --protocol adamw-3x of --task coco, or 2x",
+            "transformers; use another protocol, such as 2x or, with --task coco, adamw-3x",
             code="detection.unsupported_backbone",
         )
     if layout not in converters:
@@ -108,7 +108,7 @@ def convert_backbone(backbone: Backbone, cfg: CfgNode) -> ConvertedBackbone:
     return replace(
         converted,
         settings={**converted.settings, "MODEL.NETWORK.DROP_PATH": 0.0},
-        notes=(*converted.notes, "no stochastic depth, which the network's blocks do not have"),
+        notes=(*converted.notes, "no stochastic depth: the network's blocks do not support it"),
     )
 
 

@@ -1,8 +1,8 @@
-"""Augmentations of training images by the name in ``INPUT.AUGMENTATION``, and the dataset mapper.
+"""The augmentations that ``INPUT.AUGMENTATION`` names, and the dataset mapper.
 
-``"default"`` is what Detectron2 builds from ``INPUT``: random crop, shortest edge, flip. Another
-augmentation is one row of ``AUGMENTATIONS``. All draw from numpy's global generator, which the
-training stream seeds for every sample.
+``"default"`` is what Detectron2 builds from ``INPUT``: random crop, shortest edge, flip. The others
+are in ``AUGMENTATIONS``. All draw from numpy's global generator, which the training stream seeds
+for every sample.
 """
 
 from collections.abc import Callable
@@ -18,8 +18,8 @@ from fvcore.transforms.transform import CropTransform
 def large_scale_jitter(cfg: CfgNode) -> list[T.Augmentation]:
     """Return the augmentations of LSJ (arXiv 2012.07177), as in Detectron2's ``projects/ViTDet``.
 
-    The image is flipped, resized to fit into ``INPUT.LSJ.SIZE`` times a random scale, and cropped
-    to ``SIZE`` x ``SIZE`` pixels where it is larger.
+    The image is flipped, resized to fit into a square of ``INPUT.LSJ.SIZE`` pixels times a random
+    scale, and cropped to ``SIZE`` x ``SIZE`` pixels where it is larger.
     """
     size = cfg.INPUT.LSJ.SIZE
     return [
@@ -67,7 +67,7 @@ AUGMENTATIONS: dict[str, Callable[[CfgNode], list[T.Augmentation]]] = {
 def build_instance_mapper(cfg: CfgNode, is_train: bool) -> DatasetMapper:
     """Build Detectron2's mapper from a dataset dict to a sample of a detector."""
     if not is_train and cfg.MODEL.KEYPOINT_ON:
-        # Detectron2 would look up the training sets, which are not registered for predictions
+        # Detectron2 would look up the training sets, which are not registered for prediction
         cfg = cfg.clone()
         cfg.defrost()
         cfg.MODEL.KEYPOINT_ON = False
@@ -89,7 +89,7 @@ def build_instance_mapper(cfg: CfgNode, is_train: bool) -> DatasetMapper:
 class CropToSize(T.Augmentation):
     """A random crop of at most ``height`` x ``width`` pixels; smaller images are not padded.
 
-    It is Detectron2 0.6's ``FixedSizeCrop`` with ``pad=False``, which v0.5 does not have.
+    The same as ``FixedSizeCrop`` of Detectron2 0.6 with ``pad=False``, which v0.5 does not have.
     """
 
     def __init__(self, height: int, width: int):

@@ -20,7 +20,7 @@ from virtex.engine.signals import SigtermReceived
 from virtex.errors import UserError
 from virtex.text import escape
 
-# Key of a checkpoint: the ids of the classes in the annotations, in the order of the classes.
+# Key in checkpoints: category ids in the annotations, in the order of the classes.
 CATEGORY_IDS = "category_ids"
 
 

@@ -119,7 +119,7 @@ def validate_run(cfg: CfgNode, overridden: Sequence[str], device: str) -> None:
     validate_values(cfg, CHOICES, {})
     if cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "float16" and device == "cpu":
         raise UserError(
-            "SOLVER.AMP.DTYPE must be auto or bfloat16 on the CPU, not float16, which needs a GPU",
+            "SOLVER.AMP.DTYPE must be auto or bfloat16 on the CPU; float16 requires a GPU",
             code="config.invalid_value",
         )
     validate_supported(cfg)

@@ -2,9 +2,9 @@
 
 The samples are those of Detectron2's own dataset of this name. Its evaluator imports
 cityscapesscripts from a package that is not public (in the official 0.6) and makes it write a file
-``matches.json`` to the current folder, which fails with numpy 2. Ours calls the functions of
-cityscapesscripts itself, with settings of its own and without any file; it also works on several
-machines.
+``matches.json`` to the current folder, which fails with numpy 2. The evaluator here calls the
+functions of cityscapesscripts with its own copy of their settings and without writing files; it
+also works on several machines.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ from virtex.records import finite_or_none
 from virtex.text import join_first
 
 CONTIGUOUS = {number: index for index, number in enumerate(THINGS)}
-# Half a pixel, by which PIL draws a polygon wider on each side than its corners are
+# Half a pixel: PIL fills polygons beyond their corners by that much on each side
 DILATION = 0.5
 
 Metrics = dict[str, float]
@@ -56,7 +56,7 @@ def require_package(name: str) -> None:
     """Raise ``UserError`` unless a package of the extra ``cityscapes`` is installed."""
     if find_spec(name) is None:
         raise UserError(
-            f"Cityscapes needs the package {name}, which is not installed; install it: "
+            f"Cityscapes requires the package {name}, which is not installed; install it with "
             "pip install cityscapesscripts shapely",
             code=f"environment.{name}",
         )
@@ -66,7 +66,7 @@ def require_package(name: str) -> None:
 
 
 def read_cityscapes_set(entry: DetectionSet, data_root: Path, scored: bool) -> LoadedSet:
-    """Read a split of Cityscapes as Detectron2's ``load_cityscapes_instances`` with polygons.
+    """Read a split like Detectron2's ``load_cityscapes_instances`` with ``from_json=True``.
 
     Raises:
         UserError: files are missing or invalid, or shapely is not installed.
@@ -100,10 +100,11 @@ def read_cityscapes_set(entry: DetectionSet, data_root: Path, scored: bool) -> L
 
 
 def visible_parts(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return Detectron2's annotations of the objects to detect, without what is in front of them.
+    """Return Detectron2's annotations of the visible parts of the objects to detect.
 
     Args:
-        objects: label and polygon, from back to front; they passed ``check_polygons``.
+        objects: label and polygon (in pixels) of each, from back to front; they passed
+            ``check_polygons``.
     """
     from shapely.geometry import Polygon
 
@@ -113,7 +114,7 @@ def visible_parts(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
         number = label_id(found["label"])
         if "deleted" in found or number is None or number < 0:
             continue
-        # the annotations' corners are pixels; float32 as in Detectron2
+        # corners are pixel indices; float32 as in Detectron2
         corners = np.asarray(found["polygon"], dtype="f4") + 0.5
         polygon = Polygon(corners).buffer(DILATION, quad_segs=4)
         if number not in THINGS:
@@ -141,17 +142,18 @@ def visible_parts(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 class CityscapesEvaluator(DatasetEvaluator):
-    """Collects the masks of all processes and scores them as Cityscapes' benchmark does.
+    """Collects the masks of all processes and scores them as the Cityscapes benchmark does.
 
     Attributes:
-        per_class: set by ``evaluate`` in the main process: class, objects and AP of each class.
+        per_class: set by ``evaluate`` in the main process: name, number of objects, and AP and AP50
+            in percent of each class.
     """
 
     def __init__(self, dataset_name: str, path: Path | None = None):
         """
         Args:
             dataset_name: a test set, which has been read; its metadata has ``gt_dir``.
-            path: write the detections there in COCO's result format, with Cityscapes' label ids.
+            path: where to write the detections in COCO's result format, with Cityscapes' label ids.
 
         Raises:
             UserError: cityscapesscripts is not installed, or an image has no ``instanceIds``.
@@ -166,7 +168,7 @@ class CityscapesEvaluator(DatasetEvaluator):
         if missing := [str(path) for path in self.truth.values() if not path.is_file()]:
             raise UserError(
                 f"{len(missing)} annotations of {dataset_name} are missing: {join_first(missing)}; "
-                "its metadata must name their folder gt_dir",
+                "set gt_dir in its metadata to their folder",
                 code="data.missing",
             )
         self.reset()
@@ -203,7 +205,7 @@ class CityscapesEvaluator(DatasetEvaluator):
 
 
 def instance_ids_path(image: Path, gt_dir: Path) -> Path:
-    """Return the path of an image's ``instanceIds``, which has the same city and name."""
+    """Return the path of the ``instanceIds`` of an image."""
     name = image.name.removesuffix(IMAGE_SUFFIX)
     return gt_dir / image.parent.name / f"{name}_gtFine_{INSTANCE_IDS}"
 
@@ -218,14 +220,14 @@ def score_cityscapes(
         rows: detections with image_id, category_id (a label id), score and segmentation (RLE).
 
     Returns:
-        ``{"segm/AP": …, "segm/AP50": …}`` in percent, and these of each class, by name, None
-        without objects of the class. AP is the average over IoU thresholds from 0.5 to 0.95; groups
-        and regions that are ignored count neither for nor against a detection.
+        ``{"segm/AP": …, "segm/AP50": …}`` in percent, and the same for each class by name (None for
+        a class without objects). AP is the mean over IoU thresholds from 0.5 to 0.95; groups and
+        ignored regions count neither for nor against a detection.
     """
     from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling as reference
     from cityscapesscripts.evaluation.instances2dict import instances2dict
 
-    args = copy.copy(reference.args)  # of the module, which its functions would change
+    args = copy.copy(reference.args)  # its functions would modify those of the module
     reference.setInstanceLabels(args)
     by_image: dict[str, Rows] = defaultdict(list)
     for row in rows:
@@ -243,10 +245,10 @@ def score_cityscapes(
                 objects, detections = reference.assignGt2Preds(
                     reference.filterGtInstances(instances, args), ids, found, args
                 )
-            for file in predictions:  # the matches hold them
+            for file in predictions:  # the matches keep references to them
                 file.close()
             matches[image_id] = {"groundTruth": objects, "prediction": detections}
-    averages = reference.computeAverages(average_precisions(matches, args), args)
+    averages = reference.computeAverages(compute_average_precisions(matches, args), args)
     classes = {
         name: {
             "segm/AP": finite_or_none(float(found["ap"]) * 100),
@@ -258,11 +260,11 @@ def score_cityscapes(
     return {name: float(value) * 100 for name, value in metrics.items()}, classes
 
 
-def average_precisions(matches: dict[str, Any], args: Any) -> np.ndarray:
+def compute_average_precisions(matches: dict[str, Any], args: Any) -> np.ndarray:
     """Return the AP of each class and IoU threshold, (1, classes, thresholds), from 0 to 1.
 
-    cityscapesscripts fails where all detections of a class are ignored; that counts as no
-    detections, whose AP is 0.
+    cityscapesscripts fails if all detections of a class are ignored; here, AP is 0 as without
+    detections.
     """
     from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling as reference
 

@@ -38,15 +38,15 @@ def default_config() -> Any:
 def add_settings(cfg: Any) -> None:
     """Add the settings that Detectron2's YAML configs do not have.
 
-    They are those of backbones that are not ResNets (``virtex.detectron.pyramid`` and ``vit``), of
-    augmentation (``virtex.detectron.augmentation``), of semantic segmentation
-    (``virtex.detectron.semantic``), of optimizer and schedule
-    (``virtex.detectron.optimizer``) and of the training step (``virtex.detectron.training_step``
-    and ``ema``). With their defaults, a ResNet is trained as by Detectron2 itself.
+    They are settings of backbones that are not ResNets (``virtex.detectron.pyramid`` and ``vit``),
+    augmentation (``augmentation``), semantic segmentation (``semantic``), box heads
+    (``federated``), optimizer and schedule (``optimizer``) and the training step
+    (``training_step`` and ``ema``). With their defaults, a ResNet is trained as by Detectron2
+    itself.
     """
     from detectron2.config import CfgNode
 
-    cfg.INPUT.AUGMENTATION = "default"  # Detectron2's, of INPUT; or "lsj", "detr"
+    cfg.INPUT.AUGMENTATION = "default"  # Detectron2's, from INPUT; or "lsj", "detr"
     cfg.INPUT.LSJ = CfgNode()  # large-scale jitter
     cfg.INPUT.LSJ.SIZE = 1024  # side in pixels of the square that scale 1 fills, and of the crop
     cfg.INPUT.LSJ.MIN_SCALE = 0.1
@@ -64,37 +64,38 @@ def add_settings(cfg: Any) -> None:
     # other patch embeddings are resampled to this size in pixels; 0: none is
     cfg.MODEL.VIT.PATCH_SIZE = 16
     cfg.MODEL.VIT.NORM = "LN"  # of the pyramid
-    # attend to class and register tokens; normalize the feature map. ViTDet does neither
+    # keep class and register tokens; apply the final norm to the feature map. ViTDet does neither
     cfg.MODEL.VIT.TOKENS = True
     cfg.MODEL.VIT.FINAL_NORM = True
-    cfg.MODEL.VIT.REL_POS = False  # decomposed relative positions, initialized with zeros
-    cfg.MODEL.VIT.SQUARE_PAD = 0  # pad images to multiples of this many pixels: ViTDet's squares
-    # blocks of the networks that a protocol's settings are for; another number is a deviation.
-    # 0: any
+    # decomposed relative position embeddings, initialized to zero
+    cfg.MODEL.VIT.REL_POS = False
+    # pad images to multiples of this many pixels, in ViTDet to squares; 0: of the stride
+    cfg.MODEL.VIT.SQUARE_PAD = 0
+    # number of blocks that the protocol is for, 0: any; another number is a deviation
     cfg.MODEL.VIT.DEPTH = 0
     cfg.MODEL.BACKBONE.COMPILE = False  # train the backbone with torch.compile
-    # moving average of the weights, which is evaluated instead of them; names as in d2go
+    # evaluate a moving average of the weights; names as in d2go
     cfg.MODEL_EMA = CfgNode()
     cfg.MODEL_EMA.ENABLED = False
     cfg.MODEL_EMA.DECAY = 0.999  # per iteration
     # micro-batches into which each process splits its share of IMS_PER_BATCH
     cfg.SOLVER.ACCUMULATE = 1
-    # or "bfloat16", "float16"; "auto" is bfloat16, except on GPUs without it
+    # or "bfloat16", "float16"; "auto" is bfloat16, except on GPUs without support for it
     cfg.SOLVER.AMP.DTYPE = "auto"
-    # of semantic segmentation, named as in Detectron2's projects PointRend and DeepLab: crops are
-    # drawn anew, up to 10 times, while a class has a larger part; color augmentation of SSD
+    # for semantic segmentation, named as in Detectron2's projects PointRend and DeepLab: redraw a
+    # crop, up to 10 times, if a class has a larger fraction of it; color augmentation of SSD
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
     cfg.INPUT.COLOR_AUG_SSD = False
-    cfg.SOLVER.POLY_LR_POWER = 0.9  # of LR_SCHEDULER_NAME WarmupPolyLR
-    cfg.SOLVER.POLY_LR_END = 0.0  # factor of BASE_LR after the last iteration
+    cfg.SOLVER.POLY_LR_POWER = 0.9  # for LR_SCHEDULER_NAME WarmupPolyLR
+    cfg.SOLVER.POLY_LR_END = 0.0  # the final learning rate as a fraction of BASE_LR
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "ADAMW"
     cfg.SOLVER.LAYER_DECAY = 1.0  # factor of the learning rate from each layer to the one before
     # of parameters that are no weight or bias of a layer: tokens, position embeddings,
     # relative position biases, layer scales; None: 0 with ADAMW or LAYER_DECAY, else WEIGHT_DECAY
     cfg.SOLVER.WEIGHT_DECAY_EMBED = None
-    # shell patterns of parameters without weight decay, whatever the settings above
+    # shell patterns of parameters without weight decay; precedence over the settings above
     cfg.SOLVER.NO_WEIGHT_DECAY = []
-    box_head = cfg.MODEL.ROI_BOX_HEAD  # of virtex.detectron.federated; 0.6 has the same defaults
+    box_head = cfg.MODEL.ROI_BOX_HEAD  # as in 0.6; see virtex.detectron.federated
     box_head.USE_SIGMOID_CE = False
     box_head.USE_FED_LOSS = False
     box_head.FED_LOSS_FREQ_WEIGHT_POWER = 0.5

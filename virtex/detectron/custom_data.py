@@ -218,7 +218,11 @@ def check_samples(name: str, samples: Any) -> None:
 
 
 def find_problem(sample: Any, num_classes: int, num_keypoints: int = 0) -> str:
-    """Return the first problem of a sample, "" if there is none; keypoints if they have names."""
+    """Return the first problem of a sample, "" if there is none.
+
+    Args:
+        num_keypoints: of each object; 0: keypoints are not checked.
+    """
     if not isinstance(sample, dict):
         return f"must be a dict, not {short_repr(sample)}"
     for key, (kind, expected) in SAMPLE_FIELDS.items():
@@ -333,7 +337,11 @@ def coco_content(name: str, samples: Samples) -> dict[str, list[dict[str, Any]]]
 
 
 def coco_keypoints(keypoints: Any) -> dict[str, Any]:
-    """Return the fields of an annotation with these keypoints, in Detectron2's coordinates."""
+    """Return COCO's keypoint fields of an annotation.
+
+    Args:
+        keypoints: [x, y, visibility, …] in Detectron2's coordinates, see ``shift_keypoints``.
+    """
     numbers = [float(value) for value in keypoints]
     visible = numbers[2::3]
     return {

@@ -31,15 +31,15 @@ from virtex.detectron.semantic import ARCHITECTURE, is_semantic, read_semantic_s
 from virtex.errors import UserError
 from virtex.text import join_first, one_line, printable
 
-# Setting of DATASETS -> one's own set, which --train-json or --val-json names.
+# Key of DATASETS -> name of the custom dataset of --train-json or --val-json.
 CUSTOM_SETS = {"TRAIN": "custom_train", "TEST": "custom_val"}
 
 
 def custom_overrides(args: argparse.Namespace) -> list[str]:
-    """Return the settings that ``--train-json`` and ``--val-json`` stand for.
+    """Return the settings that ``--train-json`` and ``--val-json`` imply, as KEY VALUE overrides.
 
     Raises:
-        UserError: an override sets one of them, too.
+        UserError: an override also sets one of them.
     """
     if args.val_json is None:
         return []
@@ -53,13 +53,13 @@ def custom_overrides(args: argparse.Namespace) -> list[str]:
 
 
 def custom_sets(args: argparse.Namespace, protocol: CfgNode) -> list[DetectionSet]:
-    """Return the sets that ``--train-json`` and ``--val-json`` name; none without these options.
+    """Return the datasets of ``--train-json`` and ``--val-json``, if any.
 
     Args:
-        protocol: the settings of the protocol, whose data the sets replace.
+        protocol: the settings of the protocol, whose data they replace.
 
     Raises:
-        UserError: the protocol's data are not in a JSON file; a file or folder is missing.
+        UserError: the protocol's data has another format than JSON; a file or folder is missing.
     """
     if args.val_json is None:
         return []
@@ -68,8 +68,8 @@ def custom_sets(args: argparse.Namespace, protocol: CfgNode) -> list[DetectionSe
     if READERS[kind] is not read_instance_set:
         tasks = (e.task for e in DETECTION_SETS.values() if READERS[e.kind] is read_instance_set)
         raise UserError(
-            f"--val-json needs a protocol of data in JSON, but {test} has another format; use "
-            f"--task {' or '.join(dict.fromkeys(tasks))}",
+            f"--val-json requires a protocol with JSON annotations, but {test} has another format; "
+            f"use --task {' or '.join(dict.fromkeys(tasks))}",
             code="data.kind",
         )
     paths = [(args.val_json, args.val_images)]
@@ -92,7 +92,7 @@ def register_detection_sets(
 
     Args:
         scored: names of the test sets.
-        custom: one's own sets, registered, too.
+        custom: custom datasets to register as well.
     """
     for entry in (*DETECTION_SETS.values(), *custom):
         if entry.name in DatasetCatalog.list():
@@ -101,15 +101,15 @@ def register_detection_sets(
             MetadataCatalog.remove(entry.name)
         read = partial(READERS[entry.kind], entry, data_root, entry.name in scored)
         DatasetCatalog.register(entry.name, RegisteredSet(entry.name, read))
-        # also of sets that are not read: Detectron2's mapper needs it of the training sets
+        # also for sets that are not read: Detectron2's mapper needs that of the training sets
         MetadataCatalog.get(entry.name).set(**METADATA.get(entry.kind, {}))
 
 
 def read_instance_set(entry: DetectionSet, data_root: Path, scored: bool) -> LoadedSet:
-    """Read a set of COCO's or LVIS's format, with keypoints if its metadata names them.
+    """Read a set in COCO's or LVIS's format, with keypoints if its metadata names them.
 
     Raises:
-        UserError: it is not valid, or it is one's own test set and has no objects.
+        UserError: it is not valid, or it is a custom test set without objects.
     """
     annotations, folder = data_root / entry.annotations, data_root / entry.images
     style, keypoints = STYLES.get(entry.kind, entry.kind), count_keypoints(entry.name)
@@ -187,8 +187,8 @@ def read_data(
         if is_semantic(cfg) != (kind in SEGMENTATION):
             raise UserError(
                 f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} cannot be used with the "
-                f"dataset {name}: {ARCHITECTURE} needs one with label maps, such as "
-                "ade20k_sem_seg_val, and the others one with objects",
+                f"dataset {name}: {ARCHITECTURE} requires datasets with label maps, such as "
+                "ade20k_sem_seg_val, and other architectures datasets with objects",
                 code="data.architecture",
             )
         if name not in own and not kind:
@@ -224,15 +224,15 @@ def class_names(cfg: CfgNode) -> list[str] | None:
     for name, found in classes.items():
         if found != classes[first]:
             raise UserError(
-                f"{first} and {name} must have the same classes, in the same order of their ids; "
-                f"{describe_difference(first, classes[first], name, found)}",
+                f"{first} and {name} must have the same classes, in the same order of their ids, "
+                f"but {describe_difference(first, classes[first], name, found)}",
                 code="data.classes_differ",
             )
     return classes.get(first)
 
 
 def describe_difference(first: str, classes: list[str], second: str, others: list[str]) -> str:
-    """Return how two different lists of classes differ."""
+    """Describe how two lists of classes differ."""
     parts = [
         f"only {name} has {join_first([printable(one_line(label)) for label in only])}"
         for name, only in (
@@ -245,7 +245,7 @@ def describe_difference(first: str, classes: list[str], second: str, others: lis
 
 
 def data_notes(names: Sequence[str]) -> list[str]:
-    """Return what was assumed about sets that were read, and which images they share."""
+    """Return notes about assumptions made when reading datasets, and about images they share."""
     notes = [f"{name}: {note}" for name in names for note in loaded_set(name).notes]
     files = {
         name: {os.path.realpath(s["file_name"]) for s in loaded_set(name).samples} for name in names
@@ -261,8 +261,8 @@ def data_notes(names: Sequence[str]) -> list[str]:
 def training_samples(cfg: CfgNode) -> Samples:
     """Return the images to train on, without those without objects if the config says so.
 
-    Detectors of keypoints are not trained on images with less than
-    ``MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE`` labeled ones.
+    Keypoint detectors are not trained on images with fewer labeled keypoints than
+    ``MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE``.
 
     Raises:
         UserError: a set cannot be read; no image is left.
@@ -279,7 +279,7 @@ def training_samples(cfg: CfgNode) -> Samples:
         samples = []
     if not samples:
         names = ", ".join(cfg.DATASETS.TRAIN)
-        keypoints = f" and {min_keypoints} labeled keypoints" * (min_keypoints > 0)
+        keypoints = f" and at least {min_keypoints} labeled keypoints" * (min_keypoints > 0)
         raise UserError(f"no image of {names} has an object{keypoints}", code="data.empty")
     return samples
 

@@ -35,8 +35,8 @@ UNSUPPORTED = {
     "TEST.EXPECTED_RESULTS": "results are recorded, not compared with expected ones",
     "VERSION": "files of version 1 are converted while they are read",
 }
-# Settings -> the value that semantic segmentation needs: its images have label maps, no objects.
-NEEDED_BY_SEMANTIC = {
+# Settings -> the value required by semantic segmentation, whose images have no objects.
+REQUIRED_BY_SEMANTIC = {
     "DATALOADER.SAMPLER_TRAIN": "TrainingSampler",
     "MODEL.KEYPOINT_ON": False,
     "MODEL.MASK_ON": False,
@@ -62,7 +62,7 @@ READ_LATER_IF = {
     "TEST.PRECISE_BN.NUM_ITER": ("TEST.PRECISE_BN.ENABLED", True),
 }
 
-# Settings of a backbone's training, without effect with MODEL.BACKBONE.FROZEN.
+# Settings of the backbone's training, which have no effect with MODEL.BACKBONE.FROZEN.
 IGNORED_IF_FROZEN = (
     *("MODEL.BACKBONE.FREEZE_AT", "MODEL.NETWORK.CHECKPOINTING", "MODEL.NETWORK.DROP_PATH"),
     "SOLVER.LAYER_DECAY",
@@ -110,10 +110,13 @@ def validate_supported(cfg: CfgNode) -> None:
     )
     for key, setting, is_set in needed:
         if head[key] and not is_set:
-            raise invalid_value(f"MODEL.ROI_BOX_HEAD.{key} needs {setting}; set both or neither")
+            raise invalid_value(f"MODEL.ROI_BOX_HEAD.{key} requires {setting}; set both or neither")
     if name == "SigmoidROIHeads" and not head.USE_SIGMOID_CE:
-        raise invalid_value(f"MODEL.ROI_HEADS.NAME {name} needs MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE")
-    for key, value in NEEDED_BY_SEMANTIC.items() if is_semantic(cfg) else ():
+        raise invalid_value(
+            f"MODEL.ROI_HEADS.NAME {name} requires MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE True; set "
+            "both or neither"
+        )
+    for key, value in REQUIRED_BY_SEMANTIC.items() if is_semantic(cfg) else ():
         if get_setting(cfg, key) != value:
             raise invalid_value(
                 f"{key} must be {short_repr(value)} with MODEL.META_ARCHITECTURE {ARCHITECTURE}; "
@@ -132,8 +135,8 @@ def validate_supported(cfg: CfgNode) -> None:
             "INPUT.CROP.ENABLED" if crop.ENABLED else f"INPUT.AUGMENTATION {cfg.INPUT.AUGMENTATION}"
         )
         raise UserError(
-            f"{key} needs the package shapely to crop masks: pip install shapely; or train on "
-            "boxes only with MODEL.MASK_ON False",
+            f"{key} requires the package shapely to crop masks; install it with pip install "
+            "shapely, or train on boxes only with MODEL.MASK_ON False",
             code="environment.shapely",
         )
 

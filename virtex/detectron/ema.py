@@ -12,11 +12,11 @@ from virtex.engine.checkpoints import unwrap_model
 class MovingAverage(HookBase):
     """Averages the weights after each iteration: average = decay * average + (1 - decay) * weights.
 
-    As in d2go's ``MODEL_EMA``, the average starts with the initial weights, and buffers (statistics
-    of BatchNorm) are averaged, too.
+    As in d2go's ``MODEL_EMA``, the average starts from the initial weights, and buffers (BatchNorm
+    statistics) are also averaged.
 
     Attributes:
-        model: a detector with the averaged weights, in training mode.
+        model: a copy of the detector with the averaged weights, in training mode.
     """
 
     def __init__(self, model: nn.Module, decay: float):

@@ -60,11 +60,11 @@ def temporary_file_errors() -> Iterator[None]:
 def to_coco_rows(
     instances: Any, image_id: int, category_ids: Mapping[int, int]
 ) -> list[dict[str, Any]]:
-    """Return the detections of an image as rows of COCO's result format.
+    """Convert the detections of an image to rows of COCO's result format.
 
     Args:
         instances: Detectron2's ``Instances``, on the CPU.
-        category_ids: index of a class -> its id; the index if it has none.
+        category_ids: index of a class -> category id; the index itself if it is not a key.
     """
     rows = instances_to_coco_json(instances, image_id)
     for row in rows:
@@ -92,7 +92,7 @@ class InstanceEvaluator(DatasetEvaluator):
         """
         Args:
             dataset_name: a test set, which has been read.
-            masks, keypoints: also score these.
+            masks, keypoints: whether to score them, too.
             sigmas: of keypoints, see ``compute_scores``.
             output_dir: write the detections there in COCO's result format.
         """
@@ -187,11 +187,11 @@ class VOCEvaluator(PascalVOCDetectionEvaluator):
 def class_table(
     name: str, objects: Mapping[int, int], metrics: Mapping[int, Metrics]
 ) -> ClassTable:
-    """Return the table of a registered set's classes, in their order.
+    """Return one row per class of a registered set, in the order of the classes.
 
     Args:
-        objects: index of a class -> number of its objects, without crowds and difficult ones.
-        metrics: index of a class -> its metrics; NaN becomes None, which JSON can hold.
+        objects: index of a class -> number of objects, without crowds and difficult ones.
+        metrics: index of a class -> metrics in percent; NaN becomes None, for JSON.
     """
     return [
         {"class": str(label), "objects": objects.get(index, 0)}
@@ -201,7 +201,7 @@ def class_table(
 
 
 def write_class_tables(folder: Path, tables: Mapping[str, ClassTable]) -> None:
-    """Write ``per_class.csv``: one row per test set and class; undefined metrics are empty."""
+    """Write ``per_class.csv``: one row per test set and class, with empty cells where undefined."""
     rows = [{"dataset": name, **row} for name, table in tables.items() for row in table]
     text = io.StringIO()
     columns = dict.fromkeys(key for row in rows for key in row)
@@ -221,8 +221,8 @@ def instance_evaluator(cfg: CfgNode, name: str, output_dir: Path | None) -> Inst
 def cityscapes_evaluator(cfg: CfgNode, name: str, output_dir: Path | None) -> CityscapesEvaluator:
     if not cfg.MODEL.MASK_ON or cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
         raise UserError(
-            "Cityscapes is scored by masks, but this detector predicts only boxes; use one with "
-            "MODEL.MASK_ON True",
+            "Cityscapes is scored by masks, but this detector predicts only boxes; use a detector "
+            "with MODEL.MASK_ON True",
             code="config.invalid_value",
         )
     path = output_dir and output_dir / DETECTIONS_NAME.format(name)
@@ -237,7 +237,7 @@ def semantic_evaluator(cfg: CfgNode, name: str, output_dir: Path | None) -> Sema
     return SemanticEvaluator(name)
 
 
-# ``evaluator_type`` of a set -> (its evaluator, what it reads from the metadata)
+# ``evaluator_type`` of a set -> (builder of its evaluator, the metadata field that it requires)
 EVALUATORS: dict[str | None, tuple[Callable[..., DatasetEvaluator], str]] = {
     None: (instance_evaluator, ""),
     "coco": (instance_evaluator, ""),
@@ -253,7 +253,7 @@ def build_evaluator(cfg: CfgNode, name: str, output_dir: Path | None) -> Dataset
     """Build the evaluator that the metadata of a registered test set names.
 
     Raises:
-        UserError: its ``evaluator_type`` is not supported, or its files are not named.
+        UserError: its ``evaluator_type`` is not supported, or a field of its metadata is missing.
     """
     metadata = MetadataCatalog.get(name)
     kind = metadata.get("evaluator_type")
@@ -261,15 +261,16 @@ def build_evaluator(cfg: CfgNode, name: str, output_dir: Path | None) -> Dataset
     if build is None or (field and not metadata.get(field)):
         kinds = ", ".join(filter(None, EVALUATORS))
         raise UserError(
-            f"expected one of the evaluator_types {kinds}, and the files that it reads, in the "
-            f"metadata of {name}, not {kind!r}",
+            f"the evaluator_type in the metadata of {name} must be one of {kinds}, not {kind!r}"
+            if build is None
+            else f"the metadata of {name} must have {field} for the evaluator_type {kind}",
             code="detection.evaluator_type",
         )
     return build(cfg, name, output_dir)
 
 
 class Evaluation(NamedTuple):
-    """The scores of a detector, in the main process; both are empty in the others.
+    """The metrics of a detector in the main process; empty in the other processes.
 
     Attributes:
         metrics: metric -> percent. With several test sets, each metric is prefixed with the name

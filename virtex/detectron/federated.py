@@ -1,7 +1,7 @@
-"""Sigmoid cross entropy and the federated loss of LVIS for the box head, for both Detectron2s.
+"""Sigmoid cross entropy and federated loss of the box head for LVIS, with either Detectron2.
 
-v0.5 has neither. The federated loss (Zhou et al., arXiv 2103.07461) trains, in each iteration, only
-the categories of the batch and some others, drawn by how many training images contain them.
+v0.5 has neither. In each iteration, the federated loss (Zhou et al., arXiv 2103.07461) trains only
+the categories of the batch and some others, sampled by the number of images that contain them.
 """
 
 from collections.abc import Sequence
@@ -21,19 +21,19 @@ class SigmoidOutputLayers(FastRCNNOutputLayers):
     """Detectron2's box predictor with a binary classifier for each category.
 
     Attributes:
-        fed_loss_cls_weights: with ``USE_FED_LOSS``, relative probability of each category to be
-            drawn (categories,); see ``set_category_weights``. Saved with the detector.
+        fed_loss_cls_weights: with ``USE_FED_LOSS``, relative sampling probabilities of the
+            categories (categories,), see ``set_category_weights``. Saved with the detector.
     """
 
     def __init__(self, cfg: CfgNode, input_shape: ShapeSpec):
-        plain = cfg.clone()  # 0.6 would build the loss from metadata that our datasets do not have
+        plain = cfg.clone()  # 0.6 would need metadata that our datasets do not have
         plain.defrost()
         head = cfg.MODEL.ROI_BOX_HEAD
         plain.MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE = plain.MODEL.ROI_BOX_HEAD.USE_FED_LOSS = False
         super().__init__(plain, input_shape)
         assert head.USE_SIGMOID_CE  # checks.validate_run
-        self.drawn = head.FED_LOSS_NUM_CLASSES if head.USE_FED_LOSS else 0
-        if self.drawn:
+        self.num_sampled = head.FED_LOSS_NUM_CLASSES if head.USE_FED_LOSS else 0
+        if self.num_sampled:
             self.power = head.FED_LOSS_FREQ_WEIGHT_POWER
             self.register_buffer("fed_loss_cls_weights", torch.ones(self.num_classes))
 
@@ -52,27 +52,28 @@ class SigmoidOutputLayers(FastRCNNOutputLayers):
 
         Args:
             logits: (regions, categories + 1); the last column, background, is not used.
-            classes: of the regions (regions,); background is ``categories``.
+            classes: (regions,) int64; background is ``categories``.
         """
         if not len(logits):
             return 0.0 * logits.sum()
         targets = F.one_hot(classes, logits.shape[1])[:, :-1].to(logits.dtype)
         losses = F.binary_cross_entropy_with_logits(logits[:, :-1], targets, reduction="none")
-        if self.drawn:
-            losses = losses * self.draw_categories(classes)
+        if self.num_sampled:
+            losses = losses * self.sample_categories(classes)
         return losses.sum() / len(logits)
 
-    def draw_categories(self, classes: Tensor) -> Tensor:
-        """Return 1 for the categories whose loss is computed, else 0 (categories,).
+    def sample_categories(self, classes: Tensor) -> Tensor:
+        """Return 1 for categories whose loss is computed, 0 for others: (categories,).
 
-        They are those of the regions, background counting as one, and drawn ones up to ``drawn``.
+        They are the categories of the regions, plus sampled ones up to ``num_sampled``. As in
+        Detectron2, background counts as one of them.
         """
         present = classes.unique()
         chosen = torch.zeros(self.num_classes + 1, device=classes.device)
         chosen[present] = 1
         weights = F.pad(self.fed_loss_cls_weights.float(), (0, 1))
         weights[present] = 0
-        count = min(self.drawn - len(present), int(weights.count_nonzero()))
+        count = min(self.num_sampled - len(present), int(weights.count_nonzero()))
         if count > 0:
             chosen[torch.multinomial(weights, count, replacement=False)] = 1
         return chosen[:-1]
@@ -80,11 +81,11 @@ class SigmoidOutputLayers(FastRCNNOutputLayers):
     def predict_probs(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> tuple[Tensor, ...]:
-        """Return the probabilities of each image's regions (regions, categories + 1)."""
+        """Return probabilities (regions, categories + 1) for each image."""
         return predictions[0].sigmoid().split([len(found) for found in proposals], dim=0)
 
     def set_category_weights(self, image_counts: Tensor) -> None:
-        """Set the weights from the number of training images with each category (categories,)."""
+        """Set the weights from the number of training images per category (categories,)."""
         self.fed_loss_cls_weights.copy_(image_counts.float() ** self.power)
 
 
@@ -103,7 +104,7 @@ class SigmoidROIHeads(StandardROIHeads):
 
 
 def count_images(samples: Sequence[dict[str, Any]], categories: int) -> Tensor:
-    """Return the number of images with each category, LVIS's ``image_count`` (categories,).
+    """Return the number of images per category (categories,), LVIS's ``image_count``.
 
     Args:
         samples: Detectron2 dicts of the training images.
@@ -117,5 +118,5 @@ def count_images(samples: Sequence[dict[str, Any]], categories: int) -> Tensor:
 def set_category_weights(detector: nn.Module, samples: Sequence[dict[str, Any]]) -> None:
     """Set the weights of a federated loss from the training images, if the detector has one."""
     for module in detector.modules():
-        if isinstance(module, SigmoidOutputLayers) and module.drawn and samples:
+        if isinstance(module, SigmoidOutputLayers) and module.num_sampled and samples:
             module.set_category_weights(count_images(samples, module.num_classes))

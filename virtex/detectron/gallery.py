@@ -84,7 +84,7 @@ def draw_comparison(sample: dict[str, Any], instances: Any, metadata: Any) -> np
     """Draw predictions and ground truth side by side: (height, width, 3) uint8 RGB.
 
     Args:
-        metadata: of the set: its classes, and names and connections of keypoints.
+        metadata: of the dataset: classes, and names and connections of keypoints.
     """
     classes = metadata.thing_classes
     image = read_image(sample["file_name"], "RGB")
@@ -117,7 +117,7 @@ def draw_label_maps(
 ) -> np.ndarray:
     """Draw the predicted and the true class of every pixel side by side, above a legend.
 
-    Ignored pixels are gray, in both panels.
+    Pixels that the ground truth ignores are gray in both panels.
 
     Args:
         predicted: (height, width) class indices.
@@ -144,12 +144,15 @@ def draw_label_map(image: np.ndarray, labels: np.ndarray, classes: Sequence[str]
 
 
 def color_labels(image: np.ndarray, labels: np.ndarray, ignored: np.ndarray) -> np.ndarray:
-    """Return an image, enlarged if small, with the colors of its classes: (height, width, 3) uint8.
+    """Overlay an image with the colors of its classes, enlarged if it is small.
 
     Args:
         image: (height, width, 3) uint8 RGB.
         labels: (height, width) class indices.
         ignored: (height, width) bool; these pixels are gray.
+
+    Returns:
+        (height, width, 3) uint8 RGB.
     """
     scale = max(1.0, SHORT_SIDE / min(image.shape[:2]))
     size = round(scale * image.shape[1]), round(scale * image.shape[0])
@@ -180,7 +183,12 @@ def draw_legend(indices: np.ndarray, classes: Sequence[str], width: int) -> np.n
 def draw_predictions(
     image: np.ndarray, instances: Any, classes: Sequence[str], metadata: Any = None
 ) -> np.ndarray:
-    """Draw detections, on the CPU, on a (height, width, 3) image with class and score."""
+    """Draw detections with class and score on a (height, width, 3) uint8 RGB image.
+
+    Args:
+        instances: Detectron2's ``Instances``, on the CPU.
+        metadata: of the dataset: names and connections of keypoints.
+    """
     return draw_instances(
         image,
         metadata,
@@ -206,7 +214,7 @@ def draw_instances(
 ) -> np.ndarray:
     """Draw boxes (x0, y0, x1, y1), masks, keypoints and labels on a (height, width, 3) image.
 
-    Keypoints are (n, keypoints, 3): x, y, and the score or visibility, without which none is drawn.
+    Keypoints are (n, keypoints, 3): x, y, and score or visibility; those with 0 are not drawn.
     """
     visualizer = Visualizer(image, metadata, max(1.0, SHORT_SIDE / min(image.shape[:2])))
     if labels:

@@ -1,7 +1,7 @@
 """Heads that Detectron2 v0.5 or 0.6 does not have.
 
 C4 region heads of any ResNet depth, and with one more norm layer; box and mask heads with layer
-norm; Semantic FPN on pixels that are all ignored.
+norm; a Semantic FPN head for batches whose pixels are all ignored.
 """
 
 from typing import Any
@@ -74,7 +74,7 @@ class Res5ROIHeadsExtraNorm(Res5ROIHeads):
 
 @ROI_BOX_HEAD_REGISTRY.register()
 class AnyNormConvFCHead(FastRCNNConvFCHead):
-    """Detectron2's box head, whose norm may be ``"LN"`` with v0.5, too."""
+    """Detectron2's box head, with support for the norm ``"LN"`` also in v0.5."""
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class AnyNormConvFCHead(FastRCNNConvFCHead):
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class AnyNormMaskHead(MaskRCNNConvUpsampleHead):
-    """Detectron2's mask head, whose norm may be ``"LN"`` with v0.5, too."""
+    """Detectron2's mask head, with support for the norm ``"LN"`` also in v0.5."""
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class AnyNormMaskHead(MaskRCNNConvUpsampleHead):
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class SparseSemSegFPNHead(SemSegFPNHead):
-    """Detectron2's Semantic FPN, whose loss is NaN if all pixels of a batch are ignored."""
+    """Detectron2's Semantic FPN head, but with loss 0, not NaN, if all pixels are ignored."""
 
     def losses(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
         if (targets == self.ignore_value).all():

@@ -1,4 +1,4 @@
-"""Keypoints of detection datasets, and what detectors with ``MODEL.KEYPOINT_ON`` need of them.
+"""Keypoints of detection datasets, and checks for detectors with ``MODEL.KEYPOINT_ON``.
 
 A dataset has keypoints if its metadata has ``keypoint_names``, as Detectron2 requires; its objects
 are then checked for them when it is read.
@@ -21,7 +21,7 @@ from virtex.data.annotations import COCO_KEYPOINTS
 from virtex.errors import UserError
 from virtex.text import short_repr
 
-# Metadata of COCO's persons.
+# Metadata of COCO's person keypoints.
 COCO_PERSON: dict[str, Any] = {
     "keypoint_names": COCO_PERSON_KEYPOINT_NAMES,
     "keypoint_flip_map": COCO_PERSON_KEYPOINT_FLIP_MAP,
@@ -30,7 +30,7 @@ COCO_PERSON: dict[str, Any] = {
 
 
 def count_keypoints(name: str) -> int:
-    """Return the number of keypoints of each object of a registered set, 0 if it has none.
+    """Return the number of keypoints per object in a registered set, 0 if it has none.
 
     Raises:
         UserError: the names in its metadata are not valid.
@@ -38,7 +38,7 @@ def count_keypoints(name: str) -> int:
     names = MetadataCatalog.get(name).get("keypoint_names") or ()
     if not all(isinstance(item, str) for item in names) or len({*names}) < len(names):
         raise UserError(
-            f"the keypoint_names in the metadata of dataset {name} must be different strings, not "
+            f"the keypoint_names in the metadata of dataset {name} must be unique strings, not "
             f"{short_repr(names)}",
             code="data.keypoints",
         )
@@ -46,11 +46,11 @@ def count_keypoints(name: str) -> int:
 
 
 def validate_keypoints(cfg: CfgNode, sets: Sequence[str]) -> None:
-    """Check detector and registered datasets for ``MODEL.KEYPOINT_ON``; no set is read.
+    """Check detector and registered datasets for ``MODEL.KEYPOINT_ON``, without reading data.
 
     Args:
-        sets: those of ``DATASETS`` that the run reads; others get the keypoints of the first one,
-            because Detectron2 looks up those of all training sets.
+        sets: the datasets that the run reads. Training sets that it does not read get the metadata
+            of the first one, because Detectron2 looks up that of all training sets.
 
     Raises:
         UserError: the detector has no keypoint head, a dataset has no keypoints, those of two
@@ -80,13 +80,13 @@ def validate_keypoints(cfg: CfgNode, sets: Sequence[str]) -> None:
 
 
 def validate_set(name: str, first: str) -> None:
-    """Check that a set has keypoints, those of the set ``first``."""
+    """Check that a set has keypoints, the same as the set ``first``."""
     metadata, other = MetadataCatalog.get(name), MetadataCatalog.get(first)
     if not count_keypoints(name):
         raise UserError(
-            f"MODEL.KEYPOINT_ON needs datasets with keypoints, but {name} has none; use --task "
-            "coco_keypoints, or set keypoint_names and keypoint_flip_map in the metadata of a "
-            "dataset of your own",
+            f"MODEL.KEYPOINT_ON requires datasets with keypoints, but {name} has none; use --task "
+            "coco_keypoints, or set keypoint_names and keypoint_flip_map in the metadata of your "
+            "own dataset",
             code="data.keypoints",
         )
     pairs = metadata.get("keypoint_flip_map")
@@ -105,7 +105,7 @@ def validate_set(name: str, first: str) -> None:
 
 
 def is_flip_map(pairs: Any, names: Sequence[str]) -> bool:
-    """Return whether ``pairs`` are different keypoints that a horizontal flip exchanges."""
+    """Return whether ``pairs`` is a list of disjoint pairs of ``names``."""
     if not isinstance(pairs, list | tuple):
         return False
     if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
@@ -115,7 +115,11 @@ def is_flip_map(pairs: Any, names: Sequence[str]) -> bool:
 
 
 def validate_sigmas(sigmas: Sequence[Any], number: int) -> None:
-    """Check the standard deviations of OKS; without any, those of COCO's persons are used."""
+    """Check the standard deviations of OKS; if there are none, COCO's for persons are used.
+
+    Args:
+        number: of keypoints per object.
+    """
     if not sigmas and number == COCO_KEYPOINTS:
         return
     are_positive = all(type(value) in (int, float) and value > 0 for value in sigmas)

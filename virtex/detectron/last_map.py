@@ -1,4 +1,4 @@
-"""Linear segmentation on the last feature map of a frozen network, of any family.
+"""Linear segmentation on the last feature map of a frozen network of any family.
 
 The head is that of DINOv2's and DINOv3's evaluations: batch norm and a 1x1 convolution
 (``BNHead`` in dinov2/eval/segmentation, ``LinearHead`` in dinov3/eval/segmentation). The network is
@@ -34,10 +34,10 @@ MAP = "last"  # the name of the feature map
 
 
 def convert_map(backbone: Checkpoint, cfg: CfgNode) -> ConvertedBackbone:
-    """Place a network without any pyramid below a head.
+    """Convert a network to a backbone without a feature pyramid.
 
     Raises:
-        UserError: the network should be trained, or takes images of one size only.
+        UserError: the network is not to be frozen, or accepts images of one size only.
     """
     arch, family = backbone.arch, get_family(backbone.arch)
     if not cfg.MODEL.BACKBONE.FROZEN:
@@ -47,11 +47,11 @@ def convert_map(backbone: Checkpoint, cfg: CfgNode) -> ConvertedBackbone:
             code="config.invalid_value",
         )
     stride = last_stride(arch)
-    size = 10 * stride, 15 * stride  # one of many
+    size = 10 * stride, 15 * stride  # any size other than the pretraining one
     if (required := family.input_size_requirement(arch, *size)) and not has_maps(arch, *size):
         raise UserError(
-            f"{arch.name} cannot be used for segmentation, with images of many sizes: it expects "
-            f"{required}; choose another network",
+            f"{arch.name} cannot be used for segmentation, where images have many sizes: it "
+            f"expects {required}; choose another network",
             code="detection.unsupported_backbone",
         )
 
@@ -80,7 +80,7 @@ def last_map(arch: Arch, network: nn.Module, images: Tensor) -> Features:
 
 @BACKBONE_REGISTRY.register()
 class LastMapBackbone(Backbone):
-    """A network that ``MODEL.BACKBONE.FROZEN`` freezes, which returns its last feature map."""
+    """A frozen network (``MODEL.BACKBONE.FROZEN``) that returns its last feature map."""
 
     def __init__(self, cfg: CfgNode, input_shape: ShapeSpec):
         super().__init__()
@@ -96,7 +96,11 @@ class LastMapBackbone(Backbone):
         return self._out_feature_strides[MAP]
 
     def forward(self, images: Tensor) -> Features:
-        """Return the map for images whose sides are multiples of ``size_divisibility``."""
+        """Return the feature map (batch, channels, height / stride, width / stride).
+
+        Args:
+            images: (batch, 3, height, width); the sides are multiples of ``size_divisibility``.
+        """
         with torch.no_grad():
             return last_map(self.arch, self.network, images)
 
@@ -111,7 +115,7 @@ class LinearSemSegHead(nn.Module):
     def __init__(self, cfg: CfgNode, input_shape: dict[str, ShapeSpec]):
         """
         Raises:
-            ValueError: ``MODEL.SEM_SEG_HEAD.IN_FEATURES`` names several maps.
+            ValueError: ``MODEL.SEM_SEG_HEAD.IN_FEATURES`` does not name exactly one map.
         """
         super().__init__()
         head = cfg.MODEL.SEM_SEG_HEAD
@@ -129,7 +133,7 @@ class LinearSemSegHead(nn.Module):
         """Return logits (batch, classes, height, width) in eval mode, losses in training mode.
 
         Args:
-            targets: labels (batch, height, width).
+            targets: labels (batch, height, width) int64, in training mode.
 
         Returns:
             (logits, {}) or (None, losses).
@@ -140,6 +144,6 @@ class LinearSemSegHead(nn.Module):
         if not self.training:
             return x, {}
         assert targets is not None  # of the mapper
-        # as mmsegmentation: the mean over all pixels, also the ignored ones, whose loss is 0
+        # as in mmsegmentation, the mean over all pixels, including ignored ones, whose loss is 0
         loss = F.cross_entropy(x, targets, ignore_index=self.ignore_value, reduction="none").mean()
         return None, {"loss_sem_seg": loss * self.loss_weight}

@@ -51,7 +51,10 @@ detection_utils.read_image = read_image  # for DatasetMapper, which has no param
 
 
 def build_mapper(cfg: CfgNode, is_train: bool) -> Callable[[Sample], Sample]:
-    """Build what reads and augments an image, with Detectron2's errors for invalid settings."""
+    """Build the function that reads and augments an image.
+
+    Detectron2 raises AssertionError, TypeError or ValueError for invalid settings.
+    """
     return (SemanticMapper if is_semantic(cfg) else build_instance_mapper)(cfg, is_train)
 
 
@@ -135,13 +138,13 @@ class SeededSamples(Dataset):
 
 
 class ResumableBatches(Sampler):
-    """Micro-batches of (position, index) from any iteration on, ``accumulate`` for each iteration.
+    """Micro-batches of (position, index) from any iteration on, ``accumulate`` per iteration.
 
     Images are grouped by aspect ratio as in Detectron2 (wide with wide), but by their annotated
     sizes, so that skipping to an iteration decodes no image.
 
-    The micro-batches of one of N processes are those that N * ``accumulate`` processes would have:
-    number i of process r has the share of the stream and the groups of process i * N + r.
+    The micro-batches are those of N * ``accumulate`` processes: micro-batch i of process r of N has
+    the share of the stream, and the aspect ratio groups, of process i * N + r.
     """
 
     def __init__(
@@ -192,9 +195,9 @@ def training_batches(
 ) -> Iterator[list[Sample]]:
     """Yield micro-batches of this process without end, from iteration ``start`` on.
 
-    There are ``SOLVER.ACCUMULATE`` for each iteration. Before each one, the random state that the
-    model draws from (sampling of regions) is set from (seed, iteration, rank), where micro-batch i
-    of process r in N has the rank i * N + r.
+    There are ``SOLVER.ACCUMULATE`` per iteration. Before each one, the random state that the model
+    draws from (sampling of regions) is set from (seed, iteration, rank), where micro-batch i of
+    process r of N has the rank i * N + r.
 
     Args:
         stream: another number gives another order and other draws from the same seed.
@@ -251,8 +254,8 @@ def test_batches(
     """Load this process's share of the test images once, one at a time, in order.
 
     Args:
-        hint: appended to the message about an unreadable file.
-        workers: option that sets the number of workers, for an error message.
+        hint: appended to the error message about an unreadable file.
+        workers: option that sets the number of workers, for error messages.
 
     Raises:
         UserError: a worker was killed.

@@ -18,5 +18,5 @@ def build_norm(norm: str, channels: int) -> nn.Module | None:
 
 
 def as_norm(norm: str) -> Any:
-    """Return what Detectron2's layers take for a norm: its name, or a builder."""
+    """Return a norm as Detectron2's layers accept it: its name, or a function that builds it."""
     return partial(build_norm, norm) if norm == "LN" else norm

@@ -1,6 +1,6 @@
-"""Detectron2's optimizer and schedules, and those that it lacks.
+"""Detectron2's optimizer and schedules, and others that it does not have.
 
-AdamW and layer-wise learning rate decay as vision transformers need, and polynomial decay.
+These are AdamW and layer-wise learning rate decay, for vision transformers, and polynomial decay.
 
 Both distributions build SGD only, and v0.5 has no learning rates per layer.
 """
@@ -36,8 +36,8 @@ def build_optimizer(
     A parameter's learning rate is ``BASE_LR * LAYER_DECAY ** (layers above it)``. The heads, the
     pyramid and a network's final norm are the top layer, as in BEiT and ViTDet. With AdamW or
     ``LAYER_DECAY``, norm layers, biases, tokens and position embeddings have no weight decay unless
-    ``WEIGHT_DECAY_NORM``, ``…_BIAS`` or ``…_EMBED`` sets it. Parameters whose names match
-    ``NO_WEIGHT_DECAY`` never have it.
+    ``WEIGHT_DECAY_NORM``, ``…_BIAS`` or ``…_EMBED`` sets it. Parameters whose names match a pattern
+    in ``NO_WEIGHT_DECAY`` never have weight decay.
 
     Args:
         layer_ids: names of the backbone's parameters -> their depth, ``Family.layer_id``.
@@ -88,8 +88,9 @@ def build_optimizer(
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
     """Build the schedule of ``SOLVER.LR_SCHEDULER_NAME``: one of Detectron2's, or WarmupPolyLR.
 
-    That is the schedule of semantic segmentation, as in Detectron2's project DeepLab and
-    mmsegmentation: ``(1 - iteration / MAX_ITER) ** POLY_LR_POWER``, times the warm-up.
+    The latter is the schedule of semantic segmentation in Detectron2's project DeepLab and in
+    mmsegmentation: ``(1 - iteration / MAX_ITER) ** POLY_LR_POWER``, scaled to end at
+    ``POLY_LR_END``, times the warm-up factor.
     """
     solver = cfg.SOLVER
     if solver.LR_SCHEDULER_NAME != "WarmupPolyLR":

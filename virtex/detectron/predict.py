@@ -1,4 +1,4 @@
-"""Run a trained detector on any images: figures, detections in COCO's result format, label maps."""
+"""Run a trained detector on images; write figures, detections (COCO's format) or label maps."""
 
 import argparse
 import logging
@@ -47,19 +47,19 @@ from virtex.text import join_first, printable
 logger = logging.getLogger("virtex.predict")
 
 PREDICTIONS_NAME, IMAGES_NAME = "predictions.json", "images.json"
-SKIPPED = 1  # exit status if an image could not be read, as of ``evaluate_all``
+SKIPPED = 1  # exit status if an image could not be read
 
 
 @dataclass(frozen=True)
 class TrainedDetector:
-    """A detector of a run.
+    """The detector of a finished run.
 
     Attributes:
         path: its checkpoint.
         sha256: of the checkpoint.
-        cfg: the settings of the run, on this device.
+        cfg: the settings of the run, adapted to this device.
         model: the detector, in evaluation mode during ``predict``.
-        categories: id in the annotations -> name, in the order of the detector's classes.
+        categories: category id in the annotations -> name, in the order of the classes.
     """
 
     path: Path
@@ -90,10 +90,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """Return a checkpoint file with a run's config beside it; the latest one of a run's folder.
+    """Return the checkpoint ``path``, or the latest checkpoint in the folder of a run.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or no config beside it.
     """
     file = last_checkpoint(path) if path.is_dir() else path
     if file is None or not file.is_file():
@@ -104,8 +104,8 @@ def find_checkpoint(path: Path) -> Path:
         )
     if not file.with_name(CONFIG_NAME).is_file():
         raise UserError(
-            f"expected {CONFIG_NAME}, the settings of the detector, beside {file}; copy it from "
-            "the folder of the run",
+            f"expected {CONFIG_NAME}, the settings of the detector, in the folder of {file}; copy "
+            "it from the folder of the run",
             code="predict.no_config",
         )
     return file
@@ -115,11 +115,11 @@ def load_trained(path: Path, device: str) -> TrainedDetector:
     """Load a trained detector.
 
     Args:
-        path: its checkpoint; ``config.yaml`` of its run lies beside it.
+        path: its checkpoint; ``config.yaml`` of its run is in the same folder.
         device: ``"cuda"`` or ``"cpu"``.
 
     Raises:
-        UserError: the config is not valid, or the checkpoint is not that of such a detector.
+        UserError: the config is not valid, or the checkpoint does not match it.
     """
     cfg = read_config_file(path.with_name(CONFIG_NAME))
     validate_types(cfg)
@@ -133,12 +133,12 @@ def load_trained(path: Path, device: str) -> TrainedDetector:
     classes = entry.get("classes") if isinstance(entry, dict) else None
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise UserError(
-            f"{path} does not contain the names of the classes; expected a checkpoint that "
-            "detectron2_transfer has written",
+            f"{path} must be a checkpoint written by detectron2_transfer, but does not contain the "
+            "names of the classes",
             code="predict.no_classes",
         )
     compare_statements(cfg, content, path, None)
-    # runs of earlier versions have no ids
+    # earlier versions did not save ids
     ids = content.get(CATEGORY_IDS) or range(len(classes))
     logger.info("detector: %s, %d classes, on %s", path, len(classes), device)
     return TrainedDetector(path, sha256, cfg, model, dict(zip(ids, classes, strict=True)))
@@ -147,7 +147,7 @@ def load_trained(path: Path, device: str) -> TrainedDetector:
 def predict(
     detector: TrainedDetector, images: Sequence[Path], threshold: float, folder: Path
 ) -> int:
-    """Write figures and predictions of all images; return the exit status.
+    """Write figures and predictions for all images; return the exit status.
 
     Images that cannot be read are skipped and reported.
 
@@ -194,12 +194,15 @@ def predict(
             else:
                 found = output["instances"].to("cpu")
                 found = found[found.scores >= threshold]
-                # before the rows, whose conversion changes keypoints
+                # drawn first, because the conversion to rows modifies keypoints in place
                 figure = draw_predictions(image, found, classes, metadata)
                 rows += to_coco_rows(found, sample["image_id"], ids)
             write_jpeg(folder / run_folder.GALLERY / name, figure)
     if not shown:
-        raise UserError(f"none of the {len(skipped)} images can be read", code="data.image")
+        raise UserError(
+            f"none of the {len(skipped)} images could be read, see the log for the reasons",
+            code="data.image",
+        )
     info: dict[str, Any] = {"detector": str(detector.path), "sha256": detector.sha256}
     info["skipped"] = skipped
     content: dict[str, Any] = {
@@ -216,12 +219,12 @@ def predict(
     if not skipped:
         return 0
     listed = join_first([printable(image["file_name"]) for image in skipped])
-    print(f"{len(skipped)} of {len(images)} images cannot be read: {listed}", file=sys.stderr)
+    print(f"skipped {len(skipped)} of {len(images)} images: {listed}", file=sys.stderr)
     return SKIPPED
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]], categories: Mapping[int, str]) -> None:
-    """Write detections with the names of their categories, and print their number."""
+    """Write detections with the names of their categories, and print the number per category."""
     for row in rows:
         row["category_name"] = categories[row["category_id"]]
     write_detections(path, rows)
@@ -246,7 +249,7 @@ def run_model(model: nn.Module, sample: dict[str, Any]) -> dict[str, Any]:
         (output,) = model([sample])
     except torch.OutOfMemoryError as error:
         raise UserError(
-            f"the GPU ran out of memory at {sample['file_name']}; free GPU memory, or use "
+            f"the GPU ran out of memory on {sample['file_name']}; free GPU memory, or use "
             "--num-gpus 0",
             code="device.out_of_memory",
         ) from error

@@ -37,7 +37,7 @@ from virtex.errors import UserError
 
 PREFIX = "backbone.bottom_up.network."
 STRIDES = {4: "res2", 8: "res3", 16: "res4", 32: "res5"}
-DROP_PATHS = ("drop_path", "drop_path1", "drop_path2")  # timm's names in blocks
+DROP_PATHS = ("drop_path", "drop_path1", "drop_path2")  # attributes of timm's blocks
 PROBE_SIZE = 64  # pixels; of the image that shows which parameters a feature map depends on
 IMAGE_SIZE = (320, 480)  # a height and width that detectors use
 

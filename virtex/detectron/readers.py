@@ -47,7 +47,7 @@ class LoadedSet:
         metadata: values for Detectron2's ``MetadataCatalog``: classes, category ids.
         ground_truth: what detections are scored against, in the main process: JSON for any COCO
             or LVIS scorer (if it was requested), or the objects of PASCAL VOC.
-        notes: sentences about what was assumed, for the log and the record.
+        notes: about what was assumed, for the log and the record.
     """
 
     samples: Samples
@@ -96,8 +96,8 @@ def read_instances(
         folder: file names are relative to it.
         style: ``"coco"`` or ``"lvis"``.
         scored: whether ground truth is needed.
-        custom: complete and check a file of COCO's format as one's own.
-        keypoints: their number in each object of a COCO file; 0: they are not read.
+        custom: whether to complete a file in COCO's format and check it as custom data.
+        keypoints: number of keypoints per object in a COCO file; 0: they are not read.
 
     Raises:
         UserError: the JSON is broken, not of its format, or has no images.
@@ -171,10 +171,10 @@ def convert_annotation(
 
 
 def shift_keypoints(keypoints: Sequence[float], offset: float) -> list[float]:
-    """Add ``offset`` to the coordinates of [x, y, visibility, …].
+    """Add ``offset`` (pixels) to the coordinates of [x, y, visibility, …].
 
-    COCO's keypoints are indices of pixels, Detectron2's are coordinates in [0, width] and
-    [0, height]: a pixel's center is 0.5 more than its index.
+    COCO's keypoints are pixel indices, Detectron2's are coordinates in [0, width] and [0, height],
+    where the center of a pixel is its index plus 0.5.
     """
     return [n if i % 3 == 2 else n + offset for i, n in enumerate(keypoints)]
 

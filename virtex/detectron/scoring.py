@@ -1,4 +1,4 @@
-"""COCO and LVIS average precision of boxes and masks, and COCO's of keypoints.
+"""Average precision of boxes and masks (COCO, LVIS) and of keypoints (COCO).
 
 Scored by hotcoco (Rust) if it is installed, else by pycocotools and lvis. The results agree within
 1e-9, on odd ground truth and detections too (tests/detectron/test_scoring.py).
@@ -22,13 +22,13 @@ from virtex.files import replace_file
 COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 KEYPOINT_METRICS = ("AP", "AP50", "AP75", "APm", "APl")  # small objects have no keypoints
 LVIS_METRICS = (*COCO_METRICS, "APr", "APc", "APf")
-METRICS = {"keypoints": KEYPOINT_METRICS}  # of kinds that have their own
+METRICS = {"keypoints": KEYPOINT_METRICS}  # kinds with metrics of their own
 LVIS_MAX_DETECTIONS = 300  # per image
 ROWS_PER_WRITE = 10_000
 
 Rows = list[dict[str, Any]]
 Metrics = dict[str, float]
-Found = tuple[Metrics, np.ndarray]  # what a scorer returns, see below
+ScorerOutput = tuple[Metrics, np.ndarray]  # see coco_reference
 
 
 class Scores(NamedTuple):
@@ -80,13 +80,13 @@ def compute_scores(
             width, height in pixels) and, for masks, segmentation (run-length encoded), or
             keypoints (x, y, score, …). As in Detectron2, the area of a person is that of its box.
         kinds: subset of ``"bbox"``, ``"segm"``, ``"keypoints"`` (by object keypoint similarity,
-            OKS; 20 detections per image; with the style ``"coco"`` only).
+            OKS; 20 detections per image; only with the style ``"coco"``).
         style: ``"coco"`` or ``"lvis"`` (federated; 300 detections per image).
         scorer: ``"hotcoco"`` or ``"reference"``; default: ``default_scorer()``.
-        sigmas: of OKS, one for each keypoint; default: COCO's for its 17.
+        sigmas: standard deviations of OKS, one per keypoint; default: COCO's for its 17.
 
     Returns:
-        Every metric is 0 if there are no detections.
+        the metrics; without any detection, every metric is 0.
     """
     score = SCORERS[scorer or default_scorer(), style]
     metrics: Metrics = {}
@@ -110,9 +110,7 @@ def compute_scores(
 
 
 def class_metrics(precision: np.ndarray, kind: str) -> Metrics:
-    """Return the AP and AP50 of one class in percent.
-
-    As Detectron2's ``COCOEvaluator``, which prints the AP of each class.
+    """Return the AP and AP50 of one class in percent, as in Detectron2's ``COCOEvaluator``.
 
     Args:
         precision: (IoU thresholds from 0.5, recalls); -1 without ground truth.
@@ -125,7 +123,7 @@ def class_metrics(precision: np.ndarray, kind: str) -> Metrics:
 
 
 def zero_precision(annotations: bytes) -> np.ndarray:
-    """Return the precision of no detections, (1, 1, classes): 0, or -1 without ground truth."""
+    """Return the precision without detections, (1, 1, classes): 0, or -1 without ground truth."""
     content = json.loads(annotations)
     found = {row["category_id"] for row in content["annotations"] if not row["iscrowd"]}
     ids = sorted(category["id"] for category in content["categories"])
@@ -161,11 +159,15 @@ def lvis_rows(rows: Rows, kind: str) -> Rows:
     return [row for row, area in zip(rows, areas, strict=True) if area > 0]
 
 
-# Each returns the metrics over all classes, as fractions, and the precision of each class over all
-# sizes of objects, (IoU thresholds, recalls, classes); -1 stands for no ground truth.
+def coco_reference(
+    annotations: Path, rows: Rows, kind: str, sigmas: Sequence[float]
+) -> ScorerOutput:
+    """Return the metrics over all classes, and the precision of each class.
 
-
-def coco_reference(annotations: Path, rows: Rows, kind: str, sigmas: Sequence[float]) -> Found:
+    Returns:
+        metrics as fractions, and the precision for objects of all sizes, (IoU thresholds, recalls,
+        classes); -1 where there is no ground truth.
+    """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -178,7 +180,7 @@ def coco_reference(annotations: Path, rows: Rows, kind: str, sigmas: Sequence[fl
         return coco_scores(evaluation, kind)
 
 
-def coco_hotcoco(annotations: Path, rows: Rows, kind: str, sigmas: Sequence[float]) -> Found:
+def coco_hotcoco(annotations: Path, rows: Rows, kind: str, sigmas: Sequence[float]) -> ScorerOutput:
     from hotcoco import COCO, COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):
@@ -189,7 +191,7 @@ def coco_hotcoco(annotations: Path, rows: Rows, kind: str, sigmas: Sequence[floa
         return coco_scores(evaluation, kind)
 
 
-def coco_scores(evaluation: Any, kind: str) -> Found:
+def coco_scores(evaluation: Any, kind: str) -> ScorerOutput:
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
@@ -198,7 +200,9 @@ def coco_scores(evaluation: Any, kind: str) -> Found:
     return metrics, evaluation.eval["precision"][:, :, :, 0, -1]
 
 
-def lvis_reference(annotations: Path, rows: Rows, kind: str, sigmas: Sequence[float]) -> Found:
+def lvis_reference(
+    annotations: Path, rows: Rows, kind: str, sigmas: Sequence[float]
+) -> ScorerOutput:
     with numpy_float_alias():
         from lvis import LVIS, LVISEval, LVISResults
 
@@ -210,7 +214,7 @@ def lvis_reference(annotations: Path, rows: Rows, kind: str, sigmas: Sequence[fl
     return metrics, evaluation.eval["precision"][:, :, :, 0]
 
 
-def lvis_hotcoco(annotations: Path, rows: Rows, kind: str, sigmas: Sequence[float]) -> Found:
+def lvis_hotcoco(annotations: Path, rows: Rows, kind: str, sigmas: Sequence[float]) -> ScorerOutput:
     from hotcoco import COCO, COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):
@@ -240,7 +244,7 @@ def numpy_float_alias() -> Iterator[None]:
 
 @contextlib.contextmanager
 def numpy_alias(name: str, value: Any) -> Iterator[None]:
-    """Provide a name that numpy has removed and a scorer uses."""
+    """Provide a name that a scorer uses and numpy has removed."""
     missing = name not in vars(np)
     if missing:
         vars(np)[name] = value

@@ -1,4 +1,4 @@
-"""Semantic segmentation: datasets, augmentations and scores."""
+"""Semantic segmentation: datasets, augmentation and metrics."""
 
 import hashlib
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def is_semantic(cfg: CfgNode) -> bool:
 
 
 def read_semantic_set(entry: DetectionSet, data_root: Path, scored: bool) -> LoadedSet:
-    """Read and check all label maps of a set, each process its share.
+    """Read and check all label maps of a set; each process reads a share of them.
 
     Raises:
         UserError: an image or a label map is missing, or a label map is invalid.
@@ -51,7 +51,7 @@ def read_semantic_set(entry: DetectionSet, data_root: Path, scored: bool) -> Loa
     found: list[tuple[int, int, str]] | UserError
     try:
         found = describe_labels(pairs[comm.get_rank() :: comm.get_world_size()], entry.kind)
-    except UserError as error:  # raised in all processes, which would wait for this one
+    except UserError as error:  # raised below in all processes, which wait for this one
         found = error
     shares = comm.all_gather(found)
     for share in shares:
@@ -83,10 +83,10 @@ def read_semantic_set(entry: DetectionSet, data_root: Path, scored: bool) -> Loa
 
 
 class SemanticMapper:
-    """Reads an image and its label map and augments them; used as Detectron2's ``DatasetMapper``.
+    """Reads and augments an image and its label map, in place of Detectron2's ``DatasetMapper``.
 
-    In training: resized, cropped, color augmentation, flipped, in the order of Detectron2's
-    projects PointRend and DeepLab. ``DatasetMapper`` crops before it resizes.
+    In training, images are resized, cropped, color-augmented and flipped, in the order of
+    Detectron2's projects PointRend and DeepLab. ``DatasetMapper`` would crop before resizing.
     """
 
     def __init__(self, cfg: CfgNode, is_train: bool):
@@ -109,9 +109,9 @@ class SemanticMapper:
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Return the sample with ``image`` (3, height, width) uint8, in training also ``sem_seg``.
 
-        ``sem_seg`` is (height, width) int64 of class indices and ``IGNORED``.
+        ``sem_seg`` contains class indices or ``IGNORED``, (height, width) int64.
         """
-        # replaced by virtex.detectron.loading
+        # read_image is replaced by virtex.detectron.loading
         image = detection_utils.read_image(sample["file_name"], self.format)
         detection_utils.check_image_size(sample, image)
         labels = None
@@ -127,7 +127,7 @@ class SemanticMapper:
 
 
 class ColorAugmentation(T.Augmentation):
-    """The color augmentation of SSD: brightness, contrast, saturation and hue, each half the time.
+    """Color augmentation of SSD: brightness, contrast, saturation, hue, each with probability 0.5.
 
     The distribution is that of ``ColorAugSSDTransform`` in Detectron2's project PointRend, and of
     ``PhotoMetricDistortion`` in mmsegmentation.
@@ -169,8 +169,9 @@ def change_colors(
 
     Args:
         image_format: ``"RGB"`` or ``"BGR"``.
-        draws: offset of brightness, factors of contrast and saturation, and offset of hue, of 180.
-        contrast_first: change the contrast before saturation and hue, or after them.
+        draws: brightness offset, contrast and saturation factors, and hue offset (OpenCV's hue has
+            180 units).
+        contrast_first: change the contrast before saturation and hue, instead of after them.
     """
     brightness, contrast, saturation, hue = draws
     if brightness:
@@ -189,17 +190,17 @@ def change_colors(
 
 
 def scale(values: np.ndarray, factor: float, offset: float) -> np.ndarray:
-    """Return uint8 of the scaled values, truncated as in the sources."""
+    """Return ``values * factor + offset`` as uint8, truncated as in the sources."""
     if (factor, offset) == (1, 0):
         return values
     return np.clip(values.astype(np.float32) * factor + offset, 0, 255).astype(np.uint8)
 
 
-# Scores ----
+# Metrics ----
 
 
 class SemanticEvaluator(DatasetEvaluator):
-    """Counts pixels by predicted and true class; see ``semantic_scores``.
+    """Counts pixels by predicted and true class; see ``compute_semantic_metrics``.
 
     Attributes:
         per_class: set by ``evaluate`` in the main process.
@@ -223,8 +224,8 @@ class SemanticEvaluator(DatasetEvaluator):
 
         Args:
             inputs: the samples.
-            outputs: ``{"sem_seg": logits (classes, height, width)}`` of each, in the size of the
-                label map.
+            outputs: ``{"sem_seg": logits (classes, height, width)}`` for each sample, in the size
+                of its label map.
         """
         for sample, output in zip(inputs, outputs, strict=True):
             predicted = output["sem_seg"].argmax(dim=0).cpu().numpy()
@@ -235,29 +236,29 @@ class SemanticEvaluator(DatasetEvaluator):
             self.counts += found.reshape(self.counts.shape)
 
     def evaluate(self) -> Metrics | None:
-        """Return the scores in the main process, None in the others."""
+        """Return the metrics in the main process, None in the others."""
         gathered = comm.gather(self.counts)
         if not comm.is_main_process():
             return None
-        metrics, rows = semantic_scores(np.sum(gathered, axis=0))
+        metrics, rows = compute_semantic_metrics(np.sum(gathered, axis=0))
         self.per_class = [
             {"class": name, **row} for name, row in zip(self.classes, rows, strict=True)
         ]
         return metrics
 
 
-def semantic_scores(counts: np.ndarray) -> tuple[Metrics, list[dict[str, Any]]]:
-    """Compute scores as Detectron2 0.6's ``SemSegEvaluator``, in percent.
+def compute_semantic_metrics(counts: np.ndarray) -> tuple[Metrics, list[dict[str, Any]]]:
+    """Compute metrics in percent, as Detectron2 0.6's ``SemSegEvaluator``.
 
-    Means are over the classes that occur in the ground truth; v0.5 divides the sum of the IoU also
-    by the number of those that are predicted only.
+    Means are over the classes that occur in the ground truth; in v0.5, mIoU also counts classes
+    that are only predicted.
 
     Args:
-        counts: pixels (predicted class, true class), without ignored ones; not all 0.
+        counts: number of pixels (predicted classes, true classes), without ignored ones; not all 0.
 
     Returns:
-        mIoU, frequency-weighted IoU, mean accuracy of the classes, pixel accuracy; and of each
-        class the number of true pixels, IoU and accuracy (None without pixels).
+        mIoU, frequency-weighted IoU, mean class accuracy and pixel accuracy; and for each class the
+        number of true pixels, IoU and accuracy (None without pixels).
     """
     present = counts.sum(axis=0) > 0
     hits, predicted, true = (

@@ -53,8 +53,8 @@ class RunSettings:
         scaled: keys scaled with the batch size.
         notes: sentences for the log and the record about adjusted settings.
         from_checkpoint: keys set by the checkpoint; they are not deviations from a protocol
-            written for ResNet-50, except the depth that a protocol is for.
-        reasons: of ``Deviation``, for keys that are not overridden or scaled; default ``"data"``.
+            written for ResNet-50 (``MODEL.VIT.DEPTH`` is one, and not listed here).
+        reasons: key -> ``Deviation.reason``, if neither overridden nor scaled; default ``"data"``.
     """
 
     cfg: CfgNode
@@ -145,15 +145,16 @@ def build_settings(
     parts = world_size * cfg.SOLVER.ACCUMULATE
     if cfg.SOLVER.IMS_PER_BATCH % parts:
         raise UserError(
-            f"SOLVER.IMS_PER_BATCH must be a multiple of {parts}: processes ({world_size}) times "
-            f"SOLVER.ACCUMULATE ({cfg.SOLVER.ACCUMULATE}), not {cfg.SOLVER.IMS_PER_BATCH}",
+            f"SOLVER.IMS_PER_BATCH must be a multiple of {parts}, the number of processes "
+            f"({world_size}) times SOLVER.ACCUMULATE ({cfg.SOLVER.ACCUMULATE}), not "
+            f"{cfg.SOLVER.IMS_PER_BATCH}",
             code="config.batch_size",
         )
     if cfg.SOLVER.ACCUMULATE > 1:
         settings.notes.append(
-            f"gradients are averaged over {cfg.SOLVER.ACCUMULATE} micro-batches, of "
-            f"{cfg.SOLVER.IMS_PER_BATCH // parts} images per process; batch norm computes its "
-            "statistics of one of them at a time"
+            f"gradients are averaged over {cfg.SOLVER.ACCUMULATE} micro-batches of "
+            f"{cfg.SOLVER.IMS_PER_BATCH // parts} images per process; batch norm statistics are "
+            "those of one micro-batch"
         )
     cfg.MODEL.DEVICE = device
     cfg.MODEL.WEIGHTS = ""  # the checkpoint is loaded and verified by its adapter
@@ -204,7 +205,7 @@ def scale_to_batch(settings: RunSettings, world_size: int) -> None:
 
 
 def describe_scaling(cfg: CfgNode, base: CfgNode, world_size: int) -> str:
-    """Describe what the number of processes does to a protocol, in several lines.
+    """Describe, in several lines, how a protocol is scaled to the number of processes.
 
     Args:
         base: ``SOLVER`` of the protocol.
@@ -222,12 +223,12 @@ def describe_scaling(cfg: CfgNode, base: CfgNode, world_size: int) -> str:
         f"learning rate {compare(solver.BASE_LR, base.BASE_LR)}",
         f"iterations {compare(solver.MAX_ITER, base.MAX_ITER)}, steps {tuple(solver.STEPS)}, "
         f"warm-up {compare(solver.WARMUP_ITERS, base.WARMUP_ITERS)}",
-        f"relative to the protocol on {expected} processes: {images:.3g} x images, about "
-        f"{images * expected / world_size:.3g} x time",
-        "images in the memory of each process "
+        f"relative to the protocol on {expected} processes: {images:.3g} times the images, about "
+        f"{images * expected / world_size:.3g} times the training time",
+        "images in memory per process "
         + compare(solver.IMS_PER_BATCH / world_size / solver.ACCUMULATE, per_process),
     ]
-    # the smallest number that needs no more memory than the protocol
+    # the fewest micro-batches that need no more memory than the protocol
     smallest = math.ceil(expected / world_size)
     fitting = [
         n

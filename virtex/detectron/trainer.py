@@ -50,7 +50,7 @@ from virtex.files import record_file
 logger = logging.getLogger(__name__)
 
 WRITE_PERIOD = 20  # iterations, as in Detectron2
-ESTIMATE_AFTER = 20  # iterations of a session
+ESTIMATE_AFTER = 20  # iterations after the start or the resumption of training
 Metrics = dict[str, float]
 
 
@@ -85,9 +85,9 @@ class Trainer(TrainerBase):
     """Detectron2's training loop for one config.
 
     Attributes:
-        model: the trained detector, in DistributedDataParallel with several processes.
-        detector: the detector to evaluate: the trained one, or with ``MODEL_EMA`` a copy with the
-            moving average of its weights.
+        model: the detector being trained, in DistributedDataParallel with several processes.
+        detector: the detector to evaluate: the one being trained or, with ``MODEL_EMA``, a copy
+            with the moving average of its weights.
         checkpoints: saves and restores the training state.
         start_iter, max_iter: range of the iterations.
     """
@@ -117,13 +117,13 @@ class Trainer(TrainerBase):
             keep_float32(model)
         average = MovingAverage(model, cfg.MODEL_EMA.DECAY) if cfg.MODEL_EMA.ENABLED else None
         if cfg.MODEL.BACKBONE.COMPILE:
-            model.get_submodule("backbone").compile()  # in place, which keeps names of tensors
+            model.get_submodule("backbone").compile()  # in place: tensor names do not change
         self.model = distribute(model.train(), broadcast_buffers=False)
         self.detector = average.model if average else model
         self.optimizer = build_optimizer(cfg, model, layer_ids or {})
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
         self.max_iter = cfg.SOLVER.MAX_ITER
-        # only float16 can underflow
+        # gradients underflow in float16 only
         is_scaled = self.dtype == torch.float16
         self.grad_scaler = torch.amp.GradScaler(cfg.MODEL.DEVICE, enabled=is_scaled)
         is_retinanet = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
@@ -135,7 +135,7 @@ class Trainer(TrainerBase):
             "stopwatch": self.stopwatch,
             **({"grad_scaler": self.grad_scaler} if is_scaled else {}),
             **({"loss_normalizer": self.normalizer} if self.normalizer else {}),
-            # "model" holds the average, which evaluations and other tools load
+            # "model" is the average, which evaluation and other tools load
             **({"trained_model": model} if average else {}),
         }
         folder = Path(cfg.OUTPUT_DIR)
@@ -223,7 +223,7 @@ class Trainer(TrainerBase):
 
 
 class EstimateTime(HookBase):
-    """Logs the speed and the remaining time once, measured on iterations 11 to 20."""
+    """Logs speed and remaining time once, measured over iterations 11 to 20 of the process."""
 
     def after_step(self) -> None:
         trainer, done = self.trainer, self.trainer.iter + 1
@@ -232,7 +232,7 @@ class EstimateTime(HookBase):
         elif done - trainer.start_iter == ESTIMATE_AFTER:
             measured = self.pace.measure(done)
             logger.info(
-                "%.3g iterations/s, %.3g images/s: about %s remain, without evaluations",
+                "%.3g iterations/s, %.3g images/s; eta %s, without evaluations",
                 1 / measured["seconds"],
                 trainer.cfg.SOLVER.IMS_PER_BATCH / measured["seconds"],
                 duration(measured["eta"]),
@@ -259,7 +259,7 @@ class PreciseBatchNorm(HookBase):
         )
         normalizer = self.trainer.normalizer
         before = normalizer.state_dict() if normalizer else {}
-        with EventStorage(), run_eagerly(detector):  # the storage discards what the model logs
+        with EventStorage(), run_eagerly(detector):  # discards what the model logs
             count = cfg.TEST.PRECISE_BN.NUM_ITER * cfg.SOLVER.ACCUMULATE
             update_bn_stats(detector, batches, count)
         if normalizer:

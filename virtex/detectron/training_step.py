@@ -28,7 +28,7 @@ def autocast_dtype(cfg: CfgNode) -> torch.dtype | None:
 
 
 class TrainingStep(SimpleTrainer):
-    """One step of the optimizer on the mean gradient of one or more micro-batches.
+    """One optimizer step on the mean gradient of one or more micro-batches.
 
     In one process with one micro-batch in float32, it is Detectron2's ``SimpleTrainer``.
     """
@@ -44,10 +44,10 @@ class TrainingStep(SimpleTrainer):
     ):
         """
         Args:
-            batches: micro-batches, of equal size.
-            accumulate: micro-batches of each step.
+            batches: micro-batches of equal size.
+            accumulate: micro-batches per step.
             dtype: of mixed precision; None: float32.
-            scaler: disabled unless ``dtype`` is float16, whose small gradients become 0.
+            scaler: enabled with float16, where small gradients would underflow.
         """
         super().__init__(model, batches, optimizer)
         self.accumulate, self.dtype = accumulate, dtype
@@ -58,7 +58,7 @@ class TrainingStep(SimpleTrainer):
         """Train on the next micro-batches and log the means of their losses.
 
         Raises:
-            FloatingPointError: the loss is not finite; the weights have not been changed.
+            FloatingPointError: the loss is not finite; the weights are unchanged.
         """
         self.optimizer.zero_grad()
         data_time = 0.0
@@ -80,7 +80,7 @@ class TrainingStep(SimpleTrainer):
         self.scaler.update()
 
     def synchronize_gradients(self, is_last: bool) -> AbstractContextManager:
-        """Average gradients over the processes after the last micro-batch only."""
+        """Return a context in which DDP averages gradients only after the last micro-batch."""
         if is_last or not isinstance(self.model, nn.parallel.DistributedDataParallel):
             return nullcontext()
         return self.model.no_sync()
@@ -94,7 +94,7 @@ class LossNormalizer:
 
     def __init__(self, model: nn.Module):
         self.model = model
-        if not hasattr(model, "loss_normalizer"):  # official: created by the first iteration
+        if not hasattr(model, "loss_normalizer"):  # 0.6 creates it in the first iteration
             self.load_state_dict({"loss_normalizer": 100.0})
 
     def state_dict(self) -> dict[str, float]:
@@ -105,7 +105,7 @@ class LossNormalizer:
 
 
 def keep_float32(model: nn.Module) -> None:
-    """Convert the input of layers to float32 that would compute in bfloat16 what needs more digits.
+    """Convert the inputs of layers that need more precision than bfloat16 to float32.
 
     Detectron2's RoIAlign rounds boxes to the dtype of the feature maps, in bfloat16 above 512
     pixels to multiples of 4. Its naiveSyncBN computes statistics in float32 for float16 only.
@@ -122,26 +122,27 @@ def keep_float32(model: nn.Module) -> None:
 
 
 def require_compiler(device: str) -> None:
-    """Compile a small function.
+    """Check that torch.compile works by compiling a small function.
 
     Raises:
-        UserError: torch.compile does not work in this environment.
+        UserError: it does not work in this environment.
     """
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.zeros(16, device=device))
-    except Exception as error:  # of any of its compilers
+    except Exception as error:  # of any type, depending on the compiler
         reason = next(filter(None, str(error).splitlines()), type(error).__name__)
         raise UserError(
-            "MODEL.BACKBONE.COMPILE needs torch.compile to work (a C++ compiler on the CPU, Triton "
-            f"on a GPU), but it fails: {escape(reason, 300)}; install it, or remove the setting",
+            "MODEL.BACKBONE.COMPILE requires torch.compile, which needs a C++ compiler on the CPU "
+            f"or Triton on a GPU, but it failed: {escape(reason, 300)}; install the compiler, or "
+            "remove the setting",
             code="environment.compiler",
         ) from error
 
 
 def run_eagerly(model: nn.Module) -> AbstractContextManager:
-    """Run a compiled backbone without its compiled code.
+    """Return a context in which a compiled backbone runs eagerly.
 
-    Images of all sizes need no compilation then, and a run's evaluation equals ``--eval-only``.
+    Test images of many sizes then need no compilation, and the results equal ``--eval-only``.
     """
     compiled = getattr(model, "backbone", model)._compiled_call_impl
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()

@@ -58,9 +58,9 @@ from virtex.runner import Evaluation
 
 logger = logging.getLogger("virtex.transfer")
 
-# Architecture -> the section of its number of classes, if it is not ROI_HEADS
+# MODEL.META_ARCHITECTURE -> config section of NUM_CLASSES, if it is not ROI_HEADS
 HEADS = {"RetinaNet": "RETINANET", "SemanticSegmentor": "SEM_SEG_HEAD"}
-MAX_CLASSES = 100  # of a test set whose metrics per class are in the record, too
+MAX_CLASSES = 100  # per-class metrics of larger test sets are only in per_class.csv
 
 # Identity keys that do not affect the evaluation of a trained detector.
 TRAINING_KEYS = (
@@ -72,7 +72,7 @@ TRAINING_KEYS = (
     "overrides.SOLVER.",
     "overrides.DATALOADER.",
 )
-# ``MODEL.KEYPOINT_ON`` -> the metric that ranks detectors of objects
+# ``MODEL.KEYPOINT_ON`` -> the primary metric of detectors
 INSTANCE_METRICS = {False: "bbox/AP", True: "keypoints/AP"}
 
 
@@ -110,8 +110,8 @@ class DetectorEvaluator:
         solver = self.cfg.SOLVER
         if solver.WARMUP_ITERS >= solver.MAX_ITER and not args.eval_only:
             settings.notes.append(
-                f"the learning rate is raised over {solver.WARMUP_ITERS} iterations "
-                f"(SOLVER.WARMUP_ITERS), but training ends after {solver.MAX_ITER}"
+                f"warm-up takes {solver.WARMUP_ITERS} iterations (SOLVER.WARMUP_ITERS), but "
+                f"training ends after {solver.MAX_ITER}"
             )
         check_mask_format(self.cfg, self.train)
         if self.cfg.MODEL.KEYPOINT_ON:
@@ -128,7 +128,7 @@ class DetectorEvaluator:
         federated.set_category_weights(self.detector, self.train)
         self.frozen = None
         if recording.MODEL.BACKBONE.FROZEN:
-            (prefix,) = converted.prefixes  # convert_backbone has refused C4
+            (prefix,) = converted.prefixes  # convert_backbone rejects C4
             self.frozen = self.detector.get_submodule(prefix.rstrip("."))
             freeze(self.frozen)
         check_solver(recording, self.detector, self.layer_ids)
@@ -137,8 +137,8 @@ class DetectorEvaluator:
             build_evaluator(self.cfg, name, None)
         if self.cfg.MODEL_EMA.ENABLED:
             settings.notes.append(
-                "metrics and model_final.pth are those of the moving average of the weights, with "
-                f"decay {self.cfg.MODEL_EMA.DECAY}"
+                "metrics and model_final.pth are of the moving average of the weights with decay "
+                f"{self.cfg.MODEL_EMA.DECAY}"
             )
         self.report = Report(
             deviations=settings.deviations(),
@@ -213,7 +213,7 @@ class DetectorEvaluator:
         self.record_training_time(trainer.stopwatch.seconds(), trainer.max_iter)
 
     def category_ids(self) -> dict[str, list[int]]:
-        """Return the ids of the classes in the annotations, for checkpoints; none in VOC."""
+        """Return the category ids of the classes, for checkpoints; empty for VOC, without ids."""
         metadata = MetadataCatalog.get(self.cfg.DATASETS.TEST[0])
         contiguous = metadata.get("thing_dataset_id_to_contiguous_id") or {}
         return {CATEGORY_IDS: sorted(contiguous, key=contiguous.__getitem__)} if contiguous else {}
@@ -232,7 +232,7 @@ def precision(cfg: CfgNode) -> str:
 
 
 def primary_metric(test_set: str, default: str) -> str:
-    """Return the metric that ranks on a test set: that of the built-in sets scored in its way."""
+    """Return the primary metric of a test set: that of built-in sets with the same evaluator."""
     known = DETECTION_SETS.get(test_set)
     kind = known.kind if known else MetadataCatalog.get(test_set).get("evaluator_type")
     metrics = (entry.primary_metric for entry in DETECTION_SETS.values() if entry.kind == kind)
@@ -255,7 +255,7 @@ class DetectorTransfer(Evaluation):
         overrides = [*custom_overrides(args), *args.overrides]
         settings = build_settings(protocol, overrides, 1, "cpu" if args.num_gpus == 0 else "cuda")
         train, test = settings.cfg.DATASETS.TRAIN, settings.cfg.DATASETS.TEST
-        if test:  # a result on other data is not one of the protocol's task
+        if test:  # a result on other data is not a result of the protocol's task
             entry = DETECTION_SETS.get(test[0])
             metric = primary_metric(test[0], protocol.primary_metric)
             if metric in INSTANCE_METRICS.values():

@@ -98,7 +98,7 @@ def compare_features(
         UserError: a feature map is missing or differs by more than ``TOLERANCE``.
     """
     image = fixed_image()
-    # SemanticSegmentor does not state it
+    # SemanticSegmentor has no input_format
     image_format = getattr(detector, "input_format", converted.settings["INPUT.FORMAT"])
     device = detector.pixel_mean.device
     was_training = detector.training

@@ -98,15 +98,16 @@ def convert_fpn(backbone: Checkpoint, cfg: CfgNode) -> ConvertedBackbone:
             f"attention in windows of {window}x{window} patches, except in the blocks "
             f"{', '.join(map(str, sorted(whole)))}; compared with global attention in all blocks"
         )
-    if dropped := [name.rstrip("._") for name in left_out(cfg, arch)]:
+    if dropped := [name.rstrip("._") for name in excluded_parameters(cfg, arch)]:
         notes.append(
-            f"not part of the detector's features, but of their comparison: {', '.join(dropped)}"
+            "used to compare features with the original network, but not in the detector: "
+            f"{', '.join(dropped)}"
         )
     if cfg.MODEL.VIT.REL_POS:
         notes.append(
-            "initialized relative positions with zeros"
+            "relative position embeddings are initialized to zero"
             if has_relative_positions(cfg, arch)
-            else f"no relative positions: {arch.name} has rotary ones"
+            else f"no relative position embeddings: {arch.name} has rotary ones"
         )
     in_attention = [f"blocks.{block}.attn.rel_pos_" for block in range(arch.depth)]
     own = [name + axis for name in in_attention for axis in "hw"]
@@ -138,19 +139,19 @@ def convert_fpn(backbone: Checkpoint, cfg: CfgNode) -> ConvertedBackbone:
 
 
 def depth_notes(cfg: CfgNode, arch: ViTArch) -> tuple[str, ...]:
-    """Return a note if the protocol's settings are those of a network of another depth."""
+    """Return a note if the protocol is for a network of another depth."""
     depth = cfg.MODEL.VIT.DEPTH
     if depth in (0, arch.depth):
         return ()
     return (
-        f"layer decay, drop path and schedule of this protocol are those of a network with {depth} "
+        f"layer decay, drop path and schedule of this protocol are for a network with {depth} "
         f"blocks, but {arch.name} has {arch.depth}; vitdet is for 12 blocks, vitdet-l for 24, and "
         "vitdet-h for 32",
     )
 
 
-def left_out(cfg: CfgNode, arch: ViTArch) -> tuple[str, ...]:
-    """Return the prefixes of parameters that the settings leave out of the feature map."""
+def excluded_parameters(cfg: CfgNode, arch: ViTArch) -> tuple[str, ...]:
+    """Return the prefixes of parameters that the settings exclude from the feature map."""
     found: tuple[str, ...] = ()
     if not cfg.MODEL.VIT.TOKENS and arch.implementation != "Eva":  # timm's Eva needs its tokens
         found += ("cls_token",) * arch.class_token + ("reg_token",) * bool(arch.registers)
@@ -199,9 +200,9 @@ class SimpleFeaturePyramid(Backbone):
         assert cfg.MODEL.VIT.DEPTH in (0, arch.depth), arch.depth
         self.net: Any = build_vit(arch)
         self.patch_size = arch.patch_size
-        self.left_out = left_out(cfg, arch)
+        self.excluded_parameters = excluded_parameters(cfg, arch)
         for name, parameter in self.net.named_parameters():
-            parameter.requires_grad_(not name.startswith(UNUSED + self.left_out))
+            parameter.requires_grad_(not name.startswith(UNUSED + self.excluded_parameters))
         if cfg.MODEL.NETWORK.DROP_PATH > 0:
             set_drop_path(self.net, cfg.MODEL.NETWORK.DROP_PATH)
         self.checkpointing = cfg.MODEL.NETWORK.CHECKPOINTING
@@ -212,7 +213,7 @@ class SimpleFeaturePyramid(Backbone):
         if self.has_relative_positions:
             if not pad:
                 raise invalid_value(
-                    "MODEL.VIT.REL_POS needs the size of the images in MODEL.VIT.SQUARE_PAD, not 0"
+                    "MODEL.VIT.REL_POS requires the image size in MODEL.VIT.SQUARE_PAD, not 0"
                 )
             side = math.ceil(pad / arch.patch_size)
             sides = [
@@ -237,7 +238,7 @@ class SimpleFeaturePyramid(Backbone):
             raise invalid_value(
                 f"MODEL.VIT.SQUARE_PAD must be a multiple of {self._size_divisibility}, not {pad}"
             )
-        # images of at most this size become squares of it, also with v0.5
+        # images up to this size are padded to squares, also with v0.5
         self._size_divisibility = pad or self._size_divisibility
 
     @property
@@ -250,8 +251,8 @@ class SimpleFeaturePyramid(Backbone):
         Args:
             images: normalized (batch, 3, height, width), padded here to a multiple of the patch
                 size.
-            as_pretrained: with global attention in all blocks, all tokens and the final norm, and
-                without relative positions.
+            as_pretrained: use global attention in all blocks, all tokens and the final norm, and
+                no relative positions, as in pretraining.
         """
         net = self.net
         patches = net.patch_embed(pad_to_multiple(images, self.patch_size))
@@ -259,8 +260,8 @@ class SimpleFeaturePyramid(Backbone):
         embedded = net._pos_embed(patches)
         tokens, rope = embedded if isinstance(embedded, tuple) else (embedded, None)  # of Eva
         tokens, prefix = net.norm_pre(tokens), net.num_prefix_tokens
-        left_out = () if as_pretrained else self.left_out
-        if "cls_token" in left_out or "reg_token" in left_out:
+        excluded = () if as_pretrained else self.excluded_parameters
+        if "cls_token" in excluded or "reg_token" in excluded:
             tokens, prefix = tokens[:, prefix:], 0
         for index, block in enumerate(net.blocks):
             run: Callable[[Tensor], Tensor] = block if rope is None else partial(block, rope=rope)
@@ -271,7 +272,7 @@ class SimpleFeaturePyramid(Backbone):
                 tokens = checkpoint(run, tokens, use_reentrant=False)
             else:
                 tokens = run(tokens)
-        if "norm." not in left_out:
+        if "norm." not in excluded:
             tokens = net.norm(tokens)
         return tokens[:, prefix:].transpose(1, 2).unflatten(2, grid)
 
@@ -297,7 +298,7 @@ def pyramid_level(width: int, channels: int, scale: float, norm: str) -> nn.Sequ
         width: channels of the last feature map.
         channels: of the level.
         scale: stride of the level / stride of the last feature map, a power of two.
-        norm: as of ``build_norm``.
+        norm: see ``build_norm``.
     """
     layers: list[nn.Module] = []
     for doubling in range(max(0, round(-math.log2(scale)))):

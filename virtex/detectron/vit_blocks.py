@@ -43,7 +43,7 @@ def scale_layer(block: Any, index: int, x: Tensor) -> Tensor:
 def attend(
     attention: Any, x: Tensor, rope: Tensor | None, grid: tuple[int, int], prefix: int
 ) -> Tensor:
-    """Return the attention of all tokens to each other."""
+    """Apply global attention to the tokens, with relative positions if the layer has them."""
     if rope is not None:
         return attention(x, rope=rope)
     if not hasattr(attention, "rel_pos_h"):
@@ -59,9 +59,9 @@ def attend(
 def attend_in_windows(
     attention: Any, x: Tensor, rope: Tensor | None, grid: tuple[int, int], size: int, prefix: int
 ) -> Tensor:
-    """Return the attention of the tokens in each window of ``size`` x ``size`` patches.
+    """Apply attention within windows of ``size`` x ``size`` patches.
 
-    The prefix tokens are part of every window, and become the mean of their results in all windows.
+    The prefix tokens are part of every window; their outputs are averaged over the windows.
     """
     batch, (rows, columns) = len(x), grid
     windows = partition(x[:, prefix:].unflatten(1, grid), size)
@@ -92,13 +92,13 @@ def partition(x: Tensor, size: int) -> Tensor:
 
 
 def add_relative_positions(network: Any, sides: Sequence[int]) -> None:
-    """Give each block of a ``VisionTransformer`` relative positions that add nothing yet.
+    """Add relative position embeddings, initialized to zero, to a ``VisionTransformer``.
 
-    They are decomposed (MViTv2, arXiv 2112.01526): one vector for each distance along each axis.
-    Names and shapes are those of Detectron2's ``ViT``.
+    They are decomposed (MViTv2, arXiv 2112.01526): one vector per distance along each axis. Names
+    and shapes are those of Detectron2's ``ViT``.
 
     Args:
-        sides: patches along each side of a block's windows, or of the image.
+        sides: for each block, patches along the side of its windows, or of the image.
     """
     for block, side in zip(network.blocks, sides, strict=True):
         attention = block.attn
@@ -110,11 +110,11 @@ def add_relative_positions(network: Any, sides: Sequence[int]) -> None:
 def relative_bias(
     q: Tensor, along_rows: Tensor, along_columns: Tensor, grid: tuple[int, int]
 ) -> Tensor:
-    """Return what relative positions add to the attention logits.
+    """Return the bias that relative positions add to the attention logits.
 
     Args:
-        q: queries, not scaled (batch, heads, rows * columns, head width).
-        along_rows, along_columns: (distances, head width).
+        q: unscaled queries (batch, heads, rows * columns, head width).
+        along_rows, along_columns: embeddings (distances, head width).
 
     Returns:
         (batch, heads, rows * columns, rows * columns).
@@ -130,9 +130,9 @@ def relative_bias(
 
 
 def distance_vectors(vectors: Tensor, size: int) -> Tensor:
-    """Return the vectors (size, size, head width) for each query and key along an axis.
+    """Return the embeddings (size, size, head width) for each query and key along an axis.
 
-    Vectors of another number of distances are interpolated linearly, as in Detectron2.
+    If the number of distances differs, they are interpolated linearly, as in Detectron2.
     """
     if len(vectors) != 2 * size - 1:
         vectors = F.interpolate(vectors.T[None], size=2 * size - 1, mode="linear")[0].T

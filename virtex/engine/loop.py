@@ -90,12 +90,12 @@ def amp_dtype(config: CfgNode, device: torch.device) -> torch.dtype | None:
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype ``bfloat16``, ``float16`` or ``auto``.
+    """Return the torch dtype for the setting ``bfloat16``, ``float16`` or ``auto``.
 
-    ``auto`` is bfloat16, except on GPUs without it.
+    ``auto`` is bfloat16, except on GPUs without support for it.
     """
     if name == "auto":
-        # emulated, bfloat16 would be slower than float32
+        # emulated bfloat16 would be slower than float32
         has_bfloat16 = device.type != "cuda" or torch.cuda.is_bf16_supported(False)
         name = "bfloat16" if has_bfloat16 else "float16"
     return getattr(torch, name)

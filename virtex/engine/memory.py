@@ -12,7 +12,7 @@ MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
 
 
 def peak_memory(device: str) -> dict[str, Any]:
-    """Return the highest memory of any process of the job; call in every process.
+    """Return the peak memory of the process that used most; call it in every process.
 
     Returns:
         ``gib``: in units of 2**30 bytes; ``kind``: ``torch.cuda.max_memory_allocated`` on GPUs,

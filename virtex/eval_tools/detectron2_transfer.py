@@ -6,20 +6,23 @@ examples:
   python eval_tools/detectron2_transfer.py --checkpoint moco_v2_800ep.pth.tar --task coco \\
       --data-root datasets --output-dir output/moco_v2/coco
 
-  # the 1x schedule; LVIS v1; PASCAL VOC; for any backbone: VOC with a pyramid, AdamW, frozen
+  # other tasks and schedules
   python eval_tools/detectron2_transfer.py --checkpoint FILE --task coco --protocol 1x
   python eval_tools/detectron2_transfer.py --checkpoint FILE --task lvis
   python eval_tools/detectron2_transfer.py --checkpoint FILE --task coco_keypoints --protocol 1x
+  python eval_tools/detectron2_transfer.py --checkpoint FILE --task cityscapes
   python eval_tools/detectron2_transfer.py --checkpoint FILE --task voc
+
+  # VOC with a feature pyramid, for backbones other than ResNets; AdamW; a frozen backbone
   python eval_tools/detectron2_transfer.py --checkpoint FILE --task voc --protocol fpn-24k
   python eval_tools/detectron2_transfer.py --checkpoint FILE --task coco --protocol adamw-3x
   python eval_tools/detectron2_transfer.py --checkpoint FILE --task coco --protocol frozen
 
-  # ViTDet on a ViT-B (vitdet-l: ViT-L, vitdet-h: ViT-H); 64 images a step also with 8 GPUs
+  # ViTDet on a ViT-B (vitdet-l: ViT-L, vitdet-h: ViT-H); its 64 images per step on 8 GPUs
   ... --checkpoint mae_pretrain_vit_base.pth --format mae --task coco --protocol vitdet
   ... --num-gpus 8 SOLVER.ACCUMULATE 4
 
-  # semantic segmentation: a linear layer on frozen features, or Semantic FPN
+  # semantic segmentation: linear on frozen features, or Semantic FPN
   python eval_tools/detectron2_transfer.py --checkpoint FILE --task ade20k
   python eval_tools/detectron2_transfer.py --checkpoint FILE --task voc_seg --protocol fpn
 
@@ -48,7 +51,7 @@ examples:
   python eval_tools/detectron2_transfer.py --checkpoint 'random:resnet18' --task coco \\
       --protocol toy --data-root datasets/toy --output-dir output/toy --num-gpus 0
 
-  # your own data in COCO's format, with the settings of any COCO protocol and a short schedule
+  # your own data in COCO's format, with the settings of a COCO protocol and a short schedule
   python eval_tools/detectron2_transfer.py --checkpoint FILE --task coco --protocol 1x \\
       --train-json cells/train.json --train-images cells/images \\
       --val-json cells/val.json --val-images cells/images --output-dir output/cells \\
@@ -97,7 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--data-root", default="datasets", metavar="DIR", help="contains coco/, lvis/, VOC2007/, …"
     )
-    custom = parser.add_argument_group("your own data in COCO's format, instead of the protocol's")
+    custom = parser.add_argument_group("your own data in COCO's format")
     for split, purpose in (("train", "to train on"), ("val", "to score")):
         custom.add_argument(
             f"--{split}-json", metavar="FILE", help=f"images, annotations and categories {purpose}"
@@ -105,7 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
         custom.add_argument(
             f"--{split}-images",
             metavar="DIR",
-            help="folder of the images (default: that of the JSON file)",
+            help="folder of the images (default: the folder of the JSON file)",
         )
     output = "output/detectron2_transfer"
     parser.add_argument("--output-dir", default=output, metavar="DIR", help=f"default: {output}")

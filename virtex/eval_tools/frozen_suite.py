@@ -6,18 +6,18 @@ examples:
   python eval_tools/frozen_suite.py --checkpoint moco_v2_800ep.pth.tar \\
       --data-root datasets --output-dir output/moco_v2/suite
 
-  # the datasets that are there; what is missing, and where to get it
-  ... --skip-missing
+  # list what is missing and where to get it; evaluate only the datasets found
   ... --dry-run
+  ... --skip-missing
 
-  # some datasets; also nearest neighbors and 1 to 16 images per class, on the same features
+  # some datasets; also k-NN and 1 to 16 images per class, on the same features
   ... --tasks food101 dtd pets --protocols logistic knn low-shot
 
   # resume: finished datasets are skipped
   ... --resume
 
-Each dataset has a folder in OUTPUT_DIR with result.json (metrics on the test images, the chosen
-strength of the regularization, every deviation from the protocol, the checkpoint's hash),
+Writes a folder per dataset and protocol to OUTPUT_DIR with result.json (metrics on the test images,
+the selected regularization strength, every deviation from the protocol, the checkpoint's hash),
 config.yaml and log.txt. Features are extracted once and cached.
 
 Exit status: 0 success; 2 invalid input; 130 interrupted by Ctrl-C; 75 stopped by SIGTERM (continue
@@ -49,13 +49,13 @@ def build_parser() -> argparse.ArgumentParser:
         choices=PROTOCOLS,
         default=("logistic",),
         metavar="NAME",
-        help=f"of {', '.join(PROTOCOLS)}; default: logistic",
+        help=f"some of {', '.join(PROTOCOLS)}; default: logistic",
     )
     parser.add_argument(
-        "--skip-missing", action="store_true", help="skip the datasets that are not below DIR"
+        "--skip-missing", action="store_true", help="skip datasets not found in the data root"
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="list the datasets, and exit without evaluating"
+        "--dry-run", action="store_true", help="list the datasets and what is missing, and exit"
     )
     add_feature_arguments(parser)
     return parser

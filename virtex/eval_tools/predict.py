@@ -1,30 +1,33 @@
 #!/usr/bin/env python3
-"""Run a trained detector on any images: figures, and detections as JSON.
+"""Run a trained detector on any images; write figures, and detections as JSON.
 
 examples:
-  # a folder, single files, a pattern
+  # a folder; single files and a pattern
   python eval_tools/predict.py --weights output/cells --images photos/ --output-dir output/photos
   python eval_tools/predict.py --weights output/cells --images a.jpg b.png 'more/**/*.jpg'
 
-  # every detection that the evaluation keeps; a GPU if there is one, or the CPU
+  # every detection that the evaluation keeps
   ... --score-threshold 0
+
+  # on the CPU, although there is a GPU
   ... --num-gpus 0
 
-  # another checkpoint of the run; its config.yaml lies beside it
+  # another checkpoint of the run, with its config.yaml in the same folder
   ... --weights output/cells/model_0000199.pth
 
 --weights is the folder of a run of detectron2_transfer (its latest checkpoint is used), or one of
-its checkpoints. Images are decoded and resized as in the evaluation, and turned as their EXIF data
-say; detections equal those of the evaluation.
+its checkpoints. Images are decoded, rotated by their EXIF orientation and resized as in the
+evaluation, so that detections equal those of the evaluation.
 
 Writes to OUTPUT_DIR: gallery/ (one figure per image), predictions.json (COCO's result format with
 category_name: image_id, category_id, bbox as x, y, width, height in pixels, score, segmentation),
-and images.json (id, file_name, width and height of each image, the categories, and the images that
-were skipped). pycocotools reads the two as COCO("images.json").loadRes("predictions.json").
-Semantic segmentation: label_maps/ (PNG, the class index of every pixel), no predictions.json.
+and images.json (id, file_name, width and height of each image, the categories, and the skipped
+images). pycocotools reads the two as COCO("images.json").loadRes("predictions.json"). Semantic
+segmentation models write label_maps/ (PNG, the class index of every pixel) instead of
+predictions.json.
 
-Exit status: 0 success; 1 some images could not be read, and were skipped; 2 invalid input;
-130 interrupted by Ctrl-C.
+Exit status: 0 success; 1 unreadable images were skipped; 2 invalid input; 130 interrupted by
+Ctrl-C.
 """
 
 import argparse
@@ -38,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--weights", required=True, metavar="PATH", help="folder of a run, or a checkpoint in it"
     )
     parser.add_argument(
-        "--images", required=True, nargs="+", metavar="PATH", help="images, folders, patterns"
+        "--images", required=True, nargs="+", metavar="PATH", help="images, folders or patterns"
     )
     output = "output/predict"
     parser.add_argument("--output-dir", default=output, metavar="DIR", help=f"default: {output}")
@@ -47,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=score,
         default=0.5,
         metavar="S",
-        help="lowest score of a detection, from 0 to 1 (default: 0.5)",
+        help="lowest score of the detections to keep, from 0 to 1 (default: 0.5)",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace earlier predictions in --output-dir"

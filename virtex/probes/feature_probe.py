@@ -39,7 +39,7 @@ class FeatureProbe(ABC):
         Args:
             val: the images to evaluate on.
             settings: of a protocol of the task.
-            selection: further images to train on, or to choose settings with.
+            selection: validation images, to choose settings with or to train on.
         """
         known = (train, val) if selection is None else (train, selection, val)
         self.images = {images.name: images for images in known}
@@ -51,7 +51,7 @@ class FeatureProbe(ABC):
         return [center_view(self.settings.DATA)]
 
     def train_sets(self) -> list[tuple[ImageSet, View]]:
-        """Return the images to extract features of besides those of ``val``, in this order."""
+        """Return the image sets to extract features of, in order, with a view each; not ``val``."""
         views = self.train_views()
         known = [self.train] if self.selection is None else [self.train, self.selection]
         return [(images, view) for images in known for view in views]

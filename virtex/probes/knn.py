@@ -22,9 +22,8 @@ QUERY_CHUNK, TRAIN_CHUNK = 512, 16384  # rows compared at a time
 class NearestNeighbors(FeatureProbe):
     """Classify each validation image by its nearest training images.
 
-    Takes the settings of an ``imagenet_knn`` protocol. The images of ``selection`` are neighbors,
-    too. The validation images are split over the
-    processes.
+    Takes the settings of an ``imagenet_knn`` protocol. The images of ``selection`` are also
+    neighbors. The validation images are split over the processes.
     """
 
     timing_key = "neighbor_seconds"

@@ -1,8 +1,8 @@
 """Multinomial logistic regression on frozen features, as in Kornblith et al., arXiv 1805.08974.
 
-The strength of the regularization is the best of many on the validation images; the classifier is
-then trained again on training and validation images, and evaluated once on the test images
-(Ericsson et al., arXiv 2011.13377; ``linear.py`` of their ssl-transfer).
+The regularization strength is selected on the validation images; the classifier is then trained
+again on training and validation images, and evaluated once on the test images (Ericsson et al.,
+arXiv 2011.13377; ``linear.py`` of their ssl-transfer).
 """
 
 import logging
@@ -36,7 +36,7 @@ Metrics = dict[str, float]
 
 
 class LogisticProbe(FeatureProbe):
-    """Choose the regularization on ``selection``, train on both, evaluate on ``test``.
+    """Select the regularization on ``selection``, train on both sets, evaluate on ``test``.
 
     Images with one label are classified by one multinomial regression, images with several labels
     by one binary regression per class.
@@ -57,19 +57,19 @@ class LogisticProbe(FeatureProbe):
         Args:
             selection: the validation images.
             settings: of a ``logistic`` protocol.
-            metric: ``"top1"``, ``"mean_per_class"`` or ``"mAP"``: selects the strength.
+            metric: ``"top1"``, ``"mean_per_class"`` or ``"mAP"``, which selects the strength.
         """
         super().__init__(train, test, settings, extractor, selection)
         self.metric = metric
         # labels of the training, validation and test images
-        self.targets = [targets_of(images) for images in (train, selection, test)]
+        self.targets = [get_targets(images) for images in (train, selection, test)]
         if train.labels.ndim == 2:
             classes = find_usable_classes(train, test, (-1, 0), self.report)
             self.targets = [targets[:, classes] for targets in self.targets]
 
     def score(self, train: Sequence[np.ndarray], val: np.ndarray) -> Metrics:
         """Return the metrics on the test images, and ``selection/<metric>``, in percent."""
-        # a single process does it: the time is that of a few products with the features
+        # in one process: it takes only the time of a few products with the features
         return broadcast_object(None if rank() else self._score([*train, val]))
 
     def _score(self, features: Sequence[np.ndarray]) -> Metrics:
@@ -84,6 +84,7 @@ class LogisticProbe(FeatureProbe):
         return metrics
 
     def fit(self, train: Tensor, selection: Tensor, test: Tensor) -> Metrics:
+        """Select the strength and return the metrics; the features are (images, features)."""
         low, high = self.settings.LOGISTIC.LOG10_STRENGTHS
         strengths = np.logspace(low, high, self.settings.LOGISTIC.NUM_STRENGTHS).tolist()
         labels = self.targets
@@ -92,7 +93,8 @@ class LogisticProbe(FeatureProbe):
         with progress_bar(len(strengths), "strength", "logistic regression") as bar:
             for strength, logits in outputs:
                 value = compute_metrics(logits, labels[1])[self.metric]
-                # from the largest strength: of equal ones the smallest is chosen, as published
+                # in descending order, so that the smallest of equally good ones is selected, as in
+                # ssl-transfer
                 if value >= best_value:
                     best, best_value = strength, value
                 bar.update(1)
@@ -102,12 +104,12 @@ class LogisticProbe(FeatureProbe):
         self.report.details["strength"] = best
         if best in (strengths[0], strengths[-1]):
             self.report.notes.append(
-                f"the best strength of the regularization, {best:g}, is the end of its range"
+                f"the best regularization strength, {best:g}, is at the end of the searched range"
             )
         return compute_metrics(logits, labels[2]) | {f"selection/{self.metric}": best_value}
 
 
-def targets_of(images: ImageSet) -> Tensor:
+def get_targets(images: ImageSet) -> Tensor:
     """Return labels (n,) int64, or (n, classes) bool, where difficult images are negative."""
     labels = torch.from_numpy(images.labels)
     return labels if labels.ndim == 1 else labels == 1
@@ -116,20 +118,22 @@ def targets_of(images: ImageSet) -> Tensor:
 def fit_outputs(
     features: Tensor, targets: Tensor, strengths: Sequence[float], others: Tensor
 ) -> Iterator[tuple[float, Tensor]]:
-    """Fit a classifier for each strength and yield its logits of other features, on the CPU.
+    """Fit a classifier for each strength and yield its logits for other features, on the CPU.
 
     Args:
-        targets: of ``features``, see ``targets_of``.
+        features: (n, d).
+        targets: of ``features``, see ``get_targets``.
+        others: features to classify (m, d).
 
     Yields:
-        each strength, the largest first, and logits (n, classes).
+        each strength, the largest first, and logits (m, classes).
     """
     if targets.ndim == 1:
         labels, num_classes = targets.to(features.device), int(targets.max()) + 1
         for strength, weights in fit_logistic_path(features, labels, num_classes, strengths):
             yield strength, decision_function(others, weights).cpu()
         return
-    # two classes as in multinomial regression: their weights are opposite
+    # multinomial regression with two classes, whose weights are the negatives of each other
     paths = [
         fit_logistic_path(features, column.long().to(features.device), 2, strengths)
         for column in targets.T
@@ -156,8 +160,8 @@ def compute_metrics(logits: Tensor, targets: Tensor) -> Metrics:
 class LowShotProbe(LogisticProbe):
     """Train on a few images of each class, several times, and evaluate on ``test``.
 
-    The images are drawn from those of ``train`` and ``selection`` together. The strength is fixed:
-    so few images choose none.
+    The images are drawn from those of ``train`` and ``selection`` together. The strength is fixed,
+    because so few images cannot select one.
     """
 
     timing_key = "low_shot_seconds"
@@ -169,8 +173,8 @@ class LowShotProbe(LogisticProbe):
     def fit(self, train: Tensor, selection: Tensor, test: Tensor) -> Metrics:
         """Return, for each number k of images per class, the mean of the metric over the samples.
 
-        ``<k>-shot/<metric>``, and half of the width of its 95 % confidence interval (Student's t)
-        as ``<k>-shot/interval95``.
+        The keys are ``<k>-shot/<metric>``, and ``<k>-shot/interval95`` for half the width of its
+        95 % confidence interval (Student's t).
         """
         settings = self.settings.LOW_SHOT
         features = torch.cat([train, selection])
@@ -198,7 +202,7 @@ def sample_per_class(targets: np.ndarray, shots: int, seed: tuple[int, ...]) -> 
     With the same seed, the sample of fewer shots is a subset of the sample of more.
 
     Args:
-        targets: (n,) int64, or (n, classes) bool, of which an image may be drawn for several.
+        targets: (n,) int64, or (n, classes) bool; an image may be drawn for several classes.
     """
     classes = range(targets.max() + 1) if targets.ndim == 1 else range(targets.shape[1])
     chosen = []

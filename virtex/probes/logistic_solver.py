@@ -2,9 +2,9 @@
 
 The objective is that of scikit-learn's ``LogisticRegression(solver="lbfgs")``, which has a unique
 minimum: the sum of the cross entropies plus ``strength / 2`` times the squared norm of the
-weights, where ``strength`` is 1 / C and biases are not regularized. It is minimized by L-BFGS,
-like there, but on features in a basis in which a diagonal approximates the Hessian, and from the
-solution of the next larger strength. That takes tens of iterations where scikit-learn takes
+weights, where ``strength`` is 1 / C and biases are not regularized. It is also minimized by L-BFGS,
+but on features in a basis in which a diagonal approximates the Hessian, and starting from the
+solution for the next larger strength. That takes tens of iterations where scikit-learn takes
 hundreds.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from virtex.probes.svm_solver import to_principal_axes
 
-HISTORY = 10  # pairs of L-BFGS, as in scikit-learn
+HISTORY = 10  # correction pairs of L-BFGS, as in scikit-learn
 LINE_SEARCH_SLOPE = 0.1  # a line search stops at this fraction of its initial slope
 LINE_SEARCH_STEPS = 20
 
@@ -40,7 +40,7 @@ def fit_logistic_path(
         strengths: of the regularization, positive; scikit-learn's 1 / C.
         tolerance: largest distance of an objective from its minimum, estimated by the diagonal
             approximation, relative to the penalty. (Relative to the objective it would be too
-            coarse with strong regularization, which is almost that of no weights at all.)
+            coarse with strong regularization, where the objective barely depends on the weights.)
         max_iterations: for each strength; a ``ConvergenceWarning`` names those that reach it.
 
     Yields:
@@ -48,7 +48,7 @@ def fit_logistic_path(
         ``virtex.probes.svm_solver.decision_function``.
 
     Raises:
-        ValueError: mismatched shapes, labels that are not all classes, non-positive strengths, or
+        ValueError: mismatched shapes, classes without labels, non-positive strengths, or
             non-finite features.
     """
     validate_problem(features, labels, num_classes, strengths)
@@ -61,7 +61,7 @@ def fit_logistic_path(
                 ConvergenceWarning,
                 stacklevel=2,
             )
-        yield strength, path.weights_of_features()
+        yield strength, path.feature_weights()
 
 
 def validate_problem(
@@ -90,10 +90,10 @@ def validate_problem(
 
 
 class LogisticPath:
-    """The current solution, from which the descent for the next strength starts.
+    """The current solution, from which the optimization for the next strength starts.
 
-    The gradient is computed from the probabilities of the wrong classes. Of rows that are
-    classified with certainty, 1 minus the probability of the right class would be rounding errors,
+    The gradient is computed from the probabilities of the wrong classes. For rows that are
+    classified with certainty, 1 minus the probability of the right class would be a rounding error,
     and weak regularization would never converge in float32.
 
     Attributes:
@@ -113,7 +113,7 @@ class LogisticPath:
         self.weights = self.rows.new_zeros(self.rows.shape[1], num_classes)
         self.margins = self.rows.new_zeros(len(features), num_classes)
 
-    def weights_of_features(self) -> Tensor:
+    def feature_weights(self) -> Tensor:
         """Return the weights (d + 1, classes) for the original features, biases last.
 
         The mean of the biases is 0; the objective does not depend on it.
@@ -123,13 +123,13 @@ class LogisticPath:
         return torch.cat([weights, biases - biases.mean()])
 
     def descend(self, strength: float, tolerance: float, max_iterations: int) -> bool:
-        """Minimize the objective of a strength. Return whether it converged."""
+        """Minimize the objective for a strength. Return whether it converged."""
         decay = strength * self.is_regularized
         history: list[tuple[Tensor, Tensor]] = []  # changes of weights and of the gradient
         previous, moved = None, None
         for _ in range(max_iterations):
-            wrong = self.probabilities_of_others(self.margins)
-            # probabilities; of the label minus 1, which is minus the sum of the others
+            wrong = self.wrong_class_probabilities(self.margins)
+            # probabilities minus one-hot labels: p(label) - 1 is minus the sum of the others
             residual = wrong.scatter(1, self.labels, -wrong.sum(dim=1, keepdim=True))
             gradient = self.rows.T @ residual + decay * self.weights
             if previous is not None and moved is not None:
@@ -141,7 +141,7 @@ class LogisticPath:
             penalty = (decay * self.weights.square()).sum()
             if (gradient.square() / scale).sum() <= tolerance * penalty:
                 return True
-            direction = quasi_newton_direction(gradient, scale, history)
+            direction = lbfgs_direction(gradient, scale, history)
             change = self.rows @ direction
             change -= change.gather(1, self.labels)
             step = self.step_length(gradient, direction, change, decay)
@@ -150,7 +150,7 @@ class LogisticPath:
             self.margins = self.margins + step * change
         return False
 
-    def probabilities_of_others(self, margins: Tensor) -> Tensor:
+    def wrong_class_probabilities(self, margins: Tensor) -> Tensor:
         """Return the probabilities (n, classes) with 0 for the label."""
         top = margins.amax(dim=1, keepdim=True)  # at least 0, the margin of the label
         odds = (margins - top).exp().scatter(1, self.labels, 0.0)
@@ -161,11 +161,13 @@ class LogisticPath:
     ) -> Tensor:
         """Return the step that minimizes the objective along a direction.
 
-        The objective is convex, so a bracketed Newton iteration finds the root of its slope. The
-        features are not needed.
+        The objective is convex, so a bracketed Newton iteration finds the root of its slope. It
+        needs only the margins, not the features.
 
         Args:
+            gradient, direction: (r + 1, classes).
             change: (n, classes), of the margins in a unit step.
+            decay: (r + 1, 1), strength of each row of the weights; 0 for the biases.
         """
         initial = (gradient * direction).sum()
         slope_of_weights = (decay * self.weights * direction).sum()
@@ -173,7 +175,7 @@ class LogisticPath:
         step = torch.ones_like(initial)
         low, high = torch.zeros_like(step), torch.full_like(step, torch.inf)
         for _ in range(LINE_SEARCH_STEPS):
-            wrong = self.probabilities_of_others(self.margins + step * change)
+            wrong = self.wrong_class_probabilities(self.margins + step * change)
             means = (wrong * change).sum(dim=1)
             slope = means.sum() + slope_of_weights + step * curvature_of_weights
             if slope.abs() <= LINE_SEARCH_SLOPE * initial.abs():
@@ -186,10 +188,10 @@ class LogisticPath:
         return step
 
 
-def quasi_newton_direction(
+def lbfgs_direction(
     gradient: Tensor, scale: Tensor, history: list[tuple[Tensor, Tensor]]
 ) -> Tensor:
-    """Return the direction of L-BFGS (Nocedal and Wright, algorithm 7.4).
+    """Return the search direction of L-BFGS (Nocedal and Wright, algorithm 7.4).
 
     Args:
         scale: diagonal of the initial Hessian.

@@ -1,4 +1,4 @@
-"""The classes of images with several labels that can be trained and evaluated."""
+"""Find the classes of a multi-label dataset that can be trained and evaluated."""
 
 from collections.abc import Sequence
 

@@ -8,7 +8,7 @@ from virtex.tasks.detection import register_detection
 
 
 def read_data(data_root: Path) -> None:
-    """Read and check the annotations of both splits, as they are trained on and scored."""
+    """Read and check the annotations of both splits: polygons, and the instance ids of val."""
     from virtex.data.cityscapes import read_split
 
     for split, is_scored in (("train", False), ("val", True)):

@@ -1,4 +1,4 @@
-"""COCO person keypoints: Keypoint R-CNN R50-FPN, a task of MoCo (arXiv 1911.05722)."""
+"""COCO person keypoints: Keypoint R-CNN R50-FPN, a transfer task of MoCo (arXiv 1911.05722)."""
 
 from pathlib import Path
 

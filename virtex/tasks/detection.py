@@ -57,9 +57,12 @@ def protocol_from_config(config: str) -> Protocol:
 def unsupported_reason(
     c4_protocols: Collection[str], args: argparse.Namespace, may_open: bool
 ) -> str:
-    """See ``Task.unsupported_reason``: a family may have no converter to a C4 detector.
+    """See ``Task.unsupported_reason``: a family may have no converter to C4 detectors.
 
     All families have one to detectors with a feature pyramid.
+
+    Args:
+        c4_protocols: short names of the task's protocols with C4 detectors.
     """
     from virtex.backbones.registry import get_family
     from virtex.checkpoints.loading import inspect_checkpoint
@@ -92,11 +95,11 @@ def register_detection(
     The protocols' names in records are those of their YAML files.
 
     Args:
-        images: dataset -> number of published images.
+        images: dataset -> number of images in the published data.
         configs: short name -> YAML file in ``detectron_configs`` without suffix; the first is
             the default.
         sets: the splits that the configs name.
-        c4_protocols: short names of those with C4 detectors; the others have a feature pyramid.
+        c4_protocols: short names of the configs with C4 detectors.
         primary_metric, is_default: see ``Protocol`` and ``Task``.
         version: see ``Protocol``.
     """

@@ -1,6 +1,6 @@
-"""Frozen features on many small datasets: logistic regression, nearest neighbors, few labels.
+"""Frozen features on many small datasets: logistic regression, nearest neighbors, low-shot.
 
-The suite is that of Ericsson et al. (arXiv 2011.13377), and more datasets.
+The datasets are those of Ericsson et al. (arXiv 2011.13377) and others.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def build_evaluator(job: Evaluation) -> Evaluator:
     return LogisticProbe(*sets)
 
 
-def protocols_of(entry: SuiteSet) -> dict[str, Protocol]:
+def build_suite_protocols(entry: SuiteSet) -> dict[str, Protocol]:
     logistic = build_protocols(
         entry.name, entry.metric, entry.images, {"logistic": "suite_logistic"}
     )
@@ -48,7 +48,7 @@ def protocols_of(entry: SuiteSet) -> dict[str, Protocol]:
         entry.name, f"16-shot/{entry.metric}", entry.images, {"low-shot": "suite_low_shot"}
     )
     knn = build_protocols(entry.name, "top1", entry.images, {"knn": "suite_knn"})
-    # neighbors vote for one label
+    # k-NN predicts a single label
     return logistic | ({} if entry.metric == MEAN_AP else knn) | low_shot
 
 
@@ -68,16 +68,16 @@ def plan_suite(args: argparse.Namespace) -> list[Job]:
 
 
 def select_tasks(args: argparse.Namespace) -> list[str]:
-    """Return the requested tasks whose data is there, and log the others.
+    """Return the requested tasks whose data was found, and log the others.
 
     Raises:
-        UserError: the data of none of them is there.
+        UserError: the data of all of them is missing.
     """
     found = [n for n in args.tasks if not missing_paths(args.data_root, SUITE_TASKS[n].layout)]
     if not found:
         raise UserError(
-            f"none of the datasets {', '.join(args.tasks)} is below --data-root {args.data_root}; "
-            "list what is missing with --dry-run",
+            f"--data-root {args.data_root} must contain at least one of the datasets "
+            f"{', '.join(args.tasks)}, but has none; list what is missing with --dry-run",
             "data.missing",
         )
     if skipped := [name for name in args.tasks if name not in found]:
@@ -86,7 +86,7 @@ def select_tasks(args: argparse.Namespace) -> list[str]:
 
 
 def list_suite(args: argparse.Namespace) -> str:
-    """Return a table of the requested datasets: sizes, and what is missing below the data root."""
+    """Return a table of the requested datasets: sizes, and what is missing in the data root."""
     from tabulate import tabulate
 
     rows = []
@@ -106,7 +106,7 @@ SUITE_TASKS = {
             name=entry.name,
             title=entry.title,
             layout=entry.layout,
-            protocols=protocols_of(entry),
+            protocols=build_suite_protocols(entry),
             build_evaluator=build_evaluator,
             read_data=entry.read,
         )

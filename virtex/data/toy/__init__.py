@@ -3,8 +3,8 @@
 - ``world``: the objects, and how scenes are sampled
 - ``drawing``: scene -> pixels, masks, boxes
 - ``captions``: five true sentences per image
-- ``coco``, ``keypoints``, ``voc``, ``segmentation``, ``classification``, ``cityscapes``: the
-  layouts on disk
+- ``coco``, ``keypoints``, ``voc``, ``segmentation``, ``cityscapes``, ``classification``: the
+  on-disk layouts
 - ``write``: all layouts in one folder
 - ``preview``: a contact sheet of written images
 """

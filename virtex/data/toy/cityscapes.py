@@ -1,11 +1,12 @@
 """Toy images in the layout of Cityscapes: shapes on drawn streets.
 
-A street has all classes of Cityscapes: bands of sky, buildings, plants and ground, poles with
-signs, and the shapes of the toy world as persons and vehicles. Some show what a reader must handle:
-groups, ignored regions and objects, license plates (whose label id is negative), deleted objects.
+A street has the classes of Cityscapes: bands of sky, buildings, plants and ground, poles with
+signs, and the shapes of the toy world as persons and vehicles. Some images have what a reader must
+handle: groups, ignored regions and objects, license plates (whose label id is negative), deleted
+objects.
 
-Polygons have integer corners and are drawn one over the other, as in the real annotations; the
-images of ids are drawn from them as by cityscapesscripts.
+Polygons have integer corners and overlap, from back to front, as in the real annotations; the
+images of ids are rendered from them as by cityscapesscripts.
 """
 
 from functools import partial
@@ -66,7 +67,7 @@ Objects = list[dict[str, Any]]  # label and polygon, from back to front
 
 
 def write_cityscapes(plan: Plan) -> None:
-    """Write train and val of Cityscapes; eight images in a row show all classes of objects."""
+    """Write train and val of Cityscapes; any eight consecutive images contain all thing classes."""
     for split, count in (("train", plan.train_images), ("val", plan.val_images)):
         plan.map(partial(_write_frame, plan, split), range(count))
 
@@ -94,7 +95,7 @@ def _write_frame(plan: Plan, split: str, index: int) -> None:
 
 
 def draw_ids(objects: Objects) -> np.ndarray:
-    """Draw the polygons one over the other: the pixels of ``instanceIds``, uint16."""
+    """Render the polygons as the pixels of ``instanceIds``: (height, width) uint16."""
     image = Image.new("I", (WIDTH, HEIGHT), LABEL_IDS["unlabeled"])
     pen, counts = ImageDraw.Draw(image), dict.fromkeys(HAS_INSTANCES, 0)
     for found in objects:
@@ -207,7 +208,7 @@ def _box(label: str, left: Any, top: Any, right: Any, bottom: Any) -> dict[str, 
 
 
 def _points(outline: np.ndarray) -> Points:
-    """Return the pixels that contain the corners, inside the image, without repetitions."""
+    """Return the pixels of the corners, clipped to the image, without consecutive duplicates."""
     corners = np.floor(outline).astype(int).clip(0, [WIDTH - 1, HEIGHT - 1])
     changes = (corners != np.roll(corners, 1, axis=0)).any(axis=1)
     return corners[changes].tolist()

@@ -40,7 +40,7 @@ class Instance:
 class Drawing:
     """A rendered scene: ``image`` (height, width, 3) RGB uint8, and the visible objects.
 
-    ``owner`` (height, width) uint8 is the topmost object of the middle of each pixel: its number
+    ``owner`` (height, width) uint8 is the topmost object at the center of each pixel: its position
     in ``scene.crowd + scene.objects``, from 1; 0 is the background.
     """
 
@@ -52,10 +52,10 @@ class Drawing:
 
 
 def draw(scene: Scene, rng: np.random.Generator, background: np.ndarray | None = None) -> Drawing:
-    """Render ``scene``; ``rng`` draws the noise and, unless it is given, the background.
+    """Render ``scene`` with noise from ``rng``.
 
     Args:
-        background: (height, width, 3) float32 RGB.
+        background: (height, width, 3) float32 RGB; default: smooth noise.
     """
     canvas_size = (scene.width * OVERSAMPLING, scene.height * OVERSAMPLING)
     background = smooth_noise(scene, rng) if background is None else background

@@ -1,7 +1,7 @@
 """Toy images of persons in the layout of COCO's person_keypoints files.
 
-A person is a silhouette with a random pose that faces the viewer, so that its left arm is on the
-right of the image. The images are COCO's, in its folders, but instances files do not list them.
+A person is a silhouette in a random pose that faces the viewer, so that its left arm is on the
+right side of the image. The images are in COCO's folders, but not listed in the instances files.
 """
 
 from dataclasses import dataclass, field
@@ -33,7 +33,7 @@ from virtex.data.toy.world import (
 SIDES = ("left", "right")
 JOINTS = ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
 NAMES = ("nose", *(f"{side}_{joint}" for joint in JOINTS for side in SIDES))  # COCO's order
-# Pairs of COCO's skeleton: positions in NAMES, from 1.
+# COCO's skeleton: pairs of positions in NAMES, from 1.
 SKELETON = [
     *([16, 14], [14, 12], [17, 15], [15, 13], [12, 13], [6, 12], [7, 13], [6, 7], [6, 8], [7, 9]),
     *([8, 10], [9, 11], [2, 3], [1, 2], [1, 3], [2, 4], [3, 5], [4, 6], [5, 7]),
@@ -45,8 +45,8 @@ CATEGORY = {
     "keypoints": list(NAMES),
     "skeleton": SKELETON,
 }
-FIRST_ID = 500_001  # of images; higher than those of the other toy images
-WITHOUT_PERSON = 8  # one in so many images
+FIRST_ID = 500_001  # of images; higher than the ids of other toy images
+WITHOUT_PERSON = 8  # one in this many images has no person
 CROWD_CHANCE = 0.1
 SMALL_CHANCE = 0.15
 # Radius, half of a person's height, as a fraction of the shorter side of the image.
@@ -67,7 +67,11 @@ GRID = 100  # points of the mask that outlines are traced on, per unit
 
 @dataclass(frozen=True)
 class Person(ToyObject):
-    """A person to draw; ``joints`` are x, y of its keypoints in units of the radius, as NAMES."""
+    """A person to draw.
+
+    Attributes:
+        joints: x, y of the keypoints in units of the radius, in the order of NAMES.
+    """
 
     joints: tuple[tuple[float, float], ...] = field(default=(), kw_only=True)
 
@@ -80,7 +84,7 @@ class Person(ToyObject):
 
 
 def sample_joints(rng: np.random.Generator) -> tuple[tuple[float, float], ...]:
-    """Sample a pose."""
+    """Sample a pose, see ``Person.joints``."""
     points = {"nose": (0.0, -0.75)}
     for side, sign in (("left", 1), ("right", -1)):
         for joint, (x, y) in TRUNK.items():
@@ -124,7 +128,7 @@ def silhouette(joints: tuple[tuple[float, float], ...]) -> np.ndarray:
 
 
 def sample_people(rng: np.random.Generator, has_person: bool) -> Scene:
-    """Sample one to three persons and up to two other objects, which may hide parts of them."""
+    """Sample up to three persons and up to two other objects, which may occlude them."""
     width, height = IMAGE_SIZES[rng.integers(len(IMAGE_SIZES))]
     side = min(width, height)
     crowd = sample_crowd(rng, width, height) if rng.random() < CROWD_CHANCE else ()
@@ -169,7 +173,7 @@ def sample_crowd(rng: np.random.Generator, width: int, height: int) -> tuple[Per
 
 
 def write_person_keypoints(plan: Plan) -> None:
-    """Write images of persons, half as many as of other datasets, and person_keypoints files."""
+    """Write images of persons, half as many as in other datasets, and person_keypoints files."""
     ids = count(1)
     for split, number in (("train", plan.train_images), ("val", plan.val_images)):
         found = plan.map(partial(_write_image, plan, split), range(half(number)))
@@ -217,8 +221,8 @@ NO_KEYPOINTS = {"keypoints": [0] * (3 * len(NAMES)), "num_keypoints": 0}
 def label_keypoints(person: Person, scene: Scene) -> dict:
     """Return keypoints and num_keypoints of an annotation, in COCO's format.
 
-    Visibility is 2, or 1 for keypoints behind another object. Those outside of the image, and all
-    of small persons, are not labeled: 0, 0, 0.
+    Visibility is 2, or 1 for keypoints behind another object. Keypoints outside of the image and
+    those of small persons are not labeled: 0, 0, 0.
     """
     if person.radius < MIN_RADIUS:
         return NO_KEYPOINTS

@@ -61,7 +61,7 @@ def jpeg_bytes(image: np.ndarray) -> bytes:
 
 
 def png_bytes(pixels: np.ndarray) -> bytes:
-    """Encode RGB, (height, width, 3) uint8, or one channel, (height, width) uint8 or uint16."""
+    """Encode RGB (height, width, 3) uint8, or one channel (height, width) uint8 or uint16."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""A contact sheet of toy data: COCO with masks, boxes and captions, Cityscapes with its classes."""
+"""A contact sheet of toy data: COCO with masks, boxes and captions, Cityscapes with classes."""
 
 import textwrap
 from pathlib import Path
@@ -94,7 +94,7 @@ def _cell(
 
 
 def _street_cell(frame: Frame) -> np.ndarray:
-    """Draw an image of Cityscapes, its classes in colors (black: ignored), and their names."""
+    """Draw an image of Cityscapes, its classes as colors (black: ignored) and their names."""
     pixels = load_rgb(frame.image)
     height, width = pixels.shape[:2]
     ids = read_ids(frame.annotation(TRAIN_IDS_FILE), width, height)

@@ -216,7 +216,7 @@ def sample_attributes(rng: np.random.Generator, required: Mapping[str, str]) -> 
 def pose(
     rng: np.random.Generator, attributes: dict[str, str], x: float, y: float, radius: float
 ) -> ToyObject:
-    """Return an object of these attributes, slightly rotated and stretched, at random mirrored."""
+    """Return an object with these attributes, slightly rotated and stretched, randomly mirrored."""
     angle = rng.uniform(-0.3, 0.3)
     stretch = rng.uniform(0.94, 1.06) * rng.choice([-1, 1])
     return ToyObject(**attributes, x=x, y=y, radius=radius, angle=angle, stretch=stretch)

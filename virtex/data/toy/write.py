@@ -43,7 +43,7 @@ def write_toy_data(
     COCO (shared with LVIS), ImageNet, iNaturalist and Cityscapes each get ``train_images`` and
     ``val_images``. ``coco_train_images`` sets another number for COCO, on which models are
     pretrained. VOC2007 and VOC2012 share ``train_images``, and VOC2007 test gets ``val_images``.
-    ADE20K and COCO's person keypoints get half of both, in images of their own.
+    ADE20K and COCO person keypoints get half as many, separate images.
     The same seed and sizes give the same bytes; if ``out`` already holds them, nothing is done.
     ``overwrite`` replaces toy data, complete or not, and nothing else.
 
