@@ -6,9 +6,10 @@
     python eval_tools/make_toy_data.py small --seed 2 --overwrite
     python eval_tools/make_toy_data.py datasets_toy --coco-train-images 3000  # to pretrain on
 
-OUT can be used as --data-root of every other tool. It contains coco/ (instances and captions),
-lvis/, VOC2007/, VOC2012/, imagenet/, inaturalist/ and cityscapes/. The output is deterministic: the
-same seed and sizes give the same bytes. Nothing is written if OUT already contains them.
+OUT can be used as --data-root of every other tool. It contains coco/ (instances, captions,
+persons), lvis/, VOC2007/, VOC2012/, imagenet/, inaturalist/, cityscapes/ and
+ADEChallengeData2016/. The output is deterministic: the same seed and sizes give the same bytes.
+Nothing is written if OUT already contains them.
 """
 
 import argparse
