@@ -219,9 +219,9 @@ def test_old_checkpoint_without_category_ids(tmp_path, toy, finished):
     assert images["categories"] == [{"id": n, "name": name} for n, name in enumerate(classes)]
 
 
-def write_untrained(folder, task, classes, cfg=None):
+def write_untrained(folder, task, classes):
     """Write a run with a detector of random weights; return the detector and its settings."""
-    cfg = cfg or load_config(packaged_protocol(task, "toy"))
+    cfg = load_config(packaged_protocol(task, "toy"))
     cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 18, 64
     cfg.MODEL.DEVICE, cfg.INPUT.MIN_SIZE_TEST, cfg.TEST.DETECTIONS_PER_IMAGE = "cpu", 96, 3
     torch.manual_seed(0)
@@ -251,17 +251,14 @@ def test_keypoints(tmp_path, toy):
     assert np.abs(figure.astype(float) - cv2.resize(image, size)).max() > 100  # drawn
 
 
-def test_heads_of_ours_are_registered_in_a_fresh_process(tmp_path, toy):
-    """Those of ViTDet on LVIS; nothing but the tool imports their modules."""
-    own, out = tmp_path / "run", tmp_path / "out"
-    cfg = load_config(packaged_protocol("lvis", "toy"))
-    overrides = ["MODEL.ROI_HEADS.NAME", "SigmoidROIHeads", "MODEL.ROI_HEADS.NUM_CLASSES", 3]
-    cfg.merge_from_list([*overrides, "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", True])
-    write_untrained(own, "lvis", ["a", "b", "c"], cfg)
-    given = ["--weights", own, "--images", next((toy / "coco/val2017").iterdir())]
-    command = [sys.executable, "-m", "virtex.eval_tools.predict", *given, "--output-dir", out]
-    subprocess.run([*map(str, command), "--num-gpus", "0", "--num-workers", "0"], check=True)
-    assert (out / "predictions.json").exists()
+def test_heads_of_ours_are_registered_in_a_fresh_process():
+    """ViTDet's on LVIS; in this process, other tests import their modules, too."""
+    code = (
+        "import virtex.detectron.predict\n"
+        "from detectron2.modeling import ROI_HEADS_REGISTRY\n"
+        "assert 'SigmoidROIHeads' in ROI_HEADS_REGISTRY"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_label_maps(tmp_path, toy):
