@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 
 from tests.backbones.outside_family import PatchMLPArch, PatchMLPFamily
 from tests.errors import raises_code
@@ -14,6 +13,7 @@ from virtex.cli import run_tool
 from virtex.data.toy.plan import Plan
 from virtex.data.toy.voc import write_voc
 from virtex.detectron.adapters import convert_backbone
+from virtex.detectron.compat import default_config
 from virtex.eval_tools import detectron2_transfer
 from virtex.probes.classifier_training import ClassifierTraining, TrainingOptions
 from virtex.probes.knn import NearestNeighbors
@@ -133,7 +133,7 @@ def test_detectors_refuse_it(task, checkpoint, tmp_path, capsys):
 
 @pytest.mark.parametrize("layout", ["FPN", "C4", "DC5"])
 def test_every_layout_refuses_it(layout, checkpoint):
-    cfg = get_cfg()
+    cfg = default_config()
     cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone" if layout == "FPN" else "build_resnet"
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res5" if layout == "DC5" else "res4"]
     with raises_code("detection.unsupported_backbone", layout, ARCH.name):

@@ -178,8 +178,8 @@ def assert_error(capsys, code, *named):
 
 
 def comparable(record):
-    """Return a record without times, dates, the cache's folder and the state of this checkout."""
-    environment = record["environment"] | {"git_revision": None}
+    """Return a record without times, memory, the cache's folder and the state of this checkout."""
+    environment = record["environment"] | {"git_revision": None, "peak_memory": None}
     model = record["model"] | {"source": Path(record["model"]["source"]).name}
     changed = {"environment": environment, "model": model, "timing": None, "created": None}
     return record | changed

@@ -71,9 +71,9 @@ def test_numbers_are_readable_without_a_script(page):
 
 def test_measured_columns_come_first(page):
     data = data_of(page(record("m", "imagenet_linear"), published=True))
-    assert [(column["label"], column["measured"]) for column in data["columns"]][:3] == [
-        ("imagenet_linear/top1", True), ("imagenet_linear/top5", True), ("coco/bbox/AP", False)
-    ]  # fmt: skip
+    labels = [column["label"] for column in data["columns"] if column["measured"]]
+    assert labels == ["imagenet_linear/top1", "imagenet_linear/top5"]
+    assert [column["measured"] for column in data["columns"]][:3] == [True, True, False]
     assert list(data["rows"][0]["cells"]) == ["0", "1"]
 
 
