@@ -334,8 +334,9 @@ def check_label_maps(root: Path, need: Need, layout: Layout, found: PathReport) 
     pairs = [pair for pair in pairs if pair[1].startswith(f"{root / need.path}{os.sep}")]
     files = [file for kind in zip(*pairs, strict=True) for file in kind]
     missing = find_missing(files)
+    gone = set(missing)
     found.missing_files = [file[above:] for file in missing]
-    found.counts["images"] = len(files) // 2 - len(missing)
+    found.counts["images"] = sum(gone.isdisjoint(pair) for pair in pairs)
     if not files:
         found.problems.append("it contains no label maps")
 

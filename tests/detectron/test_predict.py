@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -247,6 +249,16 @@ def test_keypoints(tmp_path, toy):
     figure, image = (cv2.imread(str(p)) for p in (next((out / "gallery").iterdir()), path))
     size = figure.shape[1], figure.shape[0]
     assert np.abs(figure.astype(float) - cv2.resize(image, size)).max() > 100  # drawn
+
+
+def test_heads_of_ours_are_registered_in_a_fresh_process():
+    """ViTDet's on LVIS; in this process, other tests import their modules, too."""
+    code = (
+        "import virtex.detectron.predict\n"
+        "from detectron2.modeling import ROI_HEADS_REGISTRY\n"
+        "assert 'SigmoidROIHeads' in ROI_HEADS_REGISTRY"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_label_maps(tmp_path, toy):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import torchvision
 
 from tests.detectron import backbones
 from tests.detectron.small_runs import PROPOSALS, SMALL, assert_resumed_exactly
@@ -115,6 +116,24 @@ def test_c4_protocols_are_unsupported(tmp_path, task, name):
     layout = detector_layout(load_config(task.protocols[name]))
     assert bool(reason) == (layout == "C4")
     assert not reason or "voc:fpn-24k" in reason
+
+
+@pytest.fixture(scope="module")
+def resnet_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("resnet") / "resnet18.pth"
+    torch.save(torchvision.models.resnet18().state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("task", "name"), detection_protocols(), ids=lambda part: getattr(part, "name", part)
+)
+def test_unsupported_protocols_of_a_resnet_are_those_of_vitdet(resnet_file, task, name):
+    args = parse("", "", "--task", task.name, "--protocol", name)
+    args.checkpoint = str(resnet_file)
+    reason = task.unsupported_reason(args, True) if task.unsupported_reason else ""
+    assert bool(reason) == (load_config(task.protocols[name]).MODEL.VIT.DEPTH > 0)
+    assert not reason or f"{task.name}:2x" in reason
 
 
 DINO = ViTArch(128, 2, 16, 7, 128, heads=2, interpolation="offset")

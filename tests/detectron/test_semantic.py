@@ -401,6 +401,7 @@ def test_protocols_do_not_depend_on_distribution_defaults(task):
     ("key", "value"),
     [
         ("MODEL.MASK_ON", True),
+        ("INPUT.AUGMENTATION", "lsj"),
         ("MODEL.SEM_SEG_HEAD.IGNORE_VALUE", 0),
         ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"),
         ("SOLVER.POLY_LR_POWER", -1.0),

@@ -148,6 +148,14 @@ def test_few_gpus_log_how_to_keep_the_batch(world_size, overrides):
         assert images == 2  # as many as on each of 8 GPUs
 
 
+def test_schedule_without_steps():
+    """A polynomial has none; those of Detectron2's defaults are neither scaled nor described."""
+    found = build_settings(packaged_protocol("ade20k", "linear"), [], 1, "cuda")
+    assert found.cfg.SOLVER.MAX_ITER == 320_000
+    assert "SOLVER.STEPS" not in {item.key for item in found.deviations()}
+    assert "warm-up 12000 instead of 1500" in found.notes[0] and "steps" not in found.notes[0]
+
+
 def test_enough_gpus_need_no_note():
     assert settings(world_size=8).notes == []
 
@@ -176,6 +184,11 @@ def test_sync_bn_in_one_process_is_bn():
     assert run.deviations() == []
 
 
+def test_sync_bn_of_the_simple_pyramid_on_cpus_is_naive():
+    cfg = settings(world_size=2, device="cpu", overrides=["MODEL.VIT.NORM", "SyncBN"]).cfg
+    assert cfg.MODEL.VIT.NORM == "naiveSyncBN"
+
+
 def test_other_norm_is_a_deviation():
     run = settings(overrides=["MODEL.RESNETS.NORM", "BN"])
     assert [d.key for d in run.deviations()] == ["MODEL.RESNETS.NORM"]
@@ -197,6 +210,13 @@ def test_other_norm_is_a_deviation():
         (["SOLVER.IMS_PER_BATCH", "0"], "invalid_value", "SOLVER.IMS_PER_BATCH"),
         (["SOLVER.MAX_ITER", "-1"], "invalid_value", "SOLVER.MAX_ITER"),
         (["SOLVER.BASE_LR", "1e999"], "invalid_value", "SOLVER.BASE_LR"),
+        (["SOLVER.NO_WEIGHT_DECAY", "(1,)"], "invalid_value", "SOLVER.NO_WEIGHT_DECAY"),
+        (["SOLVER.NO_WEIGHT_DECAY", "[['a']]"], "invalid_value", "SOLVER.NO_WEIGHT_DECAY"),
+        (["INPUT.LSJ.MIN_SCALE", "2.5"], "invalid_value", "INPUT.LSJ.MIN_SCALE"),
+        (
+            ["INPUT.AUGMENTATION", "lsj", "INPUT.CROP.ENABLED", "True"],
+            *("invalid_value", "INPUT.CROP.ENABLED"),
+        ),
         (["DATALOADER.SAMPLER_TRAIN", "x"], "invalid_value", "DATALOADER.SAMPLER_TRAIN"),
         (["SOLVER.WEIGHT_DECAY_BIAS", "x"], "invalid_value", "SOLVER.WEIGHT_DECAY_BIAS"),
         (["SOLVER.WEIGHT_DECAY_BIAS", "[1]"], "invalid_value", "SOLVER.WEIGHT_DECAY_BIAS"),

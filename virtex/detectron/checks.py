@@ -122,4 +122,15 @@ def validate_run(cfg: CfgNode, overridden: Sequence[str], device: str) -> None:
             "SOLVER.AMP.DTYPE must be auto or bfloat16 on the CPU; float16 requires a GPU",
             code="config.invalid_value",
         )
+    if not all(isinstance(pattern, str) for pattern in cfg.SOLVER.NO_WEIGHT_DECAY):
+        raise invalid_value(
+            "SOLVER.NO_WEIGHT_DECAY must be a list of patterns of names, such as *norm*, not "
+            f"{short_repr(cfg.SOLVER.NO_WEIGHT_DECAY)}"
+        )
+    jitter = cfg.INPUT.LSJ
+    if jitter.MIN_SCALE > jitter.MAX_SCALE:
+        raise invalid_value(
+            f"INPUT.LSJ.MIN_SCALE must be at most INPUT.LSJ.MAX_SCALE ({jitter.MAX_SCALE:g}), not "
+            f"{jitter.MIN_SCALE:g}"
+        )
     validate_supported(cfg)

@@ -38,6 +38,7 @@ UNSUPPORTED = {
 # Settings -> the value required by semantic segmentation, whose images have no objects.
 REQUIRED_BY_SEMANTIC = {
     "DATALOADER.SAMPLER_TRAIN": "TrainingSampler",
+    "INPUT.AUGMENTATION": "default",
     "MODEL.KEYPOINT_ON": False,
     "MODEL.MASK_ON": False,
     "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": IGNORED,
@@ -128,6 +129,11 @@ def validate_supported(cfg: CfgNode) -> None:
         raise invalid_value(
             f"INPUT.CROP.SIZE must be height and width for INPUT.CROP.TYPE {crop.TYPE}"
             f"{', each at most 1' * (highest == 1)}, not {short_repr(list(crop.SIZE))}"
+        )
+    if crop.ENABLED and cfg.INPUT.AUGMENTATION != "default":
+        raise invalid_value(
+            f"INPUT.CROP.ENABLED must be False with INPUT.AUGMENTATION {cfg.INPUT.AUGMENTATION}, "
+            "which also crops; remove one of them"
         )
     crops = crop.ENABLED or cfg.INPUT.AUGMENTATION != "default"
     if crops and cfg.MODEL.MASK_ON and find_spec("shapely") is None:

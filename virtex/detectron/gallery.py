@@ -62,15 +62,15 @@ def figure_names(images: Iterable[str]) -> list[str]:
 
     Long names are cut: file systems allow 255 bytes, and temporary files have a longer name.
     """
-    names: list[str] = []
+    names: dict[str, None] = {}
     for image in images:
         stem = os.fsencode(Path(image).stem)[:200].decode(errors="ignore")
         name, number = f"{stem}.jpg", 1
         while name in names:
             number += 1
             name = f"{stem}_{number}.jpg"
-        names.append(name)
-    return names
+        names[name] = None
+    return list(names)
 
 
 def write_jpeg(path: Path, image: np.ndarray) -> None:

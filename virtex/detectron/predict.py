@@ -23,7 +23,6 @@ from virtex.checkpoints.statements import ENTRY
 from virtex.config import get_setting, set_setting
 from virtex.data.annotations import COCO_KEYPOINTS
 from virtex.data.image_files import find_image_files
-from virtex.detectron import heads  # noqa: F401 (registers the heads that configs name)
 from virtex.detectron.checkpointing import CATEGORY_IDS, compare_statements, load_detector
 from virtex.detectron.checks import validate_types
 from virtex.detectron.config_files import read_config_file

@@ -38,6 +38,7 @@ NORM_KEYS = (
     "MODEL.ROI_MASK_HEAD.NORM",
     "MODEL.RETINANET.NORM",
     "MODEL.SEM_SEG_HEAD.NORM",
+    "MODEL.VIT.NORM",
 )
 SCALED_LENGTHS = ("SOLVER.MAX_ITER", "SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD")
 
@@ -193,15 +194,21 @@ def scale_to_batch(settings: RunSettings, world_size: int) -> None:
     if factor != 1:
         scaled = {
             "SOLVER.BASE_LR": base.BASE_LR * factor,
-            "SOLVER.STEPS": [round(step / factor) for step in base.STEPS],
             **{key: round(get_setting(settings.reference, key) / factor) for key in SCALED_LENGTHS},
         }
+        if has_steps(solver):
+            scaled["SOLVER.STEPS"] = [round(step / factor) for step in base.STEPS]
         keys = [key for key in scaled if key not in settings.overridden]
         for key in keys:
             set_setting(cfg, key, scaled[key])
         settings.scaled = ("SOLVER.IMS_PER_BATCH", *keys)
     if factor != 1 or world_size < expected:
         settings.notes.append(describe_scaling(cfg, base, world_size))
+
+
+def has_steps(solver: CfgNode) -> bool:
+    """Return whether the schedule has steps, unlike polynomial or cosine decay."""
+    return "Step" in solver.LR_SCHEDULER_NAME
 
 
 def describe_scaling(cfg: CfgNode, base: CfgNode, world_size: int) -> str:
@@ -221,8 +228,9 @@ def describe_scaling(cfg: CfgNode, base: CfgNode, world_size: int) -> str:
         f"processes {compare(world_size, expected)}",
         f"batch size {compare(solver.IMS_PER_BATCH, base.IMS_PER_BATCH)}",
         f"learning rate {compare(solver.BASE_LR, base.BASE_LR)}",
-        f"iterations {compare(solver.MAX_ITER, base.MAX_ITER)}, steps {tuple(solver.STEPS)}, "
-        f"warm-up {compare(solver.WARMUP_ITERS, base.WARMUP_ITERS)}",
+        f"iterations {compare(solver.MAX_ITER, base.MAX_ITER)}, "
+        + f"steps {tuple(solver.STEPS)}, " * has_steps(solver)
+        + f"warm-up {compare(solver.WARMUP_ITERS, base.WARMUP_ITERS)}",
         f"relative to the protocol on {expected} processes: {images:.3g} times the images, about "
         f"{images * expected / world_size:.3g} times the training time",
         "images in memory per process "

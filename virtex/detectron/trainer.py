@@ -21,6 +21,7 @@ from detectron2.utils.events import (
 from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import nn
 
+from virtex.detectron import federated, heads  # noqa: F401 (register the heads of configs)
 from virtex.detectron.checkpointing import SaveCheckpoints
 from virtex.detectron.ema import MovingAverage
 from virtex.detectron.loading import training_batches

@@ -20,7 +20,7 @@ from virtex import run_folder
 from virtex.checkpoints.backbone import Backbone
 from virtex.checkpoints.inputs import saved_input
 from virtex.data.detection_sets import DETECTION_SETS
-from virtex.detectron import federated, heads  # noqa: F401 (register the heads of configs)
+from virtex.detectron import federated
 from virtex.detectron.adapters import convert_backbone
 from virtex.detectron.checkpointing import CATEGORY_IDS, compare_statements, load_detector
 from virtex.detectron.compat import create_local_process_group

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Transfer a pretrained backbone to COCO, LVIS or PASCAL VOC detection with Detectron2.
+"""Transfer a pretrained backbone to detection or segmentation with Detectron2.
 
 examples:
   # COCO instance segmentation (Mask R-CNN R50-FPN, 2x) on all GPUs

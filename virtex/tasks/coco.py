@@ -53,4 +53,5 @@ COCO = register_detection(
         for split in ("train", "val")
     ],
     read_data=read_data,
+    vit_protocols=("vitdet", "vitdet-l", "vitdet-h", "toy-vitdet"),
 )

@@ -55,26 +55,36 @@ def protocol_from_config(config: str) -> Protocol:
 
 
 def unsupported_reason(
-    c4_protocols: Collection[str], args: argparse.Namespace, may_open: bool
+    c4_protocols: Collection[str],
+    vit_protocols: Collection[str],
+    args: argparse.Namespace,
+    may_open: bool,
 ) -> str:
-    """See ``Task.unsupported_reason``: a family may have no converter to C4 detectors.
+    """See ``Task.unsupported_reason``: C4 detectors need a converter, ViTDet needs a transformer.
 
-    All families have one to detectors with a feature pyramid.
+    All families have a converter to detectors with a feature pyramid.
 
     Args:
         c4_protocols: short names of the task's protocols with C4 detectors.
+        vit_protocols: short names of those for vision transformers only.
     """
+    protocols = TASKS[args.task].protocols
+    chosen = args.protocol or next(iter(protocols))
+    special = (*c4_protocols, *vit_protocols)
+    if not may_open or chosen not in special:
+        return ""
     from virtex.backbones.registry import get_family
     from virtex.checkpoints.loading import inspect_checkpoint
 
-    protocols = TASKS[args.task].protocols
-    if not may_open or (args.protocol or next(iter(protocols))) not in c4_protocols:
-        return ""
     arch = inspect_checkpoint(args.checkpoint, args.format, args.trust_pickle).arch
-    if arch is None or "C4" in get_family(arch).detectron2_converters:
+    if arch is None:
         return ""
-    others = [f"{args.task}:{name}" for name in protocols if name not in c4_protocols]
-    return f"{arch.name} cannot be used in C4 detectors; choose {' or '.join(others)}"
+    is_vit = chosen in vit_protocols
+    if arch.family == "vit" if is_vit else "C4" in get_family(arch).detectron2_converters:
+        return ""
+    others = [f"{args.task}:{name}" for name in protocols if name not in special]
+    detectors = "ViTDet protocols" if is_vit else "C4 detectors"
+    return f"{arch.name} cannot be used in {detectors}; choose {' or '.join(others)}"
 
 
 def register_detection(
@@ -86,6 +96,7 @@ def register_detection(
     sets: Sequence[DetectionSet],
     read_data: Callable[[Path], Any],
     c4_protocols: Collection[str] = (),
+    vit_protocols: Collection[str] = (),
     primary_metric: str = "bbox/AP",
     version: str = "2",  # 1 decayed the biases of norm layers with Detectron2 v0.5
     is_default: bool = True,
@@ -100,6 +111,7 @@ def register_detection(
             the default.
         sets: the splits that the configs name.
         c4_protocols: short names of the configs with C4 detectors.
+        vit_protocols: short names of the configs for vision transformers only.
         primary_metric, is_default: see ``Protocol`` and ``Task``.
         version: see ``Protocol``.
     """
@@ -128,6 +140,8 @@ def register_detection(
             workers_option="DATALOADER.NUM_WORKERS",
             # each would change the protocol or its data
             fixed_options=("weights", "config", "train_json", "val_json"),
-            unsupported_reason=partial(unsupported_reason, c4_protocols) if c4_protocols else None,
+            unsupported_reason=partial(unsupported_reason, c4_protocols, vit_protocols)
+            if c4_protocols or vit_protocols
+            else None,
         )
     )

@@ -38,4 +38,5 @@ LVIS = register_detection(
         for split in ("train", "val")
     ],
     read_data=read_data,
+    vit_protocols=("vitdet", "vitdet-l", "vitdet-h", "toy-vitdet"),
 )
