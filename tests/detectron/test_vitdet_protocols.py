@@ -508,7 +508,7 @@ def test_detector_is_verified_and_trains_every_parameter(name):
     assert trained == {n for n, p in detector.backbone.named_parameters() if p.grad is not None}
     has_bias = any("rel_pos" in name for name in trained)
     assert has_bias == (name != "dinov3")
-    assert any("relative positions" in note for note in converted.notes)
+    assert any("relative position" in note for note in converted.notes)
 
 
 def test_checkpointing_has_equal_gradients():
