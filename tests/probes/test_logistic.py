@@ -122,5 +122,5 @@ def test_samples_are_nested_and_seeded():
 def test_end_of_the_range_is_reported(tmp_path):
     overrides = ("LOGISTIC.LOG10_STRENGTHS", [4.0, 5.0], "LOGISTIC.NUM_STRENGTHS", 2)
     probe, *_ = run_probe(tmp_path, LogisticProbe, "logistic", "top1", overrides=overrides)
-    assert any("end of its range" in note for note in probe.report.notes)
+    assert any("end of the searched range" in note for note in probe.report.notes)
     assert torch.isfinite(torch.tensor(probe.report.details["strength"]))
