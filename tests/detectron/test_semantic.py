@@ -416,6 +416,21 @@ def test_invalid_setting(key, value):
 
 
 @pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("IN_FEATURES", ("p2", "p9")),
+        ("IN_FEATURES", ()),
+        *(("COMMON_STRIDE", n) for n in (0, 3, 8)),
+    ],
+)
+def test_invalid_feature_maps(key, value):
+    cfg = load_config(packaged_protocol("ade20k", "fpn"))
+    cfg.merge_from_list([f"MODEL.SEM_SEG_HEAD.{key}", value, "MODEL.DEVICE", "meta"])
+    with raises_code("config.model", f"MODEL.SEM_SEG_HEAD.{key}"):
+        build_detector(cfg)
+
+
+@pytest.mark.parametrize(
     ("task", "name"), [("ade20k", "coco_2017_val"), ("coco", "ade20k_sem_seg_val")]
 )
 def test_dataset_of_another_kind(toy, task, name):

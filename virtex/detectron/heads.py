@@ -24,6 +24,7 @@ from detectron2.modeling.roi_heads import (
 from torch import Tensor, nn
 
 from virtex.detectron.norms import as_norm
+from virtex.text import short_repr
 
 BASIC_RES5_BLOCKS = {18: 2, 34: 3}  # depth -> blocks; deeper ResNets have bottleneck blocks
 
@@ -94,7 +95,34 @@ class AnyNormMaskHead(MaskRCNNConvUpsampleHead):
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class SparseSemSegFPNHead(SemSegFPNHead):
-    """Detectron2's Semantic FPN head, but with loss 0, not NaN, if all pixels are ignored."""
+    """Detectron2's Semantic FPN head, but with loss 0, not NaN, if all pixels are ignored.
+
+    Feature maps are checked here, because Detectron2 silently drops those that do not exist, and
+    fails in training with unsupported strides.
+    """
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """
+        Raises:
+            ValueError: a map does not exist, or its stride is not ``COMMON_STRIDE`` times 1, 2, 4,
+                … 128.
+        """
+        names, common = cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES, cfg.MODEL.SEM_SEG_HEAD.COMMON_STRIDE
+        if not names or not {*names} <= input_shape.keys():
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.IN_FEATURES must be some of {', '.join(input_shape)}, not "
+                f"{short_repr(names)}"
+            )
+        strides = [input_shape[name].stride or 0 for name in names]
+        if not all(
+            stride in [common * 2**doublings for doublings in range(8)] for stride in strides
+        ):
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE must be a power of two up to {min(strides)}, "
+                f"not {common}"
+            )
+        return super().from_config(cfg, input_shape)
 
     def losses(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
         if (targets == self.ignore_value).all():
