@@ -128,8 +128,8 @@ def resnet_file(tmp_path_factory):
 @pytest.mark.parametrize(
     ("task", "name"), detection_protocols(), ids=lambda part: getattr(part, "name", part)
 )
-def test_unsupported_protocols_of_a_resnet_are_those_of_vitdet(resnet_file, task, name):
-    args = parse("", "", "--task", task.name, "--protocol", name)
+def test_vitdet_protocols_do_not_support_a_resnet(resnet_file, tmp_path, task, name):
+    args = parse(tmp_path, tmp_path, "--task", task.name, "--protocol", name)
     args.checkpoint = str(resnet_file)
     reason = task.unsupported_reason(args, True) if task.unsupported_reason else ""
     assert bool(reason) == (load_config(task.protocols[name]).MODEL.VIT.DEPTH > 0)
