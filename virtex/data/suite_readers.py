@@ -17,9 +17,9 @@ from torchvision import datasets
 from virtex.data.image_sets import ImageSet, PackedImageSet, Pixels
 from virtex.data.suite_sets import Splits
 from virtex.data.suite_splits import SEED, hold_out, make_splits
-from virtex.data.voc import read_voc07
+from virtex.data.voc import read_text, read_voc07
 from virtex.errors import UserError
-from virtex.files import describe_folder, list_folder, read_file
+from virtex.files import describe_folder, list_folder
 
 RESTORE = "restore it from the published archive"
 CALTECH_TRAIN_IMAGES = 30  # per class, where ssl-transfer's split files are missing
@@ -312,13 +312,7 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         UserError: it cannot be read.
     """
-    try:
-        text = read_file(path).decode()
-    except OSError as error:
-        code = "data.missing" if isinstance(error, FileNotFoundError) else "data.unreadable"
-        raise UserError(f"cannot read {path}: {error.strerror}; {RESTORE}", code) from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a text file; {RESTORE}", "data.annotations") from error
+    text = read_text(path, RESTORE)
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 

@@ -115,19 +115,31 @@ def _put(found: dict[str, int], stem: str, value: int, path: Path, number: int) 
     found[stem] = value
 
 
+def read_text(path: Path, remedy: str) -> str:
+    """Return the text of a file of a dataset.
+
+    Args:
+        remedy: the end of the error message: how to fix the file.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        return read_file(path).decode()
+    except OSError as error:
+        code = "data.missing" if isinstance(error, FileNotFoundError) else "data.unreadable"
+        raise UserError(f"cannot read {path}: {error.strerror}; {remedy}", code) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a text file; {remedy}", "data.annotations") from error
+
+
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield number (from 1) and words of the lines that are not empty.
 
     Raises:
         UserError: the file cannot be read.
     """
-    try:
-        text = read_file(path).decode()
-    except OSError as error:
-        code = "data.missing" if isinstance(error, FileNotFoundError) else "data.unreadable"
-        raise UserError(f"cannot read {path}: {error.strerror}; {REMEDY}", code) from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a text file; {REMEDY}", "data.annotations") from error
+    text = read_text(path, REMEDY)
     for number, line in enumerate(io.StringIO(text, newline=None), 1):
         words = line.split()
         if words:
